@@ -1,0 +1,24 @@
+"""The public names of i3d_tf, imported on first use so that `import i3d_tf` and `--help` stay quick."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "InceptionI3d": "i3d_tf.models.inception",
+    "load_checkpoint": "i3d_tf.weights.release",
+    "save_release_checkpoint": "i3d_tf.weights.release",
+    "read_video": "i3d_tf.video.decode",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+  if name not in _HOMES:
+    raise AttributeError(f"module 'i3d_tf' has no attribute {name!r}; it has {', '.join(__all__)}")
+  return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__():
+  return sorted([*globals(), *_HOMES])

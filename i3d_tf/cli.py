@@ -1,0 +1,83 @@
+"""What all command-line mains share: quiet start-up, and errors as sentences."""
+
+from collections.abc import Callable
+import contextlib
+import os
+import sys
+import tempfile
+
+from absl import app
+from absl import flags
+
+from i3d_tf import errors
+
+
+def run(main: Callable[[list[str]], int | None], *, usage: str, takes_arguments: bool = False) -> None:
+  """Parses flags, runs `main(positional arguments)` and exits with its status.
+
+  TensorFlow's start-up messages appear only with `-v 1`. An `I3dError` or `OSError` ends the process with status 1
+  and one line on stderr; any other exception is a defect of ours and keeps its traceback.
+
+  Args:
+    main: returns the exit status; None means 0.
+    usage: the text above the flags in `--help`.
+    takes_arguments: whether words that are no flags are allowed.
+  """
+  sys.modules["__main__"].__doc__ = usage
+  app.run(lambda argv: _guarded(main, argv[1:], takes_arguments))
+
+
+def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], takes_arguments: bool) -> int:
+  try:
+    if arguments and not takes_arguments:
+      raise errors.I3dError(f"unexpected argument {arguments[0]!r}; flags are written --name=value, see --help")
+    return main(arguments) or 0
+  except errors.I3dError as error:
+    return fail(str(error))
+  except OSError as error:
+    return fail(errors.describe_os_error(error))
+  except KeyboardInterrupt:
+    return fail("interrupted")
+
+
+def fail(message: str) -> int:
+  """Prints `message` as this program's error and returns the exit status 1."""
+  print(f"{program()}: error: {message}", file=sys.stderr)
+  return 1
+
+
+def program() -> str:
+  """The name under which this program was started, for messages."""
+  return os.path.basename(sys.argv[0]).removesuffix(".py")
+
+
+def import_tensorflow() -> None:
+  """Imports TensorFlow without its start-up messages, unless `-v 1` asks for them."""
+  if flags.FLAGS.verbosity >= 1:
+    import tensorflow  # noqa: F401
+
+    return
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  with _stderr_kept_back():
+    import tensorflow  # noqa: F401, F811
+
+
+@contextlib.contextmanager
+def _stderr_kept_back():
+  """Keeps back what is written to file descriptor 2, and shows it only if the body fails.
+
+  Libraries log there before their own level setting takes effect.
+  """
+  sys.stderr.flush()
+  original = os.dup(2)
+  with tempfile.TemporaryFile() as kept:
+    os.dup2(kept.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      kept.seek(0)
+      os.write(original, kept.read())
+      raise
+    finally:
+      os.dup2(original, 2)
+      os.close(original)

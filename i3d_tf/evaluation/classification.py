@@ -1,0 +1,101 @@
+"""Classifying whole clips with one stream or two."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf.models import inception
+from i3d_tf.video import decode
+from i3d_tf.video import ops
+from i3d_tf.weights import release
+
+MAX_FRAMES = 250  # ten seconds at 25 frames per second, the length of a Kinetics clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """One class of a ranking."""
+
+  label: str
+  index: int
+  logit: float
+  probability: float
+
+
+class StreamClassifier:
+  """A network with a checkpoint's weights; gives the time-averaged logits of a clip."""
+
+  def __init__(self, checkpoint: str | os.PathLike):
+    self.model = release.load_model(checkpoint)
+    side = ops.CROP
+    signature = tf.TensorSpec([1, None, side, side, self.model.in_channels], tf.float32)
+    self._apply = tf.function(lambda clip: self.model(clip)[0], input_signature=[signature])
+
+  @property
+  def num_classes(self) -> int:
+    return self.model.num_classes
+
+  def logits(self, clip: np.ndarray) -> np.ndarray:
+    """The logits `[classes]` of a clip `[T, 224, 224, C]`, float32 in [-1, 1], in one pass.
+
+    Raises:
+      I3dError: if the clip does not fit the network.
+    """
+    wanted = (ops.CROP, ops.CROP, self.model.in_channels)
+    if clip.ndim != 4 or clip.shape[1:] != wanted:
+      raise errors.I3dError(f"the clip has shape {clip.shape}; this network takes [frames, {', '.join(map(str, wanted))}]")
+    if len(clip) < inception.MIN_FRAMES:
+      raise errors.I3dError(f"the clip has {len(clip)} frames; the network needs at least {inception.MIN_FRAMES}")
+    logits = self._apply(clip[np.newaxis]).numpy()[0]
+    if not np.isfinite(logits).all():
+      raise errors.I3dError("the network's logits are not finite; check the values of the clip and of the checkpoint")
+    return logits
+
+
+def read_rgb_clip(path: str | os.PathLike, *, max_frames: int = MAX_FRAMES) -> np.ndarray:
+  """The network's RGB input `[T, 224, 224, 3]` from a video: 25 fps, short side 256, centre crop, [-1, 1].
+
+  Raises:
+    VideoError: if the video cannot be read, or is too short for the network.
+  """
+  frames = decode.read_video(path, max_frames=max_frames)
+  if len(frames) < inception.MIN_FRAMES:
+    raise errors.VideoError(
+        f"{path}: the video has {len(frames)} frames at {decode.FRAME_RATE:g} frames per second; "
+        f"the network needs at least {inception.MIN_FRAMES}"
+    )
+  return ops.scale_rgb(ops.center_crop(frames))
+
+
+def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
+  """A clip `[T, H, W, C]` in [-1, 1] from a .npy file of the release's sample, `[1, T, H, W, C]`.
+
+  Raises:
+    I3dError: if the file is no such array.
+  """
+  try:
+    clip = np.load(path, allow_pickle=False)
+  except (ValueError, EOFError) as error:
+    raise errors.I3dError(f"{path}: this is not an array in NumPy's .npy format: {error}") from None
+  if clip.ndim != 5 or clip.shape[0] != 1:
+    raise errors.I3dError(f"{path}: the array has shape {clip.shape}; it must be [1, frames, height, width, channels]")
+  if not np.issubdtype(clip.dtype, np.floating) or np.abs(clip).max() > 1 + 1e-6:
+    raise errors.I3dError(f"{path}: the values must be floating point in [-1, 1]")
+  return clip[0].astype(np.float32)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+  """Probabilities of logits `[classes]`, in double precision."""
+  exponentials = np.exp(logits.astype(np.float64) - logits.max())
+  return exponentials / exponentials.sum()
+
+
+def rank(logits: np.ndarray, class_names: Sequence[str], top_k: int) -> list[Prediction]:
+  """The `top_k` best classes, best first."""
+  probabilities = softmax(logits)
+  best = np.argsort(-logits, kind="stable")[:top_k]
+  return [Prediction(class_names[i], int(i), float(logits[i]), float(probabilities[i])) for i in best]

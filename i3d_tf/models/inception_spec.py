@@ -1,0 +1,246 @@
+"""The Inception-v1 family as data: rows, temporal policies and the arithmetic over them.
+
+Nothing here imports TensorFlow. A network of the family is the *rows* of Inception-v1 (space and
+channels, written once) combined with a *temporal policy* (which rows get a temporal kernel or
+stride). Endpoint names, variable shapes, parameter and multiply-add counts are loops over the two.
+
+Sources: google-deepmind/kinetics-i3d i3d.py at 0667e889 for names, kernels, strides and channels;
+every weight shape is compared with the released checkpoints' manifests in the tests.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+  """A convolution row: spatial `kernel` and `stride`, `channels` out."""
+
+  name: str
+  kernel: int
+  stride: int
+  channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+  """A max-pooling row: spatial `kernel` and `stride`."""
+
+  name: str
+  kernel: int
+  stride: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+  """An Inception block: channels out of each convolution of its four branches.
+
+  `branch_1` and `branch_2` are (1x1 reduction, 3x3 convolution); `branch_3` is the 1x1 convolution
+  after the 3x3 max pool. `branch_2_conv` carries the release's one irregular spelling (Mixed_5b).
+  """
+
+  name: str
+  branch_0: int
+  branch_1: tuple[int, int]
+  branch_2: tuple[int, int]
+  branch_3: int
+  branch_2_conv: str = "0b_3x3"
+
+  def branches(self) -> tuple[tuple[Conv | Pool, ...], ...]:
+    """The rows of the four branches, in the order of their concatenation."""
+    return (
+        (Conv("0a_1x1", 1, 1, self.branch_0),),
+        (Conv("0a_1x1", 1, 1, self.branch_1[0]), Conv("0b_3x3", 3, 1, self.branch_1[1])),
+        (Conv("0a_1x1", 1, 1, self.branch_2[0]), Conv(self.branch_2_conv, 3, 1, self.branch_2[1])),
+        (Pool("0a_3x3", 3, 1), Conv("0b_1x1", 1, 1, self.branch_3)),
+    )
+
+
+Row = Conv | Pool | Mixed
+
+ROWS: tuple[Row, ...] = (
+    Conv("1a_7x7", 7, 2, 64),
+    Pool("2a_3x3", 3, 2),
+    Conv("2b_1x1", 1, 1, 64),
+    Conv("2c_3x3", 3, 1, 192),
+    Pool("3a_3x3", 3, 2),
+    Mixed("3b", 64, (96, 128), (16, 32), 32),
+    Mixed("3c", 128, (128, 192), (32, 96), 64),
+    Pool("4a_3x3", 3, 2),
+    Mixed("4b", 192, (96, 208), (16, 48), 64),
+    Mixed("4c", 160, (112, 224), (24, 64), 64),
+    Mixed("4d", 128, (128, 256), (24, 64), 64),
+    Mixed("4e", 112, (144, 288), (32, 64), 64),
+    Mixed("4f", 256, (160, 320), (32, 128), 128),
+    Pool("5a_2x2", 2, 2),
+    Mixed("5b", 256, (160, 320), (32, 128), 128, branch_2_conv="0a_3x3"),
+    Mixed("5c", 384, (192, 384), (48, 128), 128),
+)
+
+HEAD_POOL = (2, 7, 7)  # the head's average pool, VALID, stride 1
+HEAD_CONV = "0c_1x1"
+LOGITS = "Logits"
+PREDICTIONS = "Predictions"
+# Offered beside the release's endpoints, under names of ours.
+POOLED_FEATURES = "PooledFeatures"
+STEP_LOGITS = "StepLogits"
+
+
+@dataclasses.dataclass(frozen=True)
+class TemporalPolicy:
+  """Temporal kernels and strides by row name; a row that is absent has 1.
+
+  The kernel of a Mixed row is that of its 3x3 convolutions and of its pool; its 1x1 convolutions
+  never have one.
+  """
+
+  kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  strides: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    known = {row.name for row in ROWS}
+    unknown = sorted((set(self.kernels) | set(self.strides)) - known)
+    if unknown:
+      raise ValueError(f"temporal policy names unknown rows {unknown}; allowed are {sorted(known)}")
+
+
+I3D = TemporalPolicy(
+    kernels={
+        "1a_7x7": 7,
+        "2c_3x3": 3,
+        "4a_3x3": 3,
+        "5a_2x2": 2,
+        **{row.name: 3 for row in ROWS if isinstance(row, Mixed)},
+    },
+    strides={"1a_7x7": 2, "4a_3x3": 2, "5a_2x2": 2},
+)
+
+
+def conv_name(row_name: str) -> str:
+  return f"Conv3d_{row_name}"
+
+
+def endpoint_name(row: Row) -> str:
+  """The release's name of a row's output, for example 'Mixed_3b'."""
+  prefix = {Conv: "Conv3d", Pool: "MaxPool3d", Mixed: "Mixed"}[type(row)]
+  return f"{prefix}_{row.name}"
+
+
+ENDPOINTS: tuple[str, ...] = (*map(endpoint_name, ROWS), LOGITS, PREDICTIONS)
+
+
+def scale_channels(row: Row, width_multiplier: float) -> Row:
+  """`row` with every width multiplied and rounded, at least 4 (small networks for tests)."""
+  if isinstance(row, Pool) or width_multiplier == 1:
+    return row
+  scale = lambda value: max(4, round(value * width_multiplier))
+  if isinstance(row, Conv):
+    return dataclasses.replace(row, channels=scale(row.channels))
+  return dataclasses.replace(
+      row,
+      branch_0=scale(row.branch_0),
+      branch_1=tuple(map(scale, row.branch_1)),
+      branch_2=tuple(map(scale, row.branch_2)),
+      branch_3=scale(row.branch_3),
+  )
+
+
+def out_channels(row: Row, in_channels: int) -> int:
+  """Channels of a row's output."""
+  if isinstance(row, Pool):
+    return in_channels
+  if isinstance(row, Conv):
+    return row.channels
+  return row.branch_0 + row.branch_1[1] + row.branch_2[1] + row.branch_3
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """One convolution of the network, located and sized. Kernels are (time, height, width)."""
+
+  endpoint: str
+  name: str
+  kernel: tuple[int, int, int]
+  in_channels: int
+  out_channels: int
+  batch_norm: bool = True
+
+  @property
+  def num_weights(self) -> int:
+    return math.prod(self.kernel) * self.in_channels * self.out_channels
+
+
+def temporal_kernel(row: Conv | Pool, policy: TemporalPolicy, owner: str) -> int:
+  """The temporal kernel of `row`, which stands in (or is) the top-level row named `owner`."""
+  return 1 if row.kernel == 1 else policy.kernels.get(owner, 1)
+
+
+def units(
+    policy: TemporalPolicy = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
+) -> Iterator[Unit]:
+  """Every convolution in order, the classifier of the head last."""
+  for row in (scale_channels(row, width_multiplier) for row in ROWS):
+    endpoint = endpoint_name(row)
+    if isinstance(row, Mixed):
+      for index, branch in enumerate(row.branches()):
+        yield from _branch_units(branch, f"{endpoint}/Branch_{index}/", endpoint, row.name, policy, in_channels)
+    elif isinstance(row, Conv):
+      yield from _branch_units((row,), "", endpoint, row.name, policy, in_channels)
+    in_channels = out_channels(row, in_channels)
+  yield Unit(LOGITS, f"{LOGITS}/{conv_name(HEAD_CONV)}", (1, 1, 1), in_channels, num_classes, batch_norm=False)
+
+
+def _branch_units(rows, path, endpoint, owner, policy, in_channels) -> Iterator[Unit]:
+  for row in rows:
+    if isinstance(row, Conv):
+      kernel = (temporal_kernel(row, policy, owner), row.kernel, row.kernel)
+      yield Unit(endpoint, path + conv_name(row.name), kernel, in_channels, row.channels)
+    in_channels = out_channels(row, in_channels)
+
+
+def variable_shapes(
+    policy: TemporalPolicy = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
+) -> dict[str, tuple[int, ...]]:
+  """The release's variable names (without stream prefix) and shapes; batch-norm vectors as (C,)."""
+  shapes = {}
+  for unit in units(policy, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier):
+    vector = (unit.out_channels,)
+    shapes[f"{unit.name}/conv_3d/w"] = (*unit.kernel, unit.in_channels, unit.out_channels)
+    if unit.batch_norm:
+      shapes.update({f"{unit.name}/batch_norm/{name}": vector for name in ("beta", "moving_mean", "moving_variance")})
+    else:
+      shapes[f"{unit.name}/conv_3d/b"] = vector
+  return shapes
+
+
+def is_trainable(variable_name: str) -> bool:
+  """Whether a release variable is trained: all but the batch-norm moving statistics."""
+  return not variable_name.endswith(("/moving_mean", "/moving_variance"))
+
+
+def output_size(size: tuple[int, int, int], row: Row, policy: TemporalPolicy = I3D) -> tuple[int, int, int]:
+  """(frames, height, width) after a row; every padding is SAME, so each is ceil(size / stride)."""
+  spatial = 1 if isinstance(row, Mixed) else row.stride
+  strides = (policy.strides.get(row.name, 1), spatial, spatial)
+  return tuple(-(-extent // stride) for extent, stride in zip(size, strides, strict=True))
+
+
+def multiply_adds(
+    size: tuple[int, int, int],
+    policy: TemporalPolicy = I3D,
+    *,
+    in_channels: int = 3,
+    num_classes: int = 400,
+    width_multiplier: float = 1.0,
+) -> int:
+  """Multiply-adds of one clip of `size` = (frames, height, width).
+
+  One multiply-add counts 1; taps on padding are counted; biases, batch norm and pools are not.
+  """
+  sizes = {}
+  for row in ROWS:
+    size = sizes[endpoint_name(row)] = output_size(size, row, policy)
+  sizes[LOGITS] = tuple(extent - kernel + 1 for extent, kernel in zip(size, HEAD_POOL, strict=True))
+  network = units(policy, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier)
+  return sum(unit.num_weights * math.prod(sizes[unit.endpoint]) for unit in network)

@@ -1,0 +1,215 @@
+"""Videos into frames at a fixed rate, streaming.
+
+Frames are placed on the output grid by their timestamps, as MediaSequence's resampler does: the frame nearest to each
+grid point from time 0 on, the later one of two equally near, gaps filled by the last frame
+(google/mediapipe PacketResamplerCalculator).
+"""
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+import itertools
+import os
+import pathlib
+
+# Set before OpenCV loads its back end: FFmpeg's own complaints would stand beside our sentences.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from i3d_tf import errors  # noqa: E402
+
+FRAME_RATE = 25.0  # frames per second of the release's clips (paper, section 2.4)
+SHORT_SIDE = 256  # pixels; crops of 224 are taken from it (paper, section 2.4)
+VIDEO_SUFFIXES = frozenset(".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
+# Containers may declare a frame or two more than they hold (packed Xvid) or estimate the count from the duration.
+_MISSING_FRAMES = 2
+_MISSING_FRACTION = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+  """What a container declares: average frame rate, frames (0 if unknown), and size after rotation in pixels."""
+
+  frame_rate: float
+  num_frames: int
+  width: int
+  height: int
+
+
+def probe(path: str | os.PathLike) -> VideoInfo:
+  """Opens a video and returns what its container declares.
+
+  Raises:
+    VideoError: if the file is missing, empty, or no video.
+  """
+  capture = _open(path)
+  try:
+    return _info(capture)
+  finally:
+    capture.release()
+
+
+def iter_frames(
+    path: str | os.PathLike, *, fps: float = FRAME_RATE, short_side: int | None = SHORT_SIDE
+) -> Iterator[np.ndarray]:
+  """Yields the video's RGB frames, uint8 `[H, W, 3]`, one at a time, at `fps` frames per second.
+
+  Rotation is applied. Frames are resized bilinearly so that the shorter side is `short_side` pixels (None: kept).
+
+  Raises:
+    VideoError: if the file cannot be opened, holds no frames, or ends well before the length it declares. The last
+      is found out only after the frames it does hold.
+  """
+  if fps <= 0:
+    raise ValueError(f"fps is {fps}; it must be positive")
+  if short_side is not None and short_side < 1:
+    raise ValueError(f"short_side is {short_side}; it must be at least 1")
+  previous = source = None
+  for frame in _resample(_timed_frames(path), fps):
+    if frame is not source:  # a repeated frame is converted once
+      previous, source = _resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), short_side), frame
+    yield previous
+
+
+def read_video(
+    path: str | os.PathLike,
+    fps: float = FRAME_RATE,
+    short_side: int | None = SHORT_SIDE,
+    *,
+    max_frames: int | None = None,
+) -> np.ndarray:
+  """Reads a video as RGB frames, uint8 `[T, H, W, 3]`; see `iter_frames`.
+
+  Args:
+    path: any file that OpenCV's FFmpeg can decode.
+    fps: frames per second of the result.
+    short_side: pixels of its shorter side, or None to keep the size.
+    max_frames: stop after so many frames; what follows is neither decoded nor checked.
+
+  Raises:
+    VideoError: as `iter_frames`.
+  """
+  frames = list(itertools.islice(iter_frames(path, fps=fps, short_side=short_side), max_frames))
+  return np.stack(frames)
+
+
+def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
+  """Expands folders into the videos below them, by file name ending, sorted; other paths stay as they are.
+
+  Raises:
+    VideoError: if a folder holds no video.
+  """
+  videos = []
+  for path in map(pathlib.Path, paths):
+    if not path.is_dir():
+      videos.append(path)
+      continue
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+    if not found:
+      raise errors.VideoError(f"{path}: the folder holds no video ({' '.join(sorted(VIDEO_SUFFIXES))})")
+    videos += found
+  return videos
+
+
+def _open(path: str | os.PathLike) -> cv2.VideoCapture:
+  path = os.fspath(path)
+  if not os.path.exists(path):
+    raise errors.VideoError(f"{path}: there is no such file")
+  if os.path.isdir(path):
+    raise errors.VideoError(f"{path}: this is a folder, not a video")
+  with open(path, "rb") as file:  # says if it may not be read
+    if not file.read(1):
+      raise errors.VideoError(f"{path}: the file is empty")
+  capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+  if not capture.isOpened():
+    raise errors.VideoError(f"{path}: this is not a video that OpenCV can open, or its header is damaged")
+  return capture
+
+
+def _info(capture: cv2.VideoCapture) -> VideoInfo:
+  declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+  rate = capture.get(cv2.CAP_PROP_FPS)
+  return VideoInfo(
+      frame_rate=rate if np.isfinite(rate) and rate > 0 else FRAME_RATE,
+      num_frames=max(0, int(declared)),
+      width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+      height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+  )
+
+
+def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
+  """Yields (seconds since the first frame, BGR frame) and checks at the end that the file was whole."""
+  capture = _open(path)
+  try:
+    info = _info(capture)
+    count = 0
+    times = _MonotonicClock(1 / info.frame_rate)
+    while True:
+      decoded, frame = capture.read()
+      if not decoded:
+        break
+      count += 1
+      if frame.shape[:2] != (info.height, info.width):
+        raise errors.VideoError(
+            f"{path}: frame {count} has {frame.shape[1]}x{frame.shape[0]} pixels, the video {info.width}x{info.height}"
+        )
+      yield times.next(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000), frame
+  finally:
+    capture.release()
+  if not count:
+    raise errors.VideoError(f"{path}: no frame can be decoded")
+  if count < info.num_frames - max(_MISSING_FRAMES, _MISSING_FRACTION * info.num_frames):
+    raise errors.VideoError(
+        f"{path}: the video breaks off after {count} of its {info.num_frames} frames; it is damaged or incomplete"
+    )
+
+
+class _MonotonicClock:
+  """Timestamps from 0 on, with the containers' quirks repaired.
+
+  Packed Xvid files begin at two frame durations and report 0 for their last frame; others may repeat a time. A
+  timestamp that does not move on is replaced by one duration after the one before.
+  """
+
+  def __init__(self, duration: float):
+    self._duration = duration
+    self._first = None
+    self._last = 0.0
+
+  def next(self, reported: float) -> float:
+    if self._first is None:
+      self._first = reported
+      return 0.0
+    time = reported - self._first
+    self._last = time if time > self._last else self._last + self._duration
+    return self._last
+
+
+def _resample(timed_frames: Iterator[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
+  """Yields for each k the frame nearest to k/fps; of two equally near, the later one."""
+  step = 0
+  last = None
+  for time, frame in timed_frames:
+    if last is not None:
+      # The grid points that are nearer to the last frame than to this one. The small term keeps exact halves,
+      # which floating point may put on either side, with the later frame.
+      boundary = (last[0] + time) / 2 * fps - 1e-6
+      while step < boundary:
+        yield last[1]
+        step += 1
+    last = (time, frame)
+  if last is not None:
+    while step <= last[0] * fps + 0.5 - 1e-6 or step == 0:
+      yield last[1]
+      step += 1
+
+
+def _resize(frame: np.ndarray, short_side: int | None) -> np.ndarray:
+  height, width = frame.shape[:2]
+  if short_side is None or min(height, width) == short_side:
+    return frame
+  scale = short_side / min(height, width)
+  size = (short_side, round(height * scale)) if width < height else (round(width * scale), short_side)
+  return cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
