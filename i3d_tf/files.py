@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
 import pathlib
 import tempfile
@@ -12,29 +13,35 @@ from typing import BinaryIO
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
   """Opens a temporary file beside `path`; it takes the place of `path` if the body succeeds.
 
-  The temporary file is made at once, so that a folder that cannot be written is found out before the work.
+  The temporary file is made at once, so that a folder that cannot be written is found out before the work. A link is
+  followed, as `open` does.
 
   Raises:
     OSError: naming `path`, if it cannot be written.
   """
-  path = pathlib.Path(path)
+  target = pathlib.Path(os.path.realpath(path))
+  if target.is_dir():
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+  if target.exists() and not target.is_file():  # a device such as /dev/null must not be replaced
+    raise OSError(errno.EINVAL, "this is not a regular file", os.fspath(path))
   try:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
       with os.fdopen(descriptor, "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
       os.chmod(temporary, 0o666 & ~_umask())
-      os.replace(temporary, path)
+      os.replace(temporary, target)
     except BaseException:
       with contextlib.suppress(OSError):
         os.unlink(temporary)
       raise
   except OSError as error:
     # A temporary name, or none, would tell the user nothing.
-    if error.filename is None or str(error.filename).startswith(os.path.join(path.parent, f".{path.name}.")):
-      raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
+    hidden = error.filename is None or str(error.filename).startswith(os.path.join(target.parent, f".{target.name}."))
+    if hidden and error.errno is not None:
+      raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     raise
 
 

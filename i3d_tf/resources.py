@@ -24,5 +24,7 @@ def class_names(num_classes: int) -> tuple[str, ...]:
   """
   file = path("data", f"kinetics_{num_classes}.txt")
   if not file.exists():
-    raise errors.I3dError(f"there is no Kinetics class list of {num_classes} names; there are lists of 400, 600 and 700")
+    raise errors.I3dError(
+        f"there is no Kinetics class list of {num_classes} names; there are lists of 400, 600 and 700"
+    )
   return tuple(file.read_text(encoding="utf-8").splitlines())

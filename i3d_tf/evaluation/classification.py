@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import os
+import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -79,11 +80,15 @@ def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
   """
   try:
     clip = np.load(path, allow_pickle=False)
-  except (ValueError, EOFError) as error:
+  except (ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
     raise errors.I3dError(f"{path}: this is not an array in NumPy's .npy format: {error}") from None
+  if not isinstance(clip, np.ndarray):
+    clip.close()
+    raise errors.I3dError(f"{path}: this is an .npz archive; give one array in NumPy's .npy format")
   if clip.ndim != 5 or clip.shape[0] != 1:
     raise errors.I3dError(f"{path}: the array has shape {clip.shape}; it must be [1, frames, height, width, channels]")
-  if not np.issubdtype(clip.dtype, np.floating) or np.abs(clip).max() > 1 + 1e-6:
+  # Written so that NaN fails, too.
+  if not np.issubdtype(clip.dtype, np.floating) or not np.abs(clip).max(initial=0) <= 1 + 1e-6:
     raise errors.I3dError(f"{path}: the values must be floating point in [-1, 1]")
   return clip[0].astype(np.float32)
 

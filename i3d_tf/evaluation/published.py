@@ -92,14 +92,14 @@ def find(checkpoints: Sequence[str], stream: str) -> Run:
   Raises:
     I3dError: if the release published none for them.
   """
-  families = {name.partition("_")[2] for name in checkpoints}
-  family = families.pop() if len(families) == 1 else None
-  if (family, stream) not in RUNS:
-    raise errors.I3dError(
-        f"the release published no {stream} figures for {' and '.join(checkpoints)}; it did for rgb, flow and joint of "
-        "the checkpoints named *_imagenet and *_scratch"
-    )
-  return RUNS[family, stream]
+  streams = ("rgb", "flow") if stream == "joint" else (stream,)
+  for (family, run_stream), run in RUNS.items():
+    if run_stream == stream and list(checkpoints) == [f"{name}_{family}" for name in streams]:
+      return run
+  raise errors.I3dError(
+      f"the release published no {stream} figures for {' and '.join(checkpoints)}; it did for rgb, flow and joint of "
+      "the checkpoints named *_imagenet and *_scratch"
+  )
 
 
 def compare(run: Run, logits: np.ndarray, class_names: Sequence[str]) -> tuple[list[str], float]:

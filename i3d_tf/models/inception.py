@@ -114,6 +114,7 @@ class InceptionI3d(snt.Module):
     Raises:
       ValueError: for a clip or an argument that does not fit, as the release does.
     """
+    clip = tf.convert_to_tensor(clip)
     self._check(clip, dropout_keep_prob)
     self.build(clip.shape[-1])
     endpoints = {}

@@ -60,25 +60,17 @@ class BatchNorm(snt.Module):
 
   def normalize_batch(self, inputs: tf.Tensor) -> tf.Tensor:
     """Normalises with the statistics of this batch and moves the averages towards them (decay 0.999)."""
-    # The fused operation takes rank 4 and is up to 15 % faster per training step than separate moments. It
-    # normalises with the biased variance, as we want, but returns the unbiased one.
-    folded = tf.reshape(inputs, self._folded_shape(inputs))
-    outputs, mean, unbiased_variance = tf.compat.v1.nn.fused_batch_norm(
-        folded, tf.ones_like(self.beta), self.beta, epsilon=BATCH_NORM_EPSILON, is_training=True
-    )
-    count = tf.cast(tf.size(inputs) // tf.size(self.beta), tf.float32)
+    # Not the fused operation: its float32 sums put the statistics of a 16-frame clip off by 2e-5, these by 1e-7,
+    # and it returns the unbiased variance.
+    mean, variance = tf.nn.moments(inputs, axes=[0, 1, 2, 3])
     self._move(self.moving_mean, mean)
-    self._move(self.moving_variance, unbiased_variance * (count - 1) / count)
-    return tf.reshape(outputs, tf.shape(inputs))
+    self._move(self.moving_variance, variance)
+    return tf.nn.batch_normalization(inputs, mean, variance, self.beta, None, BATCH_NORM_EPSILON)
 
   def moving_affine(self) -> tuple[tf.Tensor, tf.Tensor]:
     """(scale, offset), each (C,), such that normalising with the moving statistics is scale * x + offset."""
     scale = tf.math.rsqrt(self.moving_variance + BATCH_NORM_EPSILON)
     return scale, self.beta - self.moving_mean * scale
-
-  def _folded_shape(self, inputs: tf.Tensor) -> tf.Tensor:
-    shape = tf.shape(inputs)
-    return tf.stack([shape[0], shape[1] * shape[2], shape[3], shape[4]])
 
   def _move(self, average: tf.Variable, value: tf.Tensor) -> None:
     average.assign_sub((average - value) * (1 - BATCH_NORM_DECAY))

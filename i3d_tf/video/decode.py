@@ -26,6 +26,7 @@ VIDEO_SUFFIXES = frozenset(".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .w
 # Containers may declare a frame or two more than they hold (packed Xvid) or estimate the count from the duration.
 _MISSING_FRAMES = 2
 _MISSING_FRACTION = 0.05
+_RETRIES = 100  # damaged frames in a row that are looked past
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,8 @@ def iter_frames(
     VideoError: if the file cannot be opened, holds no frames, or ends well before the length it declares. The last
       is found out only after the frames it does hold.
   """
-  if fps <= 0:
-    raise ValueError(f"fps is {fps}; it must be positive")
+  if not 0 < fps < float("inf"):
+    raise ValueError(f"fps is {fps}; it must be positive and finite")
   if short_side is not None and short_side < 1:
     raise ValueError(f"short_side is {short_side}; it must be at least 1")
   previous = source = None
@@ -91,6 +92,8 @@ def read_video(
   Raises:
     VideoError: as `iter_frames`.
   """
+  if max_frames is not None and max_frames < 1:
+    raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
   frames = list(itertools.islice(iter_frames(path, fps=fps, short_side=short_side), max_frames))
   return np.stack(frames)
 
@@ -99,10 +102,13 @@ def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
   """Expands folders into the videos below them, by file name ending, sorted; other paths stay as they are.
 
   Raises:
-    VideoError: if a folder holds no video.
+    VideoError: if a folder holds no video, or a path is empty.
   """
   videos = []
-  for path in map(pathlib.Path, paths):
+  for path in paths:
+    if not os.fspath(path):  # pathlib would take it for the current folder
+      raise errors.VideoError("the list of videos has an empty path; is there a comma too many?")
+    path = pathlib.Path(path)
     if not path.is_dir():
       videos.append(path)
       continue
@@ -122,7 +128,9 @@ def _open(path: str | os.PathLike) -> cv2.VideoCapture:
   with open(path, "rb") as file:  # says if it may not be read
     if not file.read(1):
       raise errors.VideoError(f"{path}: the file is empty")
-  capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+  # FFmpeg would take 'a:b.mp4' for an address, hence the absolute path; OpenCV crashes on a name that is not UTF-8
+  # unless it comes as bytes.
+  capture = cv2.VideoCapture(os.fsencode(os.path.abspath(path)), cv2.CAP_FFMPEG)
   if not capture.isOpened():
     raise errors.VideoError(f"{path}: this is not a video that OpenCV can open, or its header is damaged")
   return capture
@@ -144,8 +152,10 @@ def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]
   capture = _open(path)
   try:
     info = _info(capture)
-    count = 0
-    times = _MonotonicClock(1 / info.frame_rate)
+    count = num_gaps = 0
+    duration = 1 / info.frame_rate
+    times = _MonotonicClock(duration)
+    last = 0.0
     while True:
       decoded, frame = capture.read()
       if not decoded:
@@ -155,15 +165,34 @@ def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]
         raise errors.VideoError(
             f"{path}: frame {count} has {frame.shape[1]}x{frame.shape[0]} pixels, the video {info.width}x{info.height}"
         )
-      yield times.next(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000), frame
+      time = times.next(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+      num_gaps += time - last > 1.5 * duration
+      last = time
+      yield time, frame
+    # Reading ends at a damaged frame as it does at the file's end, but there frames follow it.
+    resumes = any(capture.grab() for _ in range(_RETRIES))
   finally:
     capture.release()
   if not count:
     raise errors.VideoError(f"{path}: no frame can be decoded")
-  if count < info.num_frames - max(_MISSING_FRAMES, _MISSING_FRACTION * info.num_frames):
+  if resumes or _is_incomplete(info, count, last + duration, num_gaps):
     raise errors.VideoError(
-        f"{path}: the video breaks off after {count} of its {info.num_frames} frames; it is damaged or incomplete"
+        f"{path}: only {count} of {info.num_frames or 'its'} frames can be decoded; the video is damaged or incomplete"
     )
+
+
+def _is_incomplete(info: VideoInfo, count: int, seconds: float, num_gaps: int) -> bool:
+  """Whether a video of `count` frames, ending at `seconds`, lacks more of what it declares than healthy ones do.
+
+  Containers that hold no count (Matroska, MPEG-TS, FLV, ASF) declare duration times nominal rate, more than a video of
+  variable rate has. Such a video reaches its end and has many intervals longer than nominal; where a few long gaps
+  account for all that is missing, it was lost.
+  """
+  allowed = max(_MISSING_FRAMES, _MISSING_FRACTION * info.num_frames)
+  if count >= info.num_frames - allowed:
+    return False
+  reaches_end = seconds >= (info.num_frames - allowed) / info.frame_rate
+  return not reaches_end or num_gaps <= _MISSING_FRACTION * count
 
 
 class _MonotonicClock:

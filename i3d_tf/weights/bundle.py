@@ -47,12 +47,13 @@ def read(prefix: str, manifest: manifests.Manifest | None = None) -> dict[str, n
     reader = tf.train.load_checkpoint(prefix)
     names = sorted(reader.get_variable_to_shape_map())
   except (tf.errors.OpError, RuntimeError, ValueError, UnicodeDecodeError) as error:
-    raise errors.CheckpointError(f"{prefix}{INDEX_SUFFIX} cannot be read as a checkpoint: {_first_line(error)}") from None
+    reason = _first_line(error)
+    raise errors.CheckpointError(f"{prefix}{INDEX_SUFFIX} cannot be read as a checkpoint: {reason}") from None
   arrays, damaged = {}, []
   for name in names:
     try:
       arrays[name] = reader.get_tensor(name)
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    except (tf.errors.OpError, RuntimeError, ValueError, IndexError) as error:
       damaged.append(f"{name} ({_first_line(error)})")
   problems = {"damaged": damaged}
   if manifest is not None:

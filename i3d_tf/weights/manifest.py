@@ -8,6 +8,7 @@ import json
 import google_crc32c
 import numpy as np
 
+from i3d_tf import errors
 from i3d_tf import resources
 
 NAMES = ("rgb_imagenet", "flow_imagenet", "rgb_scratch", "flow_scratch", "rgb_scratch_kin600")
@@ -24,7 +25,7 @@ class Manifest:
     trained_on: the data, in order of training.
     data_bytes: size of `model.ckpt.data-00000-of-00001`.
     data_git_blob: git's id of that file.
-    tensors: name -> (shape, masked CRC32C as TensorFlow stores it).
+    tensors: name -> (shape, masked CRC32C as TensorFlow stores it); all are float32.
   """
 
   name: str
@@ -38,7 +39,13 @@ class Manifest:
 
 @functools.cache
 def load(name: str) -> Manifest:
-  """Reads the manifest of the released checkpoint `name`, one of `NAMES`."""
+  """Reads the manifest of the released checkpoint `name`, one of `NAMES`.
+
+  Raises:
+    DownloadError: if there is no checkpoint of that name.
+  """
+  if name not in NAMES:
+    raise errors.DownloadError(f"there is no released checkpoint {name!r}; there are {', '.join(NAMES)}")
   fields = json.loads(resources.path("checkpoints", f"{name}.json").read_text(encoding="utf-8"))
   tensors = {tensor: (tuple(shape), crc) for tensor, (shape, crc) in fields.pop("tensors").items()}
   return Manifest(tensors=tensors, **fields)
@@ -46,5 +53,5 @@ def load(name: str) -> Manifest:
 
 def masked_crc32c(array: np.ndarray) -> int:
   """The checksum TensorFlow's checkpoint index stores for `array` (tensorflow/core/lib/hash/crc32c.h: Mask)."""
-  crc = google_crc32c.value(np.ascontiguousarray(array).tobytes())
+  crc = google_crc32c.value(array.tobytes())
   return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

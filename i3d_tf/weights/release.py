@@ -113,9 +113,9 @@ def save_release_checkpoint(
   """
   if stream not in LAYOUTS:
     raise ValueError(f"stream is {stream!r}; allowed are {', '.join(LAYOUTS)}")
-  values = {name: variable.numpy() for name, variable in named_variables(model).items()}
-  if not values:
+  if model.in_channels is None:
     raise ValueError(f"{model.name} has no variables yet: call, build or load it first")
+  values = {name: variable.numpy() for name, variable in named_variables(model).items()}
   strangers = sorted(set(momentum or ()) - set(values))
   if strangers:
     raise ValueError(f"momentum has slots of no variable: {', '.join(strangers)}")
@@ -156,7 +156,8 @@ def _split(prefix: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str
       return stream, values, slots
   some = ", ".join(list(arrays)[:3])
   raise errors.CheckpointError(
-      f"{prefix} is not an I3D checkpoint of the release's layouts: no name ends in {_FIRST_KERNEL}; it begins with {some}"
+      f"{prefix} is not an I3D checkpoint of the release's layouts: no name ends in {_FIRST_KERNEL}; "
+      f"it begins with {some}"
   )
 
 

@@ -1,0 +1,170 @@
+"""Seconds per clip of InceptionI3d beside the rate of this machine's matrix product."""
+
+from collections.abc import Callable
+import contextlib
+import dataclasses
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+import sonnet as snt
+import tensorflow as tf
+from tensorflow.python.framework import convert_to_constants
+
+from i3d_tf import errors
+from i3d_tf.benchmarks import timing
+from i3d_tf.models import inception
+from i3d_tf.models import inception_spec
+
+_MATRIX = 4096  # large enough that the product's rate no longer grows with it
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What to measure: `shape` is [B, T, H, W, C]; `openvino` an interpreter that has OpenVINO, or None."""
+
+  rounds: int
+  shape: tuple[int, int, int, int, int]
+  openvino: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Medians over the rounds, and ratios round by round.
+
+  A task's ratio to the matrix product is (multiply-adds per second of the network) / (of the product): 1 means
+  that the network runs at the product's rate. Memory is the process's peak in bytes after each stage.
+  """
+
+  machine: str
+  tensorflow: str
+  shape: tuple[int, ...]
+  giga_multiply_adds: float
+  matrix_product_gmac_per_second: float
+  forward_seconds: float
+  forward_ratio_to_matrix_product: float
+  forward_peak_bytes: int
+  train_seconds: float
+  train_ratio_to_forward: float
+  train_peak_bytes: int
+  openvino_seconds: float | None = None
+  forward_ratio_to_openvino: float | None = None
+
+
+def measure(options: Options) -> Report:
+  """Measures the network of `options`; takes a few seconds a round."""
+  model = inception.InceptionI3d()
+  clip = tf.random.stateless_uniform(options.shape, seed=[0, 1], minval=-1, maxval=1)
+  forward = tf.function(lambda: model(clip)[0]).get_concrete_function()
+  train = _train_step(model, clip)
+  with _openvino(options.openvino, model, options.shape) as openvino:
+    forward()
+    forward_peak = timing.peak_memory_bytes()
+    train()
+    train_peak = timing.peak_memory_bytes()
+    tasks = {"matrix": _waiting(_matrix_product()), "forward": _waiting(forward), "train": _waiting(train)}
+    if openvino is not None:
+      tasks["openvino"] = openvino
+    seconds = timing.in_turn(tasks, options.rounds)
+  batch, *size, channels = options.shape
+  work = batch * inception_spec.multiply_adds(tuple(size), in_channels=channels) / 1e9
+  product = _MATRIX**3 / 1e9
+  return Report(
+      machine=timing.machine(),
+      tensorflow=tf.__version__,
+      shape=options.shape,
+      giga_multiply_adds=work,
+      matrix_product_gmac_per_second=product / statistics.median(seconds["matrix"]),
+      forward_seconds=statistics.median(seconds["forward"]),
+      forward_ratio_to_matrix_product=work / product * timing.median_ratio(seconds["matrix"], seconds["forward"]),
+      forward_peak_bytes=forward_peak,
+      train_seconds=statistics.median(seconds["train"]),
+      train_ratio_to_forward=timing.median_ratio(seconds["train"], seconds["forward"]),
+      train_peak_bytes=train_peak,
+      openvino_seconds=statistics.median(seconds["openvino"]) if openvino else None,
+      forward_ratio_to_openvino=timing.median_ratio(seconds["forward"], seconds["openvino"]) if openvino else None,
+  )
+
+
+def describe(report: Report) -> str:
+  """The report as lines of text."""
+  clip = "x".join(map(str, report.shape))
+  lines = [
+      f"machine                {report.machine}; TensorFlow {report.tensorflow}",
+      f"clip                   {clip}, {report.giga_multiply_adds:.2f} G multiply-adds forward",
+      f"matrix product         {report.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
+      f"forward                {report.forward_seconds:.3f} s, {report.forward_ratio_to_matrix_product:.2f} of the matrix "
+      f"product's rate, peak memory {report.forward_peak_bytes / 1e9:.2f} GB",
+      f"training step          {report.train_seconds:.3f} s, {report.train_ratio_to_forward:.2f} forward passes, "
+      f"peak memory {report.train_peak_bytes / 1e9:.2f} GB",
+  ]
+  if report.openvino_seconds is not None:
+    lines.append(
+        f"OpenVINO forward       {report.openvino_seconds:.3f} s; ours takes {report.forward_ratio_to_openvino:.3f} of its time"
+    )
+  return "\n".join(lines)
+
+
+def _matrix_product() -> Callable[[], tf.Tensor]:
+  a, b = (tf.random.stateless_normal([_MATRIX, _MATRIX], seed=[seed, 0]) for seed in (2, 3))
+  return tf.function(lambda: tf.matmul(a, b)).get_concrete_function()
+
+
+def _train_step(model: inception.InceptionI3d, clip: tf.Tensor) -> Callable[[], tf.Tensor]:
+  labels = tf.range(clip.shape[0]) % model.num_classes
+  model.build(clip.shape[-1])
+  optimizer = snt.optimizers.Momentum(learning_rate=1e-3, momentum=0.9)
+
+  @tf.function
+  def step() -> tf.Tensor:
+    with tf.GradientTape() as tape:
+      logits, _ = model(clip, is_training=True, dropout_keep_prob=0.5)
+      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+    variables = model.trainable_variables
+    optimizer.apply(tape.gradient(loss, variables), variables)
+    return loss
+
+  return step
+
+
+def _waiting(function: Callable[[], tf.Tensor]) -> Callable[[], None]:
+  """Calls `function` and waits for its value, which on a GPU comes later than the call returns."""
+
+  def task() -> None:
+    outputs = function()
+    tf.nest.map_structure(lambda tensor: tensor.numpy(), outputs)
+
+  return task
+
+
+@contextlib.contextmanager
+def _openvino(interpreter: str | None, model: inception.InceptionI3d, shape: tuple[int, ...]):
+  """A task that runs the same graph in OpenVINO, in a process of its own, and returns its seconds."""
+  if interpreter is None:
+    yield None
+    return
+  model.build(shape[-1])
+  function = tf.function(lambda clip: model(clip)[0]).get_concrete_function(tf.TensorSpec(shape, tf.float32))
+  frozen = convert_to_constants.convert_variables_to_constants_v2(function)
+  with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
+    graph = pathlib.Path(folder) / "graph.pb"
+    graph.write_bytes(frozen.graph.as_graph_def().SerializeToString())
+    script = pathlib.Path(__file__).with_name("openvino_runner.py")
+    command = [interpreter, script, graph, *map(str, shape)]
+    try:
+      process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    except OSError as error:
+      raise errors.I3dError(f"--openvino={interpreter} cannot be started: {error.strerror}") from None
+
+    def task() -> float:
+      try:
+        process.stdin.write("run\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+      except (OSError, ValueError):
+        raise errors.I3dError(f"--openvino={interpreter} ended; does it have OpenVINO? See its message above") from None
+
+    with process:
+      yield task
+      process.stdin.close()

@@ -1,0 +1,55 @@
+"""Timing several things in turn, so that a machine whose speed drifts drifts for all of them."""
+
+from collections.abc import Callable, Mapping
+import platform
+import resource
+import statistics
+import time
+
+import tqdm
+
+
+def in_turn(tasks: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
+  """Runs every task once per round, after one round that does not count.
+
+  A task returns the seconds it took, if it measures itself; otherwise it is timed.
+
+  Returns:
+    Seconds by task, one figure a round.
+  """
+  seconds = {name: [] for name in tasks}
+  with tqdm.tqdm(total=(rounds + 1) * len(tasks), desc="measuring", disable=None, leave=False) as bar:
+    for counted in [False] + [True] * rounds:
+      for name, task in tasks.items():
+        start = time.perf_counter()
+        own = task()
+        elapsed = time.perf_counter() - start if own is None else own
+        if counted:
+          seconds[name].append(elapsed)
+        bar.update()
+  return seconds
+
+
+def median_ratio(numerators: list[float], denominators: list[float]) -> float:
+  """The median of the ratios round by round."""
+  return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def peak_memory_bytes() -> int:
+  """The largest resident memory this process has had."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def machine() -> str:
+  """Processor model and number of cores available, for the provenance of figures."""
+  import os
+
+  model = platform.processor() or platform.machine()
+  try:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+      model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+  except (OSError, StopIteration):
+    pass
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return f"{model}, {cores} cores"

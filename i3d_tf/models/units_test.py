@@ -1,0 +1,117 @@
+"""The building units on small inputs with known answers."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf.models import units
+
+
+def _noise(shape, seed=0, scale=1.0):
+  return tf.constant(np.random.default_rng(seed).normal(size=shape) * scale, tf.float32)
+
+
+def _unit(kernel, channels=5, in_channels=3, stride=(1, 1, 1), seed=0):
+  unit = units.Unit3D(channels, kernel, stride, name="unit")
+  unit.build(in_channels)
+  for index, variable in enumerate(unit.variables):
+    variable.assign(_noise(variable.shape, seed + index, 0.3))
+  unit.batch_norm.moving_variance.assign(tf.random.stateless_uniform([channels], [seed, 9], 0.5, 1.5))
+  return unit
+
+
+class Unit3DTest(parameterized.TestCase):
+
+  def test_inference_is_convolution_then_batch_norm_then_relu(self):
+    unit = _unit((3, 3, 3))
+    norm = unit.batch_norm
+    clip = _noise([2, 4, 6, 5, 3], 7)
+    convolved = tf.nn.conv3d(clip, unit.conv_3d.w, [1] * 5, "SAME")
+    expected = tf.nn.relu(
+        (convolved - norm.moving_mean) / tf.sqrt(norm.moving_variance + units.BATCH_NORM_EPSILON) + norm.beta
+    )
+    np.testing.assert_allclose(unit(clip, is_training=False), expected, atol=1e-5)
+
+  @parameterized.parameters(([2, 4, 6, 5, 3],), ([1, 1, 1, 2, 3],))
+  def test_training_uses_and_averages_biased_batch_statistics(self, shape):
+    unit = _unit((1, 1, 1))
+    norm = unit.batch_norm
+    old_mean, old_variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
+    clip = _noise(shape, 7)
+    convolved = tf.nn.conv3d(clip, unit.conv_3d.w, [1] * 5, "SAME").numpy().astype(np.float64)
+    mean, variance = convolved.mean((0, 1, 2, 3)), convolved.var((0, 1, 2, 3))
+    expected = np.maximum((convolved - mean) / np.sqrt(variance + 1e-3) + norm.beta.numpy(), 0)
+    np.testing.assert_allclose(tf.function(unit)(clip, is_training=True), expected, atol=1e-5)
+    np.testing.assert_allclose(norm.moving_mean, 0.999 * old_mean + 0.001 * mean, atol=1e-7)
+    np.testing.assert_allclose(norm.moving_variance, 0.999 * old_variance + 0.001 * variance, atol=1e-7)
+
+  def test_a_fresh_unit_divides_by_the_root_of_one_plus_epsilon(self):
+    unit = units.Unit3D(1, (1, 1, 1), name="unit")
+    unit.build(1)
+    unit.conv_3d.w.assign(tf.ones([1, 1, 1, 1, 1]))
+    output = unit(tf.fill([1, 1, 1, 1, 1], 2.0), is_training=False)
+    np.testing.assert_allclose(tf.squeeze(output), 2 / np.sqrt(1.001), rtol=1e-6)
+
+  def test_frozen_statistics_pass_the_gradient_through(self):
+    unit = _unit((3, 1, 1))
+    clip = _noise([1, 4, 2, 2, 3], 3)
+
+    def loss(scale):
+      with tf.GradientTape() as tape:
+        tape.watch(scale)
+        saved = unit.conv_3d.w.numpy()
+        unit.conv_3d.w.assign(saved)
+        value = tf.reduce_sum(unit(clip * scale, is_training=False))
+      return value, tape.gradient(value, [unit.conv_3d.w, unit.batch_norm.beta])
+
+    value, (kernel_gradient, beta_gradient) = loss(tf.constant(1.0))
+    step = 1e-2
+    kernel = unit.conv_3d.w.numpy()
+    bumped = kernel.copy()
+    bumped[1, 0, 0, 2, 1] += step
+    unit.conv_3d.w.assign(bumped)
+    np.testing.assert_allclose((loss(tf.constant(1.0))[0] - value) / step, kernel_gradient[1, 0, 0, 2, 1], rtol=0.05)
+    active = tf.reduce_sum(tf.cast(_unit((3, 1, 1))(clip, is_training=False) > 0, tf.float32), [0, 1, 2, 3])
+    np.testing.assert_allclose(beta_gradient, active)
+
+  def test_the_classifier_unit_has_a_bias_and_nothing_else(self):
+    unit = units.Unit3D(2, (1, 1, 1), use_batch_norm=False, name="unit")
+    unit.build(1)
+    unit.conv_3d.w.assign(tf.reshape([1.0, -1.0], [1, 1, 1, 1, 2]))
+    unit.conv_3d.b.assign([10.0, 1.0])
+    np.testing.assert_array_equal(tf.squeeze(unit(tf.fill([1, 1, 1, 1, 1], 3.0), is_training=True)), [13.0, -2.0])
+    self.assertEqual([v.name for v in unit.variables], ["unit/conv_3d/b:0", "unit/conv_3d/w:0"])
+
+
+class PaddingTest(parameterized.TestCase):
+
+  def test_an_impulse_at_frame_0_reaches_the_first_two_steps_of_conv1(self):
+    # Window of output i: frames 2i-2 ... 2i+4.
+    conv = units.Conv3D(1, (7, 1, 1), (2, 1, 1))
+    conv.build(1)
+    conv.w.assign(tf.reshape(tf.range(1.0, 8.0), [7, 1, 1, 1, 1]))
+    impulse = tf.reshape(tf.one_hot(0, 16), [1, 16, 1, 1, 1])
+    np.testing.assert_array_equal(tf.squeeze(conv(impulse)), [3, 1, 0, 0, 0, 0, 0, 0])
+
+  @parameterized.parameters(
+      # kernel, stride, length, rising ramp's outputs: even lengths pad behind only, odd ones on both sides
+      (3, 2, 8, [2, 4, 6, 7]),
+      (3, 2, 7, [1, 3, 5, 6]),
+      (2, 2, 7, [1, 3, 5, 6]),
+      (2, 2, 8, [1, 3, 5, 7]),
+      (3, 1, 4, [1, 2, 3, 3]),
+  )
+  def test_max_pool(self, kernel, stride, length, expected):
+    pool = units.MaxPool3D((kernel, 1, 1), (stride, 1, 1), name="pool")
+    ramp = tf.reshape(tf.range(float(length)), [1, length, 1, 1, 1])
+    np.testing.assert_array_equal(tf.squeeze(pool(ramp, is_training=False)), expected)
+
+  def test_max_pool_padding_is_minus_infinity(self):
+    pool = units.MaxPool3D((3, 3, 3), (1, 1, 1), name="pool")
+    negative = tf.fill([1, 2, 2, 2, 1], -5.0)
+    np.testing.assert_array_equal(pool(negative, is_training=False), negative)
+
+
+if __name__ == "__main__":
+  absltest.main()

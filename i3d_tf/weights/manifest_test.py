@@ -1,0 +1,116 @@
+"""The manifests equal the published index files, and name exactly the network's variables."""
+
+import collections
+import json
+import math
+import os
+import struct
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf import resources
+from i3d_tf import testing
+from i3d_tf.models import inception_spec
+from i3d_tf.weights import manifest as manifests
+from i3d_tf.weights import release
+
+# (tensors, float32 values, bytes of data) of the release; values include Momentum slots.
+EXPECTED = {
+    "rgb_imagenet": (230, 12_704_544, 50_818_176),
+    "flow_imagenet": (230, 12_682_592, 50_730_368),
+    "rgb_scratch": (230, 12_704_544, 50_818_176),
+    "flow_scratch": (230, 12_682_592, 50_730_368),
+    "rgb_scratch_kin600": (346, 25_804_528, 103_218_112),
+}
+SLOT = "/Momentum"
+
+
+class ManifestTest(parameterized.TestCase):
+
+  @parameterized.parameters(*manifests.NAMES)
+  def test_equals_the_published_index(self, name):
+    published = json.loads(testing.shared(f"formats/checkpoints/{name}_index.json").read_text())
+    expected = {entry["name"]: (tuple(entry["shape"]), entry["crc32c"]) for entry in published}
+    self.assertLen(expected, len(published))
+    manifest = manifests.load(name)
+    self.assertEqual(manifest.tensors, expected)
+    self.assertEqual({entry["dtype"] for entry in published}, {"float32"})
+    self.assertEqual(manifest.data_bytes, sum(entry["size"] for entry in published))
+
+  @parameterized.parameters(*manifests.NAMES)
+  def test_names_and_shapes_are_the_networks(self, name):
+    manifest = manifests.load(name)
+    layout = release.LAYOUTS[manifest.stream]
+    in_channels = 2 if "flow" in name else 3
+    expected = {}
+    for variable, shape in inception_spec.variable_shapes(
+        in_channels=in_channels, num_classes=manifest.num_classes
+    ).items():
+      expected[layout.prefix + variable] = layout.shape(variable, np.zeros(shape, np.bool_))
+      if manifest.stream == "rgb600" and inception_spec.is_trainable(variable):
+        expected[layout.prefix + variable + SLOT] = expected[layout.prefix + variable]
+    self.assertEqual({tensor: shape for tensor, (shape, _) in manifest.tensors.items()}, expected)
+
+  @parameterized.parameters(*EXPECTED.items())
+  def test_counts(self, name, counts):
+    manifest = manifests.load(name)
+    values = sum(math.prod(shape) for shape, _ in manifest.tensors.values())
+    self.assertEqual((len(manifest.tensors), values, manifest.data_bytes), counts)
+    self.assertEqual(manifest.data_bytes, 4 * values)
+    self.assertEqual(sum(tensor.endswith(SLOT) for tensor in manifest.tensors), 116 if "kin600" in name else 0)
+
+  def test_each_file_describes_the_checkpoint_it_is_named_after(self):
+    self.assertEqual(sorted(EXPECTED), sorted(manifests.NAMES))
+    files = {file.stem for file in resources.path("checkpoints").glob("*.json")}
+    self.assertEqual(files, set(manifests.NAMES))
+    for name in manifests.NAMES:
+      manifest = manifests.load(name)
+      self.assertEqual(manifest.name, name)
+      self.assertEqual(manifest.num_classes, len(resources.class_names(manifest.num_classes)))
+      self.assertRegex(manifest.data_git_blob, "^[0-9a-f]{40}$")
+    blobs = {manifests.load(name).data_git_blob for name in manifests.NAMES}
+    self.assertLen(blobs, len(manifests.NAMES))
+
+  def test_rgb_scratch_can_be_recognised_by_checksums_alone(self):
+    checksums = collections.Counter(crc for _, crc in manifests.load("rgb_scratch").tensors.values())
+    self.assertEqual({crc: count for crc, count in checksums.items() if count > 1}, {})
+
+  def test_unknown_name(self):
+    with self.assertRaisesRegex(errors.DownloadError, "'rgb_scrach'; there are rgb_imagenet, .*, rgb_scratch_kin600"):
+      manifests.load("rgb_scrach")
+
+
+class MaskedCrc32cTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (b"\0" * 32, 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E)
+  )  # RFC 3720, B.4
+  def test_masks_the_standard_checksum(self, content, crc):
+    rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
+    self.assertEqual(
+        manifests.masked_crc32c(np.frombuffer(content, np.float32)), (rotated + 0xA282EAD8) % 2**32
+    )
+
+  def test_is_tensorflows(self):
+    array = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+      path = os.path.join(folder, "record")
+      with tf.io.TFRecordWriter(path) as writer:  # a record ends in the masked checksum of its content
+        writer.write(array.tobytes())
+      with open(path, "rb") as file:
+        (expected,) = struct.unpack("<I", file.read()[-4:])
+    self.assertEqual(manifests.masked_crc32c(array), expected)
+
+  def test_of_an_array_that_is_not_contiguous(self):
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    self.assertEqual(manifests.masked_crc32c(array.T), manifests.masked_crc32c(np.array(array.T, order="C")))
+    self.assertNotEqual(manifests.masked_crc32c(array.T), manifests.masked_crc32c(array))
+
+
+if __name__ == "__main__":
+  absltest.main()

