@@ -16,7 +16,6 @@ from i3d_tf import errors
 from i3d_tf.evaluation import classification
 from i3d_tf.models import inception
 from i3d_tf.video import decode
-from i3d_tf.video import ops
 
 
 class RankTest(parameterized.TestCase):

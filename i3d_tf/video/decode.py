@@ -15,10 +15,10 @@ import pathlib
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
 
-from i3d_tf import errors  # noqa: E402
+from i3d_tf import errors
 
 FRAME_RATE = 25.0  # frames per second of the release's clips (paper, section 2.4)
 SHORT_SIDE = 256  # pixels; crops of 224 are taken from it (paper, section 2.4)
