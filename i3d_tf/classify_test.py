@@ -19,6 +19,7 @@ import tensorflow as tf
 
 import i3d_tf
 from i3d_tf import classify
+from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import testing
@@ -131,7 +132,7 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
       ("joint_without_flow", ["--rgb_npy=a.npy", "--streams=joint"], "needs the flow stream, but --flow_npy is not"),
       ("joint_without_rgb", ["--flow_npy=a.npy", "--streams=joint"], "needs the rgb stream, but --rgb_npy is not"),
       ("rgb_of_flow", ["--flow_npy=a.npy", "--streams=rgb"], "needs the rgb stream, but --rgb_npy is not"),
-      ("unused_npy", ["--rgb_npy=a", "--flow_npy=b", "--streams=rgb"], "--flow_npy is given, but --streams=rgb does not"),
+      ("unused_npy", ["--rgb_npy=a", "--flow_npy=b", "--streams=rgb"], "--flow_npy is given, but --streams=rgb does"),
       ("unused_flow_checkpoint", ["--video=a", "--flow_checkpoint=b"], "--flow_checkpoint is given, but only the rgb"),
       ("unused_rgb_checkpoint", ["--flow_npy=a", "--rgb_checkpoint=b"], "--rgb_checkpoint is given, but only the flow"),
       ("unused_max_frames", ["--rgb_npy=a", "--max_frames=20"], "--max_frames is for videos"),
@@ -331,22 +332,26 @@ class ClassifyTest(ClassifyTestCase):
     self.assertEndsWith(done.stdout.splitlines()[2], f"  {best}")  # what was computed is not lost
     self.assertEqual(os.listdir(disk), [])
 
-  def test_arrays_that_do_not_fit(self):
-    clip = np.zeros((1, 8, 224, 224, 2), np.float32)
-    np.save(self.folder / "flow.npy", clip)
-    done = self.run_classify("--flow_npy=flow.npy", f"--flow_checkpoint={self.checkpoints['flow']}", "--json=out.json")
-    self.assert_fails(done, "flow.npy: the clip has 8 frames; the network needs at least 9")
-    (result,) = json.loads((self.folder / "out.json").read_text())["results"]
-    self.assertEqual(
-        result, {"input": "flow.npy", "error": "flow.npy: the clip has 8 frames; the network needs at least 9"}
-    )
+  # The next ones need no process of their own: how such an error ends the program is shown above.
 
-  # The next two need no process of their own: how such an error ends the program is shown above.
+  @parameterized.parameters(
+      ((1, 8, 224, 224, 2), "the clip has 8 frames; the network needs at least 9"),
+      ((1, 9, 224, 224, 3), "the clip has shape (9, 224, 224, 3); this network takes [frames, 224, 224, 2]"),
+  )
+  def test_arrays_that_do_not_fit(self, shape, sentence):
+    flow = os.fspath(self.folder / "flow.npy")
+    np.save(flow, np.zeros(shape, np.float32))
+    given = {"flow_npy": flow, "flow_checkpoint": self.checkpoints["flow"], "json": os.fspath(self.folder / "out.json")}
+    with flagsaver.flagsaver(**given), contextlib.redirect_stderr(io.StringIO()) as output:
+      self.assertEqual(classify.main([]), 1)
+    self.assertEqual(output.getvalue(), f"{cli.program()}: error: {flow}: {sentence}\n")
+    (result,) = json.loads((self.folder / "out.json").read_text())["results"]
+    self.assertEqual(result, {"input": flow, "error": f"{flow}: {sentence}"})
 
   def test_a_checkpoint_of_the_other_stream(self):
     with flagsaver.flagsaver(video=["none.mp4"], rgb_checkpoint=self.checkpoints["flow"]):
       with self.assertRaisesRegex(
-          errors.I3dError, f"^checkpoint {self.checkpoints['flow']} is of a network for .* 2 channels; the rgb .* has 3$"
+          errors.I3dError, f"^checkpoint {self.checkpoints['flow']} is of a network .* 2 channels; the rgb .* has 3$"
       ):
         classify.main([])
 

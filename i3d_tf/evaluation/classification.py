@@ -48,7 +48,8 @@ class StreamClassifier:
     """
     wanted = (ops.CROP, ops.CROP, self.model.in_channels)
     if clip.ndim != 4 or clip.shape[1:] != wanted:
-      raise errors.I3dError(f"the clip has shape {clip.shape}; this network takes [frames, {', '.join(map(str, wanted))}]")
+      sizes = ", ".join(map(str, wanted))
+      raise errors.I3dError(f"the clip has shape {clip.shape}; this network takes [frames, {sizes}]")
     if len(clip) < inception.MIN_FRAMES:
       raise errors.I3dError(f"the clip has {len(clip)} frames; the network needs at least {inception.MIN_FRAMES}")
     logits = self._apply(clip[np.newaxis]).numpy()[0]

@@ -13,6 +13,8 @@ from i3d_tf.weights import manifest as manifests
 
 INDEX_SUFFIX = ".index"
 DATA_SUFFIX = ".data-00000-of-00001"
+# What TensorFlow raises for damaged files.
+_READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, LookupError)
 
 
 def find_prefix(path: str | os.PathLike) -> str:
@@ -46,14 +48,14 @@ def read(prefix: str, manifest: manifests.Manifest | None = None) -> dict[str, n
   try:
     reader = tf.train.load_checkpoint(prefix)
     names = sorted(reader.get_variable_to_shape_map())
-  except (tf.errors.OpError, RuntimeError, ValueError, UnicodeDecodeError) as error:
+  except _READ_ERRORS as error:
     reason = _first_line(error)
     raise errors.CheckpointError(f"{prefix}{INDEX_SUFFIX} cannot be read as a checkpoint: {reason}") from None
   arrays, damaged = {}, []
   for name in names:
     try:
       arrays[name] = reader.get_tensor(name)
-    except (tf.errors.OpError, RuntimeError, ValueError, IndexError) as error:
+    except _READ_ERRORS as error:
       damaged.append(f"{name} ({_first_line(error)})")
   problems = {"damaged": damaged}
   if manifest is not None:
