@@ -22,7 +22,7 @@ flags.DEFINE_integer("frames", 64, "Frames of the clip.", lower_bound=9)
 flags.DEFINE_integer("size", 224, "Height and width of the clip in pixels.", lower_bound=193, upper_bound=224)
 flags.DEFINE_integer("batch", 1, "Clips in a batch.", lower_bound=1)
 flags.DEFINE_enum("stream", "rgb", ["rgb", "flow"], "The stream whose network is measured: 3 or 2 channels.")
-flags.DEFINE_string("openvino", None, "A Python interpreter that has OpenVINO; its time for the same graph is measured.")
+flags.DEFINE_string("openvino", None, "A Python interpreter with OpenVINO, whose time for the same graph is measured.")
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 

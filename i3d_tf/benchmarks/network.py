@@ -94,15 +94,14 @@ def describe(report: Report) -> str:
       f"machine                {report.machine}; TensorFlow {report.tensorflow}",
       f"clip                   {clip}, {report.giga_multiply_adds:.2f} G multiply-adds forward",
       f"matrix product         {report.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
-      f"forward                {report.forward_seconds:.3f} s, {report.forward_ratio_to_matrix_product:.2f} of the matrix "
-      f"product's rate, peak memory {report.forward_peak_bytes / 1e9:.2f} GB",
+      f"forward                {report.forward_seconds:.3f} s, {report.forward_ratio_to_matrix_product:.2f} of the "
+      f"matrix product's rate, peak memory {report.forward_peak_bytes / 1e9:.2f} GB",
       f"training step          {report.train_seconds:.3f} s, {report.train_ratio_to_forward:.2f} forward passes, "
       f"peak memory {report.train_peak_bytes / 1e9:.2f} GB",
   ]
   if report.openvino_seconds is not None:
-    lines.append(
-        f"OpenVINO forward       {report.openvino_seconds:.3f} s; ours takes {report.forward_ratio_to_openvino:.3f} of its time"
-    )
+    ratio = report.forward_ratio_to_openvino
+    lines.append(f"OpenVINO forward       {report.openvino_seconds:.3f} s; ours takes {ratio:.3f} of its time")
   return "\n".join(lines)
 
 

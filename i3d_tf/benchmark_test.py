@@ -1,0 +1,70 @@
+"""The benchmark's main, on the smallest clip; figures are checked for sense, never for size."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from i3d_tf.benchmarks import timing
+
+
+def _run(*arguments):
+  command = [sys.executable, "-m", "i3d_tf.benchmark", *arguments]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+class BenchmarkTest(parameterized.TestCase):
+
+  def test_network(self):
+    with tempfile.TemporaryDirectory() as folder:
+      output = pathlib.Path(folder) / "report.json"
+      done = _run("network", "--frames=9", "--size=193", "--rounds=1", "--stream=flow", f"--json={output}")
+      self.assertEqual(done.returncode, 0, done.stderr)
+      report = json.loads(output.read_text())
+    self.assertEqual(report["shape"], [1, 9, 193, 193, 2])
+    self.assertGreater(report["train_seconds"], report["forward_seconds"])
+    self.assertGreater(report["forward_seconds"], 0)
+    self.assertGreaterEqual(report["train_peak_bytes"], report["forward_peak_bytes"])
+    # One round: the ratios are those of its figures.
+    self.assertAlmostEqual(report["train_ratio_to_forward"], report["train_seconds"] / report["forward_seconds"])
+    rate = report["giga_multiply_adds"] / report["forward_seconds"]
+    self.assertAlmostEqual(
+        report["forward_ratio_to_matrix_product"], rate / report["matrix_product_gmac_per_second"]
+    )
+    self.assertIsNone(report["openvino_seconds"])
+    self.assertIn("training step", done.stdout)
+
+  @parameterized.parameters(
+      (("speed",), "say what to measure: network; got speed"),
+      ((), "say what to measure: network; got nothing"),
+      (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
+      (("network", "--json=/no/folder/x.json"), "/no/folder/x.json: No such file or directory"),
+  )
+  def test_one_sentence_for_a_bad_call(self, arguments, message):
+    done = _run(*arguments)
+    self.assertEqual(done.returncode, 1)
+    self.assertIn(message, done.stderr)
+    self.assertNotIn("Traceback", done.stderr)
+
+
+class TimingTest(absltest.TestCase):
+
+  def test_tasks_take_turns_and_the_first_round_does_not_count(self):
+    calls = []
+    figures = iter([100.0, 1.0, 2.0])
+    tasks = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b") or next(figures)}
+    seconds = timing.in_turn(tasks, rounds=2)
+    self.assertEqual(calls, ["a", "b"] * 3)
+    self.assertEqual(seconds["b"], [1.0, 2.0])
+    self.assertLen(seconds["a"], 2)
+
+  def test_median_ratio_is_taken_round_by_round(self):
+    self.assertEqual(timing.median_ratio([2, 30, 4], [1, 10, 1]), 3)
+
+
+if __name__ == "__main__":
+  absltest.main()
