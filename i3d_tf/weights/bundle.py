@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import os
 import pathlib
+import re
 import tempfile
 
 import numpy as np
@@ -14,7 +15,7 @@ from i3d_tf.weights import manifest as manifests
 INDEX_SUFFIX = ".index"
 DATA_SUFFIX = ".data-00000-of-00001"
 # What TensorFlow raises for damaged files.
-_READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, LookupError)
+_READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, LookupError, MemoryError)
 
 
 def find_prefix(path: str | os.PathLike) -> str:
@@ -108,4 +109,6 @@ def _equals(array: np.ndarray, shape: tuple[int, ...], masked_crc: int) -> bool:
 
 def _first_line(error: Exception) -> str:
   text = getattr(error, "message", None) or str(error)
-  return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+  # Without the place in TensorFlow's graph.
+  text = re.sub(r"\{\{\w+ [^}]*\}\}\S*|\[Op:\w+\].*", "", text).strip()
+  return text.splitlines()[0].strip() if text else type(error).__name__

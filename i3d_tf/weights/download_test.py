@@ -47,6 +47,7 @@ class Mirror(http.server.ThreadingHTTPServer):
 
   Attributes:
     ranges: whether it answers requests for a part with the part.
+    announces: whether it says how many bytes will come.
     breaks: for each request in turn, after how many bytes to break off; None and beyond the list: never.
     stall: instead of closing the connection where it breaks off, keep it open and send nothing, until `close`.
     broke: set when a transfer has been broken off.
@@ -56,7 +57,7 @@ class Mirror(http.server.ThreadingHTTPServer):
   def __init__(self):
     super().__init__(("127.0.0.1", 0), _Handler)
     self.files: dict[str, bytes] = {}
-    self.ranges, self.stall, self.breaks, self.log = True, False, [], []
+    self.ranges, self.announces, self.stall, self.breaks, self.log = True, True, False, [], []
     self.broke, self.closing = threading.Event(), threading.Event()
     self.url = f"http://127.0.0.1:{self.server_port}"
     threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}).start()
@@ -79,7 +80,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       mirror.log.append((self.path, wanted, 0))
       return self.send_error(404 if content is None else 416)
     self.send_response(206 if start else 200)
-    self.send_header("Content-Length", str(len(content) - start))
+    if mirror.announces:
+      self.send_header("Content-Length", str(len(content) - start))
     self.end_headers()
     content = content[start:][:limit]
     mirror.log.append((self.path, wanted, len(content)))
@@ -190,6 +192,8 @@ class SourcesTest(DownloadTest):
   def test_the_registry_comes_third_and_gets_no_remains(self):
     self._serve(self.index, self.data[:-4], registry.NAME)
     self.mirror.breaks = [None, 1 << 20, 0]  # the data file breaks off, and its part stays
+    stale = self.cache / f".{registry.NAME}.partial" / "registry" / "of_a_killed_process"
+    stale.mkdir(parents=True)
 
     def rebuild(manifest, prefix):
       self.assertEqual(manifest.name, registry.NAME)
@@ -230,7 +234,8 @@ class SourcesTest(DownloadTest):
     self._fetch()
 
   def test_a_slash_after_the_address(self):
-    self._fetch(url=self.mirror.url + "/")
+    self.mirror.files = {f"/below{path}": content for path, content in self.mirror.files.items()}
+    self._fetch(url=f"{self.mirror.url}/below/")
 
   def test_an_address_on_disk(self):
     self._write(self.root / "mirror" / NAME, self.index, self.data)
@@ -296,8 +301,7 @@ class VerificationTest(DownloadTest):
       if not download._damage(manifests.load(NAME), folder):
         accepted.append(position)
     # The end of a table, an empty block that nobody reads and the footer, has no checksum; it holds no tensor's entry.
-    self.assertLen(self.index, 256)
-    self.assertGreaterEqual(min(accepted), 256 - 80)
+    self.assertGreaterEqual(min(accepted), len(self.index) - 80)
 
   @parameterized.parameters(0, 1)
   def test_a_page_instead_of_the_file(self, which):
@@ -515,17 +519,9 @@ class TransferTest(DownloadTest):
     self._fetch()
 
   def test_a_length_that_is_not_announced(self):
-    real_end = _Handler.end_headers
-    keep = lambda handler: [line for line in handler._headers_buffer if not line.startswith(b"Content-Length")]
-
-    def end_headers(handler):
-      handler._headers_buffer = keep(handler)
-      real_end(handler)
-
-    with mock.patch.object(_Handler, "end_headers", end_headers):
-      self.mirror.breaks = [None, 1_000_000]
-      self.assertFails("has 1000000 bytes instead of 2842028; the files were removed")
-      self._fetch()
+    self.mirror.announces, self.mirror.breaks = False, [None, 1_000_000]
+    self.assertFails("has 1000000 bytes instead of 2842028; the files were removed")
+    self._fetch()
 
   def test_progress_is_shown_on_a_terminal_only(self):
     self._fetch()

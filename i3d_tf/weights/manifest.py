@@ -52,6 +52,10 @@ def load(name: str) -> Manifest:
 
 
 def masked_crc32c(array: np.ndarray) -> int:
-  """The checksum TensorFlow's checkpoint index stores for `array` (tensorflow/core/lib/hash/crc32c.h: Mask)."""
-  crc = google_crc32c.value(array.tobytes())
+  """The checksum TensorFlow's checkpoint index stores for `array`."""
+  return mask(google_crc32c.value(array.tobytes()))
+
+
+def mask(crc: int) -> int:
+  """A CRC32C as TensorFlow stores it, in checkpoints and TFRecords (tensorflow/core/lib/hash/crc32c.h: Mask)."""
   return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

