@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "i3d_tf" / "__init__.py").read_text(), re.MULTILINE)[1]
 # The folders of data beside the package travel inside it.
 DATA = {"i3d_tf.data": "data", "i3d_tf.checkpoints": "checkpoints"}
-MAINS = ("classify", "download", "benchmark")
+MAINS = ("classify", "download", "make_synthetic", "prepare_dataset", "benchmark")
 
 
 class BuildWithoutTests(build_py.build_py):
@@ -37,6 +37,7 @@ setuptools.setup(
         "absl-py>=2.1",
         "dm-sonnet>=2.0.2",
         "google-crc32c>=1.6",
+        "numba>=0.61.2",
         "numpy>=2.0",
         "opencv-contrib-python-headless>=4.13,<6",
         "tensorflow>=2.18",

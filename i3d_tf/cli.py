@@ -57,9 +57,14 @@ def program() -> str:
   return os.path.basename(sys.argv[0]).removesuffix(".py")
 
 
-def import_tensorflow() -> None:
-  """Imports TensorFlow without its start-up messages, unless `-v 1` asks for them."""
-  quiet = flags.FLAGS.verbosity < 1
+def is_quiet() -> bool:
+  """Whether TensorFlow's start-up messages are unwanted: unless `-v 1` asks for them."""
+  return flags.FLAGS.verbosity < 1
+
+
+def import_tensorflow(*, quiet: bool | None = None) -> None:
+  """Imports TensorFlow, without its start-up messages if `quiet` (None: as the flags say)."""
+  quiet = is_quiet() if quiet is None else quiet
   if quiet:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   with _stderr_kept_back() if quiet else contextlib.nullcontext():

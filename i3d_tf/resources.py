@@ -16,15 +16,18 @@ def path(folder: str, name: str = "") -> pathlib.Path:
   return (inside if inside.is_dir() else _PACKAGE.parent / folder) / name
 
 
-def class_names(num_classes: int) -> tuple[str, ...]:
-  """The Kinetics class names in the index order of the release, for 400, 600 or 700 classes.
+def class_list(name: str) -> tuple[str, ...]:
+  """The class names of a list in the data folder in index order, for example of 'ucf101' or 'kinetics_400'.
 
   Raises:
-    I3dError: if there is no Kinetics list of that length.
+    I3dError: if there is no list of that name.
   """
-  file = path("data", f"kinetics_{num_classes}.txt")
-  if not file.exists():
-    raise errors.I3dError(
-        f"there is no Kinetics class list of {num_classes} names; there are lists of 400, 600 and 700"
-    )
-  return tuple(file.read_text(encoding="utf-8").splitlines())
+  files = {file.stem: file for file in sorted(path("data").glob("*.txt"))}
+  if name not in files:
+    raise errors.I3dError(f"there is no class list {name!r}; there are {', '.join(files)}")
+  return tuple(files[name].read_text(encoding="utf-8").splitlines())
+
+
+def class_names(num_classes: int) -> tuple[str, ...]:
+  """The Kinetics class names in the index order of the release, for 400, 600 or 700 classes; see `class_list`."""
+  return class_list(f"kinetics_{num_classes}")

@@ -1,4 +1,4 @@
-"""Tests of resources: the class lists are the release's, in its order."""
+"""Tests of resources: the class lists are the official ones, in their order."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -30,8 +30,30 @@ class ClassNamesTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 101, 401)
   def test_other_lengths_are_refused(self, num_classes):
-    with self.assertRaisesRegex(errors.I3dError, f"no Kinetics .* of {num_classes} .*400, 600 and 700"):
+    with self.assertRaisesRegex(errors.I3dError, f"no class list 'kinetics_{num_classes}'.* kinetics_400, .*_700"):
       resources.class_names(num_classes)
+
+
+class ClassListTest(parameterized.TestCase):
+
+  def test_ucf101_is_in_the_order_of_its_official_index(self):
+    lines = testing.shared("formats/ucf101/classInd.txt").read_text(encoding="utf-8").splitlines()
+    official = {int(number): name for number, name in (line.split() for line in lines if line.strip())}
+    self.assertEqual(resources.class_list("ucf101"), tuple(official[number] for number in range(1, 102)))
+
+  def test_hmdb51_has_the_classes_of_the_official_split_files_sorted(self):
+    files = testing.shared("formats/hmdb51/testTrainMulti_7030_splits").glob("*_test_split1.txt")
+    official = sorted(file.name.removesuffix("_test_split1.txt") for file in files)
+    self.assertLen(official, 51)
+    self.assertEqual(resources.class_list("hmdb51"), tuple(official))
+
+  def test_kinetics_lists_are_those_of_class_names(self):
+    self.assertEqual(resources.class_list("kinetics_600"), resources.class_names(600))
+
+  @parameterized.parameters("ucf", "UCF101", "README", "../data/ucf101", "")
+  def test_other_names_are_refused(self, name):
+    with self.assertRaisesRegex(errors.I3dError, f"no class list '{name}'; there are hmdb51, .*, ucf101"):
+      resources.class_list(name)
 
 
 class PathTest(absltest.TestCase):

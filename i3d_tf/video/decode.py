@@ -70,7 +70,7 @@ def iter_frames(
   previous = source = None
   for frame in _resample(_timed_frames(path), fps):
     if frame is not source:  # a repeated frame is converted once
-      previous, source = _resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), short_side), frame
+      previous, source = resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), short_side), frame
     yield previous
 
 
@@ -96,6 +96,16 @@ def read_video(
     raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
   frames = list(itertools.islice(iter_frames(path, fps=fps, short_side=short_side), max_frames))
   return np.stack(frames)
+
+
+def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray:
+  """A frame `[H, W, C]` resized bilinearly so that its shorter side is `short_side` pixels (None: kept)."""
+  height, width = frame.shape[:2]
+  if short_side is None or min(height, width) == short_side:
+    return frame
+  scale = short_side / min(height, width)
+  size = (short_side, round(height * scale)) if width < height else (round(width * scale), short_side)
+  return cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
 
 
 def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
@@ -233,12 +243,3 @@ def _resample(timed_frames: Iterator[tuple[float, np.ndarray]], fps: float) -> I
     while step <= last[0] * fps + 0.5 - 1e-6 or step == 0:
       yield last[1]
       step += 1
-
-
-def _resize(frame: np.ndarray, short_side: int | None) -> np.ndarray:
-  height, width = frame.shape[:2]
-  if short_side is None or min(height, width) == short_side:
-    return frame
-  scale = short_side / min(height, width)
-  size = (short_side, round(height * scale)) if width < height else (round(width * scale), short_side)
-  return cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)

@@ -373,9 +373,9 @@ class MadeVideosTest(TemporaryFolderTest):
     row = np.array([0, 100, 200, 40], np.uint8)
     frame = np.broadcast_to(row[None, :, None], (2, 4, 3)).copy()
     doubled = np.array([0, 25, 75, 125, 175, 160, 80, 40])
-    np.testing.assert_array_equal(decode._resize(frame, 4), np.broadcast_to(doubled[None, :, None], (4, 8, 3)))
-    self.assertIs(decode._resize(frame, 2), frame)
-    self.assertIs(decode._resize(frame, None), frame)
+    np.testing.assert_array_equal(decode.resize(frame, 4), np.broadcast_to(doubled[None, :, None], (4, 8, 3)))
+    self.assertIs(decode.resize(frame, 2), frame)
+    self.assertIs(decode.resize(frame, None), frame)
 
   @parameterized.parameters(dict(fps=0), dict(fps=-25), dict(fps=float("nan")), dict(fps=float("inf")))
   def test_impossible_rates(self, fps):

@@ -1,0 +1,157 @@
+"""Turns a data set of videos into TFRecords with frames and optical flow. See `--help`."""
+
+import functools
+from typing import Any
+
+from absl import flags
+import tqdm
+
+from i3d_tf import cli
+from i3d_tf import errors
+from i3d_tf import workers
+from i3d_tf.video import datasets
+from i3d_tf.video import shards
+
+USAGE = """Turns a data set of videos into TFRecords: frames at 25 per second as JPEG, and their TV-L1 optical flow.
+
+  python -m i3d_tf.prepare_dataset --dataset=ucf101:1 --videos=UCF-101 --annotations=ucfTrainTestlist --output=records
+  python -m i3d_tf.prepare_dataset --dataset=folder --videos=my_videos --output=records    (one sub-folder a class)
+
+The output holds SPLIT-NNNNN-of-NNNNN.tfrecord with MediaSequence SequenceExamples, dataset.json (how it was made, the
+classes, the counts), failures.tsv (videos that could not be used, and why) and missing.tsv (listed videos without a
+file).
+
+It can be stopped or killed at any moment: start it again with the same flags and it goes on after the last finished
+video. The result has the same bytes whatever the number of workers and interruptions. The exit status is 1 if more than
+--max_failures videos failed."""
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.SPECS)}.")
+flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_dir.")
+flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
+flags.DEFINE_string("output", None, "Folder for the records; made if it is not there.")
+flags.DEFINE_list("streams", ["rgb", "flow"], "What to store: rgb, flow or both.")
+flags.DEFINE_integer("num_workers", None, "Processes, of one thread each. Default: the cores.", lower_bound=1)
+flags.DEFINE_integer("clips_per_shard", 32, "Videos in one file, at most.", lower_bound=1)
+flags.DEFINE_integer("max_failures", 0, "Videos that may fail before the exit status says so.", lower_bound=0)
+flags.DEFINE_float("fps", 25.0, "Frames per second.", lower_bound=0.1)
+flags.DEFINE_integer("short_side", 256, "Pixels of the frames' shorter side.", lower_bound=16)
+flags.DEFINE_integer("jpeg_quality", 95, "Quality of the RGB frames.", lower_bound=1, upper_bound=100)
+flags.DEFINE_enum("flow_format", "png", ["png", "jpeg"], "Flow images; jpeg is 4:4:4 of quality 100.")
+flags.DEFINE_enum(
+    "flow_rounding", "truncate", ["truncate", "nearest"], "How flow becomes bytes; truncate is MediaSequence's way."
+)
+flags.DEFINE_enum("flow_engine", "numba", ["numba", "opencv"], "What computes TV-L1; opencv is many times slower.")
+flags.DEFINE_list("fractions", None, "For --dataset=folder without split folders: fractions of train, val and test.")
+flags.DEFINE_integer("split_seed", 0, "For --dataset=folder: seed of its division into splits.")
+flags.DEFINE_string("split_group", None, "For --dataset=folder: regular expression of what must stay in one split.")
+
+
+def main(arguments: list[str]) -> int:
+  del arguments
+  for name in ("dataset", "videos", "output"):
+    if not FLAGS[name].value:
+      raise errors.I3dError(f"--{name} is missing; see --help")
+  settings = _settings()
+  dataset = datasets.load(
+      FLAGS.dataset, FLAGS.videos, annotations=FLAGS.annotations, folder_split=_folder_split()
+  )
+  plan = shards.plan(dataset, FLAGS.clips_per_shard)
+  parameters = {
+      "dataset": FLAGS.dataset,
+      "clips_per_shard": FLAGS.clips_per_shard,
+      **settings,
+      "list_of_clips": shards.listing_digest(dataset),
+  }
+  folder = shards.Folder(FLAGS.output, plan)
+  with folder.locked():
+    folder.check_parameters(parameters)
+    make = functools.partial(
+        make_serialized,
+        dataset=dataset.name,
+        classes=dataset.classes,
+        settings=settings,
+        root=FLAGS.videos,
+        quiet=cli.is_quiet(),
+    )
+    _run(folder, sum(len(shard.clips) for shard in plan), make)
+    failures = folder.finish(dataset, parameters)
+  return _report(folder, failures)
+
+
+def make_serialized(
+    task: shards.Task, *, dataset: str, classes: tuple[str, ...], settings: dict[str, Any], root: str, quiet: bool
+) -> bytes:
+  """The serialized record of one clip; runs in a worker. See `prepare.make_record` for what it raises."""
+  cli.import_tensorflow(quiet=quiet)
+  import cv2
+
+  from i3d_tf.video import prepare
+  from i3d_tf.video import records
+
+  cv2.setNumThreads(1)
+  options = prepare.Settings(**settings)
+  return records.serialize(
+      prepare.make_record(task.clip, dataset=dataset, classes=classes, settings=options, root=root)
+  )
+
+
+def _settings() -> dict[str, Any]:
+  """The fields of `prepare.Settings`, checked; a plain dictionary, so that this module needs no TensorFlow."""
+  names = ("fps", "short_side", "jpeg_quality", "flow_format", "flow_rounding", "flow_engine")
+  if not FLAGS.streams or not set(FLAGS.streams) <= {"rgb", "flow"} or len(set(FLAGS.streams)) < len(FLAGS.streams):
+    raise errors.I3dError(f"--streams={','.join(FLAGS.streams)}; allowed are rgb, flow and rgb,flow")
+  # In one order, since the flag's must not make two folders differ.
+  streams = tuple(stream for stream in ("rgb", "flow") if stream in FLAGS.streams)
+  return {"streams": streams, **{name: FLAGS[name].value for name in names}}
+
+
+def _folder_split() -> datasets.FolderSplit | None:
+  own = [name for name in ("fractions", "split_seed", "split_group") if FLAGS[name].present]
+  if not own:
+    return None
+  values = {}
+  if FLAGS.fractions is not None:
+    try:
+      train, val, test = map(float, FLAGS.fractions)
+    except ValueError:
+      given = ",".join(FLAGS.fractions)
+      raise errors.I3dError(f"--fractions={given}; it takes three numbers, as 0.8,0.1,0.1") from None
+    values = {"train": train, "val": val, "test": test}
+  return datasets.FolderSplit(**values, seed=FLAGS.split_seed, group=FLAGS.split_group)
+
+
+def _run(folder: shards.Folder, num_clips: int, make) -> None:
+  """Does what is left to do, on worker processes, with a progress bar."""
+  tasks = folder.tasks()
+  folder.finish_shards()
+  num_workers = min(FLAGS.num_workers or workers.available_cores(), len(tasks))
+  if not tasks:
+    return
+  with tqdm.tqdm(total=num_clips, initial=num_clips - len(tasks), unit="video", disable=None) as bar:
+    for outcome in workers.run(make, tasks, num_workers=num_workers):
+      folder.put(outcome.task, outcome.value, outcome.error)
+      if outcome.error is not None:
+        tqdm.tqdm.write(f"failed: {outcome.task.clip.id}: {outcome.error}")
+      folder.finish_shards()
+      bar.update()
+
+
+def _report(folder: shards.Folder, failures: list[dict]) -> int:
+  for split, counts in folder.read_info()["splits"].items():
+    numbers = ", ".join(f"{number} {what}" for what, number in counts.items())
+    print(f"{split}: {numbers}")
+  if failures:
+    print(f"the videos that failed, and why: {folder.path / shards.FAILURES}")
+  if len(failures) > FLAGS.max_failures:
+    return cli.fail(f"{len(failures)} videos failed, more than --max_failures={FLAGS.max_failures}; the rest is done")
+  return 0
+
+
+def run() -> None:
+  """The console script."""
+  cli.run(main, usage=USAGE)
+
+
+if __name__ == "__main__":
+  run()

@@ -1,0 +1,240 @@
+"""Clips as MediaSequence SequenceExamples: one schema from which writer and parser follow.
+
+Keys are those of google/mediapipe media_sequence, so that its readers and DMVR's read these records and we read theirs.
+Two sources differ in the key of the label's text: MediaSequence writes `clip/label/string`, DMVR expects
+`clip/label/text`; both are written and either is read. What MediaSequence has no key for (how flow became bytes) stands
+under `FORWARD_FLOW/encoding/`.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+import tensorflow as tf
+
+from i3d_tf import errors
+
+RGB = ""
+FLOW = "FORWARD_FLOW/"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+  """One clip as it is stored.
+
+  Attributes:
+    id: names the clip within its data set.
+    dataset: the data set's name.
+    path: the video's path below the data set's folder.
+    labels: class names, none for an unlabelled clip; `label_indices` are their indices.
+    start, end: microseconds in the original video.
+    frame_rate: frames per second.
+    height, width: of the frames, in pixels.
+    image_format: of the frames, 'JPEG' or 'PNG'.
+    frames: encoded RGB images; `timestamps` are their times in microseconds from the clip's start.
+    flow_frames: encoded flow images (red x, green y), the flow from each frame to the next.
+    flow_timestamps: microseconds; a flow has the time of its first frame.
+    flow_format, flow_bound, flow_rounding: how flow was encoded; see `flow.encode`.
+  """
+
+  id: str
+  dataset: str
+  path: str = ""
+  labels: tuple[str, ...] = ()
+  label_indices: tuple[int, ...] = ()
+  start: int = 0
+  end: int = 0
+  frame_rate: float = 25.0
+  height: int = 0
+  width: int = 0
+  image_format: str = "JPEG"
+  frames: tuple[bytes, ...] = ()
+  timestamps: tuple[int, ...] = ()
+  flow_format: str = ""
+  flow_bound: float = 0.0
+  flow_rounding: str = ""
+  flow_frames: tuple[bytes, ...] = ()
+  flow_timestamps: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """Where an attribute of `Record` is stored.
+
+  Attributes:
+    attribute: its name in `Record`.
+    keys: it is written under all of them and read from the first that is there.
+    is_sequence: one value a frame (a feature list) rather than one value or list a clip.
+    required: a record without it is refused.
+  """
+
+  attribute: str
+  keys: tuple[str, ...]
+  is_sequence: bool = False
+  required: bool = False
+
+
+SCHEMA: tuple[Field, ...] = (
+    Field("id", ("example/id",)),
+    Field("dataset", ("example/dataset_name",)),
+    Field("path", ("clip/data_path",)),
+    Field("labels", ("clip/label/string", "clip/label/text")),
+    Field("label_indices", ("clip/label/index",)),
+    Field("start", ("clip/start/timestamp",)),
+    Field("end", ("clip/end/timestamp",)),
+    Field("frame_rate", ("image/frame_rate",)),
+    Field("height", ("image/height",)),
+    Field("width", ("image/width",)),
+    Field("image_format", ("image/format",)),
+    Field("frames", ("image/encoded",), is_sequence=True),
+    Field("timestamps", ("image/timestamp",), is_sequence=True),
+    Field("flow_format", (f"{FLOW}image/format",)),
+    Field("flow_bound", (f"{FLOW}encoding/bound",)),
+    Field("flow_rounding", (f"{FLOW}encoding/rounding",)),
+    Field("flow_frames", (f"{FLOW}image/encoded",), is_sequence=True),
+    Field("flow_timestamps", (f"{FLOW}image/timestamp",), is_sequence=True),
+)
+_TYPES = {field.name: field.type for field in dataclasses.fields(Record)}
+_DTYPES = {int: tf.int64, float: tf.float32, str: tf.string, bytes: tf.string}
+
+
+def serialize(record: Record) -> bytes:
+  """The record as a serialized SequenceExample; the same record gives the same bytes.
+
+  Raises:
+    ValueError: if frames, flow and their timestamps do not fit together.
+  """
+  _check(record)
+  example = tf.train.SequenceExample()
+  for field in SCHEMA:
+    values = _as_list(getattr(record, field.attribute))
+    if not values or not _is_stored(record, field):
+      continue
+    for key in field.keys:
+      if field.is_sequence:
+        steps = example.feature_lists.feature_list[key].feature
+        for value in values:
+          steps.append(_feature([value]))
+      else:
+        example.context.feature[key].CopyFrom(_feature(values))
+  return example.SerializeToString(deterministic=True)
+
+
+def deserialize(serialized: bytes) -> Record:
+  """Reads a SequenceExample of ours, MediaSequence's or DMVR's in Python.
+
+  Raises:
+    I3dError: if it is no SequenceExample, or has values of another type.
+  """
+  example = tf.train.SequenceExample()
+  try:
+    example.ParseFromString(serialized)
+  except Exception as error:  # protobuf's implementations differ in the class they raise
+    raise errors.I3dError(f"the record is no SequenceExample: {error}") from None
+  values = {}
+  for field in SCHEMA:
+    source = example.feature_lists.feature_list if field.is_sequence else example.context.feature
+    key = next((key for key in field.keys if key in source), None)
+    if key is None:
+      continue
+    features = source[key].feature if field.is_sequence else [source[key]]
+    values[field.attribute] = _from_features(features, field, key)
+  return Record(**({"id": "", "dataset": ""} | values))
+
+
+def parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.FixedLenSequenceFeature]]:
+  """What `tf.io.parse_single_sequence_example` needs: the context's features and the sequences'."""
+  context, sequence = {}, {}
+  for field in SCHEMA:
+    dtype = _DTYPES[_element_type(field.attribute)]
+    for key in field.keys:
+      if field.is_sequence:
+        sequence[key] = tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+      else:
+        context[key] = tf.io.VarLenFeature(dtype)
+  return context, sequence
+
+
+def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+  """Parses one serialized record in a TensorFlow graph.
+
+  Returns:
+    By attribute of `Record`: vectors for `labels`, `label_indices` and everything stored once a frame, scalars for the
+    rest (absent ones are empty strings or 0). Images stay encoded.
+  """
+  context, sequence = tf.io.parse_single_sequence_example(serialized, *parsing_specs())
+  parsed = {}
+  for field in SCHEMA:
+    if field.is_sequence:
+      parsed[field.attribute] = sequence[field.keys[0]]
+      continue
+    values = [tf.sparse.to_dense(context[key]) for key in field.keys]
+    value = values[0]
+    for other in values[1:]:
+      value = tf.cond(tf.size(value) > 0, lambda value=value: value, lambda other=other: other)
+    if not _is_tuple(field.attribute):
+      empty = tf.zeros([1], value.dtype) if value.dtype != tf.string else tf.constant([""])
+      value = tf.concat([value, empty], axis=0)[0]
+    parsed[field.attribute] = value
+  return parsed
+
+
+def _check(record: Record) -> None:
+  if len(record.frames) != len(record.timestamps):
+    raise ValueError(f"{record.id}: {len(record.frames)} frames have {len(record.timestamps)} timestamps")
+  if len(record.flow_frames) != len(record.flow_timestamps):
+    raise ValueError(f"{record.id}: {len(record.flow_frames)} flows have {len(record.flow_timestamps)} timestamps")
+  if record.frames and record.flow_frames and len(record.flow_frames) != len(record.frames) - 1:
+    raise ValueError(f"{record.id}: {len(record.frames)} frames have {len(record.flow_frames)} flows, not one fewer")
+  if len(record.labels) != len(record.label_indices):
+    raise ValueError(f"{record.id}: {len(record.labels)} labels have {len(record.label_indices)} indices")
+
+
+def _is_stored(record: Record, field: Field) -> bool:
+  """Whether the field says something: flow's description is left out of a record without flow, and so with RGB."""
+  if field.attribute.startswith("flow_"):
+    return bool(record.flow_frames)
+  if field.attribute in ("image_format",):
+    return bool(record.frames)
+  return True
+
+
+def _element_type(attribute: str) -> type:
+  annotation = _TYPES[attribute]
+  return annotation.__args__[0] if _is_tuple(attribute) else annotation
+
+
+def _is_tuple(attribute: str) -> bool:
+  return hasattr(_TYPES[attribute], "__args__")
+
+
+def _as_list(value) -> list:
+  return list(value) if isinstance(value, tuple) else [value]
+
+
+def _feature(values: Sequence[int | float | str | bytes]) -> tf.train.Feature:
+  if isinstance(values[0], int):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+  if isinstance(values[0], float):
+    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+  encoded = [value.encode() if isinstance(value, str) else value for value in values]
+  return tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
+
+
+def _from_features(features: Sequence[tf.train.Feature], field: Field, key: str):
+  element = _element_type(field.attribute)
+  kind = {int: "int64_list", float: "float_list"}.get(element, "bytes_list")
+  values = []
+  for feature in features:
+    if feature.WhichOneof("kind") not in (kind, None):
+      raise errors.I3dError(f"the record's {key} is a {feature.WhichOneof('kind')}; it must be a {kind}")
+    values += [value.decode(errors="replace") if element is str else value for value in getattr(feature, kind).value]
+  if _is_tuple(field.attribute):
+    return tuple(values)
+  return values[0] if values else _default(field.attribute)
+
+
+def _default(attribute: str):
+  return _element_type(attribute)()
+
+
+Parsed = Mapping[str, tf.Tensor]

@@ -1,0 +1,230 @@
+"""A folder of TFRecord shards that grows clip by clip and survives being killed at any moment.
+
+Every finished clip is kept by one rename in a work folder; when all clips of a shard are there, they become the shard
+in the order of the plan, by one more rename. So a finished folder has the same bytes whatever the number of workers,
+the order in which they finished, and the interruptions.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import struct
+
+import google_crc32c
+
+from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf.video import datasets
+from i3d_tf.weights import manifest
+
+SHUFFLE_SEED = 47  # MediaSequence's for Kinetics
+INFO = "dataset.json"
+FAILURES = "failures.tsv"
+MISSING = "missing.tsv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A file of records to be: `name` without suffix, its split, and its clips in order."""
+
+  name: str
+  split: str
+  clips: tuple[datasets.Clip, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One clip's place: the `index`-th of `shard`."""
+
+  shard: str
+  index: int
+  clip: datasets.Clip
+
+
+def plan(dataset: datasets.Dataset, clips_per_shard: int) -> list[Shard]:
+  """Divides each split into shards of at most `clips_per_shard` clips, shuffled with a fixed seed."""
+  shards = []
+  for split, clips in dataset.splits.items():
+    shuffled = list(clips)
+    random.Random(f"{SHUFFLE_SEED}/{split}").shuffle(shuffled)
+    count = -(-len(shuffled) // clips_per_shard)
+    for index in range(count):
+      part = shuffled[index * len(shuffled) // count : (index + 1) * len(shuffled) // count]
+      shards.append(Shard(f"{split}-{index:05}-of-{count:05}", split, tuple(part)))
+  return shards
+
+
+def frame(record: bytes) -> bytes:
+  """A serialized record as it stands in a TFRecord file, which is nothing but such pieces one after the other."""
+  length = struct.pack("<Q", len(record))
+  return b"".join([length, _masked(length), record, _masked(record)])
+
+
+def _masked(content: bytes) -> bytes:
+  return struct.pack("<I", manifest.mask(google_crc32c.value(content)))
+
+
+class Folder:
+  """The output folder: which clips are done, and putting in what comes."""
+
+  def __init__(self, path: str | os.PathLike, shards: Iterable[Shard]):
+    self.path = pathlib.Path(path)
+    self._shards = {shard.name: shard for shard in shards}
+    self._left = {}  # clips of each unfinished shard that are still to come
+
+  @contextlib.contextmanager
+  def locked(self) -> Iterator[None]:
+    """Keeps other processes of ours out of the folder, which is made if it is not there.
+
+    Raises:
+      I3dError: if another process is at work in it.
+    """
+    self.path.mkdir(parents=True, exist_ok=True)
+    with open(self.path / ".lock", "w") as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise errors.I3dError(f"{self.path}: another process is writing here; wait for it or stop it") from None
+      yield
+
+  def check_parameters(self, parameters: Mapping) -> None:
+    """Writes down how the folder is made, or compares with what is written.
+
+    Raises:
+      I3dError: if the folder was made otherwise, naming every difference.
+    """
+    info = self.path / INFO
+    if not info.exists():
+      if strangers := sorted(self.path.glob("*.tfrecord")):
+        raise errors.I3dError(f"{strangers[0]}: there are records here, but no {INFO} that says how they were made")
+      self._write_info({"parameters": parameters, "complete": False})
+      return
+    old = self.read_info()["parameters"]
+    new = json.loads(json.dumps(parameters))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if names:
+      listed = "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
+      raise errors.I3dError(
+          f"{self.path} was made with other parameters ({listed}); choose another folder or remove it"
+      )
+
+  def read_info(self) -> dict:
+    """The content of dataset.json; I3dError if it cannot be read."""
+    path = self.path / INFO
+    try:
+      return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+      raise errors.I3dError(f"{path}: cannot be read: {error}") from None
+
+  def tasks(self) -> list[Task]:
+    """The clips that are still to do, in order."""
+    todo = []
+    for shard in self._shards.values():
+      if self._final(shard.name).exists():
+        continue
+      left = [i for i in range(len(shard.clips)) if not any(path.exists() for path in self._pieces(shard.name, i))]
+      self._left[shard.name] = set(left)
+      todo += [Task(shard.name, i, shard.clips[i]) for i in left]
+    return todo
+
+  def put(self, task: Task, record: bytes | None, error: str | None) -> None:
+    """Keeps a clip's record, or why there is none."""
+    record_path, failure_path = self._pieces(task.shard, task.index)
+    record_path.parent.mkdir(parents=True, exist_ok=True)
+    if record is not None:
+      _write(record_path, frame(record))
+    else:
+      failure = {"id": task.clip.id, "path": task.clip.path, "reason": error}
+      _write(failure_path, json.dumps(failure).encode())
+    self._left[task.shard].discard(task.index)
+
+  def finish_shards(self) -> None:
+    """Puts together every shard that has all its clips."""
+    for name in [name for name, left in self._left.items() if not left]:
+      self._assemble(self._shards[name])
+      del self._left[name]
+
+  def finish(self, dataset: datasets.Dataset, parameters: Mapping) -> list[dict]:
+    """Writes the counts and the lists of failed and missing clips; returns the failures.
+
+    Raises:
+      I3dError: if the counts do not add up.
+    """
+    splits, failures = {}, []
+    for split, clips in dataset.splits.items():
+      summaries = [self._summary(shard.name) for shard in self._shards.values() if shard.split == split]
+      failed = [{"split": split, **failure} for summary in summaries for failure in summary["failures"]]
+      written = sum(summary["records"] for summary in summaries)
+      if written + len(failed) != len(clips):
+        raise errors.I3dError(
+            f"{self.path}: {split} lists {len(clips)} clips, but {written} are written and {len(failed)} failed"
+        )
+      counts = {"listed": len(clips), "written": written, "failed": len(failed), "missing": len(dataset.missing[split])}
+      splits[split] = {**counts, "shards": len(summaries)}
+      failures += failed
+    rows = [(f["split"], f["id"], f["path"], f["reason"]) for f in failures]
+    _write(self.path / FAILURES, _table(("split", "id", "path", "reason"), rows))
+    absent = [(split, clip.id, clip.path) for split, clips in dataset.missing.items() for clip in clips]
+    _write(self.path / MISSING, _table(("split", "id", "path"), absent))
+    self._write_info(
+        {"parameters": parameters, "complete": True, "splits": splits, "classes": dataset.classes, "name": dataset.name}
+    )
+    shutil.rmtree(self._work, ignore_errors=True)
+    return failures
+
+  @property
+  def _work(self) -> pathlib.Path:
+    return self.path / ".work"
+
+  def _final(self, name: str) -> pathlib.Path:
+    return self.path / f"{name}.tfrecord"
+
+  def _pieces(self, name: str, index: int) -> tuple[pathlib.Path, pathlib.Path]:
+    folder = self._work / name
+    return folder / f"{index:06}.tfrecord", folder / f"{index:06}.failed"
+
+  def _summary_path(self, name: str) -> pathlib.Path:
+    return self.path / ".shards" / f"{name}.json"
+
+  def _summary(self, name: str) -> dict:
+    return json.loads(self._summary_path(name).read_text(encoding="utf-8"))
+
+  def _assemble(self, shard: Shard) -> None:
+    pieces = [self._pieces(shard.name, index) for index in range(len(shard.clips))]
+    written = [record for record, _ in pieces if record.exists()]
+    failures = [json.loads(failure.read_text()) for record, failure in pieces if not record.exists()]
+    self._summary_path(shard.name).parent.mkdir(exist_ok=True)
+    _write(self._summary_path(shard.name), json.dumps({"records": len(written), "failures": failures}).encode())
+    with files.replacing(self._final(shard.name)) as file:  # last: it says that the shard is done
+      for piece in written:
+        with open(piece, "rb") as source:
+          shutil.copyfileobj(source, file)
+    shutil.rmtree(self._work / shard.name)
+
+  def _write_info(self, info: Mapping) -> None:
+    _write(self.path / INFO, (json.dumps(info, indent=2) + "\n").encode())
+
+
+def listing_digest(dataset: datasets.Dataset) -> str:
+  """Tells one list of clips from another, wherever their files are."""
+  rows = [
+      [split, clip.id, clip.start, clip.end, clip.label] for split, clips in dataset.splits.items() for clip in clips
+  ]
+  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> bytes:
+  clean = [[field.replace("\t", " ").replace("\n", " ") for field in row] for row in (header, *rows)]
+  return "".join("\t".join(row) + "\n" for row in clean).encode(errors="backslashreplace")
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+  with files.replacing(path) as file:
+    file.write(content)

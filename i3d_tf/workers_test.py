@@ -1,0 +1,78 @@
+"""Workers that answer, fail, die, and are outlived by their tasks."""
+
+import os
+import pathlib
+import signal
+import tempfile
+import time
+
+from absl.testing import absltest
+
+from i3d_tf import errors
+from i3d_tf import workers
+
+
+def _work(task):
+  """Does what the task says; runs in a worker."""
+  action, argument = task
+  if action == "square":
+    return argument * argument
+  if action == "fail":
+    raise errors.VideoError(f"{argument}: bad")
+  if action == "missing":
+    return open(argument)
+  if action == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+  if action == "die once":
+    path = pathlib.Path(argument)
+    if not path.exists():
+      path.touch()
+      os.kill(os.getpid(), signal.SIGSEGV)
+    return "second try"
+  if action == "exit":
+    os._exit(argument)
+  raise ZeroDivisionError("a defect")
+
+
+class WorkersTest(absltest.TestCase):
+
+  def test_every_task_has_one_outcome(self):
+    tasks = [("square", n) for n in range(20)]
+    outcomes = list(workers.run(_work, tasks, num_workers=3))
+    self.assertCountEqual([(o.task, o.value) for o in outcomes], [(t, t[1] ** 2) for t in tasks])
+
+  def test_errors_and_deaths_cost_their_task_only(self):
+    with tempfile.TemporaryDirectory() as folder:
+      mark = os.path.join(folder, "mark")
+      tasks = [("square", 1), ("fail", "x.mp4"), ("die", 0), ("missing", "/no/file"), ("exit", 3), ("die once", mark)]
+      tasks += [("square", n) for n in range(2, 6)]
+      outcomes = {o.task: o for o in workers.run(_work, tasks, num_workers=2)}
+    self.assertLen(outcomes, len(tasks))
+    self.assertEqual(outcomes[("fail", "x.mp4")].error, "x.mp4: bad")
+    self.assertEqual(outcomes[("missing", "/no/file")].error, "/no/file: No such file or directory")
+    self.assertEqual(outcomes[("die", 0)].error, "the worker process died (SIGKILL), 2 times")
+    self.assertEqual(outcomes[("exit", 3)].error, "the worker process died (exit status 3), 2 times")
+    self.assertEqual(outcomes[("die once", mark)].value, "second try")
+    self.assertEqual([outcomes[("square", n)].value for n in range(1, 6)], [1, 4, 9, 16, 25])
+
+  def test_a_defect_is_raised(self):
+    with self.assertRaisesRegex(RuntimeError, "(?s)a worker failed on .*ZeroDivisionError: a defect"):
+      list(workers.run(_work, [("defect", 0)], num_workers=1))
+
+  def test_no_task(self):
+    self.assertEmpty(list(workers.run(_work, [], num_workers=2)))
+
+  def test_leaving_early_stops_the_workers(self):
+    import multiprocessing
+
+    running = workers.run(_work, [("square", n) for n in range(10)], num_workers=2)
+    next(running)
+    running.close()
+    deadline = time.time() + 10
+    while multiprocessing.active_children() and time.time() < deadline:
+      time.sleep(0.05)
+    self.assertEmpty(multiprocessing.active_children())
+
+
+if __name__ == "__main__":
+  absltest.main()
