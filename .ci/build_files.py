@@ -34,7 +34,7 @@ DISTRIBUTIONS = {  # by import name
     "tensorflow_datasets": "tensorflow-datasets",
     "tqdm": "tqdm",
 }
-SLOW = {"dm-sonnet", "tensorflow", "tensorflow-datasets"}  # to import; a test that needs none of them is small
+SLOW = {"dm-sonnet", "numba", "tensorflow", "tensorflow-datasets"}  # to import or compile; a test without them is small
 HEADER = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
 
 {loads}

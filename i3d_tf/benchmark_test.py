@@ -9,6 +9,7 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from i3d_tf import testing
 from i3d_tf.benchmarks import timing
 
 
@@ -38,10 +39,30 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertIsNone(report["openvino_seconds"])
     self.assertIn("training step", done.stdout)
 
+  def test_flow(self):
+    clip = testing.shared("clips/ucf101/Biking/v_Biking_g05_c02.avi")
+    with tempfile.TemporaryDirectory() as folder:
+      output = pathlib.Path(folder) / "report.json"
+      done = _run("flow", f"--video={clip}", "--pairs=1", "--rounds=1", f"--json={output}")
+      self.assertEqual(done.returncode, 0, done.stderr)
+      report = json.loads(output.read_text())
+    self.assertEqual((report["size"], report["pairs"]), ([340, 256], 1))
+    self.assertLess(report["mean_end_point_difference"], 0.05)
+    self.assertGreater(report["percent_within_tenth"], 95)
+    self.assertAlmostEqual(sum(report["shares"].values()), 1)
+    for comparison in report["comparisons"]:
+      self.assertAlmostEqual(
+          comparison["ratio"], comparison["opencv_milliseconds"] / comparison["milliseconds"], places=6
+      )
+    self.assertIn("times as fast", done.stdout)
+
   @parameterized.parameters(
-      (("speed",), "say what to measure: network; got speed"),
-      ((), "say what to measure: network; got nothing"),
+      (("speed",), "say what to measure: network or flow; got speed"),
+      ((), "say what to measure: network or flow; got nothing"),
       (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
+      (("flow",), "give --video, or two --images"),
+      (("flow", "--images=a.png"), "--images takes two files, not 1"),
+      (("flow", "--images=a.png,b.png"), "a.png and b.png: these are not two images"),
       (("network", "--json=/no/folder/x.json"), "/no/folder/x.json: No such file or directory"),
   )
   def test_one_sentence_for_a_bad_call(self, arguments, message):

@@ -17,6 +17,8 @@ USAGE = """Classifies videos with Inception I3D.
 A video file or folder, whole, in one pass:
   python -m i3d_tf.classify --video=clip.mp4 --rgb_checkpoint=rgb_scratch
 
+With --streams=flow or joint the optical flow (TV-L1) of a video is computed on the fly.
+
 The release's sample run, and how far it is from the published figures:
   python -m i3d_tf.classify --streams=joint --rgb_npy=v_CricketShot_g04_c01_rgb.npy \\
       --flow_npy=v_CricketShot_g04_c01_flow.npy --expect=published
@@ -33,7 +35,10 @@ flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a release
 flags.DEFINE_string("rgb_npy", None, "RGB clip as an array [1, frames, 224, 224, 3] in [-1, 1], in place of a video.")
 flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], in place of a video.")
 flags.DEFINE_enum(
-    "streams", None, ["rgb", "flow", "joint"], "Streams to use; joint adds their logits. Default: those with an input."
+    "streams",
+    None,
+    ["rgb", "flow", "joint"],
+    "Streams to use; joint adds their logits. Default: rgb of a video, or those with an array.",
 )
 flags.DEFINE_integer("top_k", 5, "Number of classes to print.", lower_bound=1)
 flags.DEFINE_integer("max_frames", 250, "Frames of a video to use, at 25 per second, from its start.", lower_bound=9)
@@ -60,11 +65,10 @@ def _streams() -> list[str]:
     raise errors.I3dError("give either --video or arrays (--rgb_npy, --flow_npy)")
   if FLAGS.video and FLAGS.expect:
     raise errors.I3dError("--expect=published is for the release's sample arrays; give them with --rgb_npy, --flow_npy")
-  available = ["rgb"] if FLAGS.video else given
-  wanted = {None: available, "joint": ["rgb", "flow"]}.get(FLAGS.streams, [FLAGS.streams])
+  available = ["rgb", "flow"] if FLAGS.video else given
+  wanted = {None: ["rgb"] if FLAGS.video else given, "joint": ["rgb", "flow"]}.get(FLAGS.streams, [FLAGS.streams])
   if missing := [stream for stream in wanted if stream not in available]:
-    source = "a video gives the rgb stream only" if FLAGS.video else f"--{missing[0]}_npy is not given"
-    raise errors.I3dError(f"--streams={FLAGS.streams} needs the {missing[0]} stream, but {source}")
+    raise errors.I3dError(f"--streams={FLAGS.streams} needs --{missing[0]}_npy, which is not given")
   if unused := [stream for stream in given if stream not in wanted]:
     raise errors.I3dError(f"--{unused[0]}_npy is given, but --streams={FLAGS.streams} does not use it")
   if unused := [stream for stream in arrays if stream not in wanted and FLAGS[f"{stream}_checkpoint"].present]:
@@ -132,7 +136,13 @@ def _read_clips(name: str, streams: list[str]) -> dict:
   from i3d_tf.evaluation import classification
 
   if FLAGS.video:
-    return {"rgb": classification.read_rgb_clip(name, max_frames=FLAGS.max_frames)}
+    with tqdm.tqdm(desc="optical flow", unit="frame", disable=None if "flow" in streams else True, leave=False) as bar:
+
+      def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+      return classification.read_video_clips(name, streams, max_frames=FLAGS.max_frames, on_flow=show)
   return {stream: classification.read_npy_clip(FLAGS[f"{stream}_npy"].value) for stream in streams}
 
 

@@ -127,11 +127,9 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
       ("empty_list", ["--video="], "give either --video or arrays"),
       ("both", ["--video=a.mp4", "--rgb_npy=a.npy"], "give either --video or arrays"),
       ("expect_of_video", ["--video=a.mp4", "--expect=published"], "--expect=published is for the release's sample"),
-      ("flow_of_video", ["--video=a.mp4", "--streams=flow"], "needs the flow stream, but a video gives the rgb"),
-      ("joint_of_video", ["--video=a.mp4", "--streams=joint"], "needs the flow stream, but a video gives the rgb"),
-      ("joint_without_flow", ["--rgb_npy=a.npy", "--streams=joint"], "needs the flow stream, but --flow_npy is not"),
-      ("joint_without_rgb", ["--flow_npy=a.npy", "--streams=joint"], "needs the rgb stream, but --rgb_npy is not"),
-      ("rgb_of_flow", ["--flow_npy=a.npy", "--streams=rgb"], "needs the rgb stream, but --rgb_npy is not"),
+      ("joint_without_flow", ["--rgb_npy=a.npy", "--streams=joint"], "--streams=joint needs --flow_npy, which"),
+      ("joint_without_rgb", ["--flow_npy=a.npy", "--streams=joint"], "needs --rgb_npy, which"),
+      ("rgb_of_flow", ["--flow_npy=a.npy", "--streams=rgb"], "--streams=rgb needs --rgb_npy, which"),
       ("unused_npy", ["--rgb_npy=a", "--flow_npy=b", "--streams=rgb"], "--flow_npy is given, but --streams=rgb does"),
       ("unused_flow_checkpoint", ["--video=a", "--flow_checkpoint=b"], "--flow_checkpoint is given, but only the rgb"),
       ("unused_rgb_checkpoint", ["--flow_npy=a", "--rgb_checkpoint=b"], "--rgb_checkpoint is given, but only the flow"),
@@ -273,7 +271,7 @@ class ClassifyTest(ClassifyTestCase):
     results = {result["input"]: result for result in saved["results"]}
     self.assertEqual(list(results), [strange, "text.mp4", "none.mp4", "long.avi", "more/c.avi", "more/short.avi"])
     for name, num_frames in {strange: 12, "long.avi": 14, "more/c.avi": 9}.items():
-      clip = classification.read_rgb_clip(self.folder / name, max_frames=14)
+      clip = classification.read_video_clips(self.folder / name, max_frames=14)["rgb"]
       self._assert_result(results[name], name, num_frames, self._expected("rgb", clip), top_k=3)
       if name != strange:
         self._assert_printed(results[name], done.stdout)
@@ -289,7 +287,7 @@ class ClassifyTest(ClassifyTestCase):
     done = self.run_classify("--video=a.avi", f"--rgb_checkpoint={self.checkpoints['rgb']}")
     self.assertEqual((done.returncode, done.stderr), (0, ""))
     heading, norm, *lines = done.stdout.rstrip("\n").split("\n")
-    logits = self._expected("rgb", classification.read_rgb_clip(self.folder / "a.avi"))
+    logits = self._expected("rgb", classification.read_video_clips(self.folder / "a.avi")["rgb"])
     self.assertEqual(heading, "a.avi: 12 frames")
     self.assertAlmostEqual(float(norm.removeprefix("Norm of logits: ")), np.linalg.norm(logits), places=2)
     best = np.argsort(-logits)[:5]

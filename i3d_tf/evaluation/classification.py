@@ -1,6 +1,6 @@
 """Classifying whole clips with one stream or two."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
 import zipfile
@@ -11,7 +11,9 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf.models import inception
 from i3d_tf.video import decode
+from i3d_tf.video import flow
 from i3d_tf.video import ops
+from i3d_tf.video import tvl1
 from i3d_tf.weights import release
 
 MAX_FRAMES = 250  # ten seconds at 25 frames per second, the length of a Kinetics clip
@@ -58,19 +60,38 @@ class StreamClassifier:
     return logits
 
 
-def read_rgb_clip(path: str | os.PathLike, *, max_frames: int = MAX_FRAMES) -> np.ndarray:
-  """The network's RGB input `[T, 224, 224, 3]` from a video: 25 fps, short side 256, centre crop, [-1, 1].
+def read_video_clips(
+    path: str | os.PathLike,
+    streams: Sequence[str] = ("rgb",),
+    *,
+    max_frames: int = MAX_FRAMES,
+    on_flow: Callable[[int, int], None] | None = None,
+) -> dict[str, np.ndarray]:
+  """The networks' inputs from a video: 25 fps, short side 256, centre crop.
+
+  Args:
+    path: a video.
+    streams: 'rgb' `[T, 224, 224, 3]`, values in [-1, 1]; 'flow' `[T - 1, 224, 224, 2]`, TV-L1 flow of the whole frames,
+      cut off at +-20 pixels per frame and scaled to [-1, 1], in full precision.
+    max_frames: use so many frames, or flows, from the video's start.
+    on_flow: called with (flows done, flows in all) after each flow.
 
   Raises:
-    VideoError: if the video cannot be read, or is too short for the network.
+    VideoError: if the video cannot be read, or is too short for a network.
   """
-  frames = decode.read_video(path, max_frames=max_frames)
-  if len(frames) < inception.MIN_FRAMES:
+  has_flow = "flow" in streams
+  frames = decode.read_video(path, max_frames=max_frames + has_flow)
+  if len(frames) < inception.MIN_FRAMES + has_flow:
     raise errors.VideoError(
         f"{path}: the video has {len(frames)} frames at {decode.FRAME_RATE:g} frames per second; "
-        f"the network needs at least {inception.MIN_FRAMES}"
+        f"the network needs at least {inception.MIN_FRAMES + has_flow}"
     )
-  return ops.scale_rgb(ops.center_crop(frames))
+  clips = {}
+  if "rgb" in streams:
+    clips["rgb"] = ops.scale_rgb(ops.center_crop(frames[:max_frames]))
+  if has_flow:
+    clips["flow"] = flow.scale(ops.center_crop(tvl1.tvl1_flow(frames, on_pair=on_flow)))
+  return clips
 
 
 def read_npy_clip(path: str | os.PathLike) -> np.ndarray:

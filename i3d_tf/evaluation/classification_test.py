@@ -16,6 +16,7 @@ from i3d_tf import errors
 from i3d_tf.evaluation import classification
 from i3d_tf.models import inception
 from i3d_tf.video import decode
+from i3d_tf.video import tvl1
 
 
 class RankTest(parameterized.TestCase):
@@ -150,11 +151,11 @@ def _write_video(path: pathlib.Path, num_frames: int, *, rate: int = 25, size: t
     container.mux(stream.encode())
 
 
-class ReadRgbClipTest(TemporaryFolderTest):
+class ReadVideoClipsTest(TemporaryFolderTest):
 
   def test_shape_range_and_values(self):
     _write_video(self.folder / "a.mp4", 12)
-    clip = classification.read_rgb_clip(self.folder / "a.mp4")
+    clip = classification.read_video_clips(self.folder / "a.mp4")["rgb"]
     self.assertEqual(clip.shape, (12, 224, 224, 3))
     self.assertEqual(clip.dtype, np.float32)
     expected = (40 + 8 * np.arange(12)) * 2 / 255 - 1
@@ -165,12 +166,31 @@ class ReadRgbClipTest(TemporaryFolderTest):
     frames = decode.read_video(self.folder / "a.mp4")
     self.assertEqual(frames.shape, (9, 256, 384, 3))
     expected = frames[:, 16:240, 80:304].astype(np.float64) / 127.5 - 1
-    np.testing.assert_allclose(classification.read_rgb_clip(self.folder / "a.mp4"), expected, rtol=0, atol=1e-6)
+    clip = classification.read_video_clips(self.folder / "a.mp4")["rgb"]
+    np.testing.assert_allclose(clip, expected, rtol=0, atol=1e-6)
 
   def test_max_frames(self):
     _write_video(self.folder / "a.mp4", 12)
-    whole = classification.read_rgb_clip(self.folder / "a.mp4")
-    np.testing.assert_array_equal(classification.read_rgb_clip(self.folder / "a.mp4", max_frames=10), whole[:10])
+    whole = classification.read_video_clips(self.folder / "a.mp4")["rgb"]
+    part = classification.read_video_clips(self.folder / "a.mp4", max_frames=10)["rgb"]
+    np.testing.assert_array_equal(part, whole[:10])
+
+  def test_flow_is_that_of_the_whole_frames_scaled_and_cropped(self):
+    _write_video(self.folder / "a.mp4", 12)
+    calls = []
+    clips = classification.read_video_clips(
+        self.folder / "a.mp4", ("rgb", "flow"), max_frames=10, on_flow=lambda *counts: calls.append(counts)
+    )
+    self.assertEqual(clips["rgb"].shape, (10, 224, 224, 3))
+    frames = decode.read_video(self.folder / "a.mp4", max_frames=11)
+    expected = np.clip(tvl1.tvl1_flow(frames)[:, 16:240, 80:304] / 20, -1, 1)
+    np.testing.assert_allclose(clips["flow"], expected, rtol=0, atol=1e-6)
+    self.assertEqual(calls, [(done, 10) for done in range(1, 11)])
+
+  def test_flow_needs_one_frame_more(self):
+    _write_video(self.folder / "a.mp4", 9)
+    with self.assertRaisesRegex(errors.VideoError, "has 9 frames at 25 .*needs at least 10"):
+      classification.read_video_clips(self.folder / "a.mp4", ("flow",))
 
   @parameterized.parameters((8, 25, 8), (16, 50, 8), (4, 12, 7))
   def test_too_short_at_25_frames_per_second(self, num_frames, rate, left):
@@ -178,11 +198,11 @@ class ReadRgbClipTest(TemporaryFolderTest):
     with self.assertRaisesRegex(
         errors.VideoError, f"^{self.folder / 'a.mp4'}: the video has {left} frames at 25 .*needs at least 9"
     ):
-      classification.read_rgb_clip(self.folder / "a.mp4")
+      classification.read_video_clips(self.folder / "a.mp4")["rgb"]
 
   def test_nine_frames_are_enough(self):
     _write_video(self.folder / "a.mp4", 9)
-    self.assertLen(classification.read_rgb_clip(self.folder / "a.mp4"), 9)
+    self.assertLen(classification.read_video_clips(self.folder / "a.mp4")["rgb"], 9)
 
 
 class StreamClassifierTest(parameterized.TestCase):

@@ -6,7 +6,7 @@ Two sources differ in the key of the label's text: MediaSequence writes `clip/la
 under `FORWARD_FLOW/encoding/`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 
 import tensorflow as tf
@@ -19,7 +19,7 @@ FLOW = "FORWARD_FLOW/"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-  """One clip as it is stored.
+  """One clip as it is stored; what was read and not there is '', 0 or (), whatever the default here.
 
   Attributes:
     id: names the clip within its data set.
@@ -27,7 +27,7 @@ class Record:
     path: the video's path below the data set's folder.
     labels: class names, none for an unlabelled clip; `label_indices` are their indices.
     start, end: microseconds in the original video.
-    frame_rate: frames per second.
+    frame_rate: frames per second; kept as float32, as `flow_bound` is.
     height, width: of the frames, in pixels.
     image_format: of the frames, 'JPEG' or 'PNG'.
     frames: encoded RGB images; `timestamps` are their times in microseconds from the clip's start.
@@ -62,15 +62,13 @@ class Field:
 
   Attributes:
     attribute: its name in `Record`.
-    keys: it is written under all of them and read from the first that is there.
+    keys: it is written under all of them and read from the first that holds a value.
     is_sequence: one value a frame (a feature list) rather than one value or list a clip.
-    required: a record without it is refused.
   """
 
   attribute: str
   keys: tuple[str, ...]
   is_sequence: bool = False
-  required: bool = False
 
 
 SCHEMA: tuple[Field, ...] = (
@@ -101,21 +99,20 @@ def serialize(record: Record) -> bytes:
   """The record as a serialized SequenceExample; the same record gives the same bytes.
 
   Raises:
-    ValueError: if frames, flow and their timestamps do not fit together.
+    ValueError: if frames, flow and their timestamps do not fit together, or labels and their indices.
   """
   _check(record)
   example = tf.train.SequenceExample()
   for field in SCHEMA:
-    values = _as_list(getattr(record, field.attribute))
-    if not values or not _is_stored(record, field):
+    if not _is_stored(record, field):
       continue
+    values = _as_list(getattr(record, field.attribute))
     for key in field.keys:
       if field.is_sequence:
-        steps = example.feature_lists.feature_list[key].feature
-        for value in values:
-          steps.append(_feature([value]))
+        steps = [_feature([value], field) for value in values]
+        example.feature_lists.feature_list[key].feature.extend(steps)
       else:
-        example.context.feature[key].CopyFrom(_feature(values))
+        example.context.feature[key].CopyFrom(_feature(values, field))
   return example.SerializeToString(deterministic=True)
 
 
@@ -123,7 +120,7 @@ def deserialize(serialized: bytes) -> Record:
   """Reads a SequenceExample of ours, MediaSequence's or DMVR's in Python.
 
   Raises:
-    I3dError: if it is no SequenceExample, or has values of another type.
+    I3dError: if it is no SequenceExample, or has values of another type, or not one a frame where there must be.
   """
   example = tf.train.SequenceExample()
   try:
@@ -132,13 +129,12 @@ def deserialize(serialized: bytes) -> Record:
     raise errors.I3dError(f"the record is no SequenceExample: {error}") from None
   values = {}
   for field in SCHEMA:
-    source = example.feature_lists.feature_list if field.is_sequence else example.context.feature
-    key = next((key for key in field.keys if key in source), None)
-    if key is None:
-      continue
-    features = source[key].feature if field.is_sequence else [source[key]]
-    values[field.attribute] = _from_features(features, field, key)
-  return Record(**({"id": "", "dataset": ""} | values))
+    found = [_values(example, field, key) for key in field.keys]  # all, since `parse` fails on any wrong type
+    value = next(filter(None, found), ())
+    if not _is_tuple(field.attribute):
+      value = value[0] if value else _element_type(field.attribute)()
+    values[field.attribute] = value
+  return Record(**values)
 
 
 def parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.FixedLenSequenceFeature]]:
@@ -172,8 +168,7 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     for other in values[1:]:
       value = tf.cond(tf.size(value) > 0, lambda value=value: value, lambda other=other: other)
     if not _is_tuple(field.attribute):
-      empty = tf.zeros([1], value.dtype) if value.dtype != tf.string else tf.constant([""])
-      value = tf.concat([value, empty], axis=0)[0]
+      value = tf.concat([value, tf.zeros([1], value.dtype)], axis=0)[0]  # a string's zero is ''
     parsed[field.attribute] = value
   return parsed
 
@@ -190,12 +185,12 @@ def _check(record: Record) -> None:
 
 
 def _is_stored(record: Record, field: Field) -> bool:
-  """Whether the field says something: flow's description is left out of a record without flow, and so with RGB."""
+  """Whether the field says something: without flow, flow's description does not; without RGB, its format."""
   if field.attribute.startswith("flow_"):
     return bool(record.flow_frames)
-  if field.attribute in ("image_format",):
+  if field.attribute == "image_format":
     return bool(record.frames)
-  return True
+  return getattr(record, field.attribute) != ()
 
 
 def _element_type(attribute: str) -> type:
@@ -211,30 +206,30 @@ def _as_list(value) -> list:
   return list(value) if isinstance(value, tuple) else [value]
 
 
-def _feature(values: Sequence[int | float | str | bytes]) -> tf.train.Feature:
-  if isinstance(values[0], int):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-  if isinstance(values[0], float):
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-  encoded = [value.encode() if isinstance(value, str) else value for value in values]
-  return tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
+def _feature(values: Sequence[int | float | str | bytes], field: Field) -> tf.train.Feature:
+  match _element_type(field.attribute)():
+    case int():
+      return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+    case float():
+      return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    case str():  # a path need not be text
+      values = [value.encode(errors="surrogateescape") for value in values]
+  return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
 
-def _from_features(features: Sequence[tf.train.Feature], field: Field, key: str):
+def _values(example: tf.train.SequenceExample, field: Field, key: str) -> tuple:
+  """The values under one of the field's keys; none if it is absent."""
+  source = example.feature_lists.feature_list if field.is_sequence else example.context.feature
+  if key not in source:
+    return ()
   element = _element_type(field.attribute)
   kind = {int: "int64_list", float: "float_list"}.get(element, "bytes_list")
   values = []
-  for feature in features:
+  for step, feature in enumerate(source[key].feature if field.is_sequence else [source[key]]):
     if feature.WhichOneof("kind") not in (kind, None):
       raise errors.I3dError(f"the record's {key} is a {feature.WhichOneof('kind')}; it must be a {kind}")
-    values += [value.decode(errors="replace") if element is str else value for value in getattr(feature, kind).value]
-  if _is_tuple(field.attribute):
-    return tuple(values)
-  return values[0] if values else _default(field.attribute)
-
-
-def _default(attribute: str):
-  return _element_type(attribute)()
-
-
-Parsed = Mapping[str, tf.Tensor]
+    found = getattr(feature, kind).value
+    if field.is_sequence and len(found) != 1:
+      raise errors.I3dError(f"the record's {key} has {len(found)} values at step {step}; it must have one")
+    values += [value.decode(errors="surrogateescape") if element is str else value for value in found]
+  return tuple(values)

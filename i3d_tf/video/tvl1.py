@@ -6,7 +6,7 @@ The method is that of Zach, Pock and Bischof, "A Duality Based Approach for Real
 branch, because the published I3D flow was computed with it by way of MediaPipe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
 import itertools
@@ -137,7 +137,7 @@ class TvL1:
 
 
 def tvl1_flow(frames: np.ndarray, *, params: TvL1Params = TvL1Params(), engine: str = "numba",
-              threads: int | None = None) -> np.ndarray:
+              threads: int | None = None, on_pair: Callable[[int, int], None] | None = None) -> np.ndarray:
   """Computes the TV-L1 flow of each frame to the next.
 
   Args:
@@ -147,6 +147,7 @@ def tvl1_flow(frames: np.ndarray, *, params: TvL1Params = TvL1Params(), engine: 
       and agrees with "numba" about as well as with itself when its optimised code is switched off).
     threads: number of threads, shared out over pairs of frames by "numba" and within a pair by
       "opencv"; None: one per available processor. "numba" returns the same bits for any number.
+    on_pair: called with (pairs done, pairs in all) after each pair.
 
   Returns:
     [T-1, H, W, 2] float32, pixels per frame: x to the right, y downwards.
@@ -162,16 +163,20 @@ def tvl1_flow(frames: np.ndarray, *, params: TvL1Params = TvL1Params(), engine: 
   gray = _to_gray(frames)
   if threads is None:
     threads = _available_processors()
+  flow = np.empty((len(gray) - 1, *gray.shape[1:], 2), np.float32)
   solve_all = _numba_flow if engine == "numba" else _opencv_flow
-  return solve_all(gray, params, threads)
+  for done, _ in enumerate(solve_all(gray, flow, params, threads), start=1):
+    if on_pair is not None:
+      on_pair(done, len(flow))
+  return flow
 
 
-def _numba_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> np.ndarray:
+def _numba_flow(gray: np.ndarray, flow: np.ndarray, params: TvL1Params, threads: int) -> Iterator[None]:
+  """Fills `flow` pair by pair, and yields after each."""
   num_pairs, (height, width) = len(gray) - 1, gray.shape[1:]
-  flow = np.empty((num_pairs, height, width, 2), np.float32)
-  num_workers = min(threads, num_pairs)
+  num_workers = max(1, min(threads, num_pairs))
   solvers: queue.SimpleQueue[TvL1] = queue.SimpleQueue()
-  for _ in range(max(num_workers, 1)):
+  for _ in range(num_workers):
     solvers.put(TvL1(height, width, params=params))
 
   def solve(pair: int) -> None:
@@ -179,23 +184,20 @@ def _numba_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> np.ndarra
     flow[pair] = solver.flow(gray[pair], gray[pair + 1])
     solvers.put(solver)
 
-  if num_workers <= 1:
-    for pair in range(num_pairs):
-      solve(pair)
+  if num_workers == 1:
+    yield from map(solve, range(num_pairs))
   else:
     with futures.ThreadPoolExecutor(num_workers) as pool:
-      list(pool.map(solve, range(num_pairs)))
-  return flow
+      yield from pool.map(solve, range(num_pairs))
 
 
-def _opencv_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> np.ndarray:
+def _opencv_flow(gray: np.ndarray, flow: np.ndarray, params: TvL1Params, threads: int) -> Iterator[None]:
+  """Fills `flow` pair by pair, and yields after each."""
   if not hasattr(cv2, "optflow"):
     raise ImportError("engine = 'opencv' needs cv2.optflow: install opencv-contrib-python-headless "
                       "in place of opencv-python")
   if params.warp_subpixels and not cv2.__version__.startswith("4."):
     raise ValueError(f"warp_subpixels = {params.warp_subpixels}: OpenCV {cv2.__version__} cannot; allowed is 0")
-  num_pairs = len(gray) - 1
-  flow = np.empty((num_pairs, *gray.shape[1:], 2), np.float32)
   threads_before = cv2.getNumThreads()
   cv2.setNumThreads(threads)
   try:
@@ -203,11 +205,11 @@ def _opencv_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> np.ndarr
     solver = cv2.optflow.DualTVL1OpticalFlow_create(
         params.tau, params.lambda_, params.theta, params.nscales, params.warps, params.epsilon,
         params.inner_iterations, params.outer_iterations, params.scale_step, 0, params.median_filtering)
-    for pair in range(num_pairs):
+    for pair in range(len(flow)):
       flow[pair] = solver.calc(gray[pair], gray[pair + 1], None)
+      yield
   finally:
     cv2.setNumThreads(threads_before)
-  return flow
 
 
 def _to_gray(frames: np.ndarray) -> np.ndarray:
