@@ -10,7 +10,10 @@ ROOT = pathlib.Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "i3d_tf" / "__init__.py").read_text(), re.MULTILINE)[1]
 # The folders of data beside the package travel inside it.
 DATA = {"i3d_tf.data": "data", "i3d_tf.checkpoints": "checkpoints"}
-MAINS = ("classify", "download", "make_synthetic", "prepare_dataset", "benchmark")
+TEST_ONLY = ("conftest", "testing")
+# Without its extra `tfrecord`, which is for Beam's own writing of TFRecords: ours is video/shards.py.
+BEAM = "apache-beam>=2.66"
+MAINS = ("classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "benchmark")
 
 
 class BuildWithoutTests(build_py.build_py):
@@ -18,7 +21,7 @@ class BuildWithoutTests(build_py.build_py):
 
   def find_package_modules(self, package, package_dir):
     modules = super().find_package_modules(package, package_dir)
-    return [module for module in modules if not module[1].endswith("_test") and module[1] != "testing"]
+    return [module for module in modules if not module[1].endswith("_test") and module[1] not in TEST_ONLY]
 
 
 setuptools.setup(
@@ -40,10 +43,10 @@ setuptools.setup(
         "numba>=0.61.2",
         "numpy>=2.0",
         "opencv-contrib-python-headless>=4.13,<6",
-        "tensorflow>=2.18",
-        "tensorflow-datasets>=4.9.7",
+        "tensorflow>=2.20",
+        "tensorflow-datasets>=4.9.10",
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["av>=14", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"]},
+    extras_require={"beam": [BEAM], "test": [BEAM, "av>=14", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"]},
     entry_points={"console_scripts": [f"i3d_{name}=i3d_tf.{name}:run" for name in MAINS]},
 )

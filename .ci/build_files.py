@@ -22,6 +22,7 @@ PACKAGE = "i3d_tf"
 DATA_FOLDERS = ("checkpoints", "data")
 DISTRIBUTIONS = {  # by import name
     "absl": "absl-py",
+    "apache_beam": "apache-beam",
     "av": "av",
     "cv2": "opencv-contrib-python-headless",
     "google_crc32c": "google-crc32c",

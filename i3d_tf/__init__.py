@@ -9,6 +9,7 @@ _HOMES = {
     "load_checkpoint": "i3d_tf.weights.release",
     "save_release_checkpoint": "i3d_tf.weights.release",
     "read_video": "i3d_tf.video.decode",
+    "tvl1_flow": "i3d_tf.video.tvl1",
 }
 
 __all__ = sorted(_HOMES)

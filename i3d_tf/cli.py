@@ -64,6 +64,8 @@ def is_quiet() -> bool:
 
 def import_tensorflow(*, quiet: bool | None = None) -> None:
   """Imports TensorFlow, without its start-up messages if `quiet` (None: as the flags say)."""
+  if "tensorflow" in sys.modules:
+    return
   quiet = is_quiet() if quiet is None else quiet
   if quiet:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

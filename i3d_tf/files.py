@@ -8,6 +8,10 @@ import pathlib
 import tempfile
 from typing import BinaryIO
 
+# Read once, while no thread can come between.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
@@ -31,7 +35,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-      os.chmod(temporary, 0o666 & ~_umask())
+      os.chmod(temporary, 0o666 & ~_UMASK)
       os.replace(temporary, target)
     except BaseException:
       with contextlib.suppress(OSError):
@@ -43,9 +47,3 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     if hidden and error.errno is not None:
       raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     raise
-
-
-def _umask() -> int:
-  mask = os.umask(0)
-  os.umask(mask)
-  return mask

@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 import urllib.error
 
@@ -59,12 +60,10 @@ class ReplacingTest(parameterized.TestCase):
     self.assertEqual(self._names(), [])
 
   def test_permissions_follow_the_umask(self):
-    before = os.umask(0o027)
-    self.addCleanup(os.umask, before)
-    with files.replacing(self.path) as file:
-      file.write(b"new")
-    self.assertEqual(self.path.stat().st_mode & 0o777, 0o640)
-    self.assertEqual(os.umask(0o027), 0o027)
+    script = "from i3d_tf import files\nwith files.replacing('new') as file: file.write(b'x')"
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(files.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script], cwd=self.folder, env=environment, umask=0o027, check=True)
+    self.assertEqual((self.folder / "new").stat().st_mode & 0o777, 0o640)
 
   def test_a_relative_path(self):
     before = os.getcwd()

@@ -1,6 +1,8 @@
 """Turns a data set of videos into TFRecords with frames and optical flow. See `--help`."""
 
 import functools
+import logging
+import os
 from typing import Any
 
 from absl import flags
@@ -9,6 +11,7 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workers
+from i3d_tf.video import beam_runner
 from i3d_tf.video import datasets
 from i3d_tf.video import shards
 
@@ -23,7 +26,14 @@ file).
 
 It can be stopped or killed at any moment: start it again with the same flags and it goes on after the last finished
 video. The result has the same bytes whatever the number of workers and interruptions. The exit status is 1 if more than
---max_failures videos failed."""
+--max_failures videos failed.
+
+With --runner, Apache Beam (pip install 'i3d_tf[beam]') does the same work on a cluster. Its workers, too, need
+i3d_tf[beam], and must see --videos and --output under the same paths. The bytes are the same, and one runner goes on
+where another stopped. On Flink, with Beam's worker pools (python -m apache_beam.runners.worker.worker_pool_main) on it:
+
+  python -m i3d_tf.prepare_dataset ... --runner=FlinkRunner --beam_option=--flink_master=HOST:8081 \
+      --beam_option=--environment_type=EXTERNAL --beam_option=--environment_config=localhost:50000"""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.SPECS)}.")
@@ -31,7 +41,13 @@ flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_di
 flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
 flags.DEFINE_string("output", None, "Folder for the records; made if it is not there.")
 flags.DEFINE_list("streams", ["rgb", "flow"], "What to store: rgb, flow or both.")
-flags.DEFINE_integer("num_workers", None, "Processes, of one thread each. Default: the cores.", lower_bound=1)
+flags.DEFINE_enum(
+    "runner", "local", ["local", *beam_runner.RUNNERS], "Where to work: processes on this machine, or a runner of Beam."
+)
+flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
+flags.DEFINE_integer(
+    "num_workers", None, "With the local runner: processes, of one thread each. Default: the cores.", lower_bound=1
+)
 flags.DEFINE_integer("clips_per_shard", 32, "Videos in one file, at most.", lower_bound=1)
 flags.DEFINE_integer("max_failures", 0, "Videos that may fail before the exit status says so.", lower_bound=0)
 flags.DEFINE_float("fps", 25.0, "Frames per second.", lower_bound=0.1)
@@ -53,6 +69,7 @@ def main(arguments: list[str]) -> int:
     if not FLAGS[name].value:
       raise errors.I3dError(f"--{name} is missing; see --help")
   settings = _settings()
+  pipeline = _beam_pipeline()
   dataset = datasets.load(
       FLAGS.dataset, FLAGS.videos, annotations=FLAGS.annotations, folder_split=_folder_split()
   )
@@ -72,9 +89,13 @@ def main(arguments: list[str]) -> int:
         classes=dataset.classes,
         settings=settings,
         root=FLAGS.videos,
-        quiet=cli.is_quiet(),
+        # Redirecting stderr is for one thread; Beam may have many.
+        quiet=cli.is_quiet() and pipeline is None,
     )
-    _run(folder, sum(len(shard.clips) for shard in plan), make)
+    if pipeline is None:
+      _run(folder, sum(len(shard.clips) for shard in plan), make)
+    else:
+      beam_runner.run(pipeline, folder, make)
     failures = folder.finish(dataset, parameters)
   return _report(folder, failures)
 
@@ -119,6 +140,23 @@ def _folder_split() -> datasets.FolderSplit | None:
       raise errors.I3dError(f"--fractions={given}; it takes three numbers, as 0.8,0.1,0.1") from None
     values = {"train": train, "val": val, "test": test}
   return datasets.FolderSplit(**values, seed=FLAGS.split_seed, group=FLAGS.split_group)
+
+
+def _beam_pipeline():
+  """The pipeline for a runner of Beam; None for the local one."""
+  if FLAGS.runner == "local":
+    if FLAGS.beam_option:
+      raise errors.I3dError("--beam_option is for a runner of Beam; name one with --runner")
+    return None
+  if FLAGS.num_workers is not None:
+    raise errors.I3dError(f"--num_workers is for the local runner; {FLAGS.runner} takes a --beam_option for this")
+  for name in ("videos", "output"):
+    if FLAGS.runner != "DirectRunner" and not os.path.isabs(FLAGS[name].value):
+      raise errors.I3dError(f"--{name}={FLAGS[name].value}: the workers of {FLAGS.runner} need an absolute path")
+  cli.import_tensorflow()  # here, where it can be kept quiet
+  if FLAGS.runner == "DirectRunner" and cli.is_quiet():  # those of a cluster tell how far it is
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+  return beam_runner.new_pipeline(FLAGS.runner, FLAGS.beam_option)
 
 
 def _run(folder: shards.Folder, num_clips: int, make) -> None:

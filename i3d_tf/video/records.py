@@ -122,11 +122,7 @@ def deserialize(serialized: bytes) -> Record:
   Raises:
     I3dError: if it is no SequenceExample, or has values of another type, or not one a frame where there must be.
   """
-  example = tf.train.SequenceExample()
-  try:
-    example.ParseFromString(serialized)
-  except Exception as error:  # protobuf's implementations differ in the class they raise
-    raise errors.I3dError(f"the record is no SequenceExample: {error}") from None
+  example = to_example(serialized)
   values = {}
   for field in SCHEMA:
     found = [_values(example, field, key) for key in field.keys]  # all, since `parse` fails on any wrong type
@@ -135,6 +131,14 @@ def deserialize(serialized: bytes) -> Record:
       value = value[0] if value else _element_type(field.attribute)()
     values[field.attribute] = value
   return Record(**values)
+
+
+def to_example(serialized: bytes) -> tf.train.SequenceExample:
+  """A SequenceExample of any keys; I3dError if it is none."""
+  try:
+    return tf.train.SequenceExample.FromString(serialized)
+  except Exception as error:  # protobuf's implementations differ in the class they raise
+    raise errors.I3dError(f"the record is no SequenceExample: {error}") from None
 
 
 def parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.FixedLenSequenceFeature]]:
@@ -227,7 +231,7 @@ def _values(example: tf.train.SequenceExample, field: Field, key: str) -> tuple:
   values = []
   for step, feature in enumerate(source[key].feature if field.is_sequence else [source[key]]):
     if feature.WhichOneof("kind") not in (kind, None):
-      raise errors.I3dError(f"the record's {key} is a {feature.WhichOneof('kind')}; it must be a {kind}")
+      raise errors.I3dError(f"the record's {key} is of kind {feature.WhichOneof('kind')}; it must be {kind}")
     found = getattr(feature, kind).value
     if field.is_sequence and len(found) != 1:
       raise errors.I3dError(f"the record's {key} has {len(found)} values at step {step}; it must have one")

@@ -16,6 +16,7 @@ import pathlib
 import random
 import shutil
 import struct
+from typing import BinaryIO
 
 import google_crc32c
 
@@ -64,10 +65,11 @@ def plan(dataset: datasets.Dataset, clips_per_shard: int) -> list[Shard]:
 def frame(record: bytes) -> bytes:
   """A serialized record as it stands in a TFRecord file, which is nothing but such pieces one after the other."""
   length = struct.pack("<Q", len(record))
-  return b"".join([length, _masked(length), record, _masked(record)])
+  return b"".join([length, checksum(length), record, checksum(record)])
 
 
-def _masked(content: bytes) -> bytes:
+def checksum(content: bytes) -> bytes:
+  """The masked CRC32C that stands behind `content` in a TFRecord file."""
   return struct.pack("<I", manifest.mask(google_crc32c.value(content)))
 
 
@@ -123,9 +125,14 @@ class Folder:
     except (OSError, ValueError) as error:
       raise errors.I3dError(f"{path}: cannot be read: {error}") from None
 
+  def num_clips(self, name: str) -> int:
+    """How many clips the shard `name` has."""
+    return len(self._shards[name].clips)
+
   def tasks(self) -> list[Task]:
     """The clips that are still to do, in order."""
     todo = []
+    self._left = {}
     for shard in self._shards.values():
       if self._final(shard.name).exists():
         continue
@@ -143,13 +150,32 @@ class Folder:
     else:
       failure = {"id": task.clip.id, "path": task.clip.path, "reason": error}
       _write(failure_path, json.dumps(failure).encode())
-    self._left[task.shard].discard(task.index)
+    self._left.get(task.shard, set()).discard(task.index)
 
   def finish_shards(self) -> None:
     """Puts together every shard that has all its clips."""
     for name in [name for name, left in self._left.items() if not left]:
-      self._assemble(self._shards[name])
+      self.assemble(name, self.num_clips(name))
       del self._left[name]
+
+  def assemble(self, name: str, num_clips: int) -> None:
+    """Puts together the shard `name`, which need not be of this folder's plan, unless that is done already.
+
+    Raises:
+      FileNotFoundError: if one of its clips was not put.
+    """
+    if self._final(name).exists():
+      return
+    pieces = [self._pieces(name, index) for index in range(num_clips)]
+    written = [record for record, _ in pieces if record.exists()]
+    failures = [json.loads(failure.read_text()) for record, failure in pieces if not record.exists()]
+    self._summary_path(name).parent.mkdir(exist_ok=True)
+    self._place(self._summary_path(name), json.dumps({"records": len(written), "failures": failures}).encode())
+    with self._placing(self._final(name)) as file:  # last: it says that the shard is done
+      for piece in written:
+        with open(piece, "rb") as source:
+          shutil.copyfileobj(source, file)
+    shutil.rmtree(self.work / name)
 
   def finish(self, dataset: datasets.Dataset, parameters: Mapping) -> list[dict]:
     """Writes the counts and the lists of failed and missing clips; returns the failures.
@@ -159,7 +185,7 @@ class Folder:
     """
     splits, failures = {}, []
     for split, clips in dataset.splits.items():
-      summaries = [self._summary(shard.name) for shard in self._shards.values() if shard.split == split]
+      summaries = [self.summary(shard.name) for shard in self._shards.values() if shard.split == split]
       failed = [{"split": split, **failure} for summary in summaries for failure in summary["failures"]]
       written = sum(summary["records"] for summary in summaries)
       if written + len(failed) != len(clips):
@@ -170,46 +196,49 @@ class Folder:
       splits[split] = {**counts, "shards": len(summaries)}
       failures += failed
     rows = [(f["split"], f["id"], f["path"], f["reason"]) for f in failures]
-    _write(self.path / FAILURES, _table(("split", "id", "path", "reason"), rows))
+    self._place(self.path / FAILURES, _table(("split", "id", "path", "reason"), rows))
     absent = [(split, clip.id, clip.path) for split, clips in dataset.missing.items() for clip in clips]
-    _write(self.path / MISSING, _table(("split", "id", "path"), absent))
+    self._place(self.path / MISSING, _table(("split", "id", "path"), absent))
     self._write_info(
         {"parameters": parameters, "complete": True, "splits": splits, "classes": dataset.classes, "name": dataset.name}
     )
-    shutil.rmtree(self._work, ignore_errors=True)
+    shutil.rmtree(self.work, ignore_errors=True)
     return failures
 
   @property
-  def _work(self) -> pathlib.Path:
+  def work(self) -> pathlib.Path:
+    """The folder of what is needed until all is finished."""
     return self.path / ".work"
 
   def _final(self, name: str) -> pathlib.Path:
     return self.path / f"{name}.tfrecord"
 
   def _pieces(self, name: str, index: int) -> tuple[pathlib.Path, pathlib.Path]:
-    folder = self._work / name
+    folder = self.work / name
     return folder / f"{index:06}.tfrecord", folder / f"{index:06}.failed"
 
   def _summary_path(self, name: str) -> pathlib.Path:
     return self.path / ".shards" / f"{name}.json"
 
-  def _summary(self, name: str) -> dict:
+  def summary(self, name: str) -> dict:
+    """Of a finished shard: the number of `records`, and its `failures`."""
     return json.loads(self._summary_path(name).read_text(encoding="utf-8"))
 
-  def _assemble(self, shard: Shard) -> None:
-    pieces = [self._pieces(shard.name, index) for index in range(len(shard.clips))]
-    written = [record for record, _ in pieces if record.exists()]
-    failures = [json.loads(failure.read_text()) for record, failure in pieces if not record.exists()]
-    self._summary_path(shard.name).parent.mkdir(exist_ok=True)
-    _write(self._summary_path(shard.name), json.dumps({"records": len(written), "failures": failures}).encode())
-    with files.replacing(self._final(shard.name)) as file:  # last: it says that the shard is done
-      for piece in written:
-        with open(piece, "rb") as source:
-          shutil.copyfileobj(source, file)
-    shutil.rmtree(self._work / shard.name)
+  def _place(self, path: pathlib.Path, content: bytes) -> None:
+    with self._placing(path) as file:
+      file.write(content)
+
+  @contextlib.contextmanager
+  def _placing(self, path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Like `files.replacing`, but what a killed process leaves half done is in the work folder, and goes with it."""
+    self.work.mkdir(exist_ok=True)
+    draft = self.work / path.name
+    with files.replacing(draft) as file:
+      yield file
+    os.replace(draft, path)
 
   def _write_info(self, info: Mapping) -> None:
-    _write(self.path / INFO, (json.dumps(info, indent=2) + "\n").encode())
+    self._place(self.path / INFO, (json.dumps(info, indent=2) + "\n").encode())
 
 
 def listing_digest(dataset: datasets.Dataset) -> str:
