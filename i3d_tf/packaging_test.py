@@ -14,8 +14,8 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 class WheelTest(absltest.TestCase):
 
   def test_contents(self):
-    if not (_ROOT / "setup.py").exists():
-      self.skipTest("this is not the source tree")
+    if not (_ROOT / ".git").exists():
+      self.skipTest("this is not a checkout of the project")
     with tempfile.TemporaryDirectory() as folder:
       # From a copy: building leaves folders behind.
       listing = ["git", "ls-files", "-co", "--exclude-standard"]
