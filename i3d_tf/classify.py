@@ -42,6 +42,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("top_k", 5, "Number of classes to print.", lower_bound=1)
 flags.DEFINE_integer("max_frames", 250, "Frames of a video to use, at 25 per second, from its start.", lower_bound=9)
+flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
 flags.DEFINE_string("json", None, "Also write the results to this file.")
 flags.DEFINE_enum("expect", None, ["published"], "Compare the arrays' result with the release's published figures.")
 
@@ -73,6 +74,8 @@ def _streams() -> list[str]:
     raise errors.I3dError(f"--{unused[0]}_npy is given, but --streams={FLAGS.streams} does not use it")
   if unused := [stream for stream in arrays if stream not in wanted and FLAGS[f"{stream}_checkpoint"].present]:
     raise errors.I3dError(f"--{unused[0]}_checkpoint is given, but only the {wanted[0]} stream is used")
+  if FLAGS.threads is not None and not (FLAGS.video and "flow" in wanted):
+    raise errors.I3dError("--threads is for the optical flow of videos; give --video and --streams=flow or joint")
   if given and FLAGS["max_frames"].present:
     raise errors.I3dError("--max_frames is for videos; arrays are used whole")
   return wanted
@@ -142,7 +145,9 @@ def _read_clips(name: str, streams: list[str]) -> dict:
         bar.total = total
         bar.update(done - bar.n)
 
-      return classification.read_video_clips(name, streams, max_frames=FLAGS.max_frames, on_flow=show)
+      return classification.read_video_clips(
+          name, streams, max_frames=FLAGS.max_frames, threads=FLAGS.threads, on_flow=show
+      )
   return {stream: classification.read_npy_clip(FLAGS[f"{stream}_npy"].value) for stream in streams}
 
 

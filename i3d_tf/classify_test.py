@@ -134,6 +134,7 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
       ("unused_flow_checkpoint", ["--video=a", "--flow_checkpoint=b"], "--flow_checkpoint is given, but only the rgb"),
       ("unused_rgb_checkpoint", ["--flow_npy=a", "--rgb_checkpoint=b"], "--rgb_checkpoint is given, but only the flow"),
       ("unused_max_frames", ["--rgb_npy=a", "--max_frames=20"], "--max_frames is for videos"),
+      ("unused_threads", ["--video=a.mp4", "--threads=2"], "--threads is for the optical flow of videos"),
       ("word", ["--video=a.mp4", "b.mp4"], "unexpected argument 'b.mp4'"),
       ("expect_of_path", ["--rgb_npy=a", "--rgb_checkpoint=/x/y", "--expect=published"], "no rgb figures for /x/y"),
       (

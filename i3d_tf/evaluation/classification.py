@@ -65,6 +65,7 @@ def read_video_clips(
     streams: Sequence[str] = ("rgb",),
     *,
     max_frames: int = MAX_FRAMES,
+    threads: int | None = None,
     on_flow: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
   """The networks' inputs from a video: 25 fps, short side 256, centre crop.
@@ -74,6 +75,7 @@ def read_video_clips(
     streams: 'rgb' `[T, 224, 224, 3]`, values in [-1, 1]; 'flow' `[T - 1, 224, 224, 2]`, TV-L1 flow of the whole frames,
       cut off at +-20 pixels per frame and scaled to [-1, 1], in full precision.
     max_frames: use so many frames, or flows, from the video's start.
+    threads: for flow; None: one a core.
     on_flow: called with (flows done, flows in all) after each flow.
 
   Raises:
@@ -90,7 +92,7 @@ def read_video_clips(
   if "rgb" in streams:
     clips["rgb"] = ops.scale_rgb(ops.center_crop(frames[:max_frames]))
   if has_flow:
-    clips["flow"] = flow.scale(ops.center_crop(tvl1.tvl1_flow(frames, on_pair=on_flow)))
+    clips["flow"] = flow.scale(ops.center_crop(tvl1.tvl1_flow(frames, threads=threads, on_pair=on_flow)))
   return clips
 
 
