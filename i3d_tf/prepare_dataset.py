@@ -49,6 +49,7 @@ flags.DEFINE_integer(
     "num_workers", None, "With the local runner: processes, of one thread each. Default: the cores.", lower_bound=1
 )
 flags.DEFINE_integer("clips_per_shard", 32, "Videos in one file, at most.", lower_bound=1)
+flags.DEFINE_bool("retry_failures", False, "Try again the videos that failed when this folder was made.")
 flags.DEFINE_integer("max_failures", 0, "Videos that may fail before the exit status says so.", lower_bound=0)
 flags.DEFINE_float("fps", 25.0, "Frames per second.", lower_bound=0.1)
 flags.DEFINE_integer("short_side", 256, "Pixels of the frames' shorter side.", lower_bound=16)
@@ -83,6 +84,8 @@ def main(arguments: list[str]) -> int:
   folder = shards.Folder(FLAGS.output, plan)
   with folder.locked():
     folder.check_parameters(parameters)
+    if FLAGS.retry_failures:
+      folder.reopen_failures()
     make = functools.partial(
         make_serialized,
         dataset=dataset.name,

@@ -121,6 +121,13 @@ class PrepareDatasetTest(absltest.TestCase):
     self.assertLen(_records(self.output, "train"), 5)
     again = _run(self.videos, self.output, "--streams=rgb", "--max_failures=3")
     self.assertEqual(again.returncode, 0, again.stderr)
+    for index, name in enumerate(("empty.avi", "text.mp4", "corrupted.mp4")):
+      _write_video(broken / "mended.avi", index)
+      os.replace(broken / "mended.avi", broken / name)
+    mended = _run(self.videos, self.output, "--streams=rgb", "--retry_failures")
+    self.assertEqual(mended.returncode, 0, mended.stderr)
+    self.assertEqual(_run(self.videos, self.folder / "again", "--streams=rgb").returncode, 0)
+    self.assertEqual(_files(self.output), _files(self.folder / "again"))
 
   def test_other_parameters_are_refused_with_the_difference(self):
     _make_videos(self.videos, 2)

@@ -99,8 +99,8 @@ class InceptionI3d(snt.Module):
     """Applies the network.
 
     Args:
-      clip: `[B, T, H, W, C]` float32 in [-1, 1]. To reach the logits T must be at least 9, and H and W
-        193 to 224 unless `spatial_squeeze=False` (then at least 193) or `average_space=True`.
+      clip: `[B, T, H, W, C]` floating point in [-1, 1], computed with as float32. To reach the logits T must be at
+        least 9, and H and W 193 to 224 unless `spatial_squeeze=False` (then at least 193) or `average_space=True`.
       is_training: use, and move the averages to, the batch's statistics instead of the moving ones.
       dropout_keep_prob: probability of keeping a pooled feature, in (0, 1]. As in the release it acts
         whether or not `is_training`.
@@ -117,6 +117,7 @@ class InceptionI3d(snt.Module):
     clip = tf.convert_to_tensor(clip)
     self._check(clip, dropout_keep_prob)
     self.build(clip.shape[-1])
+    clip = tf.cast(clip, tf.float32)
     endpoints = {}
     net = clip
     for endpoint, module in self._trunk.items():

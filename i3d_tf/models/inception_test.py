@@ -185,6 +185,7 @@ class InterfaceTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "type uint8; it must be floating point"):
       model(tf.cast(clip, tf.uint8))
     model(clip)
+    np.testing.assert_array_equal(model(clip.numpy().astype(np.float64))[0], model(clip)[0])
     with self.assertRaisesRegex(ValueError, "2 channels; inception_i3d was built for 3"):
       model(clip[..., :2])
 

@@ -5,7 +5,7 @@ in the order of the plan, by one more rename. So a finished folder has the same 
 the order in which they finished, and the interruptions.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import fcntl
@@ -176,6 +176,27 @@ class Folder:
         with open(piece, "rb") as source:
           shutil.copyfileobj(source, file)
     shutil.rmtree(self.work / name)
+
+  def reopen_failures(self) -> None:
+    """Forgets the failures, so that `tasks` has their clips again; what else their shards hold is kept."""
+    for failure in self.work.glob("*/*.failed"):
+      failure.unlink()
+    for shard in self._shards.values():
+      if not self._final(shard.name).exists():
+        continue
+      failed = {failure["id"] for failure in self.summary(shard.name)["failures"]}
+      if failed:
+        self._take_apart(shard, [i for i, clip in enumerate(shard.clips) if clip.id not in failed])
+
+  def _take_apart(self, shard: Shard, written: Sequence[int]) -> None:
+    """Turns a shard that holds the clips `written` back into pieces; until they are all there it stays."""
+    (self.work / shard.name).mkdir(parents=True, exist_ok=True)
+    with open(self._final(shard.name), "rb") as file:
+      for index in written:
+        header = file.read(12)
+        rest = file.read(struct.unpack("<Q", header[:8])[0] + 4)
+        _write(self._pieces(shard.name, index)[0], header + rest)
+    self._final(shard.name).unlink()
 
   def finish(self, dataset: datasets.Dataset, parameters: Mapping) -> list[dict]:
     """Writes the counts and the lists of failed and missing clips; returns the failures.

@@ -107,6 +107,25 @@ class FolderTest(absltest.TestCase):
         "split\tid\tpath\treason\ntrain\ttrain/3\t/videos/train/3.avi\ttorn in two\n",
     )
 
+  def test_reopened_failures_are_asked_for_again_and_nothing_else_is(self):
+    folder = self._folder()
+    with folder.locked():
+      folder.check_parameters(self.parameters)
+      for task in folder.tasks():
+        bad = task.clip.id == "train/3"
+        folder.put(task, None if bad else self._record(task), "torn" if bad else None)
+      folder.finish_shards()
+      folder.finish(self.dataset, self.parameters)
+      again = self._folder()
+      again.reopen_failures()
+      (task,) = again.tasks()
+      self.assertEqual(task.clip.id, "train/3")
+      again.put(task, self._record(task), None)
+      again.finish_shards()
+      self.assertEmpty(again.finish(self.dataset, self.parameters))
+    for shard in shards.plan(self.dataset, 3):
+      self.assertEqual(self._read(shard.name), [f"record of {clip.id}".encode() for clip in shard.clips])
+
   def test_counts_that_do_not_add_up_are_an_error(self):
     folder = self._folder()
     with folder.locked():
