@@ -6,7 +6,6 @@ import multiprocessing
 from multiprocessing import connection
 import os
 import signal
-import sys
 from typing import Any
 
 from i3d_tf import errors
@@ -139,4 +138,4 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
 
 def available_cores() -> int:
   """The processors this process may use."""
-  return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

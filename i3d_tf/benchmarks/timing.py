@@ -8,6 +8,8 @@ import time
 
 import tqdm
 
+from i3d_tf import workers
+
 
 def in_turn(tasks: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
   """Runs every task once per round, after one round that does not count.
@@ -43,13 +45,10 @@ def peak_memory_bytes() -> int:
 
 def machine() -> str:
   """Processor model and number of cores available, for the provenance of figures."""
-  import os
-
   model = platform.processor() or platform.machine()
   try:
     with open("/proc/cpuinfo", encoding="utf-8") as file:
       model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
   except (OSError, StopIteration):
     pass
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-  return f"{model}, {cores} cores"
+  return f"{model}, {workers.available_cores()} cores"

@@ -11,12 +11,12 @@ from concurrent import futures
 import dataclasses
 import itertools
 import math
-import os
 import queue
 
 import cv2
 import numpy as np
 
+from i3d_tf import workers
 from i3d_tf.video import tvl1_kernels as kernels
 from i3d_tf.video import tvl1_warp as warp
 
@@ -162,7 +162,7 @@ def tvl1_flow(frames: np.ndarray, *, params: TvL1Params = TvL1Params(), engine: 
     raise ValueError(f"threads = {threads!r}; allowed are None and integers from 1")
   gray = _to_gray(frames)
   if threads is None:
-    threads = _available_processors()
+    threads = workers.available_cores()
   flow = np.empty((len(gray) - 1, *gray.shape[1:], 2), np.float32)
   solve_all = _numba_flow if engine == "numba" else _opencv_flow
   for done, _ in enumerate(solve_all(gray, flow, params, threads), start=1):
@@ -221,12 +221,6 @@ def _to_gray(frames: np.ndarray) -> np.ndarray:
   if not is_rgb:
     return frames
   return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
-
-
-def _available_processors() -> int:
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def _level_shapes(height: int, width: int, params: TvL1Params) -> Sequence[tuple[int, int]]:
