@@ -13,7 +13,10 @@ DATA = {"i3d_tf.data": "data", "i3d_tf.checkpoints": "checkpoints"}
 TEST_ONLY = ("conftest", "testing")
 # Without its extra `tfrecord`, which is for Beam's own writing of TFRecords: ours is video/shards.py.
 BEAM = "apache-beam>=2.66"
-MAINS = ("classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "benchmark")
+MAINS = (
+    "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "train", "evaluate", "experiments",
+    "benchmark",
+)  # fmt: skip
 
 
 class BuildWithoutTests(build_py.build_py):
@@ -40,9 +43,12 @@ setuptools.setup(
         "absl-py>=2.1",
         "dm-sonnet>=2.0.2",
         "google-crc32c>=1.6",
+        "matplotlib>=3.9.2",
         "numba>=0.61.2",
         "numpy>=2.0",
         "opencv-contrib-python-headless>=4.13,<6",
+        "scikit-learn>=1.5.2",
+        "tensorboard>=2.20",
         "tensorflow>=2.20",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.66",

@@ -8,9 +8,13 @@ import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import cv2
+import numpy as np
+import tensorflow as tf
 
 from i3d_tf import testing
 from i3d_tf.benchmarks import timing
+from i3d_tf.video import records
 
 
 def _run(*arguments):
@@ -56,11 +60,34 @@ class BenchmarkTest(parameterized.TestCase):
       )
     self.assertIn("times as fast", done.stdout)
 
+  def test_input(self):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    jpeg, png = (cv2.imencode(suffix, image)[1].tobytes() for suffix in (".jpg", ".png"))
+    record = records.Record(
+        id="noise", dataset="noise", labels=("a",), label_indices=(0,), frames=(jpeg,) * 12, timestamps=(0,) * 12,
+        flow_format="PNG", flow_bound=20.0, flow_frames=(png,) * 11, flow_timestamps=(0,) * 11,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+      with tf.io.TFRecordWriter(f"{folder}/val-00000-of-00001.tfrecord") as writer:
+        writer.write(records.serialize(record))
+      output = pathlib.Path(folder) / "report.json"
+      small = ("--split=val", "--frames=9", "--short_side=40", "--crop=32", "--clips=2", "--rounds=1")
+      done = _run("input", f"--records={folder}", "--stream=joint", *small, f"--json={output}")
+      self.assertEqual(done.returncode, 0, done.stderr)
+      report = json.loads(output.read_text())
+    self.assertEqual((report["streams"], report["formats"]), (["rgb", "flow"], {"rgb": "JPEG", "flow": "PNG"}))
+    self.assertAlmostEqual(report["images_per_second"], report["clips_per_second"] * 2 * 9)
+    self.assertAlmostEqual(report["ratio_to_raw"], report["images_per_second"] / report["raw_images_per_second"])
+    self.assertIn("clips/s", done.stdout)
+
   @parameterized.parameters(
-      (("speed",), "say what to measure: network or flow; got speed"),
-      ((), "say what to measure: network or flow; got nothing"),
+      (("speed",), "say what to measure: network, flow, input; got speed"),
+      ((), "say what to measure: network, flow, input; got nothing"),
       (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
+      (("network", "--stream=joint"), "--stream=joint is for input; a network has one stream, rgb or flow"),
       (("flow",), "give --video, or two --images"),
+      (("input",), "--records is missing: the folder of records that prepare_dataset made"),
+      (("input", "--records=/no/folder"), "/no/folder: there is no such file or folder"),
       (("flow", "--images=a.png"), "--images takes two files, not 1"),
       (("flow", "--images=a.png,b.png"), "a.png and b.png: these are not two images"),
       (("network", "--json=/no/folder/x.json"), "/no/folder/x.json: No such file or directory"),

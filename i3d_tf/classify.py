@@ -10,7 +10,6 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
-from i3d_tf import resources
 
 USAGE = """Classifies videos with Inception I3D.
 
@@ -30,8 +29,8 @@ _CHANNELS = {"rgb": 3, "flow": 2}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("video", [], "Videos, or folders of videos, separated by commas.")
-flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released checkpoint's name, or a path.")
-flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released checkpoint's name, or a path.")
+flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
+flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released name, a path, or a run of train.")
 flags.DEFINE_string("rgb_npy", None, "RGB clip as an array [1, frames, 224, 224, 3] in [-1, 1], in place of a video.")
 flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], in place of a video.")
 flags.DEFINE_enum(
@@ -103,14 +102,16 @@ def _classify(streams: list[str]) -> tuple[list[dict], int]:
           f"checkpoint {_checkpoints([stream])[stream]} is of a network for clips of {network.model.in_channels} "
           f"channels; the {stream} stream has {_CHANNELS[stream]}"
       )
-  sizes = {network.num_classes for network in networks.values()}
-  if len(sizes) > 1:
-    raise errors.I3dError(f"the checkpoints have different numbers of classes: {sorted(sizes)}")
-  class_names = resources.class_names(sizes.pop())
+  infos = [network.info for network in networks.values()]
+  for name in ("num_classes", "classes", "short_side", "crop"):
+    if len({getattr(info, name) for info in infos}) > 1:
+      given = " and ".join(str(getattr(info, name)) for info in infos)
+      raise errors.I3dError(f"the checkpoints do not go together: {name} is {given}")
+  class_names = infos[0].classes or tuple(f"class {index}" for index in range(infos[0].num_classes))
   results = []
   for name in tqdm.tqdm(inputs, unit="video", disable=None):
     try:
-      clips = _read_clips(name, streams)
+      clips = _read_clips(name, streams, infos[0])
       logits = _logits(name, clips, networks)
     except (errors.I3dError, OSError) as error:
       message = errors.describe_os_error(error) if isinstance(error, OSError) else str(error)
@@ -135,7 +136,7 @@ def _inputs(streams: list[str]) -> list[str]:
   return [os.fspath(path) for path in decode.list_videos(FLAGS.video)]
 
 
-def _read_clips(name: str, streams: list[str]) -> dict:
+def _read_clips(name: str, streams: list[str], info) -> dict:
   from i3d_tf.evaluation import classification
 
   if FLAGS.video:
@@ -146,8 +147,9 @@ def _read_clips(name: str, streams: list[str]) -> dict:
         bar.update(done - bar.n)
 
       return classification.read_video_clips(
-          name, streams, max_frames=FLAGS.max_frames, threads=FLAGS.threads, on_flow=show
-      )
+          name, streams, max_frames=FLAGS.max_frames, short_side=info.short_side, crop=info.crop,
+          threads=FLAGS.threads, on_flow=show,
+      )  # fmt: skip
   return {stream: classification.read_npy_clip(FLAGS[f"{stream}_npy"].value) for stream in streams}
 
 

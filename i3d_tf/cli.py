@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import importlib
 import os
 import sys
@@ -11,6 +12,8 @@ from absl import app
 from absl import flags
 
 from i3d_tf import errors
+
+FLAGS = flags.FLAGS
 
 
 def run(main: Callable[[list[str]], int | None], *, usage: str, takes_arguments: bool = False) -> None:
@@ -28,8 +31,8 @@ def run(main: Callable[[list[str]], int | None], *, usage: str, takes_arguments:
   if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that the terminal can show
     sys.stdout.reconfigure(errors="backslashreplace")
   # Started as a console script, the main's module is not __main__, and --help would not show its flags.
-  for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  for flag in FLAGS.get_key_flags_for_module(main.__module__):
+    FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   app.run(lambda argv: _guarded(main, argv[1:], takes_arguments))
 
 
@@ -46,6 +49,12 @@ def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], take
     return fail("interrupted")
 
 
+def from_flags(cls: type, **given):
+  """A dataclass from the flags that have its fields' names, lists as tuples; `given` are the other fields."""
+  values = {field.name: FLAGS[field.name].value for field in dataclasses.fields(cls) if field.name not in given}
+  return cls(**given, **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
 def fail(message: str) -> int:
   """Prints `message` as this program's error and returns the exit status 1."""
   print(f"{program()}: error: {message}", file=sys.stderr)
@@ -59,7 +68,7 @@ def program() -> str:
 
 def is_quiet() -> bool:
   """Whether TensorFlow's start-up messages are unwanted: unless `-v 1` asks for them."""
-  return flags.FLAGS.verbosity < 1
+  return FLAGS.verbosity < 1
 
 
 def import_tensorflow(*, quiet: bool | None = None) -> None:
@@ -70,7 +79,9 @@ def import_tensorflow(*, quiet: bool | None = None) -> None:
   if quiet:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   with _stderr_kept_back() if quiet else contextlib.nullcontext():
-    importlib.import_module("tensorflow")
+    tensorflow = importlib.import_module("tensorflow")
+  if quiet:
+    tensorflow.get_logger().setLevel("WARNING")
 
 
 @contextlib.contextmanager

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 import contextlib
 import errno
+import fcntl
 import os
 import pathlib
 import tempfile
 from typing import BinaryIO
 
+from i3d_tf import errors
+
+LOCK = ".lock"
 # Read once, while no thread can come between.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -47,3 +51,20 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     if hidden and error.errno is not None:
       raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     raise
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike) -> Iterator[None]:
+  """Keeps other processes of ours out of the folder, which is made if it is not there.
+
+  Raises:
+    I3dError: if another process is at work in it.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / LOCK, "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.I3dError(f"{folder}: another process is writing here; wait for it or stop it") from None
+    yield

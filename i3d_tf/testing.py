@@ -1,7 +1,11 @@
 """What the tests share. Not part of the installed package."""
 
+from collections.abc import Callable
+from concurrent import futures
+import multiprocessing
 import os
 import pathlib
+from typing import Any
 import unittest
 import zlib
 
@@ -26,6 +30,15 @@ def shared(path: str = "") -> pathlib.Path:
   if not (folder / path).exists():
     raise AssertionError(f"the reference material at {folder} has no {path}")
   return folder / path
+
+
+def in_own_process(function: Callable, *arguments) -> Any:
+  """`function(*arguments)` in a fresh Python process, for what must come before anything else in TensorFlow.
+
+  The function is found there by its module's name, and what it takes and returns is pickled.
+  """
+  with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    return pool.submit(function, *arguments).result()
 
 
 def golden_values(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import provenance
 from i3d_tf import workers
 from i3d_tf.benchmarks import timing
 from i3d_tf.video import decode
@@ -78,7 +79,7 @@ def measure(options: Options) -> Report:
   comparisons = [_compare(frames, params, threads, options.rounds) for threads in (1, workers.available_cores())]
   shares, per_iteration = _breakdown(frames, params)
   return Report(
-      machine=timing.machine(),
+      machine=provenance.machine(),
       opencv=cv2.__version__,
       source=options.video or " and ".join(options.images),
       size=frames.shape[:0:-1],

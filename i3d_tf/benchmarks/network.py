@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
 from i3d_tf import errors
+from i3d_tf import provenance
 from i3d_tf.benchmarks import timing
 from i3d_tf.models import inception
 from i3d_tf.models import inception_spec
@@ -71,7 +72,7 @@ def measure(options: Options) -> Report:
   work = batch * inception_spec.multiply_adds(tuple(size), in_channels=channels) / 1e9
   product = _MATRIX**3 / 1e9
   return Report(
-      machine=timing.machine(),
+      machine=provenance.machine(),
       tensorflow=tf.__version__,
       shape=options.shape,
       giga_multiply_adds=work,

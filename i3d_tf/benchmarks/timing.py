@@ -8,8 +8,6 @@ import time
 
 import tqdm
 
-from i3d_tf import workers
-
 
 def in_turn(tasks: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
   """Runs every task once per round, after one round that does not count.
@@ -41,14 +39,3 @@ def peak_memory_bytes() -> int:
   """The largest resident memory this process has had."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def machine() -> str:
-  """Processor model and number of cores available, for the provenance of figures."""
-  model = platform.processor() or platform.machine()
-  try:
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-      model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-  except (OSError, StopIteration):
-    pass
-  return f"{model}, {workers.available_cores()} cores"

@@ -14,7 +14,7 @@ from i3d_tf.video import decode
 from i3d_tf.video import flow
 from i3d_tf.video import ops
 from i3d_tf.video import tvl1
-from i3d_tf.weights import release
+from i3d_tf.weights import saved
 
 MAX_FRAMES = 250  # ten seconds at 25 frames per second, the length of a Kinetics clip
 
@@ -33,22 +33,18 @@ class StreamClassifier:
   """A network with a checkpoint's weights; gives the time-averaged logits of a clip."""
 
   def __init__(self, checkpoint: str | os.PathLike):
-    self.model = release.load_model(checkpoint)
-    side = ops.CROP
+    self.model, self.info = saved.load(checkpoint)
+    side = self.info.crop
     signature = tf.TensorSpec([1, None, side, side, self.model.in_channels], tf.float32)
     self._apply = tf.function(lambda clip: self.model(clip)[0], input_signature=[signature])
 
-  @property
-  def num_classes(self) -> int:
-    return self.model.num_classes
-
   def logits(self, clip: np.ndarray) -> np.ndarray:
-    """The logits `[classes]` of a clip `[T, 224, 224, C]`, float32 in [-1, 1], in one pass.
+    """The logits `[classes]` of a clip `[T, crop, crop, C]`, float32 in [-1, 1], in one pass.
 
     Raises:
       I3dError: if the clip does not fit the network.
     """
-    wanted = (ops.CROP, ops.CROP, self.model.in_channels)
+    wanted = (self.info.crop, self.info.crop, self.model.in_channels)
     if clip.ndim != 4 or clip.shape[1:] != wanted:
       sizes = ", ".join(map(str, wanted))
       raise errors.I3dError(f"the clip has shape {clip.shape}; this network takes [frames, {sizes}]")
@@ -65,16 +61,19 @@ def read_video_clips(
     streams: Sequence[str] = ("rgb",),
     *,
     max_frames: int = MAX_FRAMES,
+    short_side: int = decode.SHORT_SIDE,
+    crop: int = ops.CROP,
     threads: int | None = None,
     on_flow: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-  """The networks' inputs from a video: 25 fps, short side 256, centre crop.
+  """The networks' inputs from a video: 25 fps, resized to a short side, centre crop.
 
   Args:
     path: a video.
-    streams: 'rgb' `[T, 224, 224, 3]`, values in [-1, 1]; 'flow' `[T - 1, 224, 224, 2]`, TV-L1 flow of the whole frames,
-      cut off at +-20 pixels per frame and scaled to [-1, 1], in full precision.
+    streams: 'rgb' `[T, crop, crop, 3]`, values in [-1, 1]; 'flow' `[T - 1, crop, crop, 2]`, TV-L1 flow of the whole
+      frames, cut off at +-20 pixels per frame and scaled to [-1, 1], in full precision.
     max_frames: use so many frames, or flows, from the video's start.
+    short_side, crop: pixels.
     threads: for flow; None: one a core.
     on_flow: called with (flows done, flows in all) after each flow.
 
@@ -82,7 +81,7 @@ def read_video_clips(
     VideoError: if the video cannot be read, or is too short for a network.
   """
   has_flow = "flow" in streams
-  frames = decode.read_video(path, max_frames=max_frames + has_flow)
+  frames = decode.read_video(path, max_frames=max_frames + has_flow, short_side=short_side)
   if len(frames) < inception.MIN_FRAMES + has_flow:
     raise errors.VideoError(
         f"{path}: the video has {len(frames)} frames at {decode.FRAME_RATE:g} frames per second; "
@@ -90,9 +89,9 @@ def read_video_clips(
     )
   clips = {}
   if "rgb" in streams:
-    clips["rgb"] = ops.scale_rgb(ops.center_crop(frames[:max_frames]))
+    clips["rgb"] = ops.scale_rgb(ops.center_crop(frames[:max_frames], crop)).numpy()
   if has_flow:
-    clips["flow"] = flow.scale(ops.center_crop(tvl1.tvl1_flow(frames, threads=threads, on_pair=on_flow)))
+    clips["flow"] = flow.scale(ops.center_crop(tvl1.tvl1_flow(frames, threads=threads, on_pair=on_flow), crop))
   return clips
 
 

@@ -1,5 +1,6 @@
 """InceptionI3d: the release's interface, its goldens, and small networks."""
 
+import collections
 import math
 
 from absl.testing import absltest
@@ -159,6 +160,7 @@ class InterfaceTest(parameterized.TestCase):
       ({"num_classes": 0}, "num_classes is 0"),
       ({"width_multiplier": 0}, "width_multiplier is 0"),
       ({"average_space": True, "spatial_squeeze": False}, "needs spatial_squeeze=True"),
+      ({"compute_dtype": "int8"}, "compute_dtype is 'int8'; allowed are float32, bfloat16, float16"),
   )
   def test_bad_construction(self, arguments, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -240,6 +242,40 @@ class HeadTest(parameterized.TestCase):
     self.assertBetween(gone.mean(), 0.2, 0.8)
 
 
+  def _dropped(self, model, clip, **arguments):
+    """Where a network whose pooled features are all positive has dropped them, `[B, T' - 1, C]`."""
+    model.build(3)
+    variables = release.named_variables(model)
+    for name, variable in variables.items():
+      if name.startswith("Mixed_5c") and name.endswith("beta"):
+        variable.assign(tf.fill(variable.shape, 100.0))
+    return model(clip, dropout_keep_prob=0.5, **arguments)[1]["PooledFeatures"].numpy() == 0
+
+  def test_the_dropout_of_a_clip_is_a_function_of_its_seed(self):
+    model = inception.InceptionI3d(5, width_multiplier=0.1, average_space=True)
+    clips = tf.random.stateless_uniform([3, 32, 32, 32, 3], [0, 0], -1, 1)
+    seeds = tf.constant([[1, 2], [1, 3], [1, 2]])
+    together = self._dropped(model, clips, dropout_seeds=seeds)
+    self.assertBetween(together.mean(), 0.4, 0.6)
+    np.testing.assert_array_equal(together[0], together[2])
+    self.assertTrue((together[0] != together[1]).any())
+    self.assertTrue((together[0, 0] != together[0, 1]).any())
+    for index in range(3):
+      alone = self._dropped(model, clips[index : index + 1], dropout_seeds=seeds[index : index + 1])
+      np.testing.assert_array_equal(alone[0], together[index])
+
+  @parameterized.parameters(([[1, 2], [1, 3]],), (None,))
+  def test_spatial_dropout_drops_whole_channels(self, seeds):
+    tf.random.set_seed(0)
+    model = inception.InceptionI3d(5, width_multiplier=0.1, average_space=True, spatial_dropout=True)
+    clips = tf.random.stateless_uniform([2, 32, 32, 32, 3], [0, 0], -1, 1)
+    dropped = self._dropped(model, clips, dropout_seeds=seeds)
+    self.assertEqual(dropped.shape[1], 3)
+    np.testing.assert_array_equal(dropped, np.repeat(dropped[:, :1], 3, axis=1))
+    self.assertTrue((dropped[0] != dropped[1]).any())
+    self.assertBetween(dropped.mean(), 0.35, 0.65)
+
+
 class ReceptiveFieldTest(absltest.TestCase):
 
   def test_one_step_of_mixed_5c_sees_99_frames(self):
@@ -256,6 +292,109 @@ class ReceptiveFieldTest(absltest.TestCase):
     seen = np.flatnonzero(np.abs(gradient()).sum((0, 2, 3, 4)))
     self.assertLessEqual(seen[-1] - seen[0] + 1, 99)
     self.assertGreater(seen[-1] - seen[0] + 1, 83)  # the field of Mixed_5b
+
+
+class TrainingTest(parameterized.TestCase):
+  """Options of the training mode, on small networks."""
+
+  CLIPS = tf.random.stateless_uniform([2, 9, 32, 32, 3], [0, 3], -1, 1)
+
+  def _model(self, **arguments):
+    model = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True, **arguments)
+    model.build(3)
+    for name, variable in release.named_variables(model).items():
+      variable.assign(testing.golden_values(name, variable.shape.as_list()))
+    return model
+
+  def _step(self, model):
+    """A traced step that returns logits and gradients by name, and its graph's numbers of operations by type."""
+
+    def step():
+      with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(model.trained_variables)
+        logits, _ = model(self.CLIPS, is_training=True, dropout_keep_prob=0.5, dropout_seeds=[[1, 2], [3, 4]])
+        loss = tf.reduce_sum(logits[:, 0])
+      return logits, tape.gradient(loss, {variable.name: variable for variable in model.trained_variables})
+
+    function = tf.function(step).get_concrete_function()
+    return function, collections.Counter(operation.type for operation in function.graph.get_operations())
+
+  def test_recomputation_changes_nothing_but_the_work(self):
+    plain, recomputing = self._model(), self._model(recompute=True)
+    (plain_step, plain_operations), (step, operations) = self._step(plain), self._step(recomputing)
+    # Once for the output, again for its gradient, and for the endpoints, which are not asked for and so left out.
+    self.assertEqual((plain_operations["Conv3D"], operations["Conv3D"]), (58, 58 + 57 + 57))
+    self.assertEqual(operations["Conv3DBackpropFilterV2"], plain_operations["Conv3DBackpropFilterV2"])
+    (logits, gradients), (expected, expected_gradients) = step(), plain_step()
+    np.testing.assert_array_equal(logits, expected)
+    self.assertLen(gradients, 116)
+    for name, gradient in gradients.items():
+      self.assertLess(testing.relative_error(gradient, expected_gradients[name].numpy()), 1e-5, name)
+    moved = release.named_variables(plain)
+    for name, variable in release.named_variables(recomputing).items():
+      np.testing.assert_array_equal(variable, moved[name], name)
+      if not spec.is_trainable(name):
+        self.assertFalse(np.array_equal(variable, testing.golden_values(name, variable.shape.as_list())), name)
+
+  # With recomputation the gradient of the lowest pool is traced, too, but left out when the graph is run.
+  @parameterized.parameters((False, 1), (True, 2))
+  def test_a_frozen_trunk_costs_no_gradient(self, recompute, num_pools):
+    model = self._model(recompute=recompute)
+    _, whole = self._step(model)
+    model.freeze("Conv3d|Mixed_[34]")
+    self.assertLen(model.trained_variables, 26)
+    step, operations = self._step(model)
+    self.assertEqual((whole["Conv3DBackpropFilterV2"], operations["Conv3DBackpropFilterV2"]), (58, 13))
+    self.assertEqual(operations["MaxPool3DGrad"], num_pools)
+    _, gradients = step()
+    self.assertLen(gradients, 26)
+    for name, variable in release.named_variables(model).items():
+      golden = testing.golden_values(name, variable.shape.as_list())
+      moved = not spec.is_trainable(name) and name.startswith("Mixed_5")
+      self.assertEqual(not np.array_equal(variable, golden), moved, name)
+
+  def test_freezing_by_name(self):
+    model = self._model()
+    released = lambda: {v.name.removeprefix("inception_i3d/")[:-2] for v in model.trained_variables}
+    everything = released()
+    self.assertLen(everything, 116)
+    model.freeze("Logits/Conv3d_0c_1x1")
+    self.assertEqual(everything - released(), {"Logits/Conv3d_0c_1x1/conv_3d/w", "Logits/Conv3d_0c_1x1/conv_3d/b"})
+    model.freeze("Mixed_4b/Branch_0/Conv3d_0a_1x1")
+    unit = "Mixed_4b/Branch_0/Conv3d_0a_1x1/"
+    self.assertEqual(everything - released(), {unit + "conv_3d/w", unit + "batch_norm/beta"})
+    model.freeze(".*")
+    self.assertEmpty(released())
+    np.testing.assert_array_equal(model(self.CLIPS, is_training=True)[0], model(self.CLIPS)[0])
+    model.freeze(None)
+    self.assertEqual(released(), everything)
+
+  @parameterized.parameters(
+      ("Branch_0", "'Branch_0' matches the beginning of no unit's name; names are Conv3d_1a_7x7, Conv3d_2b_1x1, "),
+      ("Mixed_(", r"'Mixed_\(' is not a regular expression"),
+  )
+  def test_freezing_nothing_is_an_error(self, pattern, message):
+    model = self._model()
+    model.freeze("Conv3d")
+    with self.assertRaisesRegex(ValueError, message):
+      model.freeze(pattern)
+    self.assertLen(model.trained_variables, 116 - 6)
+
+  @parameterized.parameters(("bfloat16", 0.1), ("float16", 0.02))
+  def test_other_types_compute_about_the_same(self, dtype, tolerance):
+    if dtype == "float16" and not tf.config.list_physical_devices("GPU"):
+      self.skipTest("TensorFlow has no 3D max pool of float16 for CPUs")
+    exact, model = self._model(), self._model(compute_dtype=dtype)
+    logits, endpoints = model(self.CLIPS)
+    self.assertEqual(endpoints["Mixed_5c"].dtype.name, dtype)
+    self.assertEqual({v.dtype.name for v in model.variables} | {logits.dtype.name}, {"float32"})
+    self.assertLess(testing.relative_error(logits, exact(self.CLIPS)[0].numpy()), tolerance)
+    self.assertGreater(testing.relative_error(logits, exact(self.CLIPS)[0].numpy()), 1e-5)
+    _, gradients = self._step(model)[0]()
+    self.assertLen(gradients, 116)
+    for name, gradient in gradients.items():
+      self.assertEqual(gradient.dtype.name, "float32")
+      self.assertTrue(np.isfinite(gradient).all(), name)
 
 
 class SmallNetworkTest(absltest.TestCase):

@@ -1,17 +1,16 @@
-"""The building units: convolution, batch norm with plain averages, and both with a ReLU.
+"""The building units: convolution, and convolution with batch norm and ReLU, pools, and how they are put together.
 
-Data layout is NDHWC, `[B, T, H, W, C]`, float32. Variables carry the 2017 release's names, so that
-a checkpoint loader is a lookup.
+Data layout is NDHWC, `[B, T, H, W, C]`. Units compute in the type of their inputs and own float32 variables, which
+carry the 2017 release's names, so that a checkpoint loader is a lookup.
+
+Every unit is called with its inputs and, in training mode, the `BatchStatistics` of the pass; without them it uses
+moving statistics.
 """
 
 import sonnet as snt
 import tensorflow as tf
 
-# Sonnet 1's BatchNorm as the release used it (deepmind/sonnet v1.1-v1.36): offset without scale,
-# biased variance, averages that start at 0 and 1 and are not debiased. Sonnet 2's own BatchNorm
-# differs in all of these and would lose loaded statistics at the first update.
-BATCH_NORM_EPSILON = 1e-3
-BATCH_NORM_DECAY = 0.999
+from i3d_tf.models import batch_norm as norm
 
 
 class Conv3D(snt.Module):
@@ -38,42 +37,11 @@ class Conv3D(snt.Module):
 
   def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
     outputs = self.convolve(inputs, self.w)
-    return tf.nn.bias_add(outputs, self.b) if self._with_bias else outputs
+    return tf.nn.bias_add(outputs, tf.cast(self.b, outputs.dtype)) if self._with_bias else outputs
 
   def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Convolves with `kernel` in place of `w`, which has its shape."""
-    return tf.nn.conv3d(inputs, kernel, self._strides, "SAME")
-
-
-class BatchNorm(snt.Module):
-  """y = (x - mean) / sqrt(variance + 1e-3) + beta over `[B, T, H, W]`, with plain moving averages."""
-
-  def __init__(self, name: str = "batch_norm"):
-    super().__init__(name=name)
-
-  @snt.once
-  def build(self, channels: int) -> None:
-    """Creates `beta` (trained) and the moving statistics (not trained), each of shape (C,)."""
-    self.beta = tf.Variable(tf.zeros([channels]), name="beta")
-    self.moving_mean = tf.Variable(tf.zeros([channels]), trainable=False, name="moving_mean")
-    self.moving_variance = tf.Variable(tf.ones([channels]), trainable=False, name="moving_variance")
-
-  def normalize_batch(self, inputs: tf.Tensor) -> tf.Tensor:
-    """Normalises with the statistics of this batch and moves the averages towards them (decay 0.999)."""
-    # Not the fused operation: its float32 sums put the statistics of a 16-frame clip off by 2e-5, these by 1e-7,
-    # and it returns the unbiased variance.
-    mean, variance = tf.nn.moments(inputs, axes=[0, 1, 2, 3])
-    self._move(self.moving_mean, mean)
-    self._move(self.moving_variance, variance)
-    return tf.nn.batch_normalization(inputs, mean, variance, self.beta, None, BATCH_NORM_EPSILON)
-
-  def moving_affine(self) -> tuple[tf.Tensor, tf.Tensor]:
-    """(scale, offset), each (C,), such that normalising with the moving statistics is scale * x + offset."""
-    scale = tf.math.rsqrt(self.moving_variance + BATCH_NORM_EPSILON)
-    return scale, self.beta - self.moving_mean * scale
-
-  def _move(self, average: tf.Variable, value: tf.Tensor) -> None:
-    average.assign_sub((average - value) * (1 - BATCH_NORM_DECAY))
+    return tf.nn.conv3d(inputs, tf.cast(kernel, inputs.dtype), self._strides, "SAME")
 
 
 class Unit3D(snt.Module):
@@ -81,6 +49,9 @@ class Unit3D(snt.Module):
 
   With moving statistics the normalisation is folded into the kernel and a bias at every call: scaling the
   kernel costs a fraction of scaling the activations, and convolution, bias and ReLU become one operation.
+
+  Attributes:
+    frozen: use moving statistics in training mode, too.
   """
 
   def __init__(
@@ -89,7 +60,8 @@ class Unit3D(snt.Module):
     super().__init__(name=name)
     self._channels = channels
     self.conv_3d = Conv3D(channels, kernel, stride, with_bias=not use_batch_norm)
-    self.batch_norm = BatchNorm() if use_batch_norm else None
+    self.batch_norm = norm.BatchNorm() if use_batch_norm else None
+    self.frozen = False
 
   def build(self, in_channels: int) -> int:
     """Creates the variables and returns the number of channels out."""
@@ -98,15 +70,17 @@ class Unit3D(snt.Module):
       self.batch_norm.build(self._channels)
     return self._channels
 
-  def __call__(self, inputs: tf.Tensor, is_training: bool) -> tf.Tensor:
+  def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
     if self.batch_norm is None:
       return self.conv_3d(inputs)
-    if is_training:
-      return tf.nn.relu(self.batch_norm.normalize_batch(self.conv_3d(inputs)))
+    if statistics is not None and not self.frozen:
+      return statistics.normalize_relu(self.batch_norm, self.conv_3d(inputs))
     scale, offset = self.batch_norm.moving_affine()
-    return tf.nn.relu(tf.nn.bias_add(self.conv_3d.convolve(inputs, self.conv_3d.w * scale), offset))
+    outputs = self.conv_3d.convolve(inputs, self.conv_3d.w * scale)
+    return tf.nn.relu(tf.nn.bias_add(outputs, tf.cast(offset, outputs.dtype)))
 
 
+@snt.allow_empty_variables
 class MaxPool3D(snt.Module):
   """SAME max pooling; padding counts as minus infinity."""
 
@@ -118,9 +92,9 @@ class MaxPool3D(snt.Module):
   def build(self, in_channels: int) -> int:
     return in_channels
 
-  def __call__(self, inputs: tf.Tensor, is_training: bool) -> tf.Tensor:
-    del is_training
-    return tf.nn.max_pool3d(inputs, self._kernel, self._stride, "SAME")
+  def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
+    pool = lambda inputs: tf.nn.max_pool3d(inputs, self._kernel, self._stride, "SAME")
+    return pool(inputs) if statistics is None else statistics.max_pool(pool, inputs)
 
 
 class Chain(snt.Module):
@@ -135,9 +109,9 @@ class Chain(snt.Module):
       in_channels = unit.build(in_channels)
     return in_channels
 
-  def __call__(self, inputs: tf.Tensor, is_training: bool) -> tf.Tensor:
+  def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
     for unit in self._units:
-      inputs = unit(inputs, is_training)
+      inputs = unit(inputs, statistics)
     return inputs
 
 
@@ -151,5 +125,5 @@ class Concat(snt.Module):
   def build(self, in_channels: int) -> int:
     return sum(branch.build(in_channels) for branch in self._branches)
 
-  def __call__(self, inputs: tf.Tensor, is_training: bool) -> tf.Tensor:
-    return tf.concat([branch(inputs, is_training) for branch in self._branches], axis=-1)
+  def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
+    return tf.concat([branch(inputs, statistics) for branch in self._branches], axis=-1)

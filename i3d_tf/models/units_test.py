@@ -5,6 +5,8 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
+from i3d_tf import testing
+from i3d_tf.models import batch_norm
 from i3d_tf.models import units
 
 
@@ -29,9 +31,9 @@ class Unit3DTest(parameterized.TestCase):
     clip = _noise([2, 4, 6, 5, 3], 7)
     convolved = tf.nn.conv3d(clip, unit.conv_3d.w, [1] * 5, "SAME")
     expected = tf.nn.relu(
-        (convolved - norm.moving_mean) / tf.sqrt(norm.moving_variance + units.BATCH_NORM_EPSILON) + norm.beta
+        (convolved - norm.moving_mean) / tf.sqrt(norm.moving_variance + batch_norm.EPSILON) + norm.beta
     )
-    np.testing.assert_allclose(unit(clip, is_training=False), expected, atol=1e-5)
+    np.testing.assert_allclose(unit(clip), expected, atol=1e-5)
 
   @parameterized.parameters(([2, 4, 6, 5, 3],), ([1, 1, 1, 2, 3],))
   def test_training_uses_and_averages_biased_batch_statistics(self, shape):
@@ -42,15 +44,85 @@ class Unit3DTest(parameterized.TestCase):
     convolved = tf.nn.conv3d(clip, unit.conv_3d.w, [1] * 5, "SAME").numpy().astype(np.float64)
     mean, variance = convolved.mean((0, 1, 2, 3)), convolved.var((0, 1, 2, 3))
     expected = np.maximum((convolved - mean) / np.sqrt(variance + 1e-3) + norm.beta.numpy(), 0)
-    np.testing.assert_allclose(tf.function(unit)(clip, is_training=True), expected, atol=1e-5)
+
+    @tf.function
+    def train(clip):
+      statistics = batch_norm.BatchStatistics()
+      outputs = unit(clip, statistics)
+      statistics.move_averages()
+      return outputs
+
+    np.testing.assert_allclose(train(clip), expected, atol=1e-5)
     np.testing.assert_allclose(norm.moving_mean, 0.999 * old_mean + 0.001 * mean, atol=1e-7)
     np.testing.assert_allclose(norm.moving_variance, 0.999 * old_variance + 0.001 * variance, atol=1e-7)
+
+  @parameterized.parameters((3, 3, 3), (1, 1, 1))
+  def test_training_gradients_are_those_of_the_definition(self, *kernel):
+    unit = _unit(kernel)
+    norm = unit.batch_norm
+    clip, upstream = _noise([2, 4, 6, 5, 3], 7), _noise([2, 4, 6, 5, 5], 8)
+
+    @tf.function
+    def actual(clip):
+      with tf.GradientTape() as tape:
+        tape.watch(clip)
+        outputs = unit(clip, batch_norm.BatchStatistics())
+      return tape.gradient(outputs, [clip, unit.conv_3d.w, norm.beta], upstream)
+
+    exact = [tf.cast(value, tf.float64) for value in (clip, unit.conv_3d.w, norm.beta)]
+    with tf.GradientTape() as tape:
+      tape.watch(exact)
+      convolved = tf.nn.conv3d(exact[0], exact[1], [1] * 5, "SAME")
+      mean, variance = tf.nn.moments(convolved, [0, 1, 2, 3])
+      outputs = tf.nn.relu((convolved - mean) / tf.sqrt(variance + 1e-3) + exact[2])
+    expected = tape.gradient(outputs, exact, tf.cast(upstream, tf.float64))
+    for value, expectation in zip(actual(clip), expected, strict=True):
+      self.assertLess(testing.relative_error(value, expectation.numpy()), 2e-6)
+
+  def test_statistics_are_exact_far_from_zero(self):
+    # Sums of squares would lose the variance of values about 100 +- 0.1 in float32.
+    statistics = batch_norm.BatchStatistics()
+    norm = batch_norm.BatchNorm()
+    norm.build(2)
+    values = (100 + 0.1 * np.random.default_rng(0).normal(size=[1, 8, 32, 32, 2])).astype(np.float32)
+    statistics.normalize_relu(norm, tf.constant(values))
+    statistics.move_averages()
+    exact = values.astype(np.float64).reshape(-1, 2)
+    np.testing.assert_allclose(norm.moving_mean, 0.001 * exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance, 0.999 + 0.001 * exact.var(0), rtol=2e-7)
+
+  def test_a_frozen_unit_trains_as_it_infers(self):
+    unit = _unit((1, 3, 3))
+    unit.frozen = True
+    before = [variable.numpy() for variable in unit.variables]
+    clip, statistics = _noise([2, 4, 6, 5, 3], 7), batch_norm.BatchStatistics()
+    np.testing.assert_array_equal(unit(clip, statistics), unit(clip))
+    statistics.move_averages()
+    for variable, value in zip(unit.variables, before, strict=True):
+      np.testing.assert_array_equal(variable, value)
+
+  @parameterized.product(dtype=["bfloat16", "float16"], is_training=[False, True])
+  def test_a_unit_computes_in_the_type_of_its_inputs(self, dtype, is_training):
+    unit = _unit((3, 3, 3))
+    clip, upstream = _noise([2, 4, 6, 5, 3], 7), _noise([2, 4, 6, 5, 5], 8)
+
+    @tf.function
+    def apply(clip):
+      with tf.GradientTape() as tape:
+        outputs = unit(clip, batch_norm.BatchStatistics() if is_training else None)
+      return outputs, tape.gradient(outputs, unit.conv_3d.w, tf.cast(upstream, clip.dtype))
+
+    (outputs, gradient), (expected, exact) = apply(tf.cast(clip, dtype)), apply(clip)
+    self.assertEqual((outputs.dtype.name, gradient.dtype.name), (dtype, "float32"))
+    tolerance = {"bfloat16": 0.03, "float16": 0.004}[dtype]
+    self.assertLess(testing.relative_error(tf.cast(outputs, tf.float32), expected.numpy()), tolerance)
+    self.assertLess(np.linalg.norm(gradient - exact), 5 * tolerance * np.linalg.norm(exact))
 
   def test_a_fresh_unit_divides_by_the_root_of_one_plus_epsilon(self):
     unit = units.Unit3D(1, (1, 1, 1), name="unit")
     unit.build(1)
     unit.conv_3d.w.assign(tf.ones([1, 1, 1, 1, 1]))
-    output = unit(tf.fill([1, 1, 1, 1, 1], 2.0), is_training=False)
+    output = unit(tf.fill([1, 1, 1, 1, 1], 2.0))
     np.testing.assert_allclose(tf.squeeze(output), 2 / np.sqrt(1.001), rtol=1e-6)
 
   def test_frozen_statistics_pass_the_gradient_through(self):
@@ -62,7 +134,7 @@ class Unit3DTest(parameterized.TestCase):
         tape.watch(scale)
         saved = unit.conv_3d.w.numpy()
         unit.conv_3d.w.assign(saved)
-        value = tf.reduce_sum(unit(clip * scale, is_training=False))
+        value = tf.reduce_sum(unit(clip * scale))
       return value, tape.gradient(value, [unit.conv_3d.w, unit.batch_norm.beta])
 
     value, (kernel_gradient, beta_gradient) = loss(tf.constant(1.0))
@@ -72,7 +144,7 @@ class Unit3DTest(parameterized.TestCase):
     bumped[1, 0, 0, 2, 1] += step
     unit.conv_3d.w.assign(bumped)
     np.testing.assert_allclose((loss(tf.constant(1.0))[0] - value) / step, kernel_gradient[1, 0, 0, 2, 1], rtol=0.05)
-    active = tf.reduce_sum(tf.cast(_unit((3, 1, 1))(clip, is_training=False) > 0, tf.float32), [0, 1, 2, 3])
+    active = tf.reduce_sum(tf.cast(_unit((3, 1, 1))(clip) > 0, tf.float32), [0, 1, 2, 3])
     np.testing.assert_allclose(beta_gradient, active)
 
   def test_the_classifier_unit_has_a_bias_and_nothing_else(self):
@@ -80,7 +152,8 @@ class Unit3DTest(parameterized.TestCase):
     unit.build(1)
     unit.conv_3d.w.assign(tf.reshape([1.0, -1.0], [1, 1, 1, 1, 2]))
     unit.conv_3d.b.assign([10.0, 1.0])
-    np.testing.assert_array_equal(tf.squeeze(unit(tf.fill([1, 1, 1, 1, 1], 3.0), is_training=True)), [13.0, -2.0])
+    logits = unit(tf.fill([1, 1, 1, 1, 1], 3.0), batch_norm.BatchStatistics())
+    np.testing.assert_array_equal(tf.squeeze(logits), [13.0, -2.0])
     self.assertEqual([v.name for v in unit.variables], ["unit/conv_3d/b:0", "unit/conv_3d/w:0"])
 
 
@@ -105,12 +178,12 @@ class PaddingTest(parameterized.TestCase):
   def test_max_pool(self, kernel, stride, length, expected):
     pool = units.MaxPool3D((kernel, 1, 1), (stride, 1, 1), name="pool")
     ramp = tf.reshape(tf.range(float(length)), [1, length, 1, 1, 1])
-    np.testing.assert_array_equal(tf.squeeze(pool(ramp, is_training=False)), expected)
+    np.testing.assert_array_equal(tf.squeeze(pool(ramp)), expected)
 
   def test_max_pool_padding_is_minus_infinity(self):
     pool = units.MaxPool3D((3, 3, 3), (1, 1, 1), name="pool")
     negative = tf.fill([1, 2, 2, 2, 1], -5.0)
-    np.testing.assert_array_equal(pool(negative, is_training=False), negative)
+    np.testing.assert_array_equal(pool(negative), negative)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,20 @@ def draw(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int
   return _border(_stack(strips), _MARGIN, 0, _MARGIN, _MARGIN - _GAP)
 
 
+def draw_images(record: records.Record, *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
+  """Draws one record's frames and flow alone, without words, RGB uint8 `[H, W, 3]`; see `draw`."""
+  return _stack(_rows(record, columns, tile_height)[0])
+
+
 def _strip(record: records.Record, columns: int, tile_height: int) -> np.ndarray:
+  rows, steps, full_scale = _rows(record, columns, tile_height)
+  return _stack([*_caption(record, full_scale), *rows, _times(record, steps, rows[0].shape[1] // len(steps))])
+
+
+def _rows(
+    record: records.Record, columns: int, tile_height: int
+) -> tuple[list[np.ndarray], np.ndarray, float | None]:
+  """The rows of frames and of flow, the steps that they show, and the flow's scale."""
   count = len(record.flow_frames) or len(record.frames)  # the last frame has no flow
   if not count:
     raise errors.I3dError(f"{record.id}: the record holds neither frames nor flow")
@@ -53,7 +66,7 @@ def _strip(record: records.Record, columns: int, tile_height: int) -> np.ndarray
   if flows:
     full_scale = max(1.0, float(np.percentile(np.linalg.norm(flows, axis=-1), 99)))
     rows.append(_row([flow_lib.draw(flow, full_scale=full_scale) for flow in flows], tile_height))
-  return _stack([*_caption(record, full_scale), *rows, _times(record, steps, rows[0].shape[1] // len(steps))])
+  return rows, steps, full_scale
 
 
 def _flow(record: records.Record, step: int) -> np.ndarray:

@@ -67,6 +67,13 @@ class ContactSheetTest(absltest.TestCase):
     expected = flow.draw(np.float32([[[0, 4]]]), full_scale=4)[0, 0]
     self.assertLess(np.abs(flows[0].astype(int) - expected).max(), 12)
 
+  def test_images_alone_are_those_of_the_sheet(self):
+    sheet = contact_sheet.draw([_record(motion=(5, 0))], columns=4, tile_height=_HEIGHT)
+    images = contact_sheet.draw_images(_record(motion=(5, 0)), columns=4, tile_height=_HEIGHT)
+    self.assertEqual(images.shape, (2 * _HEIGHT + 8, 4 * (_WIDTH + 4), 3))
+    top = 16 + 2 * 22  # margin and caption
+    np.testing.assert_array_equal(images, sheet[top : top + images.shape[0], 16 : 16 + images.shape[1]])
+
   def test_several_records_and_long_names(self):
     one = contact_sheet.draw([_record()], columns=4, tile_height=_HEIGHT)
     wide = contact_sheet.draw([_record(), _record(label="long name " * 20)], columns=4, tile_height=_HEIGHT)

@@ -8,7 +8,6 @@ the order in which they finished, and the interruptions.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -81,20 +80,9 @@ class Folder:
     self._shards = {shard.name: shard for shard in shards}
     self._left = {}  # clips of each unfinished shard that are still to come
 
-  @contextlib.contextmanager
-  def locked(self) -> Iterator[None]:
-    """Keeps other processes of ours out of the folder, which is made if it is not there.
-
-    Raises:
-      I3dError: if another process is at work in it.
-    """
-    self.path.mkdir(parents=True, exist_ok=True)
-    with open(self.path / ".lock", "w") as lock:
-      try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        raise errors.I3dError(f"{self.path}: another process is writing here; wait for it or stop it") from None
-      yield
+  def locked(self) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes of ours out of the folder; see `files.locked`."""
+    return files.locked(self.path)
 
   def check_parameters(self, parameters: Mapping) -> None:
     """Writes down how the folder is made, or compares with what is written.

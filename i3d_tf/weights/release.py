@@ -13,15 +13,14 @@ import sonnet as snt
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.models import inception
 from i3d_tf.models import inception_spec
 from i3d_tf.weights import bundle
 from i3d_tf.weights import download
 from i3d_tf.weights import manifest as manifests
 
 _SLOT = "/Momentum"
-_FIRST_KERNEL = "Conv3d_1a_7x7/conv_3d/w"
-_HEAD_BIAS = "Logits/Conv3d_0c_1x1/conv_3d/b"
+FIRST_KERNEL = "Conv3d_1a_7x7/conv_3d/w"
+HEAD_BIAS = "Logits/Conv3d_0c_1x1/conv_3d/b"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,24 +75,9 @@ def load_checkpoint(model: snt.Module, name_or_path: str | os.PathLike, *, new_h
     CheckpointError: listing every variable that is missing, unmatched, misshapen or damaged; the model is unchanged.
     DownloadError: if a released checkpoint cannot be fetched.
   """
-  loaded, values = _read(name_or_path)
-  _assign(model, values, loaded.prefix, new_head=new_head)
+  loaded, values = read(name_or_path)
+  assign(model, values, loaded.prefix, new_head=new_head)
   return loaded
-
-
-def load_model(name_or_path: str | os.PathLike) -> inception.InceptionI3d:
-  """An `InceptionI3d` with as many input channels and classes as the checkpoint has, and its weights.
-
-  Raises:
-    CheckpointError, DownloadError: as `load_checkpoint`.
-  """
-  loaded, values = _read(name_or_path)
-  head = values.get(_HEAD_BIAS)
-  if head is None:
-    raise errors.CheckpointError(f"checkpoint {loaded.prefix} is not whole: it has no {_HEAD_BIAS}")
-  model = inception.InceptionI3d(num_classes=head.size)
-  _assign(model, values, loaded.prefix, new_head=False)
-  return model
 
 
 def save_release_checkpoint(
@@ -131,8 +115,12 @@ def named_variables(model: snt.Module) -> dict[str, tf.Variable]:
   return {variable.name.removeprefix(scope).removesuffix(":0"): variable for variable in model.variables}
 
 
-def _read(name_or_path: str | os.PathLike) -> tuple[LoadedCheckpoint, dict[str, np.ndarray]]:
-  """Reads a checkpoint; returns what it is, and its variables by names without stream prefix."""
+def read(name_or_path: str | os.PathLike) -> tuple[LoadedCheckpoint, dict[str, np.ndarray]]:
+  """Reads a checkpoint; returns what it is, and its variables by names without stream prefix.
+
+  Raises:
+    CheckpointError, DownloadError: as `load_checkpoint`.
+  """
   if name_or_path in manifests.NAMES:
     prefix = download.fetch(name_or_path)
     arrays = bundle.read(prefix, manifests.load(name_or_path))
@@ -146,7 +134,7 @@ def _read(name_or_path: str | os.PathLike) -> tuple[LoadedCheckpoint, dict[str, 
 def _split(prefix: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]:
   """Recognises the layout; returns it with the variables and the slots under names without its prefix."""
   for stream, layout in LAYOUTS.items():
-    if layout.prefix + _FIRST_KERNEL in arrays:
+    if layout.prefix + FIRST_KERNEL in arrays:
       # A name without the layout's prefix keeps its full name, and so is reported as unmatched.
       stripped = {name.removeprefix(layout.prefix): array for name, array in arrays.items()}
       slots = {name.removesuffix(_SLOT): array for name, array in stripped.items() if name.endswith(_SLOT)}
@@ -156,14 +144,19 @@ def _split(prefix: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str
       return stream, values, slots
   some = ", ".join(list(arrays)[:3])
   raise errors.CheckpointError(
-      f"{prefix} is not an I3D checkpoint of the release's layouts: no name ends in {_FIRST_KERNEL}; "
+      f"{prefix} is not an I3D checkpoint of the release's layouts: no name ends in {FIRST_KERNEL}; "
       f"it begins with {some}"
   )
 
 
-def _assign(model: snt.Module, values: Mapping[str, np.ndarray], prefix: str, *, new_head: bool) -> None:
+def assign(model: snt.Module, values: Mapping[str, np.ndarray], prefix: str, *, new_head: bool = False) -> None:
+  """Gives a model the values that `read` returned, all or none; `prefix` is the checkpoint's, for messages.
+
+  Raises:
+    CheckpointError: as `load_checkpoint`.
+  """
   if model.in_channels is None:
-    model.build(values[_FIRST_KERNEL].shape[-2])
+    model.build(values[FIRST_KERNEL].shape[-2])
   variables = named_variables(model)
   skipped = set() if model.has_head else _beyond(model, variables)
   if new_head:

@@ -50,14 +50,6 @@ class LayoutTest(parameterized.TestCase):
       self.assertTrue(filecmp.cmp(folder / f"in{suffix}", folder / f"out{suffix}", shallow=False), suffix)
     self.assertEqual(os.path.getsize(folder / f"out{bundle.DATA_SUFFIX}"), entry.data_bytes)
 
-  def test_load_model_takes_channels_and_classes_from_the_checkpoint(self):
-    folder = pathlib.Path(self.create_tempdir().full_path)
-    source = inception.InceptionI3d(num_classes=51)
-    source.build(2)
-    release.save_release_checkpoint(source, folder / "model.ckpt", stream="flow")
-    model = release.load_model(folder)
-    self.assertEqual((model.in_channels, model.num_classes), (2, 51))
-
 
 class StrictnessTest(parameterized.TestCase):
 

@@ -1,0 +1,89 @@
+"""What a step of a real training costs, input included."""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import tempfile
+
+import tensorflow as tf
+
+from i3d_tf import provenance
+from i3d_tf.benchmarks import timing
+from i3d_tf.training import monitor
+from i3d_tf.training import options as options_lib
+from i3d_tf.training import trainer
+from i3d_tf.video import clip_options
+from i3d_tf.video import ops
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What to train and for how long: `rounds` steps after one that does not count."""
+
+  rounds: int
+  records: str
+  split: str
+  stream: str
+  frames: int
+  short_side: int
+  crop: int
+  batch: int
+  recompute: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Medians over the steps; `input_wait` is the share of a step's time; memory is the process's peak."""
+
+  machine: str
+  tensorflow: str
+  options: Options
+  step_seconds: float
+  clips_per_second: float
+  input_wait: float
+  peak_bytes: int
+
+
+def measure(options: Options) -> Report:
+  """Trains the whole network in a folder that is thrown away.
+
+  Raises:
+    I3dError: as `trainer.train`.
+  """
+  with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
+    run = options_lib.Run(
+        records=options.records, output=folder, split=options.split, stream=options.stream, batch_size=options.batch,
+        num_steps=options.rounds + 1, log_every=1, save_every=options.rounds + 2,
+        average_space=options.crop != ops.CROP,
+    )  # fmt: skip
+    optimization = options_lib.Optimization(learning_rate=1e-3, recompute=options.recompute)
+    clips = clip_options.TrainClips(
+        streams=(options.stream,), num_frames=options.frames, crop=options.crop, short_side=options.short_side
+    )
+    trainer.train(run, optimization, clips)
+    lines = (pathlib.Path(folder) / monitor.METRICS).read_text(encoding="utf-8").splitlines()[1:]
+  steps = [json.loads(line) for line in lines]
+  clips_per_second = statistics.median(step["clips_per_second"] for step in steps)
+  return Report(
+      machine=provenance.machine(),
+      tensorflow=tf.__version__,
+      options=options,
+      step_seconds=options.batch / clips_per_second,
+      clips_per_second=clips_per_second,
+      input_wait=statistics.median(step["input_wait"] for step in steps),
+      peak_bytes=timing.peak_memory_bytes(),
+  )
+
+
+def describe(report: Report) -> str:
+  """The report as lines of text."""
+  options = report.options
+  how = ", recomputing" if options.recompute else ""
+  return "\n".join([
+      f"machine         {report.machine}; TensorFlow {report.tensorflow}",
+      f"training        {options.stream}, batches of {options.batch} x {options.frames} x {options.crop}^2{how}",
+      f"step            {report.step_seconds:.3f} s, {report.clips_per_second:.3f} clips/s",
+      f"input wait      {100 * report.input_wait:.1f} % of the time",
+      f"peak memory     {report.peak_bytes / 1e9:.2f} GB",
+  ])

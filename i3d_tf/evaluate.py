@@ -1,0 +1,110 @@
+"""Evaluates trained networks on a split of a data set. See `--help`."""
+
+import os
+
+from absl import flags
+
+from i3d_tf import cli
+from i3d_tf.evaluation import options
+from i3d_tf.video import clip_options
+
+USAGE = """Evaluates one stream or two on a split of a data set's TFRecords.
+
+  python -m i3d_tf.evaluate --records=records --rgb_checkpoint=runs/rgb --flow_checkpoint=runs/flow --output=results
+
+A checkpoint is the folder of a run of train (its best network), a released checkpoint's name, or a path in the
+release's layout. Where clips are cut otherwise than in training, say so with --short_side and the like.
+
+The output holds scores_rgb.npz and scores_flow.npz (every video's logits), results.json, and report.html, which is one
+file with tables, curves, the confusion matrix and the clips that were recognised best and worst. It can be stopped or
+killed at any moment: start it again with the same flags and it goes on.
+
+Streams that were evaluated on different machines are fused without networks; with --records, clips are shown, too:
+
+  python -m i3d_tf.evaluate --rgb_scores=a/scores_rgb.npz --flow_scores=b/scores_flow.npz --output=both
+
+Each row of the table is a stream: videos; top-1, top-5 and mean per class accuracy in percent; cross-entropy in nats.
+Top-5 is told of five classes or more. The exit status is 1 if a record could not be evaluated; the others are still
+done."""
+
+_DEFAULT = clip_options.EvalClips()
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("records", None, "Folder of TFRecords, as prepare_dataset writes them.")
+flags.DEFINE_string("split", "test", "The split to evaluate.")
+flags.DEFINE_string("output", None, "Folder for the results; made if it is not there.", required=True)
+flags.DEFINE_string("rgb_checkpoint", None, "The RGB network: a run of train, a released checkpoint's name, or a path.")
+flags.DEFINE_string("flow_checkpoint", None, "The flow network, likewise.")
+flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
+flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
+flags.DEFINE_enum(
+    "protocol",
+    _DEFAULT.protocol,
+    clip_options.PROTOCOLS,
+    "release: one pass over the first --max_frames; clips: --num_clips at equal distances; ten_crop: corners, centre "
+    "and their mirror images of the clip in the middle. Logits are averaged over time and views.",
+)
+flags.DEFINE_integer("max_frames", _DEFAULT.max_frames, "For release: frames of a video, at most.", lower_bound=9)
+flags.DEFINE_integer("num_clips", _DEFAULT.num_clips, "For clips: how many of a video.", lower_bound=1)
+flags.DEFINE_integer("num_frames", None, "For clips and ten_crop: frames. Default: as in training.", lower_bound=9)
+flags.DEFINE_integer("frame_stride", None, "Take every so many frames. Default: as in training.", lower_bound=1)
+flags.DEFINE_integer("short_side", None, "Pixels of the shorter side. Default: as in training.", lower_bound=1)
+flags.DEFINE_integer("crop", None, "Pixels of the crop's side. Default: as in training.", lower_bound=1)
+flags.DEFINE_bool("flip", _DEFAULT.flip, "Also take the mirror image of every view.")
+flags.DEFINE_enum(
+    "fusion",
+    "logits",
+    options.FUSIONS,
+    "logits: added; softmax: probabilities averaged; svm: a linear SVM on both streams' softmax scores.",
+)
+flags.DEFINE_float(
+    "flow_weight", None, "Weight of flow; RGB has the rest. Default: 0.5.", lower_bound=0, upper_bound=1
+)
+flags.DEFINE_list("svm_train_scores", [], "For svm: scores of the training split, RGB.npz,FLOW.npz.")
+flags.DEFINE_integer("num_examples", 4, "Best clips in the report, and as many worst ones.", lower_bound=0)
+
+_CLIP_FLAGS = ("protocol", "max_frames", "num_clips", "num_frames", "frame_stride", "short_side", "crop", "flip")
+
+
+def main(arguments: list[str]) -> int:
+  del arguments
+  evaluation = _evaluation()
+  cli.import_tensorflow()
+  from i3d_tf.evaluation import results
+  from i3d_tf.evaluation import session
+
+  outcomes, failures = session.run(evaluation)
+  print(results.table({name: outcome.metrics for name, outcome in outcomes.items()}))
+  print(os.path.join(evaluation.output, "report.html"))
+  if failures:
+    return cli.fail(f"{len(failures)} records could not be evaluated; results.json names them")
+  return 0
+
+
+def _evaluation() -> options.Evaluation:
+  given = lambda kind: {
+      stream: FLAGS[f"{stream}_{kind}"].value
+      for stream in clip_options.STREAMS
+      if FLAGS[f"{stream}_{kind}"].value is not None
+  }
+  return options.Evaluation(
+      output=FLAGS.output,
+      records=FLAGS.records,
+      split=FLAGS.split,
+      checkpoints=given("checkpoint"),
+      score_files=given("scores"),
+      clips={name: FLAGS[name].value for name in _CLIP_FLAGS if FLAGS[name].present},
+      fusion=FLAGS.fusion,
+      flow_weight=FLAGS.flow_weight,
+      svm_train_scores=tuple(FLAGS.svm_train_scores),
+      num_examples=FLAGS.num_examples,
+  )
+
+
+def run() -> None:
+  """The console script."""
+  cli.run(main, usage=USAGE)
+
+
+if __name__ == "__main__":
+  run()

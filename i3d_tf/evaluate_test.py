@@ -1,0 +1,101 @@
+"""The program in processes of its own: its table, its files, being killed, and its sentences about bad input."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl.testing import absltest
+import numpy as np
+
+from i3d_tf.evaluation import scores as scores_lib
+from i3d_tf.evaluation import session_test
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+class EvaluateTest(absltest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(folder.cleanup)
+    cls.folder = pathlib.Path(folder.name)
+    session_test.make_records(cls.folder / "records")
+    for stream in ("rgb", "flow"):
+      session_test.make_run(cls.folder / stream, stream)
+
+  def _command(self, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "i3d_tf.evaluate", *flags]
+
+  def _evaluate(self, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        self._command(*flags), capture_output=True, text=True, check=False, cwd=self.folder, env=self._environment()
+    )
+
+  def _environment(self) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
+
+  def _assert_fails(self, done: subprocess.CompletedProcess, sentence: str) -> None:
+    self.assertEqual(done.returncode, 1, done.stderr)
+    self.assertRegex(done.stderr, f"^evaluate: error: .*{sentence}")
+    self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+
+  def test_both_streams(self):
+    done = self._evaluate("--records=records", "--rgb_checkpoint=rgb", "--flow_checkpoint=flow", "--output=both")
+    self.assertEqual(done.returncode, 0, done.stderr)
+    results = json.loads((self.folder / "both" / "results.json").read_text(encoding="utf-8"))["results"]
+    lines = done.stdout.splitlines()
+    self.assertEqual(lines[0], "stream     videos    top-1    top-5  mean per class  cross-entropy")
+    for line, (name, row) in zip(lines[1:4], results.items(), strict=True):
+      figures = [name, "6", f"{100 * row['top1']:.2f}", "-", f"{100 * row['mean_per_class']:.2f}"]
+      self.assertEqual(line.split(), [*figures, f"{row['cross_entropy']:.4f}"])
+    self.assertEqual(lines[4:], [os.path.join("both", "report.html")])
+
+  def test_killed_it_goes_on_to_the_same_scores(self):
+    flags = ("--records=records", "--rgb_checkpoint=rgb", "--protocol=clips", "--num_clips=2")
+    self.assertEqual(self._evaluate(*flags, "--output=whole").returncode, 0)
+    # Kept after every video, and slow enough to be killed in the middle.
+    script = (
+        "import time; from i3d_tf import cli; cli.import_tensorflow(quiet=True)\n"
+        "from i3d_tf import evaluate; from i3d_tf.evaluation import protocols, tally\n"
+        "protocols.evaluate.__kwdefaults__['save_seconds'] = 0.0\n"
+        "add = tally.Tally.add\n"
+        "tally.Tally.add = lambda *a: (time.sleep(1), add(*a))\n"
+        "evaluate.run()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *flags, "--output=parts"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=self.folder, env=self._environment(),
+    )  # fmt: skip
+    partial = self.folder / "parts" / "scores_rgb.partial.npz"
+    while process.poll() is None and not partial.exists():
+      time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    _, messages = process.communicate()
+    self.assertEqual(process.returncode, -signal.SIGKILL, messages)
+    self.assertLess(len(scores_lib.load(partial).ids), 6)
+    self.assertEqual(self._evaluate(*flags, "--output=parts").returncode, 0)
+    self.assertFalse(partial.exists())
+    whole, parts = (scores_lib.load(self.folder / name / "scores_rgb.npz") for name in ("whole", "parts"))
+    self.assertEqual(parts.ids, whole.ids)
+    np.testing.assert_array_equal(parts.logits, whole.logits)
+    self.assertEqual(*((self.folder / name / "scores_rgb.npz").read_bytes() for name in ("whole", "parts")))
+
+  def test_bad_input(self):
+    records = "--records=records"
+    for sentence, *flags in (
+        ("--records is missing", "--rgb_checkpoint=rgb"),
+        ("takes clips of 3 channels; those of the flow stream have 2", records, "--flow_checkpoint=rgb"),
+    ):
+      self._assert_fails(self._evaluate(*flags, "--output=bad"), sentence)
+    self.assertEmpty(list((self.folder / "bad").glob("[!.]*")))
+
+
+if __name__ == "__main__":
+  absltest.main()

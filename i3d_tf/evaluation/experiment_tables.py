@@ -1,0 +1,239 @@
+"""Tables of experiments: what is to be run, as a small JSON file, and what came out of it, as JSON and Markdown.
+
+A table lies beside the recipes that it names (experiments/<dataset>/table.json), and its results beside it:
+
+  {
+    "title": "a heading",
+    "data": ["commands that make the records, below a folder DATA"],
+    "records": ["split1", "split2"],      folders of records below DATA: each experiment is made with every one
+    "seeds": [0, 1],                      and with every seed
+    "evaluate": ["--split=test"],         flags of evaluate
+    "rows": [
+      {"name": "full_ft", "rgb": "i3d_rgb_full_ft.flags", "flow": "i3d_flow_full_ft.flags",
+       "published": {"rgb": 95.6, "flow": 96.7, "rgb+flow": 98.0}, "source": "Table 5"}
+    ]
+  }
+
+A row trains one stream or two. Published figures are top-1 accuracies in percent, to stand beside the mean.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+from typing import Any
+
+from i3d_tf import errors
+from i3d_tf import files
+
+STREAMS = ("rgb", "flow")
+BOTH = "rgb+flow"
+_COLUMNS = {"rgb": "RGB", "flow": "Flow", BOTH: "RGB+Flow"}
+_KEYS = {"title": str, "data": list, "records": list, "seeds": list, "evaluate": list, "rows": list}
+_ROW_KEYS = {"name": str, "rgb": str, "flow": str, "published": dict, "source": str}
+_NONE = "–"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """One recipe a stream, by file name; published top-1 accuracies in percent, by stream, and where they are from."""
+
+  name: str
+  recipes: Mapping[str, str]
+  published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+  """One of the times that a row is run: a folder of records below DATA, a seed, and the name of the two."""
+
+  records: str
+  seed: int
+  name: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+  """See the module."""
+
+  path: pathlib.Path
+  title: str
+  data: tuple[str, ...]
+  records: tuple[str, ...]
+  seeds: tuple[int, ...]
+  evaluate: tuple[str, ...]
+  rows: tuple[Row, ...]
+
+  @property
+  def label(self) -> str:
+    """The table's path in the project, wherever that is."""
+    return f"experiments/{self.path.resolve().parent.name}/{self.path.name}"
+
+  @property
+  def results_path(self) -> pathlib.Path:
+    return self.path.with_name("results.json")
+
+  def repeats(self) -> list[Repeat]:
+    """Every folder of records with every seed, named by what differs."""
+    by_seed = len(self.seeds) > 1 or len(self.records) == 1
+    by_records = len(self.records) > 1
+    name = lambda records, seed: "_".join([records] * by_records + [f"seed{seed}"] * by_seed)
+    return [Repeat(records, seed, name(records, seed)) for records in self.records for seed in self.seeds]
+
+
+def load(path: str | os.PathLike) -> Table:
+  """Reads a table.
+
+  Raises:
+    I3dError: for a file that is no table, an unknown or missing key, a recipe that is not there, equal names.
+  """
+  path = pathlib.Path(path)
+  content = _read_json(path)
+  _check_keys(content, _KEYS, required=set(_KEYS) - {"data", "evaluate"}, where=f"{path}")
+  for name, kind in (("records", str), ("seeds", int), ("data", str), ("evaluate", str), ("rows", dict)):
+    values = content.get(name, [])
+    if any(type(value) is not kind for value in values) or (not values and name in ("records", "seeds", "rows")):
+      raise errors.I3dError(f"{path}: {name} is {values!r}; it must be a list of {kind.__name__}, and not empty")
+  rows = tuple(_row(path, row) for row in content["rows"])
+  for name, values in (("records", content["records"]), ("seeds", content["seeds"]), ("rows", [r.name for r in rows])):
+    if len(set(values)) < len(values):
+      raise errors.I3dError(f"{path}: {name} has the same twice: {', '.join(map(str, values))}")
+  lists = {name: tuple(content.get(name, ())) for name in ("data", "records", "seeds", "evaluate")}
+  return Table(path=path, title=content["title"], rows=rows, **lists)
+
+
+def _row(path: pathlib.Path, content: dict) -> Row:
+  where = f"{path}: row {content.get('name', content)!r}"
+  _check_keys(content, _ROW_KEYS, required={"name"}, where=where)
+  recipes = {stream: content[stream] for stream in STREAMS if stream in content}
+  if not recipes:
+    raise errors.I3dError(f"{where} names no recipe; give rgb, flow or both")
+  for recipe in recipes.values():
+    if not (path.parent / recipe).is_file():
+      raise errors.I3dError(f"{where}: there is no recipe {recipe} beside the table")
+  published = content.get("published", {})
+  if not set(published) <= {*STREAMS, BOTH} or any(not isinstance(value, int | float) for value in published.values()):
+    raise errors.I3dError(f"{where}: published is {published!r}; it holds numbers for {', '.join((*STREAMS, BOTH))}")
+  if bool(published) != bool(content.get("source")):
+    raise errors.I3dError(f"{where}: published and source belong together")
+  return Row(name=content["name"], recipes=recipes, published=published, source=content.get("source", ""))
+
+
+def _check_keys(content: Any, kinds: Mapping[str, type], *, required: set[str], where: str) -> None:
+  if not isinstance(content, dict):
+    raise errors.I3dError(f"{where}: this is no table of experiments, which is a JSON object")
+  if unknown := sorted(set(content) - set(kinds)):
+    raise errors.I3dError(f"{where}: unknown key {unknown[0]!r}; allowed are {', '.join(kinds)}")
+  if missing := sorted(required - set(content)):
+    raise errors.I3dError(f"{where}: {missing[0]} is missing")
+  for name, value in content.items():
+    if not isinstance(value, kinds[name]):
+      raise errors.I3dError(f"{where}: {name} is {value!r}; it must be of type {kinds[name].__name__}")
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_bytes())
+  except ValueError as error:
+    raise errors.I3dError(f"{path}: this is no JSON: {error}") from None
+
+
+def recipe_flags(path: pathlib.Path) -> list[str]:
+  """The flags of a recipe, without its comments."""
+  lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+  return [line for line in lines if line and not line.startswith("#")]
+
+
+class Results:
+  """What was run: by row and repeat, each training and the evaluation, written down after every one of them."""
+
+  def __init__(self, path: pathlib.Path):
+    """Takes up what is in the file, if it is there."""
+    self._path = path
+    self._entries = _read_json(path) if path.exists() else {}
+    if not isinstance(self._entries, dict):
+      raise errors.I3dError(f"{path}: these are no results of experiments")
+
+  def get(self, row: str, repeat: str) -> dict[str, Any]:
+    """By stream, and 'evaluation', what was done."""
+    return dict(self._entries.get(row, {}).get(repeat, {}))
+
+  def put(self, row: str, repeat: str, entry: Mapping[str, Any]) -> None:
+    """Replaces an entry, in the file, too."""
+    self._entries.setdefault(row, {})[repeat] = dict(entry)
+    with files.replacing(self._path) as file:
+      file.write(json.dumps(self._entries, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def render(table: Table, results: Results) -> str:
+  """A section of Markdown with all that was evaluated, row by row, and means over the repeats."""
+  lines, places = [], {}
+  for row in table.rows:
+    found = {repeat.name: results.get(row.name, repeat.name) for repeat in table.repeats()}
+    found = {name: entry for name, entry in found.items() if "evaluation" in entry}
+    lines += [_line(row.name, name.replace("_", ", "), _measured(entry)) for name, entry in found.items()]
+    if len(table.repeats()) > 1 and found:
+      of = "" if len(found) == len(table.repeats()) else f" of {len(table.repeats())}"
+      lines.append(_line(row.name, f"mean of {len(found)}{of}", _means(list(found.values()))))
+    if found and row.published:
+      published = {name: f"{value:.1f} %" for name, value in row.published.items()}
+      lines.append(_line(row.name, f"published: {row.source}", published))
+    places |= {_place(entry["evaluation"]): None for entry in found.values()}
+  if not lines:
+    return f"## {table.title}\n\nNot run.\n"
+  header = _line("recipe", "run", {**_COLUMNS, "seconds": "seconds of training"})
+  made = "\n".join([*table.data, f"python -m i3d_tf.experiments --table={table.label} --data=DATA --output=RUNS"])
+  return (
+      f"## {table.title}\n\nTop-1 accuracy on the videos of the evaluated split, {'; '.join(places)}.\n\n"
+      f"```text\n{made}\n```\n\n" + "\n".join([header, "|---" * header.count("|", 1) + "|", *lines]) + "\n"
+  )
+
+
+def _line(row: str, what: str, cells: Mapping[str, str]) -> str:
+  return f"| {' | '.join([row, what, *(cells.get(name, _NONE) for name in (*_COLUMNS, 'seconds'))])} |"
+
+
+def _measured(entry: Mapping[str, Any]) -> dict[str, str]:
+  cells = {}
+  for name, figures in entry["evaluation"]["results"].items():
+    right = round(figures["top1"] * figures["videos"])
+    cells[name] = f"{100 * figures['top1']:.2f} % ({right} of {figures['videos']})"
+  seconds = [entry[stream]["seconds"] for stream in STREAMS if stream in entry]
+  # A training that was interrupted has no time of its own.
+  cells["seconds"] = " + ".join(_NONE if value is None else f"{value:.0f}" for value in seconds)
+  return cells
+
+
+def _means(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  names = entries[0]["evaluation"]["results"]
+  top1 = {name: [entry["evaluation"]["results"][name]["top1"] for entry in entries] for name in names}
+  return {name: f"{100 * statistics.fmean(values):.2f} %" for name, values in top1.items()}
+
+
+def _place(evaluation: Mapping[str, Any]) -> str:
+  return f"{evaluation['machine']}, TensorFlow {evaluation['tensorflow']}, {evaluation['date'][:10]}"
+
+
+def insert(path: str | os.PathLike, table: Table, text: str) -> None:
+  """Writes a table's section between its marker comments in a page, or at its end if they are not there.
+
+  Raises:
+    I3dError: if only one of the two is there, or one twice.
+    OSError: if the page cannot be read or written.
+  """
+  path = pathlib.Path(path)
+  begin, end = (f"<!-- {table.label}: {word}, written by python -m i3d_tf.experiments -->" for word in ("begin", "end"))
+  page = path.read_text(encoding="utf-8")
+  section = f"{begin}\n{text}{end}"
+  counts = page.count(begin), page.count(end)
+  if counts == (0, 0):
+    page = f"{page.rstrip()}\n\n{section}\n"
+  elif counts == (1, 1) and page.index(begin) < page.index(end):
+    page = page[: page.index(begin)] + section + page[page.index(end) + len(end) :]
+  else:
+    raise errors.I3dError(f"{path}: the marker comments of {table.label} are not one pair; mend or remove them")
+  with files.replacing(path) as file:
+    file.write(page.encode())

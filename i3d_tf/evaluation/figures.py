@@ -1,0 +1,158 @@
+"""The report's figures, as PNG bytes. Matplotlib's objects only: no state of pyplot, no screen."""
+
+from collections.abc import Mapping, Sequence
+import io
+from typing import Any
+
+import matplotlib
+from matplotlib import colors
+from matplotlib import figure
+from matplotlib.backends import backend_agg
+import numpy as np
+
+from i3d_tf.evaluation import metrics as metrics_lib
+
+COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", "rgb+flow": "#2b8a6e"}
+NAMES = {"rgb": "RGB", "flow": "Flow", "rgb+flow": "RGB+Flow"}
+_INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
+_DPI = 160
+MOST_CLASSES_BESIDE = 20  # up to which the confusion matrix can be read at half the page's width
+_MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
+_MOST_CLASSES_WITH_NAMES = 60
+_STYLE = {
+    "font.family": "sans-serif", "font.size": 9.5, "text.color": _INK, "axes.labelcolor": _FAINT,
+    "axes.edgecolor": "#c9d1dc", "xtick.color": _FAINT, "ytick.color": _FAINT, "axes.titlesize": 10.5,
+}  # fmt: skip
+
+
+@matplotlib.rc_context(_STYLE)
+def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
+  """The fraction of videos whose label is among the k best, against k."""
+  drawing, axes = _new(5.2, 3.5)
+  num_classes = len(next(iter(measured.values())).accuracy_at)
+  steps = np.arange(1, min(20, num_classes) + 1)
+  for stream, metrics in measured.items():
+    percent = 100 * metrics.accuracy_at[: len(steps)]
+    axes.plot(steps, percent, "o-", color=COLORS[stream], label=NAMES[stream], ms=4, lw=1.8)
+  axes.plot(steps, 100 * steps / num_classes, ":", color="#a9b3c1", lw=1.2, label="chance")
+  axes.set(xlabel="k", ylabel="label among the k best, %", ylim=(0, 103), xticks=_some(steps, 10))
+  axes.legend(frameon=False, loc="lower right")
+  return _png(drawing)
+
+
+@matplotlib.rc_context(_STYLE)
+def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
+  """Accuracy against confidence, each point as large as its share of the videos."""
+  drawing, axes = _new(5.2, 3.5)
+  axes.plot([0, 100], [0, 100], "--", color="#a9b3c1", lw=1.2, label="calibrated")
+  for stream, metrics in measured.items():
+    calibration = metrics.calibration
+    if calibration is None:
+      continue
+    used = calibration.counts > 0
+    places = 100 * calibration.confidence[used], 100 * calibration.accuracy[used]
+    axes.plot(*places, color=COLORS[stream], lw=1.2, alpha=0.4)
+    sizes = 12 + 240 * calibration.counts[used] / calibration.counts.sum()
+    style = {"color": COLORS[stream], "edgecolors": "white", "linewidths": 0.8}
+    axes.scatter(*places, s=sizes, label=NAMES[stream], **style)
+  axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(-3, 103), ylim=(-3, 103))
+  for handle in axes.legend(frameon=False, loc="upper left").legend_handles[1:]:
+    handle.set_sizes([30])
+  return _png(drawing)
+
+
+@matplotlib.rc_context(_STYLE)
+def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+  """Loss and accuracy by training step, solid for training and dashed for validation.
+
+  `runs` has by stream the lines of the run's metrics.jsonl: `step`, and any of `loss`, `accuracy` and these with
+  `validation_` before.
+  """
+  drawing = _figure(10.6, 3.4)
+  for axes, (name, factor, unit) in zip(
+      drawing.subplots(1, 2), (("loss", 1, "loss, nats"), ("accuracy", 100, "accuracy, %"))
+  ):
+    _plain(axes)
+    for stream, lines in runs.items():
+      for prefix, style in (("", "-"), ("validation_", "--")):
+        points = [(line["step"], factor * line[prefix + name]) for line in lines if line.get(prefix + name) is not None]
+        if points:
+          marks = {"marker": "o", "ms": 4} if prefix else {"alpha": 0.75}
+          label = f"{NAMES[stream]}, {'validation' if prefix else 'training'}"
+          axes.plot(*zip(*points), style, color=COLORS[stream], lw=1.6, label=label, **marks)
+    axes.set(xlabel="step", ylabel=unit)
+    axes.set_ylim(bottom=0, top=103 if factor == 100 else None)
+    if axes.lines:
+      axes.legend(frameon=False)
+  return _png(drawing)
+
+
+@matplotlib.rc_context(_STYLE)
+def confusion(matrix: np.ndarray, classes: Sequence[str], stream: str) -> bytes:
+  """Labels down, predictions across, each row as fractions of its videos; names and numbers where there is room."""
+  count = len(classes)
+  side = float(np.clip(0.42 * count, 3.6, 7.6))
+  drawing = _figure(side + 1.6, side + 1.2)
+  axes = drawing.subplots()
+  fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+  # The root lets rare mistakes be seen among hundreds of classes.
+  shade = colors.PowerNorm(0.6, 0, 1)
+  axes.imshow(fractions, cmap=_color_map(COLORS[stream]), norm=shade, interpolation="nearest")
+  numbered = "" if count <= _MOST_CLASSES_WITH_NAMES else ", number of the class"
+  axes.set(xlabel=f"predicted{numbered}", ylabel=f"label{numbered}")
+  axes.tick_params(length=0)
+  for spine in axes.spines.values():
+    spine.set_color(_GRID)
+  if count <= _MOST_CLASSES_WITH_NAMES:
+    size = float(np.clip(260 / count, 5, 9.5))
+    axes.set_xticks(range(count), [_short(name) for name in classes], rotation=90 if count > 8 else 45,
+                    ha="center" if count > 8 else "right", rotation_mode="default" if count > 8 else "anchor",
+                    fontsize=size)  # fmt: skip
+    axes.set_yticks(range(count), [_short(name) for name in classes], fontsize=size)
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color=_GRID, lw=0.6)
+    axes.tick_params(which="minor", length=0)
+  if count <= _MOST_CELLS_WITH_NUMBERS:
+    for label, predicted in zip(*np.nonzero(matrix)):
+      color = "white" if fractions[label, predicted] > 0.5 else _INK
+      axes.text(predicted, label, matrix[label, predicted], ha="center", va="center", color=color,
+                fontsize=float(np.clip(220 / count, 5, 9.5)))  # fmt: skip
+  return _png(drawing)
+
+
+def _figure(width: float, height: float) -> figure.Figure:
+  drawing = figure.Figure(figsize=(width, height), layout="constrained")
+  backend_agg.FigureCanvasAgg(drawing)
+  return drawing
+
+
+def _new(width: float, height: float):
+  drawing = _figure(width, height)
+  axes = drawing.subplots()
+  _plain(axes)
+  return drawing, axes
+
+
+def _plain(axes) -> None:
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.grid(color=_GRID, lw=0.8)
+  axes.set_axisbelow(True)
+
+
+def _png(drawing: figure.Figure) -> bytes:
+  stream = io.BytesIO()
+  drawing.savefig(stream, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+  return stream.getvalue()
+
+
+def _color_map(color: str):
+  return colors.LinearSegmentedColormap.from_list("paper", ["#ffffff", color])
+
+
+def _some(values: np.ndarray, count: int) -> np.ndarray:
+  return values[:: -(-len(values) // count)]
+
+
+def _short(name: str) -> str:
+  return name if len(name) <= 24 else name[:23] + "…"

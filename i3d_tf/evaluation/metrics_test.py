@@ -1,0 +1,94 @@
+"""Metrics of scores small enough to measure by hand."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i3d_tf.evaluation import metrics
+
+# Labels and predictions: 0→0, 0→1, 1→1, 2→0, 2→2; class 3 has no videos.
+_PROBABILITIES = np.array([
+    [0.7, 0.1, 0.1, 0.1],
+    [0.3, 0.4, 0.2, 0.1],
+    [0.2, 0.5, 0.2, 0.1],
+    [0.6, 0.25, 0.05, 0.1],
+    [0.0, 0.1, 0.8, 0.1],
+])
+_LABELS = np.array([0, 0, 1, 2, 2])
+
+
+def _measure(probabilities: np.ndarray, labels: np.ndarray) -> metrics.Metrics:
+  with np.errstate(divide="ignore"):
+    return metrics.measure(probabilities, labels, log_probabilities=np.log(probabilities))
+
+
+class MeasureTest(parameterized.TestCase):
+
+  def test_by_hand(self):
+    measured = _measure(_PROBABILITIES, _LABELS)
+    self.assertEqual(measured.num_videos, 5)
+    self.assertEqual(measured.top1, 3 / 5)
+    np.testing.assert_allclose(measured.mean_per_class, (1 / 2 + 1 + 1 / 2) / 3)
+    np.testing.assert_allclose(measured.cross_entropy, -np.log([0.7, 0.3, 0.5, 0.05, 0.8]).mean())
+    np.testing.assert_array_equal(measured.confusion, [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(measured.accuracy_at, [3 / 5, 4 / 5, 4 / 5, 1])
+
+  def test_top5_needs_five_classes(self):
+    self.assertIsNone(_measure(_PROBABILITIES, _LABELS).top5)
+    self.assertEqual(_measure(np.full((1, 5), 0.2), np.array([4])).top5, 1.0)
+    scores = np.array([[6.0, 5, 4, 3, 2, 1], [6.0, 5, 4, 3, 2, 1]])
+    measured = metrics.measure(scores, np.array([4, 5]), log_probabilities=None)
+    self.assertEqual((measured.top1, measured.top5), (0.0, 0.5))
+
+  def test_of_equal_scores_the_lower_index_is_first(self):
+    scores = np.array([[1.0, 2, 2], [1.0, 2, 2]])
+    np.testing.assert_array_equal(metrics.label_places(scores, np.array([1, 2])), [0, 1])
+    measured = metrics.measure(scores, np.array([1, 2]), log_probabilities=None)
+    self.assertEqual(measured.top1, 0.5)
+    np.testing.assert_array_equal(measured.confusion, [[0, 0, 0], [0, 1, 0], [0, 1, 0]])
+
+  def test_confusion_and_top1_agree(self):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 4, (200, 6)).astype(float), rng.integers(0, 6, 200)
+    measured = metrics.measure(scores, labels, log_probabilities=None)
+    self.assertEqual(measured.confusion.trace() / 200, measured.top1)
+    self.assertEqual(measured.confusion.sum(), 200)
+    self.assertEqual(measured.accuracy_at[-1], 1)
+
+  def test_scores_that_are_no_probabilities(self):
+    measured = metrics.measure(np.array([[-np.inf, 3, 2]]), np.array([0]), log_probabilities=None)
+    self.assertIsNone(measured.cross_entropy)
+    self.assertIsNone(measured.calibration)
+    np.testing.assert_array_equal(measured.accuracy_at, [0, 0, 1])
+
+  @parameterized.parameters(([],), ([0],), ([0, 4],), ([-1, 0],))
+  def test_what_cannot_be_measured(self, labels):
+    scores = np.zeros((2 if labels else 0, 4))
+    with self.assertRaises(ValueError):
+      metrics.measure(scores, np.array(labels, int), log_probabilities=None)
+
+
+class DetailsTest(absltest.TestCase):
+
+  def test_margins(self):
+    np.testing.assert_allclose(metrics.margins(_PROBABILITIES, _LABELS), [0.6, -0.1, 0.3, -0.55, 0.7])
+
+  def test_per_class_is_nan_without_videos(self):
+    np.testing.assert_array_equal(metrics.per_class(np.array([[3, 1, 0], [0, 0, 0], [1, 1, 2]])), [0.75, np.nan, 0.5])
+
+  def test_most_confused(self):
+    confusion = np.array([[9, 1, 2], [2, 9, 0], [3, 0, 9]])
+    self.assertEqual(metrics.most_confused(confusion), [(2, 0, 3), (0, 2, 2), (1, 0, 2), (0, 1, 1)])
+
+  def test_calibration_by_hand(self):
+    confidence = np.array([0.05, 0.91, 0.99, 1.0, 0.45])
+    calibration = metrics.calibrate(confidence, np.array([False, True, True, False, True]))
+    np.testing.assert_array_equal(calibration.counts, [1, 0, 0, 0, 1, 0, 0, 0, 0, 3])
+    np.testing.assert_allclose(calibration.accuracy[[0, 4, 9]], [0, 1, 2 / 3])
+    np.testing.assert_allclose(calibration.confidence[[0, 4, 9]], [0.05, 0.45, 2.9 / 3])
+    self.assertTrue(np.isnan(calibration.accuracy[1:4]).all())
+    np.testing.assert_allclose(calibration.expected_error, (0.05 + 0.55 + 0.9) / 5)
+
+
+if __name__ == "__main__":
+  absltest.main()

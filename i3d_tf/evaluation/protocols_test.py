@@ -1,0 +1,164 @@
+"""The evaluation of a stream with a pipeline of three videos: means over views, interruptions, nothing twice."""
+
+import dataclasses
+import pathlib
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf.evaluation import protocols
+from i3d_tf.evaluation import scores as scores_lib
+from i3d_tf.video import clip_options
+from i3d_tf.video import inspection
+from i3d_tf.video import record_index
+from i3d_tf.weights import saved
+
+_CLASSES = ("run", "sit")
+_CLIPS = clip_options.EvalClips(short_side=32, crop=32)
+
+
+def _source(count: int = 6, **changes) -> record_index.Source:
+  entries = tuple(inspection.Entry(pathlib.Path("test"), number, 100 * number, 88) for number in range(count))
+  values = {"files": (), "entries": entries, "classes": _CLASSES, "dataset": "d", **changes}
+  return record_index.Source(path=pathlib.Path("records"), split="test", **values)
+
+
+def _video(number: int, *, name: str | None = None, num_frames: int = 9, error: str = "") -> dict[str, tf.Tensor]:
+  """What the pipeline gives; the video's number is its pixels' value."""
+  return {
+      "rgb": tf.fill([1, num_frames, 32, 32, 3], float(number)),
+      "label": tf.constant(number % 2),
+      "id": tf.constant(f"v{number}" if name is None else name),
+      "record": tf.constant(number, tf.int64),
+      "error": tf.constant(error),
+  }
+
+
+class _FakeNetwork:
+  """Logits (pixel, -pixel), and a count of the calls; raises at the call `fails_at`."""
+
+  stream = name = "rgb"
+  crop = 32
+
+  def __init__(self, fails_at: int | None = None, weights: str = "1"):
+    self.info = saved.ModelInfo(stream="rgb", num_classes=2, classes=_CLASSES, dataset="d")
+    self.model = mock.Mock(num_classes=2)
+    self.calls = 0
+    self._fails_at = fails_at
+    self._weights = weights
+
+  def fingerprint(self) -> str:
+    return self._weights
+
+  def logits(self, views: tf.Tensor) -> np.ndarray:
+    if self.calls == self._fails_at:
+      raise KeyboardInterrupt
+    self.calls += 1
+    value = float(views[0, 0, 0, 0, 0])
+    return np.float32([value, -value])
+
+
+class EvaluateTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = pathlib.Path(folder.name)
+
+  def _evaluate(self, network, videos=None, *, folder=None, clips=_CLIPS, source=None, save_seconds=0.0):
+    videos = [_video(number) for number in range(6)] if videos is None else videos
+    give = lambda source, clips, *, skip: [video for video in videos if int(video["record"]) not in skip]
+    with mock.patch.object(protocols.pipeline, "eval_videos", side_effect=give):
+      return protocols.evaluate(
+          network, source or _source(), clips, folder or self.folder, save_seconds=save_seconds
+      )
+
+  def test_scores_of_every_video(self):
+    scores = self._evaluate(_FakeNetwork())
+    self.assertEqual(scores.ids, ("v0", "v1", "v2", "v3", "v4", "v5"))
+    np.testing.assert_array_equal(scores.labels, [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(scores.logits[:, 0], range(6))
+    np.testing.assert_array_equal(scores.logits[:, 1], -scores.logits[:, 0])
+    self.assertEqual(scores.classes, _CLASSES)
+    self.assertEqual(scores.made_with["protocol"]["max_frames"], 250)
+    self.assertNotIn("num_clips", scores.made_with["protocol"])
+    self.assertEqual([path.name for path in self.folder.iterdir()], ["scores_rgb.npz"])
+    np.testing.assert_array_equal(scores_lib.load(self.folder / "scores_rgb.npz").logits, scores.logits)
+
+  @parameterized.parameters(0, 1, 4, 5)
+  def test_interrupted_it_goes_on_to_the_same_bytes(self, done):
+    (self.folder / "whole").mkdir()
+    (self.folder / "parts").mkdir()
+    self._evaluate(_FakeNetwork(), folder=self.folder / "whole")
+    with self.assertRaises(KeyboardInterrupt):
+      self._evaluate(_FakeNetwork(fails_at=done), folder=self.folder / "parts")
+    self.assertEqual([path.name for path in (self.folder / "parts").iterdir()], ["scores_rgb.partial.npz"] * bool(done))
+    network = _FakeNetwork()
+    self._evaluate(network, folder=self.folder / "parts")
+    self.assertEqual(network.calls, 6 - done)
+    names = [path.name for path in (self.folder / "parts").iterdir()]
+    self.assertEqual(names, ["scores_rgb.npz"])
+    self.assertEqual(*((self.folder / part / names[0]).read_bytes() for part in ("whole", "parts")))
+
+  def test_failures_are_kept_over_interruptions(self):
+    videos = [_video(number, error="test, record 1: torn" if number == 1 else "") for number in range(6)]
+    with self.assertRaises(KeyboardInterrupt):
+      self._evaluate(_FakeNetwork(fails_at=2), videos)
+    network = _FakeNetwork()
+    scores = self._evaluate(network, videos)
+    self.assertEqual(network.calls, 3)
+    self.assertEqual(scores.ids, ("v0", "v2", "v3", "v4", "v5"))
+    self.assertEqual(scores.failures, ({"number": 1, "id": "v1", "reason": "test, record 1: torn"},))
+
+  def test_finished_scores_are_taken_as_they_are(self):
+    self._evaluate(_FakeNetwork())
+    network = _FakeNetwork(fails_at=0)
+    np.testing.assert_array_equal(self._evaluate(network).logits[:, 0], range(6))
+
+  def test_saving_waits(self):
+    with self.assertRaises(KeyboardInterrupt):
+      self._evaluate(_FakeNetwork(fails_at=5), save_seconds=3600)
+    self.assertEmpty(list(self.folder.iterdir()))
+
+  @parameterized.named_parameters(
+      ("weights", _FakeNetwork(weights="2"), _CLIPS, _source(), "weights was 1, is 2"),
+      ("flip", _FakeNetwork(), dataclasses.replace(_CLIPS, flip=True), _source(), "protocol was .*False}, is .*True}"),
+      ("records", _FakeNetwork(), _CLIPS, _source(7), "num_records was 6, is 7; records was"),
+  )
+  def test_a_folder_of_other_scores_is_refused(self, network, clips, source, sentence):
+    with self.assertRaises(KeyboardInterrupt):
+      self._evaluate(_FakeNetwork(fails_at=3))
+    for kind in (".partial.npz", ".npz"):
+      before = (self.folder / f"scores_rgb{kind}").read_bytes()
+      message = rf"scores_rgb{kind} was made otherwise \({sentence}.*\); choose another --output or remove it"
+      with self.assertRaisesRegex(errors.I3dError, message):
+        self._evaluate(network, clips=clips, source=source)
+      self.assertEqual((self.folder / f"scores_rgb{kind}").read_bytes(), before)
+      self._evaluate(_FakeNetwork())
+
+  @parameterized.named_parameters(
+      ("twice", [0, 1, 2, 3, 4, 4, 5], None, "test has 1 ids more than once .v4."),
+      ("twice_the_id", [0, 1, 2, 3, 4, 5], {5: "v0"}, "test has 1 ids more than once .v0."),
+      ("missing", [0, 1, 3, 4, 5], None, "test has 6 records, but 5 were evaluated and 0 failed, never 2$"),
+      ("one_too_many", [0, 1, 2, 3, 4, 5, 6], None, "test has 6 records, but 7 were evaluated and 0 failed$"),
+  )
+  def test_every_record_must_come_once(self, numbers, names, sentence):
+    videos = [_video(number, name=(names or {}).get(number)) for number in numbers]
+    with self.assertRaisesRegex(errors.I3dError, sentence):
+      self._evaluate(_FakeNetwork(), videos)
+    self.assertFalse((self.folder / "scores_rgb.npz").exists())
+
+  def test_logits_that_are_not_finite_stop_it(self):
+    with self.assertRaisesRegex(errors.I3dError, "^v3: the logits of rgb are not finite"):
+      self._evaluate(_FakeNetwork(), [_video(n) | ({"rgb": tf.fill([1, 9, 32, 32, 3], np.nan)} if n == 3 else {})
+                                      for n in range(6)])  # fmt: skip
+
+
+if __name__ == "__main__":
+  absltest.main()

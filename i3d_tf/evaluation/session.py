@@ -1,0 +1,153 @@
+"""A whole evaluation: scores of each stream, their fusion, figures, and the files that tell of it."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf import provenance
+from i3d_tf.evaluation import examples
+from i3d_tf.evaluation import fusion
+from i3d_tf.evaluation import metrics as metrics_lib
+from i3d_tf.evaluation import network as network_lib
+from i3d_tf.evaluation import options as options_lib
+from i3d_tf.evaluation import protocols
+from i3d_tf.evaluation import report
+from i3d_tf.evaluation import results
+from i3d_tf.evaluation import scores as scores_lib
+from i3d_tf.video import clip_options
+from i3d_tf.video import pipeline
+from i3d_tf.weights import saved
+
+BOTH = "rgb+flow"
+_METRICS = "metrics.jsonl"  # of a run of train
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+  """The scores of one row of the table, and what they are worth."""
+
+  scores: scores_lib.Scores
+  fused: fusion.Fused
+  metrics: metrics_lib.Metrics
+
+
+def run(options: options_lib.Evaluation) -> tuple[dict[str, Outcome], list[dict[str, Any]]]:
+  """Does it all and writes scores, results.json and report.html.
+
+  Returns:
+    The outcomes by stream, the fusion last, and the records that failed, with their streams.
+
+  Raises:
+    I3dError: for whatever does not fit together; what is finished is kept.
+  """
+  folder = pathlib.Path(options.output)
+  with files.locked(folder):
+    scores = {stream: _scores(options, stream, folder) for stream in options.streams}
+    outcomes = {stream: _outcome(each, fusion.alone(each.logits)) for stream, each in scores.items()}
+    if options.has_fusion:
+      rgb, flow = scores_lib.join(scores["rgb"], scores["flow"])
+      outcomes[BOTH] = _outcome(rgb, _fuse(options, rgb, flow))
+    failures = [{"stream": stream, **failure} for stream, each in scores.items() for failure in each.failures]
+    _write(options, folder, outcomes, failures)
+  return outcomes, failures
+
+
+def _scores(options: options_lib.Evaluation, stream: str, folder: pathlib.Path) -> scores_lib.Scores:
+  """Of one stream: read, or made."""
+  if stream in options.score_files:
+    path = options.score_files[stream]
+    found = scores_lib.load(path)
+    if found.stream != stream:
+      raise errors.I3dError(f"--{stream}_scores={path} holds scores of the {found.stream} stream")
+    return found
+  source = pipeline.open_source(options.records, options.split, streams=(stream,))
+  network = network_lib.Network(options.checkpoints[stream], stream, crop=options.clips.get("crop"))
+  return protocols.evaluate(network, source, _clips(options, stream, network.info), folder)
+
+
+def _clips(options: options_lib.Evaluation, stream: str, info: saved.ModelInfo) -> clip_options.EvalClips:
+  """The options given, and for the rest those of the network's training."""
+  own = {name: getattr(info, name) for name in ("num_frames", "frame_stride", "short_side", "crop")}
+  return clip_options.EvalClips(**{**own, **options.clips, "streams": (stream,)})
+
+
+def _fuse(options: options_lib.Evaluation, rgb: scores_lib.Scores, flow: scores_lib.Scores) -> fusion.Fused:
+  weight = 0.5 if options.flow_weight is None else options.flow_weight
+  if options.fusion == "logits":
+    return fusion.add_logits(rgb.logits, flow.logits, flow_weight=weight)
+  if options.fusion == "softmax":
+    return fusion.average_softmax(rgb.logits, flow.logits, flow_weight=weight)
+  training = {each.stream: each for each in map(scores_lib.load, options.svm_train_scores)}
+  if len(training) < 2:
+    raise errors.I3dError("--svm_train_scores are both of one stream; give one of rgb and one of flow")
+  train_rgb, train_flow = scores_lib.join(training["rgb"], training["flow"])
+  if train_rgb.classes != rgb.classes:
+    raise errors.I3dError(f"--svm_train_scores={','.join(options.svm_train_scores)} are of other classes")
+  if shared := sorted(set(train_rgb.ids) & set(rgb.ids)):
+    raise errors.I3dError(
+        f"--svm_train_scores hold {len(shared)} of the videos that are tested ({scores_lib.some(shared)}); "
+        "make them on the training split"
+    )
+  return fusion.LinearSvm(train_rgb.logits, train_flow.logits, train_rgb.labels)(rgb.logits, flow.logits)
+
+
+def _outcome(scores: scores_lib.Scores, fused: fusion.Fused) -> Outcome:
+  if not len(scores.labels):
+    raise errors.I3dError("no video could be evaluated; see the failures above")
+  measured = metrics_lib.measure(fused.scores, scores.labels, log_probabilities=fused.log_probabilities)
+  return Outcome(scores, fused, measured)
+
+
+def _write(
+    options: options_lib.Evaluation, folder: pathlib.Path, outcomes: Mapping[str, Outcome], failures: list[dict]
+) -> None:
+  last = list(outcomes.values())[-1]
+  content = {
+      **provenance.collect(),
+      "streams": {stream: dict(outcomes[stream].scores.made_with) for stream in options.streams},
+      "fusion": _describe_fusion(options),
+      "classes": last.scores.classes,
+      "results": {name: results.plain(outcome.metrics, last.scores.classes) for name, outcome in outcomes.items()},
+      "failures": failures,
+  }
+  page = report.render(
+      about=content,
+      measured={name: outcome.metrics for name, outcome in outcomes.items()},
+      classes=last.scores.classes,
+      runs=_learning(options),
+      examples=_examples(options, last),
+  )
+  with files.replacing(folder / "results.json") as file:
+    file.write(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+  with files.replacing(folder / "report.html") as file:
+    file.write(page.encode(errors="backslashreplace"))
+
+
+def _describe_fusion(options: options_lib.Evaluation) -> dict[str, Any] | None:
+  if not options.has_fusion:
+    return None
+  if options.fusion == "svm":
+    return {"method": "svm", "trained_on": list(options.svm_train_scores)}
+  return {"method": options.fusion, "flow_weight": 0.5 if options.flow_weight is None else options.flow_weight}
+
+
+def _learning(options: options_lib.Evaluation) -> dict[str, list[dict[str, Any]]]:
+  """The lines of metrics.jsonl of every checkpoint that is a run of train."""
+  paths = {stream: pathlib.Path(path) / _METRICS for stream, path in options.checkpoints.items()}
+  found = {stream: paths[stream] for stream in options.streams if stream in paths and paths[stream].is_file()}
+  read = lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+  return {stream: read(path) for stream, path in found.items()}
+
+
+def _examples(options: options_lib.Evaluation, outcome: Outcome) -> dict[str, list[examples.Example]]:
+  """The best and worst clips, with pictures where the records are at hand."""
+  scores = outcome.scores
+  entries = pipeline.open_source(options.records, options.split, streams=()).entries if options.records else ()
+  draw = lambda index: examples.draw(entries, scores, index) if entries else b""
+  describe = lambda index: examples.describe(scores, outcome.fused, index, draw(index))
+  best, worst = examples.choose(outcome.fused.scores, scores.labels, options.num_examples)
+  return {"best": [describe(index) for index in best], "worst": [describe(index) for index in worst]}

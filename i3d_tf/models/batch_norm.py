@@ -1,0 +1,154 @@
+"""Batch norm as the release used it: plain moving averages, and a training mode that is cheap and can be synchronised.
+
+Sonnet 1's BatchNorm (deepmind/sonnet v1.1-v1.36): offset without scale, biased variance, averages that start at 0
+and 1 and are not debiased. Sonnet 2's own BatchNorm differs in all of these and would lose loaded statistics at the
+first update.
+"""
+
+from collections.abc import Callable
+
+import sonnet as snt
+import tensorflow as tf
+
+EPSILON = 1e-3
+DECAY = 0.999
+
+
+class BatchNorm(snt.Module):
+  """The variables of y = (x - mean) / sqrt(variance + 1e-3) + beta, each of shape (C,)."""
+
+  def __init__(self, name: str = "batch_norm"):
+    super().__init__(name=name)
+
+  @snt.once
+  def build(self, channels: int) -> None:
+    """Creates `beta` (trained) and the moving statistics (not trained).
+
+    Under a `tf.distribute` strategy every replica moves averages of its own; their mean is what is read and saved.
+    """
+    # Keyword arguments by name, since a strategy replaces the constructor.
+    average = lambda value, name: tf.Variable(
+        value,
+        trainable=False,
+        name=name,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.MEAN,
+    )
+    self.beta = tf.Variable(tf.zeros([channels]), name="beta")
+    self.moving_mean = average(tf.zeros([channels]), "moving_mean")
+    self.moving_variance = average(tf.ones([channels]), "moving_variance")
+
+  def moving_affine(self) -> tuple[tf.Tensor, tf.Tensor]:
+    """(scale, offset), each (C,), such that normalising with the moving statistics is scale * x + offset."""
+    scale = tf.math.rsqrt(self.moving_variance + EPSILON)
+    return scale, self.beta - self.moving_mean * scale
+
+  def move_averages(self, mean: tf.Tensor, variance: tf.Tensor, decay: float = DECAY) -> None:
+    """Moves the averages towards a batch's statistics: average = decay * average + (1 - decay) * value."""
+    for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+      average.assign_sub((average - value) * (1 - decay))
+
+
+class BatchStatistics:
+  """The means and variances of one batch at every batch norm that a forward pass in training mode meets.
+
+  They are taken once: a part of the network that is computed a second time, for its gradient, finds those of the
+  first time. So only `move_averages`, at the end of the pass, moves the averages.
+  """
+
+  def __init__(self, *, synchronized: bool = False, decay: float = DECAY):
+    """With `synchronized` the batch is that of all replicas, each of which must hold as many clips."""
+    self._synchronized = synchronized
+    self._decay = decay
+    self._moments = {}  # by batch norm
+    self._sources = {}  # by output, what was normalised and by which batch norm
+
+  def normalize_relu(self, batch_norm: BatchNorm, inputs: tf.Tensor) -> tf.Tensor:
+    """relu((x - mean) / sqrt(variance + 1e-3) + beta) of `[B, T, H, W, C]` with this batch's statistics."""
+    if batch_norm not in self._moments:
+      self._moments[batch_norm] = self._take(tf.stop_gradient(inputs))
+    outputs = self._normalize_relu(batch_norm, inputs, inputs)
+    self._sources[outputs.ref()] = batch_norm, inputs
+    return outputs
+
+  def max_pool(self, pool: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+    """`pool(inputs)`, a max pool, in less time and memory if `inputs` come from `normalize_relu`.
+
+    Normalisation and ReLU never decrease, so that the largest stays the largest: they can follow the pool, whose
+    outputs are fewer. The unpooled ones are then needed by nobody, and a `tf.function` does not compute them.
+    """
+    if inputs.ref() not in self._sources:
+      return pool(inputs)
+    batch_norm, source = self._sources[inputs.ref()]
+    return self._normalize_relu(batch_norm, source, pool(source))
+
+  def move_averages(self) -> None:
+    """Moves the averages of every batch norm met towards this batch's statistics."""
+    for batch_norm, moments in self._moments.items():
+      batch_norm.move_averages(*moments, self._decay)
+
+  def _take(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    # Not the fused operation: its float32 sums put the statistics of a 16-frame clip off by 2e-5, these by 1e-7,
+    # and it returns the unbiased variance.
+    inputs = tf.cast(inputs, tf.float32)
+    count = _num_positions(inputs)
+    mean = self._mean_over_replicas(_sum(inputs) / count)
+    return mean, self._mean_over_replicas(_sum(tf.math.squared_difference(inputs, mean)) / count)
+
+  def _mean_over_replicas(self, value: tf.Tensor) -> tf.Tensor:
+    if not self._synchronized:
+      return value
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+  def _normalize_relu(self, batch_norm: BatchNorm, source: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+    """Normalises `inputs`, made from `source` whose statistics are used; the gradient flows through these, too.
+
+    One operation to the tape, which keeps `source` and `inputs` only. The gradient that automatic differentiation finds
+    takes twice as long and keeps three arrays of this size.
+    """
+    mean, variance = self._moments[batch_norm]
+
+    @tf.custom_gradient
+    def apply(source, inputs, beta):
+
+      def gradient(upstream):
+        with tf.control_dependencies([upstream]):  # or else the first normalised inputs would be kept for now
+          again = tf.identity(inputs)
+        normalized = _normalize(again, mean, variance, tf.ones_like(beta), beta)
+        g = tf.cast(tf.raw_ops.ReluGrad(gradients=upstream, features=normalized), tf.float32)
+        beta_gradient = _sum(g)
+        # With y = (x - mean) / sqrt(variance + 1e-3): dx = (g - mean(g) - y * mean(g * y)) / sqrt(variance + 1e-3).
+        sums = tf.stack([beta_gradient, _sum(g * tf.cast(normalized, tf.float32)) - beta * beta_gradient])
+        mean_g, mean_gy = tf.unstack(self._mean_over_replicas(sums / _num_positions(source)))
+        scale = tf.math.rsqrt(variance + EPSILON)
+        through_statistics = _normalize(source, mean, variance, -scale * mean_gy, -scale * mean_g)
+        return through_statistics, tf.cast(scale * g, inputs.dtype), beta_gradient
+
+      return tf.nn.relu(_normalize(inputs, mean, variance, tf.ones_like(beta), beta)), gradient
+
+    return apply(source, inputs, tf.convert_to_tensor(batch_norm.beta))
+
+
+def _num_positions(values: tf.Tensor) -> tf.Tensor:
+  return tf.cast(tf.size(values) / tf.shape(values)[-1], tf.float32)
+
+
+def _sum(values: tf.Tensor) -> tf.Tensor:
+  """The sum over `[B, T, H, W]`, (C,)."""
+  # In two steps, which takes half the time on a CPU and is ten times as accurate.
+  return tf.reduce_sum(tf.reduce_sum(values, [2, 3]), [0, 1])
+
+
+def _normalize(inputs, mean, variance, scale, offset) -> tf.Tensor:
+  """scale * (inputs - mean) / sqrt(variance + 1e-3) + offset, in one pass over the inputs."""
+  # The operation is quicker with 4 axes than with 5.
+  outputs = tf.raw_ops.FusedBatchNormV3(
+      x=tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]]),
+      scale=scale,
+      offset=offset,
+      mean=mean,
+      variance=variance,
+      epsilon=EPSILON,
+      is_training=False,
+  )
+  return tf.reshape(outputs.y, tf.shape(inputs))

@@ -1,0 +1,210 @@
+"""Every recipe parses by the flags of train, says what it is, and is what its source says."""
+
+import dataclasses
+import pathlib
+import re
+import tempfile
+import types
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from i3d_tf import testing
+from i3d_tf.evaluation import experiment_tables
+from i3d_tf.models import inception
+from i3d_tf.training import options
+from i3d_tf.training import schedules
+from i3d_tf.video import clip_options
+
+_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "experiments"
+_RECIPES = {path.relative_to(_FOLDER).as_posix(): path for path in sorted(_FOLDER.glob("*/*.flags"))}
+_TABLES = [path.relative_to(_FOLDER).as_posix() for path in sorted(_FOLDER.glob("*/table.json"))]
+_HEADS = ("Command", "Expected", "Source", "Hardware", "Hours", "Measured")
+_STREAMS = ("rgb", "flow")
+# Steps done when the rate changes, and the rates: README of kinetics-i3d.
+_RELEASE = {
+    "rgb": (115_000, (97_000, 108_000), (0.1, 0.01, 0.001)),
+    "flow": (155_000, (97_000, 104_500, 115_000, 140_000, 150_000), (0.1, 0.01, 0.001, 0.1, 0.01, 0.001)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What train makes of a recipe."""
+
+  run: options.Run
+  optimization: options.Optimization
+  clips: clip_options.TrainClips
+
+
+def parse(arguments: list[list[str]]) -> list[Recipe | str]:
+  """What train makes of command lines, or the error; for a process of its own, whose flags are train's alone."""
+  import sys
+  from unittest import mock
+
+  from absl import flags
+  from absl.testing import flagsaver
+
+  from i3d_tf import train
+
+  made = []
+  trainer = types.SimpleNamespace(train=lambda *parts, flags_text: made.append(Recipe(*parts)))
+  sys.modules["i3d_tf.training.trainer"] = trainer
+  for words in arguments:
+    with flagsaver.flagsaver(), mock.patch.object(train.cli, "import_tensorflow"):
+      try:
+        train.FLAGS(["train", *words])
+        train.main([])
+      except (flags.Error, ValueError) as error:
+        made.append(str(error))
+  return made
+
+
+def parse_evaluation(arguments: list[list[str]]) -> None:
+  """Parses flags of evaluate; for a process of its own, too."""
+  from i3d_tf import evaluate
+
+  for words in arguments:
+    evaluate.FLAGS(["evaluate", "--output=OUT", *words])
+
+
+def _header(path: pathlib.Path) -> dict[str, str]:
+  """The comment lines of a recipe by what they begin with; lines that are further to the right go on."""
+  found = {}
+  for line in path.read_text(encoding="utf-8").splitlines():
+    if start := re.match(r"# ([A-Z]\w+): +(\S.*)", line):
+      key = start[1]
+      found[key] = start[2]
+    elif line.startswith("#  "):
+      found[key] += "\n" + line[1:].strip()
+  return found
+
+
+class RecipesTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    given = ["--records=DATA", "--output=RUN"]
+    parsed = testing.in_own_process(parse, [[f"--flagfile={path}", *given] for path in _RECIPES.values()])
+    cls.recipes = dict(zip(_RECIPES, parsed, strict=True))
+
+  def _recipe(self, name: str) -> Recipe:
+    recipe = self.recipes[name]
+    self.assertIsInstance(recipe, Recipe, recipe)
+    return recipe
+
+  def test_recipes_are_there(self):
+    folders = {name.partition("/")[0] for name in _RECIPES}
+    self.assertEqual(folders, {"kinetics400", "ucf101", "hmdb51", "synthetic", "diving_javelin"})
+    for dataset in ("ucf101", "hmdb51"):
+      for stream in _STREAMS:
+        for variant in ("original", "fixed", "full_ft"):
+          self.assertIn(f"{dataset}/i3d_{stream}_{variant}.flags", _RECIPES)
+
+  @parameterized.parameters(*_RECIPES)
+  def test_recipe_parses_and_has_no_paths(self, name):
+    recipe = self._recipe(name)
+    self.assertEqual(recipe.run.stream, "rgb" if "_rgb_" in name else "flow")
+    self.assertEqual(recipe.clips.streams, (recipe.run.stream,))
+    flags = experiment_tables.recipe_flags(_RECIPES[name])
+    self.assertEmpty([flag for flag in flags if "/" in flag or re.match("--(records|output|seed|flagfile)", flag)])
+    keys = [flag.partition("=")[0].removeprefix("--").removeprefix("no") for flag in flags]
+    self.assertLen(set(keys), len(keys))
+
+  @parameterized.parameters(*_RECIPES)
+  def test_header_says_what_it_is(self, name):
+    header = _header(_RECIPES[name])
+    self.assertEqual(tuple(header)[: len(_HEADS)], _HEADS)
+    self.assertIn(f"python -m i3d_tf.train --flagfile=experiments/{name} ", header["Command"])
+    self.assertLessEqual(max(map(len, _RECIPES[name].read_text(encoding="utf-8").splitlines())), 120)
+
+  @parameterized.parameters(*_RECIPES)
+  def test_what_it_freezes_is_in_the_network(self, name):
+    recipe = self._recipe(name)
+    if not recipe.optimization.freeze:
+      return
+    model = inception.InceptionI3d(2, width_multiplier=0.01, average_space=True)
+    model.build(2)
+    model.freeze(recipe.optimization.freeze)
+    trained = {re.sub(r"^inception_i3d/", "", variable.name).partition("/")[0] for variable in model.trained_variables}
+    self.assertEqual(trained, {"Mixed_5b", "Mixed_5c", "Logits"} if "alternative" in name else {"Logits"})
+
+  def test_misspelt_key_is_an_error(self):
+    with tempfile.TemporaryDirectory() as folder:
+      bad = pathlib.Path(folder, "bad.flags")
+      bad.write_text("--num_steps=3\n--learning_rat_e=0.1\n")
+      ugly = pathlib.Path(folder, "ugly.flags")
+      ugly.write_text("--num_steps=3\n--schedule=piecewise\n--rates=1,fast\n--rate_boundaries=1\n")
+      given = ["--records=DATA", "--output=RUN"]
+      found = testing.in_own_process(parse, [[f"--flagfile={path}", *given] for path in (bad, ugly)])
+    self.assertIn("Unknown command line flag 'learning_rat_e'", found[0])
+    self.assertEqual(found[1], "--rates is 1,fast; it takes numbers separated by commas")
+
+  @parameterized.product(stream=_STREAMS, start=("scratch", "imagenet"))
+  def test_schedule_is_the_releases_at_every_boundary(self, stream, start):
+    recipe = self._recipe(f"kinetics400/i3d_{stream}_{start}.flags")
+    num_steps, boundaries, rates = _RELEASE[stream]
+    self.assertEqual(recipe.run.num_steps, num_steps)
+    rate = lambda step: schedules.rate(recipe.optimization, step, num_steps=num_steps)
+    for begin, end, expected in zip((0, *boundaries), (*boundaries, num_steps), rates, strict=True):
+      # A step counts from 0: that of number `begin` is the first after `begin` steps are done.
+      self.assertEqual((rate(begin), rate(begin + 1), rate(end - 1)), (expected,) * 3)
+
+  @parameterized.product(stream=_STREAMS, start=("scratch", "imagenet"))
+  def test_recipe_is_the_releases(self, stream, start):
+    recipe = self._recipe(f"kinetics400/i3d_{stream}_{start}.flags")
+    got = recipe.optimization
+    self.assertEqual((got.optimizer, got.momentum, got.weight_decay, got.dropout), ("momentum", 0.9, 1e-7, 0.5))
+    self.assertEqual((got.warmup_steps, got.clip_norm, got.freeze, got.sync_batch_norm), (0, 0, "", False))
+    self.assertEqual((recipe.run.batch_size, recipe.run.initial_checkpoint, recipe.run.width_multiplier), (6, "", 1))
+    clips = recipe.clips
+    self.assertEqual((clips.num_frames, clips.frame_stride, clips.short_side, clips.crop), (64, 1, 256, 224))
+    self.assertTrue(clips.flip)
+    plain = clip_options.TrainClips(streams=(stream,))
+    self.assertEqual(clips, plain)  # no other augmentation
+
+  @parameterized.product(dataset=("ucf101", "hmdb51"), stream=_STREAMS)
+  def test_transfer_starts_where_it_says(self, dataset, stream):
+    for variant in ("original", "fixed", "full_ft"):
+      recipe = self._recipe(f"{dataset}/i3d_{stream}_{variant}.flags")
+      self.assertEqual(recipe.run.initial_checkpoint, "" if variant == "original" else f"{stream}_imagenet")
+      self.assertEqual(recipe.optimization.freeze, "(?!Logits)" if variant == "fixed" else "")
+      self.assertLessEqual(recipe.run.num_steps, 5000)  # the paper: up to 5k
+
+  @parameterized.parameters(("rgb", 10_000, 3000), ("flow", 20_000, 5000))
+  def test_adam_preset_falls_by_ten_in_stairs(self, stream, num_steps, every):
+    recipe = self._recipe(f"ucf101/i3d_{stream}_adam.flags")
+    self.assertEqual((recipe.optimization.optimizer, recipe.run.num_steps), ("adam", num_steps))
+    for step in range(0, num_steps, 250):
+      rate = schedules.rate(recipe.optimization, step, num_steps=num_steps)
+      self.assertAlmostEqual(rate / (1e-4 * 0.1 ** (step // every)), 1, places=9)
+
+  @parameterized.parameters(*_TABLES)
+  def test_table_is_whole_and_has_every_recipe_of_its_folder(self, name):
+    table = experiment_tables.load(_FOLDER / name)
+    used = {recipe for row in table.rows for recipe in row.recipes.values()}
+    self.assertEqual(used, {path.name for path in table.path.parent.glob("*.flags")})
+    for row in table.rows:
+      for stream, recipe in row.recipes.items():
+        self.assertEqual(self._recipe(f"{table.path.parent.name}/{recipe}").run.stream, stream)
+
+  def test_flags_of_evaluations_are_known(self):
+    testing.in_own_process(parse_evaluation, [list(experiment_tables.load(_FOLDER / name).evaluate) for name in _TABLES])
+
+  @parameterized.parameters(*_TABLES)
+  def test_results_are_of_these_recipes_and_in_the_page(self, name):
+    table = experiment_tables.load(_FOLDER / name)
+    if not table.results_path.exists():
+      return
+    results = experiment_tables.Results(table.results_path)
+    section = experiment_tables.render(table, results)
+    self.assertIn(section, (_FOLDER / "RESULTS.md").read_text(encoding="utf-8"))
+    for row in table.rows:
+      for entry in filter(None, (results.get(row.name, repeat.name) for repeat in table.repeats())):
+        for stream, recipe in row.recipes.items():
+          self.assertEqual(entry[stream]["recipe"], experiment_tables.recipe_flags(table.path.parent / recipe))
+
+
+if __name__ == "__main__":
+  absltest.main()

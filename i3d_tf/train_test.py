@@ -1,0 +1,321 @@
+"""The program in processes of its own: killed and resumed, stopped, out of disk, on two workers, with bad input."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl.testing import absltest
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf.video import prepare
+from i3d_tf.video import records
+from i3d_tf.video import shards
+from i3d_tf.weights import bundle
+from i3d_tf.weights import saved
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_CLASSES = ("down", "right", "still")
+_SMALL = (
+    "--records=records", "--width_multiplier=0.05", "--average_space", "--crop=32", "--short_side=36", "--num_frames=9",
+    "--batch_size=2", "--learning_rate=0.01", "--log_every=1",
+)  # fmt: skip
+# The program with the first rows of the network alone, and slow enough to be caught at a step.
+_FEW_ROWS = """
+import sys, time
+from i3d_tf import cli, train
+from i3d_tf.models import inception_spec
+inception_spec.ROWS = inception_spec.ROWS[:3]
+cli.import_tensorflow(quiet=True)
+from i3d_tf.training import monitor
+step = monitor.Monitor.step
+monitor.Monitor.step = lambda *a, **b: (time.sleep(0.1), step(*a, **b))
+train.run()
+"""
+
+
+def _record(name: str, label: int, rng: np.random.Generator) -> records.Record:
+  """Noise that moves by two pixels a frame, as the label says."""
+  noise = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
+  down, right = {0: (2, 0), 1: (0, 2), 2: (0, 0)}[label]
+  frames = [np.roll(noise, (down * time, right * time), (0, 1))[:36, :48] for time in range(12)]
+  flow = np.broadcast_to(np.float32([right, down]), (36, 48, 2))
+  times = tuple(40_000 * time for time in range(12))
+  return records.Record(
+      id=name, dataset="noise", labels=(_CLASSES[label],), label_indices=(label,), height=36, width=48,
+      frames=tuple(prepare.encode_rgb(frame, 95) for frame in frames), timestamps=times,
+      flow_format="PNG", flow_bound=20.0, flow_rounding="truncate", flow_timestamps=times[:-1],
+      flow_frames=tuple(prepare.encode_flow(flow, prepare.Settings()) for _ in range(11)),
+  )  # fmt: skip
+
+
+def _write_records(folder: pathlib.Path, streams: tuple[str, ...] = ("rgb", "flow")) -> None:
+  """Two files of six videos for train, one for test."""
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for split, num_files in (("train", 2), ("test", 1)):
+    for index in range(num_files):
+      made = [_record(f"{split}/{index}/{number}", number % 3, rng) for number in range(6)]
+      content = b"".join(shards.frame(records.serialize(record)) for record in made)
+      (folder / f"{split}-{index:05}-of-{num_files:05}.tfrecord").write_bytes(content)
+  splits = {"train": {"written": 12}, "test": {"written": 6}}
+  info = {"complete": True, "classes": _CLASSES, "name": "noise", "parameters": {"streams": streams}, "splits": splits}
+  (folder / shards.INFO).write_text(json.dumps(info), encoding="utf-8")
+
+
+class ProcessTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = pathlib.Path(folder.name)
+    _write_records(self.folder / "records")
+
+  def _start(self, *flags, few_rows=True, **more) -> subprocess.Popen:
+    program = ["-c", _FEW_ROWS] if few_rows else ["-m", "i3d_tf.train"]
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)} | more.pop("environment", {})
+    return subprocess.Popen(
+        [sys.executable, *program, *_SMALL, *flags], cwd=self.folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
+    )  # fmt: skip
+
+  def _train(self, *flags, **more) -> str:
+    """Runs to the end; returns what was printed."""
+    process = self._start(*flags, **more)
+    output, messages = process.communicate()
+    self.assertEqual(process.returncode, 0, messages)
+    return output
+
+  def _fails(self, *flags, **more) -> str:
+    """Runs to an error; returns the sentence."""
+    process = self._start(*flags, **more)
+    _, messages = process.communicate()
+    self.assertEqual(process.returncode, 1, messages)
+    self.assertNotIn("Traceback", messages)
+    *_, last = messages.strip().splitlines()
+    self.assertRegex(last, "^(-c|train): error: ")
+    return last
+
+  def _metrics(self, run: str) -> list[dict]:
+    path = self.folder / run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+  def _wait_for(self, run: str, process: subprocess.Popen, *, steps: int) -> None:
+    """Until the process has told of `steps` steps of its own."""
+    start = len(self._metrics(run))
+    while process.poll() is None and len(self._metrics(run)) < start + steps:
+      time.sleep(0.01)
+
+  def _state(self, run: str) -> dict[str, np.ndarray]:
+    """Everything in the newest checkpoint, save what is not the same twice."""
+    path = tf.train.latest_checkpoint(os.fspath(self.folder / run / "checkpoints"))
+    self.assertIsNotNone(path)
+    return {name: value for name, value in bundle.read(path).items() if name not in _BOOKKEEPING}
+
+  def _assert_same_state(self, run: str, other: str) -> None:
+    expected, actual = self._state(other), self._state(run)
+    self.assertEqual(actual.keys(), expected.keys())
+    for name, value in expected.items():
+      np.testing.assert_array_equal(actual[name], value, name)
+
+
+class TrainTest(ProcessTest):
+
+  def test_killed_and_resumed_it_ends_in_the_same_bits(self):
+    flags = ("--num_steps=24", "--save_every=3", "--deterministic", "--validation_split=test", "--validate_every=8")
+    self._train(*flags, "--output=whole")
+    rng = random.Random(0)
+    kills = 0
+    while kills < 4:
+      process = self._start(*flags, "--output=parts")
+      self._wait_for("parts", process, steps=rng.randint(1, 7))
+      process.kill()
+      process.communicate()
+      kills += 1
+    output = self._train(*flags, "--output=parts")
+    self.assertRegex(output, r"Going on from step \d+ of parts")
+    self._assert_same_state("parts", "whole")
+    steps = [line["step"] for line in self._metrics("parts") if "loss" in line]
+    self.assertEqual(steps, list(range(1, 25)))
+    losses = [[line["loss"] for line in self._metrics(run) if "loss" in line] for run in ("parts", "whole")]
+    self.assertEqual(*losses)
+    self.assertEqual(*(saved.find(self.folder / run)[0] for run in ("parts", "whole")))
+
+  def test_told_to_stop_it_saves_and_goes_on_later(self):
+    flags = ("--num_steps=16", "--deterministic", "--stream=flow", "--accumulation_steps=2")
+    self._train(*flags, "--output=whole")
+    process = self._start(*flags, "--output=parts")
+    self._wait_for("parts", process, steps=3)
+    process.send_signal(signal.SIGTERM)
+    output, messages = process.communicate()
+    self.assertEqual(process.returncode, 0, messages)
+    self.assertRegex(output, r"Stopped at step \d+ and saved; the same command goes on from there\n$")
+    stopped = json.loads(_progress(self.folder / "parts"))["step"]
+    self.assertBetween(stopped, 3, 15)
+    self.assertRegex(self._train(*flags, "--output=parts"), f"Going on from step {stopped}")
+    self._assert_same_state("parts", "whole")
+    self.assertRegex(self._train(*flags, "--output=parts"), "all 16 steps are done")
+
+  def test_a_full_disk_ends_it_and_leaves_the_checkpoint_before(self):
+    flags = ("--num_steps=40", "--save_every=4", "--keep_checkpoints=9", "--output=run")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+    few_rows = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + _FEW_ROWS
+    patch = few_rows.replace(
+        "train.run()",
+        "from i3d_tf.training import checkpoints\n"
+        "save, saves = checkpoints.Checkpoints.save, []\n"
+        "def limited(self):\n"
+        "  saves.append(0)\n"
+        f"  if len(saves) == 3:\n    {limit}"
+        "  save(self)\n"
+        "checkpoints.Checkpoints.save = limited\n"
+        "train.run()",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", patch, *_SMALL, *flags], cwd=self.folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.fspath(_ROOT)},
+    )  # fmt: skip
+    _, messages = process.communicate()
+    self.assertEqual(process.returncode, 1, messages)
+    self.assertRegex(messages, "the checkpoint of step 12 cannot be written to run/checkpoints: .*ckpt-8 is whole")
+    left = sorted({path.stem for path in (self.folder / "run" / "checkpoints").iterdir()})
+    self.assertEqual(left, ["checkpoint", "ckpt-4", "ckpt-8"])
+    self.assertRegex(self._train(*flags, "--num_steps=10"), "Going on from step 8")
+
+  def test_two_workers_equal_two_replicas_of_one(self):
+    flags = ("--num_steps=6", "--sync_batch_norm", "--dropout=0.5", "--validation_split=test")
+    self._train(*flags, "--output=one", "--num_logical_cpus=2", "--data_shards=2")
+    ports = [_free_port() for _ in range(2)]
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    workers = [
+        self._start(
+            *flags, "--output=two",
+            environment={"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})},
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    for worker in workers:
+      _, messages = worker.communicate()
+      self.assertEqual(worker.returncode, 0, messages)
+    one, two = self._state("one"), self._state("two")
+    self.assertEqual(two.keys(), one.keys())
+    for name, value in one.items():
+      if value.dtype == np.float32:
+        np.testing.assert_allclose(two[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for one, two in zip(self._metrics("one"), self._metrics("two"), strict=True):
+      for name in {"loss", "accuracy", "validation_loss", "validation_accuracy"} & one.keys():
+        self.assertAlmostEqual(one[name], two[name], places=4)
+
+  def test_the_folder_of_a_run_of_the_whole_network(self):
+    output = self._train("--num_steps=2", "--output=run", "--validation_split=test", few_rows=False)
+    self.assertRegex(output, "12 train videos of 3 classes; batches of 2 clips on 1 replica, 1 a step")
+    self.assertRegex(output, r"step 2: validation loss \d")
+    run = self.folder / "run"
+    model, info = saved.load(run)
+    self.assertEqual((info.stream, info.classes, info.step, info.dataset), ("rgb", _CLASSES, 2, "noise"))
+    self.assertLen(model.variables, 230)
+    self.assertLen((run / "variables.txt").read_text().splitlines(), 230)
+    self.assertIn("mirror with probability 0.5", (run / "input_steps.txt").read_text())
+    self.assertIn("tensorflow\t2.", (run / "versions.txt").read_text())
+    # flags.txt starts the same run.
+    shutil.rmtree(run / "checkpoints")
+    process = subprocess.run(
+        [sys.executable, "-m", "i3d_tf.train", "--flagfile=run/flags.txt", "--output=again"], cwd=self.folder,
+        env=os.environ | {"PYTHONPATH": os.fspath(_ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    self.assertEqual(process.returncode, 0, process.stderr)
+    options = [json.loads((self.folder / name / "options.json").read_text()) for name in ("run", "again")]
+    self.assertEqual({**options[0], "output": ""}, {**options[1], "output": ""})
+
+  def test_another_run_s_weights_start_this_one(self):
+    self._train("--num_steps=2", "--output=rgb")
+    output = self._train("--num_steps=2", "--output=flow", "--stream=flow", "--initial_checkpoint=rgb")
+    self.assertIn("The first kernel is the mean of rgb's over its 3 inputs.", output)
+
+
+class BadInputTest(ProcessTest):
+  """Each is one sentence, and leaves no run behind."""
+
+  def _assert_refused(self, sentence: str, *flags: str) -> None:
+    self.assertRegex(self._fails("--num_steps=2", "--output=run", *flags), sentence)
+    self.assertEmpty(list(self.folder.glob("run/best/*")) + list(self.folder.glob("run/checkpoints/*")))
+
+  def test_records(self):
+    (self.folder / "empty").mkdir()
+    self._assert_refused("empty: the folder holds no TFRecords", "--records=empty")
+    path = self.folder / "records" / "train-00000-of-00002.tfrecord"
+    path.write_bytes(path.read_bytes()[:-9])
+    self._assert_refused("train-00000.*record 5", "--records=records")
+
+  def test_streams_and_splits(self):
+    _write_records(self.folder / "rgb", streams=("rgb",))
+    self._assert_refused("flow", "--records=rgb", "--stream=flow")
+    self._assert_refused("no split 'val'; there are test, train", "--split=val")
+
+  def test_labels_out_of_range(self):
+    info = json.loads((self.folder / "records" / "dataset.json").read_text())
+    (self.folder / "records" / "dataset.json").write_text(json.dumps({**info, "classes": ["down", "right"]}))
+    self._assert_refused("label is 2, out of the range of the 2 classes", "--learning_rate=1e-6")
+    # Unless so many are allowed to be left out.
+    self._train("--num_steps=3", "--output=other", "--allow_unreadable=4", "--learning_rate=1e-6")
+
+  def test_what_is_in_the_way(self):
+    self._train("--num_steps=1", "--output=old")
+    self.assertRegex(
+        self._fails("--num_steps=1", "--output=old", "--seed=3", "--batch_size=3"),
+        "old holds a run with other options .*(batch_size was 2, is 3; seed was 0, is 3|seed was 0, is 3)",
+    )
+    self.assertRegex(self._fails("--num_steps=1", "--output=records"), "records is not empty and holds no run of train")
+
+  def test_checkpoints_of_others(self):
+    self._train("--num_steps=1", "--output=old")
+    self._assert_refused("does not fit", "--initial_checkpoint=old", "--width_multiplier=0.1")
+    self._assert_refused("no checkpoint at nowhere", "--initial_checkpoint=nowhere")
+
+  def test_a_loss_that_is_not_finite(self):
+    flags = ("--num_steps=9", "--output=run", "--save_every=2", "--schedule=piecewise", "--rate_boundaries=3")
+    sentence = self._fails(*flags, "--rates=1e-3,1e38")
+    self.assertRegex(sentence, r"not finite at step \d .*clips of the batch: train/\d/\d, train/\d/\d; checkpoints")
+    path = tf.train.latest_checkpoint(os.fspath(self.folder / "run" / "checkpoints"))
+    self.assertTrue(all(np.isfinite(value).all() for value in bundle.read(path).values() if value.dtype == np.float32))
+
+  def test_flags(self):
+    for flag, sentence in (
+        ("--learning_rat=1", "Unknown command line flag 'learning_rat'. Did you mean: learning_rate"),
+        ("--crop=0", "crop"),
+        ("--rates=0.1,x", "--rates is 0.1,x; it takes numbers"),
+        ("--schedule=piecewise", "one more of --rates"),
+    ):
+      process = self._start("--num_steps=1", "--output=run", flag)
+      _, messages = process.communicate()
+      self.assertEqual(process.returncode, 1)
+      self.assertIn(sentence, messages)
+      self.assertNotIn("Traceback", messages)
+
+
+def _free_port() -> int:
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    return server.getsockname()[1]
+
+
+_PROGRESS = "progress/.ATTRIBUTES/py_state"
+_BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE")
+
+
+def _progress(run: pathlib.Path) -> str:
+  return bundle.read(tf.train.latest_checkpoint(os.fspath(run / "checkpoints")))[_PROGRESS]
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,104 @@
+"""A run's state on disk, to go on from exactly: weights, slots, step, schedule."""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf.training import distribution
+
+FOLDER = "checkpoints"
+
+
+class Progress(tf.train.experimental.PythonState):
+  """What is to be remembered beside variables.
+
+  The order of the clips is a function of the seed and the step, so the step is also the position of the input.
+
+  Attributes:
+    step: steps done.
+    best: the best validation accuracy so far, None before the first validation.
+    plateau: state of `schedules.Plateau`.
+    loss_scale: state of `LossScale`.
+    unreadable: the records that could not be read, with their reasons.
+  """
+
+  def __init__(self):
+    super().__init__()
+    self.step = 0
+    self.best = None
+    self.plateau = None
+    self.loss_scale = None
+    self.unreadable = []
+
+  def serialize(self) -> str:
+    return json.dumps({name: getattr(self, name) for name in self._names()})
+
+  def deserialize(self, text: str) -> None:
+    for name, value in json.loads(text).items():
+      setattr(self, name, value)
+
+  def _names(self) -> list[str]:
+    return [name for name in vars(self) if not name.startswith("_")]
+
+
+class Checkpoints:
+  """Saves and restores a run's state; a save that fails leaves the ones before as they were."""
+
+  def __init__(
+      self, folder: pathlib.Path, progress: Progress, workers: distribution.Workers, *, keep: int, **parts: tf.Module
+  ):
+    """`parts` are what is saved beside `progress`; every worker must take part in saving and restoring."""
+    self._progress = progress
+    self._checkpoint = tf.train.Checkpoint(progress=progress, **parts)
+    self._folder = folder / FOLDER
+    # All workers save, since averages over replicas are formed then, but the chief's files alone are kept.
+    self._scratch = None if workers.is_chief else tempfile.TemporaryDirectory(prefix="i3d_tf.")
+    place = self._folder if workers.is_chief else pathlib.Path(self._scratch.name)
+    self._manager = tf.train.CheckpointManager(self._checkpoint, os.fspath(place), max_to_keep=keep)
+
+  def restore(self) -> bool:
+    """Takes up the newest state; says whether there was one.
+
+    Raises:
+      CheckpointError: if it is damaged or of another network.
+    """
+    latest = tf.train.latest_checkpoint(os.fspath(self._folder))
+    if latest is None:
+      return False
+    try:
+      status = self._checkpoint.restore(latest)
+      status.assert_existing_objects_matched()
+      status.assert_consumed()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+      raise errors.CheckpointError(
+          f"{latest} cannot be restored: {_first_line(error)}; remove it to go on from the one before"
+      ) from None
+    return True
+
+  def save(self) -> None:
+    """Writes the state as it is.
+
+    Raises:
+      CheckpointError: if it cannot be written; what was there before stays.
+    """
+    step = self._progress.step
+    try:
+      self._manager.save(checkpoint_number=step)
+    except (tf.errors.OpError, OSError) as error:
+      for part in pathlib.Path(self._manager.directory).glob(f"ckpt-{step}[._]*"):
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+      last = self._manager.latest_checkpoint
+      left = f"{last} is whole and the run can go on from it" if last else "there is none before it"
+      raise errors.CheckpointError(
+          f"the checkpoint of step {step} cannot be written to {self._folder}: {_first_line(error)}; {left}"
+      ) from None
+
+
+def _first_line(error: Exception) -> str:
+  text = getattr(error, "message", None) or str(error)
+  return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -1,0 +1,62 @@
+"""Where a run's replicas are: GPUs, shares of a CPU, or several machines."""
+
+import dataclasses
+import json
+import os
+
+import tensorflow as tf
+
+from i3d_tf import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+  """This process among those of the run; `index` 0 is the chief, which writes the run's folder."""
+
+  index: int
+  count: int
+
+  @property
+  def is_chief(self) -> bool:
+    return self.index == 0
+
+
+def make_strategy(num_logical_cpus: int = 0) -> tuple[tf.distribute.Strategy, Workers]:
+  """The strategy for this machine, or with TF_CONFIG for this worker among others.
+
+  Call it before any operation of TensorFlow has run.
+
+  Args:
+    num_logical_cpus: that many replicas on the CPU (of each worker one); 0: one on each GPU, or one on the CPU.
+
+  Raises:
+    I3dError: for a TF_CONFIG that cannot be used.
+  """
+  workers = _read_tf_config()
+  if workers is not None:
+    # NCCL between GPUs, else a ring; TensorFlow chooses by the devices.
+    return tf.distribute.MultiWorkerMirroredStrategy(), workers
+  if num_logical_cpus:
+    cpus = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * num_logical_cpus)
+    devices = [f"CPU:{index}" for index in range(num_logical_cpus)]
+    return tf.distribute.MirroredStrategy(devices), Workers(0, 1)
+  return tf.distribute.MirroredStrategy(), Workers(0, 1)
+
+
+def _read_tf_config() -> Workers | None:
+  """This worker's place by TF_CONFIG, which MultiWorkerMirroredStrategy reads, too; None if it is not set."""
+  text = os.environ.get("TF_CONFIG")
+  if not text:
+    return None
+  try:
+    config = json.loads(text)
+    cluster, task = config["cluster"], config["task"]
+    kind, index = task["type"], int(task["index"])
+    order = [(name, place) for name in ("chief", "worker") for place in range(len(cluster.get(name, ())))]
+    return Workers(order.index((kind, index)), len(order))
+  except (ValueError, LookupError, TypeError, AttributeError):
+    raise errors.I3dError(
+        f'TF_CONFIG is {text!r}; it must be like {{"cluster": {{"worker": ["host1:port", "host2:port"]}}, '
+        '"task": {"type": "worker", "index": 0}}, with this worker among those of the cluster'
+    ) from None

@@ -1,0 +1,60 @@
+"""The folder of a run: what it is, written down once and compared when the run goes on."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+
+from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf import provenance
+from i3d_tf.models import inception
+from i3d_tf.weights import release
+
+OPTIONS = "options.json"
+# What may differ when a run goes on: it changes neither batches nor weights at any step already done.
+_FREE = frozenset({
+    "output", "num_steps", "save_every", "keep_checkpoints", "log_every", "profile_steps", "allow_unreadable",
+    "num_logical_cpus", "data_service", "recompute", "jit_compile",
+})  # fmt: skip
+
+
+def prepare(folder: pathlib.Path, options: Sequence, flags_text: str) -> None:
+  """Makes the folder, or checks that the run in it is this one.
+
+  Args:
+    folder: of the run.
+    options: dataclasses that together say what the run is.
+    flags_text: for flags.txt, from which the run can be started again.
+
+  Raises:
+    I3dError: if the folder holds something else, or a run with other options, naming every difference.
+  """
+  new = json.loads(json.dumps({name: value for part in options for name, value in dataclasses.asdict(part).items()}))
+  path = folder / OPTIONS
+  if path.exists():
+    old = json.loads(path.read_text(encoding="utf-8"))
+    names = [name for name in {**old, **new} if name not in _FREE and old.get(name) != new.get(name)]
+    if names:
+      listed = "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)
+      raise errors.I3dError(f"{folder} holds a run with other options ({listed}); choose another --output or remove it")
+  elif folder.exists() and any(child.name != files.LOCK for child in folder.iterdir()):
+    raise errors.I3dError(f"{folder} is not empty and holds no run of train; choose another --output")
+  folder.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path) as file:
+    file.write(json.dumps(new, indent=2).encode() + b"\n")
+  (folder / "flags.txt").write_text(flags_text, encoding="utf-8")
+  rows = "".join(f"{name}\t{value}\n" for name, value in provenance.collect().items())
+  (folder / "versions.txt").write_text(rows, encoding="utf-8")
+
+
+def describe(folder: pathlib.Path, model: inception.InceptionI3d, steps: Mapping[str, Sequence[str]]) -> None:
+  """Writes the table of variables, and the steps that clips go through by what they are for."""
+  trained = {variable.name for variable in model.trained_variables}
+  lines = [
+      f"{name}\t{'x'.join(map(str, variable.shape))}\t{'trained' if variable.name in trained else 'not trained'}"
+      for name, variable in release.named_variables(model).items()
+  ]
+  (folder / "variables.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+  rows = [f"{purpose}\t{number}\t{step}" for purpose, names in steps.items() for number, step in enumerate(names)]
+  (folder / "input_steps.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -1,0 +1,64 @@
+"""Loss and accuracy on held-out videos while training: the centre clip of each."""
+
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf.models import inception
+from i3d_tf.training import distribution
+from i3d_tf.training import step as steps
+from i3d_tf.video import clip_options
+from i3d_tf.video import pipeline
+
+
+class Validation:
+  """Measures a network on all replicas."""
+
+  def __init__(
+      self,
+      model: inception.InceptionI3d,
+      strategy: tf.distribute.Strategy,
+      source: pipeline.Source,
+      clips: clip_options.TrainClips,
+      *,
+      batch_size: int,
+      workers: distribution.Workers,
+  ):
+    self._model = model
+    self._strategy = strategy
+    self._source = source
+    self._stream = clips.streams[0]
+    # As many batches as make whole rounds of the replicas.
+    dataset = lambda context: pipeline.center_clips(
+        source, clips, batch_size=batch_size * strategy.num_replicas_in_sync, shards=(workers.index,),
+        num_shards=workers.count,
+    ).rebatch(batch_size, drop_remainder=True)  # fmt: skip
+    self._batches = strategy.distribute_datasets_from_function(dataset)
+    self._measure = tf.function(self._measure_everywhere)
+
+  def measure(self) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over all videos.
+
+    Raises:
+      I3dError: if not every video was measured exactly once.
+    """
+    totals = [0.0, 0.0, 0.0]
+    for batch in self._batches:
+      totals = [total + float(value) for total, value in zip(totals, self._measure(batch), strict=True)]
+    loss, correct, count = totals
+    if count != self._source.num_records:
+      raise errors.I3dError(
+          f"{self._source.num_records - count:.0f} of {self._source.num_records} videos of the split "
+          f"{self._source.split} cannot be read; inspect_records names them"
+      )
+    return loss / count, correct / count
+
+  def _measure_everywhere(self, batch):
+    parts = self._strategy.run(self._measure_on_replica, args=(batch,))
+    return [self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
+
+  def _measure_on_replica(self, batch):
+    logits, _ = self._model(batch[self._stream], is_training=False)
+    weight = batch["weight"]
+    losses = steps.cross_entropy(logits, batch["label"])
+    hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), batch["label"]), tf.float32)
+    return tf.reduce_sum(losses * weight), tf.reduce_sum(hits * weight), tf.reduce_sum(weight)

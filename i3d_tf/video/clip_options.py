@@ -1,0 +1,125 @@
+"""What clips are taken from videos, for training and for evaluation. Imports no TensorFlow.
+
+The names of the fields are those of the command lines' flags.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+from i3d_tf import errors
+
+STREAMS = ("rgb", "flow")
+PROTOCOLS = ("release", "clips", "ten_crop")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainClips:
+  """One clip a video, drawn at random. All from `scale_jitter` on is off unless asked for.
+
+  Attributes:
+    streams: of `STREAMS`; both are cut alike.
+    num_frames: frames of the clip, and as many flows. A shorter video is looped.
+    frame_stride: every so many frames of the video.
+    short_side: pixels that the shorter side is resized to (paper, section 2.4: 256).
+    crop: pixels of the side of the square that is cut out (paper, section 2.4: 224).
+    flip: mirror every second clip; the mirrored flow's x is negated.
+    scale_jitter: bounds of a factor on `short_side`; the result is at least `crop`.
+    photometric_jitter: strength of one change of colours for all frames of a clip. At 1: brightness +-32/255, contrast
+      and saturation times 0.6 to 1.4, hue +-0.2 (DMVR's figures).
+    temporal_jitter: move the start by up to so many frames, either way.
+    segment_shuffle: the probability that the clip's `num_segments` segments change places.
+    num_segments: see `segment_shuffle`.
+    frame_dropout: each frame's probability to be replaced, by the clip's mean colour, and its flow by no motion.
+  """
+
+  streams: tuple[str, ...] = ("rgb",)
+  num_frames: int = 64
+  frame_stride: int = 1
+  short_side: int = 256
+  crop: int = 224
+  flip: bool = True
+  scale_jitter: tuple[float, float] = (1.0, 1.0)
+  photometric_jitter: float = 0.0
+  temporal_jitter: int = 0
+  segment_shuffle: float = 0.0
+  num_segments: int = 4
+  frame_dropout: float = 0.0
+
+  def __post_init__(self):
+    object.__setattr__(self, "streams", _streams(self.streams))
+    object.__setattr__(self, "scale_jitter", tuple(self.scale_jitter))
+    _check_whole(self, num_frames=1, frame_stride=1, short_side=1, crop=1, temporal_jitter=0, num_segments=1)
+    _check_crop(self)
+    if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1] < float("inf"):
+      given = ",".join(map(str, self.scale_jitter))
+      raise errors.I3dError(f"scale_jitter is {given}; it must be two positive factors, the smaller one first")
+    for name, most in (("photometric_jitter", 2.0), ("segment_shuffle", 1.0), ("frame_dropout", 1.0)):
+      if not 0 <= getattr(self, name) <= most:
+        raise errors.I3dError(f"{name} is {getattr(self, name)}; it must be from 0 to {most:g}")
+    if self.photometric_jitter and "rgb" not in self.streams:
+      raise errors.I3dError(f"photometric_jitter is {self.photometric_jitter}; it changes RGB only, and there is none")
+    if self.segment_shuffle and not 2 <= self.num_segments <= self.num_frames:
+      raise errors.I3dError(
+          f"num_segments is {self.num_segments}; to shuffle, it must be from 2 to the {self.num_frames} frames"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalClips:
+  """All views of a video whose logits are averaged.
+
+  Attributes:
+    streams: of `STREAMS`.
+    protocol: 'release': one view of the first `max_frames` frames, and of as many flows; 'clips': `num_clips` clips at
+      equal distances; 'ten_crop': corners and centre of the clip in the video's middle, and their mirror images.
+      The first two take the centre crop.
+    num_frames: of a clip; a shorter video is looped. 'release' takes no more than there are.
+    max_frames: 'release': 250 are ten seconds, a Kinetics clip (paper, section 2.4).
+    min_frames: 'release': a video shorter than this is looped up to it; the network needs 9.
+    num_clips: see `protocol`.
+    frame_stride: every so many frames of the video.
+    short_side: pixels that the shorter side is resized to.
+    crop: pixels of the side of the square that is cut out.
+    flip: the mirror image of each view is a view, too.
+  """
+
+  streams: tuple[str, ...] = ("rgb",)
+  protocol: str = "release"
+  num_frames: int = 64
+  max_frames: int = 250
+  min_frames: int = 9
+  num_clips: int = 10
+  frame_stride: int = 1
+  short_side: int = 256
+  crop: int = 224
+  flip: bool = False
+
+  def __post_init__(self):
+    object.__setattr__(self, "streams", _streams(self.streams))
+    if self.protocol not in PROTOCOLS:
+      raise errors.I3dError(f"protocol is {self.protocol!r}; allowed are {', '.join(PROTOCOLS)}")
+    _check_whole(self, num_frames=1, max_frames=1, min_frames=1, num_clips=1, frame_stride=1, short_side=1, crop=1)
+    _check_crop(self)
+    if self.min_frames > self.max_frames:
+      raise errors.I3dError(f"max_frames is {self.max_frames}; it must be at least min_frames, {self.min_frames}")
+    if self.flip and self.protocol == "ten_crop":
+      raise errors.I3dError("flip is on; the ten crops have their mirror images already, so leave it off")
+
+
+def _streams(streams: Sequence[str]) -> tuple[str, ...]:
+  """The streams in the one order that is used throughout."""
+  if not streams or not set(streams) <= set(STREAMS) or len(set(streams)) < len(streams):
+    raise errors.I3dError(f"streams are {', '.join(streams) or 'none'}; allowed are rgb, flow, and both")
+  return tuple(stream for stream in STREAMS if stream in streams)
+
+
+def _check_whole(clips: TrainClips | EvalClips, **least: int) -> None:
+  for name, bound in least.items():
+    value = getattr(clips, name)
+    if not isinstance(value, int) or value < bound:
+      raise errors.I3dError(f"{name} is {value}; it must be a whole number from {bound} on")
+
+
+def _check_crop(clips: TrainClips | EvalClips) -> None:
+  if clips.crop > clips.short_side:
+    raise errors.I3dError(f"crop is {clips.crop}; it must be at most short_side, {clips.short_side}")

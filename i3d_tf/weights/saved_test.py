@@ -1,0 +1,127 @@
+import dataclasses
+import pathlib
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf import testing
+from i3d_tf.weights import bundle
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+
+_INFO = saved.ModelInfo(
+    stream="rgb", num_classes=3, classes=("a", "b", "c"), width_multiplier=0.05, average_space=True, num_frames=16,
+    short_side=72, crop=64, dataset="made", step=7,
+)  # fmt: skip
+
+
+def _model(info):
+  model = saved.make_model(info)
+  for name, variable in release.named_variables(model).items():
+    variable.assign(testing.golden_values(name, variable.shape.as_list()))
+  return model
+
+
+def _values(model):
+  return {name: variable.numpy() for name, variable in release.named_variables(model).items()}
+
+
+class SavedTest(parameterized.TestCase):
+
+  def test_what_is_saved_is_loaded_by_the_folder_of_the_network_or_of_the_run(self):
+    run = pathlib.Path(self.create_tempdir())
+    saved.save(run / "best", _model(_INFO), _INFO)
+    for path in (run, run / "best"):
+      model, info = saved.load(path)
+      self.assertEqual(info, _INFO)
+      for name, value in _values(model).items():
+        np.testing.assert_array_equal(value, testing.golden_values(name, value.shape), name)
+
+  def test_a_later_one_takes_the_place_of_an_earlier(self):
+    folder = pathlib.Path(self.create_tempdir())
+    for step in (7, 14):
+      saved.save(folder, _model(_INFO), dataclasses.replace(_INFO, step=step))
+    names = sorted(file.name for file in folder.iterdir())
+    self.assertEqual(names, ["model-14.data-00000-of-00001", "model-14.index", "model.json"])
+    self.assertEqual(saved.load(folder)[1].step, 14)
+
+  def test_one_that_cannot_be_written_leaves_the_earlier(self):
+    folder = pathlib.Path(self.create_tempdir())
+    saved.save(folder, _model(_INFO), _INFO)
+    with mock.patch.object(bundle.os, "replace", side_effect=OSError(28, "No space left on device")):
+      with self.assertRaisesRegex(errors.CheckpointError, "No space left"):
+        saved.save(folder, _model(_INFO), dataclasses.replace(_INFO, step=8))
+    self.assertEqual(saved.load(folder)[1].step, 7)
+
+  @parameterized.parameters("{", "[]", '{"checkpoint": 3}', '{"checkpoint": "model-7", "stream": "rgb"}')
+  def test_a_model_json_of_others_is_refused(self, text):
+    folder = pathlib.Path(self.create_tempdir())
+    (folder / "model.json").write_text(text)
+    with self.assertRaisesRegex(errors.CheckpointError, "not what train writes"):
+      saved.load(folder)
+
+  def test_a_run_without_a_network_says_when_there_will_be_one(self):
+    folder = pathlib.Path(self.create_tempdir())
+    (folder / "checkpoints").mkdir()
+    with self.assertRaisesRegex(errors.CheckpointError, "no network yet"):
+      saved.load(folder)
+
+  def test_a_checkpoint_without_info_is_described_by_its_shapes(self):
+    folder = pathlib.Path(self.create_tempdir())
+    model = saved.make_model(saved.ModelInfo(stream="flow", num_classes=400))
+    release.save_release_checkpoint(model, folder / "model.ckpt", stream="flow")
+    info = saved.load(folder)[1]
+    self.assertEqual((info.stream, info.num_classes, info.classes[0]), ("flow", 400, "abseiling"))
+
+  def test_a_checkpoint_without_info_or_head_is_refused(self):
+    folder = pathlib.Path(self.create_tempdir())
+    bundle.write(folder / "model.ckpt", {f"RGB/inception_i3d/{release.FIRST_KERNEL}": np.zeros([7, 7, 7, 3, 64])})
+    with self.assertRaisesRegex(errors.CheckpointError, "is not whole: it has no Logits/Conv3d_0c_1x1/conv_3d/b"):
+      saved.load(folder)
+
+
+class InitializeTest(absltest.TestCase):
+
+  def _start(self, other, info, **options):
+    folder = pathlib.Path(self.create_tempdir())
+    saved.save(folder, _model(other), other)
+    model = saved.make_model(info)
+    before = _values(model)
+    notes = saved.initialize(model, info, folder, **options)
+    return before, _values(model), notes
+
+  def test_equal_networks_are_copied_whole(self):
+    _, after, notes = self._start(_INFO, _INFO)
+    self.assertEqual(notes, [])
+    for name, value in after.items():
+      np.testing.assert_array_equal(value, testing.golden_values(name, value.shape), name)
+
+  def test_other_classes_keep_the_new_classifier(self):
+    for num_classes, classes in ((5, ()), (3, ("a", "b", "d"))):
+      before, after, notes = self._start(_INFO, dataclasses.replace(_INFO, num_classes=num_classes, classes=classes))
+      self.assertLen(notes, 1)
+      for name, value in after.items():
+        expected = before[name] if name.startswith("Logits") else testing.golden_values(name, value.shape)
+        np.testing.assert_array_equal(value, expected, name)
+
+  def test_flow_starts_from_the_mean_of_rgb_s_first_kernel(self):
+    info = dataclasses.replace(_INFO, stream="flow")
+    for factor in (1, 1.5):
+      _, after, notes = self._start(_INFO, info, rescale_first_kernel=factor != 1)
+      kernel = testing.golden_values(release.FIRST_KERNEL, [7, 7, 7, 3, 4])
+      mean = factor * kernel.mean(-2, dtype=np.float64)
+      self.assertEqual(after[release.FIRST_KERNEL].shape, (7, 7, 7, 2, 4))
+      for channel in range(2):
+        np.testing.assert_allclose(after[release.FIRST_KERNEL][..., channel, :], mean, rtol=1e-6, atol=1e-8)
+      self.assertRegex(notes[0], r"mean of .* over its 3 inputs")
+
+  def test_another_width_is_refused(self):
+    with self.assertRaisesRegex(errors.CheckpointError, "misshapen"):
+      self._start(_INFO, dataclasses.replace(_INFO, width_multiplier=0.1))
+
+
+if __name__ == "__main__":
+  absltest.main()
