@@ -81,8 +81,8 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertIn("clips/s", done.stdout)
 
   @parameterized.parameters(
-      (("speed",), "say what to measure: network, flow, input; got speed"),
-      ((), "say what to measure: network, flow, input; got nothing"),
+      (("speed",), "say what to measure: network, flow, input, train; got speed"),
+      ((), "say what to measure: network, flow, input, train; got nothing"),
       (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
       (("network", "--stream=joint"), "--stream=joint is for input; a network has one stream, rgb or flow"),
       (("flow",), "give --video, or two --images"),

@@ -190,7 +190,8 @@ class RecipesTest(parameterized.TestCase):
         self.assertEqual(self._recipe(f"{table.path.parent.name}/{recipe}").run.stream, stream)
 
   def test_flags_of_evaluations_are_known(self):
-    testing.in_own_process(parse_evaluation, [list(experiment_tables.load(_FOLDER / name).evaluate) for name in _TABLES])
+    tables = [experiment_tables.load(_FOLDER / name) for name in _TABLES]
+    testing.in_own_process(parse_evaluation, [list(table.evaluate) for table in tables])
 
   @parameterized.parameters(*_TABLES)
   def test_results_are_of_these_recipes_and_in_the_page(self, name):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -160,6 +161,22 @@ class RunsTest(absltest.TestCase):
     (self.table_path.parent / "rgb.flags").write_text("--stream=rgb\n--num_steps=9\n")
     self.assertEqual(self._run(Machine(), [], ["0"]), ["pair/seed0/rgb", "pair/seed0/evaluation"])
     self.assertEqual(self._entry("pair", "seed0")["rgb"]["recipe"], ["--stream=rgb", "--num_steps=9"])
+
+  def test_old_evaluation_does_not_outlive_its_training(self):
+    self._run(Machine(), ["alone"], ["0"])
+    (self.table_path.parent / "flow.flags").write_text("--stream=flow\n--num_steps=9\n")
+    machine = Machine()
+    machine.fails = {"i3d_tf.evaluate": 1}
+    with self.assertRaises(errors.I3dError):
+      self._run(machine, ["alone"], ["0"])
+    self.assertEqual(set(self._entry("alone", "seed0")), {"flow"})
+
+  def test_run_that_is_gone_is_made_again_for_a_new_evaluation(self):
+    self._run(Machine(), ["alone"], ["0"])
+    shutil.rmtree(self.root / "runs" / "alone")
+    self.assertEqual(self._run(Machine(), ["alone"], ["0"]), [])
+    self.table_path.write_text(json.dumps({**_TABLE, "evaluate": []}))
+    self.assertEqual(self._run(Machine(), ["alone"], ["0"]), ["alone/seed0/flow", "alone/seed0/evaluation"])
 
   def test_changed_evaluation_is_made_anew_without_training(self):
     self._run(Machine(), ["alone"], ["0"])

@@ -80,7 +80,7 @@ class Monitor:
     if self._folder is None:
       return
     with self._writer.as_default(step):
-      tf.summary.image("clips", [_strip(clip, stream) for clip in clips], max_outputs=len(clips))
+      tf.summary.image("clips", np.stack([_strip(clip, stream) for clip in clips]), max_outputs=len(clips))
 
   def say(self, text: str) -> None:
     """Prints a line, beside the bar."""

@@ -9,6 +9,7 @@ from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf import provenance
 from i3d_tf.models import inception
+from i3d_tf.training import checkpoints
 from i3d_tf.weights import release
 
 OPTIONS = "options.json"
@@ -32,13 +33,13 @@ def prepare(folder: pathlib.Path, options: Sequence, flags_text: str) -> None:
   """
   new = json.loads(json.dumps({name: value for part in options for name, value in dataclasses.asdict(part).items()}))
   path = folder / OPTIONS
-  if path.exists():
+  if path.exists() and any((folder / checkpoints.FOLDER).glob("ckpt-*.index")):
     old = json.loads(path.read_text(encoding="utf-8"))
     names = [name for name in {**old, **new} if name not in _FREE and old.get(name) != new.get(name)]
     if names:
       listed = "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)
       raise errors.I3dError(f"{folder} holds a run with other options ({listed}); choose another --output or remove it")
-  elif folder.exists() and any(child.name != files.LOCK for child in folder.iterdir()):
+  elif not path.exists() and folder.exists() and any(child.name != files.LOCK for child in folder.iterdir()):
     raise errors.I3dError(f"{folder} is not empty and holds no run of train; choose another --output")
   folder.mkdir(parents=True, exist_ok=True)
   with files.replacing(path) as file:

@@ -1,6 +1,7 @@
 """One step of optimisation on all replicas: loss, gradients, their sum over the replicas, and the move."""
 
 from collections.abc import Mapping
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -62,9 +63,10 @@ class Step:
     self._global_batch = batch_size * strategy.num_replicas_in_sync * optimization.accumulation_steps
     self._sums = self._make_sums() if optimization.accumulation_steps > 1 else None
     jit = {"on": True, "off": False, "auto": _has_gpu() and not optimization.sync_batch_norm}[optimization.jit_compile]
-    self._gradients = tf.function(self._loss_and_gradients, jit_compile=True) if jit else self._loss_and_gradients
-    self._accumulate = tf.function(self._accumulate_everywhere)
-    self._apply = tf.function(self._apply_everywhere)
+    function = functools.partial(tf.function, autograph=False)  # no branch here depends on a tensor
+    self._gradients = function(self._loss_and_gradients, jit_compile=True) if jit else self._loss_and_gradients
+    self._accumulate = function(self._accumulate_everywhere)
+    self._apply = function(self._apply_everywhere)
 
   def accumulate(self, batch: Mapping[str, tf.Tensor], *, loss_scale: float = 1.0) -> Outcome:
     """Adds a batch's gradients to those of this step."""

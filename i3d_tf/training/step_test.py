@@ -82,7 +82,7 @@ def _trained_on_replicas(num_replicas):
   training = _Training(strategy, optimization, batch_size=4 // num_replicas)
   before = training.weights()
   for step in range(20):
-    outcome = training.step.apply(training.distributed(_clips(4, seed=step)), rate=0.01, step=step)
+    outcome = training.step.apply(training.distributed(_clips(4, seed=step)), rate=0.001, step=step)
   return before, training.weights(), outcome
 
 
@@ -99,7 +99,8 @@ class ReplicasTest(absltest.TestCase):
       scale = 1 if name.endswith(("/beta", "/b")) else np.abs(value).max()
       self.assertLess(np.abs(two[name] - value).max(), 1e-5 * scale, name)
       moved[name] = np.abs(value - start[name]).max() / scale
-    self.assertGreater(min(moved.values()), 1e-3)
+    self.assertGreater(min(moved.values()), 1e-4)
+    self.assertGreater(np.median(list(moved.values())), 1e-2)
 
 
 class StepTest(parameterized.TestCase):

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import signal
 import tempfile
 import time
 
@@ -16,6 +15,7 @@ from i3d_tf import files
 from i3d_tf.models import pooling_check
 from i3d_tf.training import checkpoints
 from i3d_tf.training import distribution
+from i3d_tf.training import interruptions
 from i3d_tf.training import loss_scale
 from i3d_tf.training import monitor as monitors
 from i3d_tf.training import optimizers
@@ -51,6 +51,8 @@ def train(
       finite, or a checkpoint that cannot be written. What was saved before stays.
   """
   strategy, workers = distribution.make_strategy(run.num_logical_cpus)
+  if optimization.precision == "float16" and not tf.config.list_logical_devices("GPU"):
+    raise errors.I3dError("--precision=float16 needs a GPU: TensorFlow has no max pool of that type for CPUs")
   tf.random.set_seed(run.seed)
   if run.deterministic:
     tf.config.experimental.enable_op_determinism()
@@ -66,7 +68,8 @@ def train(
     else:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="i3d_tf.")))
     trainer = Trainer(run, optimization, clips, strategy, workers, folder, source, validation_source)
-    trainer.run()
+    with interruptions.explained():
+      trainer.run()
 
 
 class Trainer:
@@ -126,7 +129,8 @@ class Trainer:
       self._validation = validation.Validation(
           self._model, strategy, validation_source, clips, batch_size=run.batch_size, workers=workers
       )
-    self._stop = False
+    self._is_asked_to_stop = False  # this worker
+    self._stop = False  # all of them
     self._is_profiling = False
 
   def run(self) -> None:
@@ -135,7 +139,7 @@ class Trainer:
     if progress.step >= run.num_steps:
       print(f"{run.output}: all {run.num_steps} steps are done; more of --num_steps would go on from here")
       return
-    with self._stopping_on_signals(), self._monitor() as monitor:
+    with interruptions.on_signals(self._ask_to_stop), self._monitor() as monitor:
       self._describe(monitor)
       batches = self._batches()
       train_step = self._make_step()
@@ -165,7 +169,8 @@ class Trainer:
       if part < accumulation - 1:
         parts.append(train_step.accumulate(batch, loss_scale=scale))
       else:
-        parts.append(train_step.apply(batch, rate=rate, step=progress.step, loss_scale=scale, stop=self._stop))
+        stop = self._is_asked_to_stop
+        parts.append(train_step.apply(batch, rate=rate, step=progress.step, loss_scale=scale, stop=stop))
     outcome = steps.Outcome(*map(sum, zip(*parts, strict=True)))
     self._check_readable(used, outcome.count)
     is_loss_finite = math.isfinite(outcome.loss)
@@ -179,7 +184,7 @@ class Trainer:
     if progress.step == 0:
       monitor.clips(0, self._run.stream, self._local(used[0][self._run.stream])[0][:4].numpy())
     progress.step += 1
-    self._stop = outcome.stop > 0  # by any worker
+    self._stop = outcome.stop > 0
     monitor.step(
         progress.step, loss=outcome.loss, correct=outcome.correct, count=outcome.count, rate=rate, wait=wait
     )
@@ -225,7 +230,7 @@ class Trainer:
     except OSError as error:
       raise errors.I3dError(f"the network cannot be saved: {errors.describe_os_error(error)}") from None
 
-  @tf.function
+  @tf.function(autograph=False)
   def _even_out(self) -> None:
     """Gives every replica the mean of the moving statistics over all, so that what is saved is what goes on."""
     if self._strategy.num_replicas_in_sync > 1:
@@ -303,7 +308,7 @@ class Trainer:
     monitor.say(f"Input: {', '.join(used['training'])}")
     for note in self._notes:
       monitor.say(note)
-    if not pooling_check.max_pool_gradient_is_right():
+    if not pooling_check.max_pool_gradient_is_right(self._optimization.precision):
       monitor.say(
           "Warning: the max-pool gradient of this TensorFlow gives tied maxima the whole gradient each; training with "
           "short clips will differ from other machines (is oneDNN switched off by TF_ENABLE_ONEDNN_OPTS=0?)"
@@ -326,20 +331,8 @@ class Trainer:
         folder, first_step=self._progress.step, num_steps=self._run.num_steps, log_every=self._run.log_every
     )
 
-  @contextlib.contextmanager
-  def _stopping_on_signals(self) -> Iterator[None]:
-    """SIGTERM and SIGINT ask to stop after the step at hand."""
-
-    def ask(number, frame):
-      del number, frame
-      self._stop = True
-
-    old = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-      yield
-    finally:
-      for number, handler in old.items():
-        signal.signal(number, handler)
+  def _ask_to_stop(self) -> None:
+    self._is_asked_to_stop = True
 
 
 def _num_classes(source: pipeline.Source) -> int:

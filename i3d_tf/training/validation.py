@@ -33,7 +33,7 @@ class Validation:
         num_shards=workers.count,
     ).rebatch(batch_size, drop_remainder=True)  # fmt: skip
     self._batches = strategy.distribute_datasets_from_function(dataset)
-    self._measure = tf.function(self._measure_everywhere)
+    self._measure = tf.function(self._measure_everywhere, autograph=False)
 
   def measure(self) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over all videos.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from i3d_tf.video import clip_options
+from i3d_tf.video import flow
 from i3d_tf.video import ops
 from i3d_tf.video import sampling
 from i3d_tf.video import windows
@@ -232,7 +233,7 @@ def images_taken(state: State, stream: str) -> tf.Tensor:
 
 def flow_bound(parsed: dict[str, tf.Tensor]) -> tf.Tensor:
   """Pixels per frame; MediaSequence's records do not say, and have 20."""
-  return tf.where(parsed["flow_bound"] > 0, parsed["flow_bound"], ops.FLOW_BOUND)
+  return tf.where(parsed["flow_bound"] > 0, parsed["flow_bound"], flow.BOUND)
 
 
 _FLIPS = types.MappingProxyType({"rgb": ops.flip_rgb, "flow": ops.flip_flow})

@@ -73,6 +73,13 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
   return sorted(found)
 
 
+def split_of(file: pathlib.Path) -> str:
+  """The split in the name of a file of records: what stands before -00000-of-00010, or all of it."""
+  name = file.name.removesuffix(".tfrecord")
+  match = SHARD.fullmatch(name)
+  return match["split"] if match else name
+
+
 def scan(path: pathlib.Path) -> Iterator[Entry]:
   """Yields the places of a file's records by their headers alone; the last one may be damaged.
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from i3d_tf.video import flow
+
 CROP = 224  # pixels; side of the network's input (paper, section 2.4)
-FLOW_BOUND = 20.0  # pixels per frame; what becomes +-1 (paper, section 2.4)
 # DMVR's, at strength 1.
 _BRIGHTNESS = 32 / 255
 _CONTRAST = 0.4
@@ -39,7 +40,7 @@ def scale_rgb(frames: tf.Tensor) -> tf.Tensor:
 
 
 def scale_flow(
-    values: tf.Tensor, *, bound: float | tf.Tensor = FLOW_BOUND, factors: tuple[float, float] | tf.Tensor = (1.0, 1.0)
+    values: tf.Tensor, *, bound: float | tf.Tensor = flow.BOUND, factors: tuple[float, float] | tf.Tensor = (1.0, 1.0)
 ) -> tf.Tensor:
   """Flow as bytes `[..., 2]` into the network's input, float32 in [-1, 1]: cut off at +-20 pixels per frame.
 
@@ -48,7 +49,7 @@ def scale_flow(
     bound: pixels per frame that 255 stands for; see `flow.encode`.
     factors: by which resizing has made the frames wider and higher, and so the motion longer.
   """
-  slope = tf.cast(factors, tf.float32) * (bound / FLOW_BOUND)
+  slope = tf.cast(factors, tf.float32) * (bound / flow.BOUND)
   scaled = _for_rows(tf.cast(values, tf.float32), lambda rows, repeat: rows * repeat(slope * (2 / 255)) - repeat(slope))
   return tf.clip_by_value(scaled, -1, 1)
 

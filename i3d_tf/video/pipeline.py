@@ -93,13 +93,13 @@ def center_clips(
 ) -> tf.data.Dataset:
   """One clip a video, from the middle of its frames and of their area, in the order of the files, for validation.
 
-  All shards give as many batches as the largest needs; what is missing is filled up with weight 0, label 0, and '' for
-  id and error. See `train_batches`.
+  A shard is every `num_shards`-th record here. All give as many batches as the largest needs; what is missing is filled
+  up with weight 0, label 0, and '' for id and error. See `train_batches`.
   """
   _check_shards(shards, num_shards)
   if batch_size < 1 or batch_size % num_shards:
     raise errors.I3dError(f"batch_size is {batch_size}; it must be a multiple of the {num_shards} shards")
-  members = [source.shard(shard, num_shards) for shard in range(num_shards)]
+  members = [range(shard, source.num_records, num_shards) for shard in range(num_shards)]
   per_shard = batch_size // num_shards
   num_batches = -(-max(map(len, members)) // per_shard)
   padded = [[*numbers, *[-1] * (num_batches * per_shard - len(numbers))] for numbers in members]

@@ -74,7 +74,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
   path = pathlib.Path(path)
   by_split = {}
   for file in inspection.find_files(path):
-    by_split.setdefault(split_of(file), []).append(file.absolute())
+    by_split.setdefault(inspection.split_of(file), []).append(file.absolute())
   if split not in by_split:
     raise errors.I3dError(f"{path}: there is no split {split!r}; there are {', '.join(sorted(by_split))}")
   files = tuple(by_split[split])
@@ -93,13 +93,6 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
     if held and stream not in held:
       raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare it with both")
   return Source(path, split, files, entries, info.classes, info.dataset)
-
-
-def split_of(file: pathlib.Path) -> str:
-  """The split in the name of a file of records: what stands before -00000-of-00010, or all of it."""
-  name = file.name.removesuffix(".tfrecord")
-  match = inspection.SHARD.fullmatch(name)
-  return match["split"] if match else name
 
 
 class Places:
@@ -152,11 +145,8 @@ class TrainingOrder:
 
   def record(self, place: tf.Tensor) -> tf.Tensor:
     """The number of the record at a place, int64."""
-    batch_size = self._per_shard * self._num_shards
-    batch, within = place // batch_size, place % batch_size
-    shard = within // self._per_shard
+    shard, turn = self._shard_and_turn(place)
     count = self._counts[shard]
-    turn = batch * self._per_shard + within % self._per_shard  # counts the records that the shard has given
     epoch = turn // count
     key = tf.random.stateless_uniform([3], self._key(_EPOCHS, epoch * self._num_shards + shard), None, None, tf.uint32)
     # Permutes by a block cipher, so that one index alone can be had.
@@ -164,8 +154,16 @@ class TrainingOrder:
     return self._members[self._firsts[shard] + index]
 
   def seed(self, place: tf.Tensor) -> tf.Tensor:
-    """The seed, int32 `[2]`, of all that is drawn for the clip at a place."""
-    return tf.random.stateless_uniform([2], self._key(_EXAMPLES, place), None, None, tf.int32)
+    """The seed, int32 `[2]`, of all that is drawn for the clip at a place, whatever the size of the batches."""
+    shard, turn = self._shard_and_turn(place)
+    return tf.random.stateless_uniform([2], self._key(_EXAMPLES, turn * self._num_shards + shard), None, None, tf.int32)
+
+  def _shard_and_turn(self, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The shard of a place, and how many records it has given before."""
+    batch_size = self._per_shard * self._num_shards
+    batch, within = place // batch_size, place % batch_size
+    shard = within // self._per_shard
+    return shard, batch * self._per_shard + within % self._per_shard
 
   def _key(self, purpose: int, number: tf.Tensor) -> tf.Tensor:
     return tf.random.fold_in(tf.stack([self._seed, tf.constant(purpose, tf.int64)]), number)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf.video import inspection
 from i3d_tf.video import record_index
 from i3d_tf.video import records
 
@@ -66,7 +67,7 @@ class SourceTest(FolderTest):
     for name, split in (
         ("train-00000-of-00010.tfrecord", "train"), ("a-b-00000-of-00010", "a-b"), ("val.tfrecord", "val")
     ):  # fmt: skip
-      self.assertEqual(record_index.split_of(pathlib.Path("folder") / name), split)
+      self.assertEqual(inspection.split_of(pathlib.Path("folder") / name), split)
 
   def test_shards_are_every_nth_file(self):
     self.write(3, 1, 0, 2)
@@ -166,6 +167,17 @@ class TrainingOrderTest(FolderTest):
     ).numpy()  # fmt: skip
     np.testing.assert_array_equal(seeds(3), seeds(3))
     self.assertLen({tuple(row) for row in np.concatenate([seeds(3), seeds(4)])}, 100)
+
+  def test_larger_batches_hold_the_same_clips_with_the_same_seeds(self):
+    self.write(3, 4)
+    draws = []
+    for batch_size in (2, 4):
+      order = record_index.TrainingOrder(self.open(), batch_size=batch_size, num_shards=2, seed=5)
+      draws.append({
+          (int(order.record(place)), *order.seed(place).numpy().tolist()) for place in tf.range(12, dtype=tf.int64)
+      })  # fmt: skip
+    self.assertLen(draws[0], 12)
+    self.assertEqual(*draws)
 
   @parameterized.parameters((3, 2), (0, 1), (4, 0))
   def test_batch_must_be_divisible(self, batch_size, num_shards):

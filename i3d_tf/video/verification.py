@@ -71,7 +71,7 @@ class Verifier:
       yield str(error)
     with futures.ThreadPoolExecutor(self._num_threads) as pool:
       for file in self._files:
-        split = _split(file)
+        split = inspection.split_of(file)
         totals = self.splits.setdefault(split, Totals())
         totals.files += 1
         totals.bytes += file.stat().st_size
@@ -215,12 +215,6 @@ def _named(what: str, indices: list[int]) -> str:
 def _seconds(record: records.Record) -> float:
   steps = max(len(record.frames), len(record.flow_frames) + bool(record.flow_frames))
   return steps / record.frame_rate if record.frame_rate > 0 else 0.0
-
-
-def _split(path: pathlib.Path) -> str:
-  name = path.name.removesuffix(".tfrecord")
-  match = inspection.SHARD.fullmatch(name)
-  return match["split"] if match else name
 
 
 def _read_info(folder: shards.Folder) -> _Info | None:

@@ -1,0 +1,37 @@
+import os
+import signal
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf.training import interruptions
+
+
+class InterruptionsTest(parameterized.TestCase):
+
+  @parameterized.parameters(signal.SIGTERM, signal.SIGINT)
+  def test_signals_ask_while_the_body_runs(self, number):
+    before = signal.getsignal(number)
+    asked = []
+    with interruptions.on_signals(lambda: asked.append(number)):
+      os.kill(os.getpid(), number)
+    self.assertEqual(asked, [number])
+    self.assertEqual(signal.getsignal(number), before)
+
+  @parameterized.parameters(
+      (tf.errors.ResourceExhaustedError, r"too little memory \(OOM when\); a smaller --batch_size"),
+      (tf.errors.UnavailableError, r"another worker, .* is gone \(OOM when\); start all workers again"),
+  )
+  def test_errors_that_users_can_mend_become_sentences(self, kind, sentence):
+    with self.assertRaisesRegex(errors.I3dError, sentence), interruptions.explained():
+      raise kind(None, None, "OOM when\nallocating")
+
+  def test_others_stay(self):
+    with self.assertRaises(tf.errors.InternalError), interruptions.explained():
+      raise tf.errors.InternalError(None, None, "a defect")
+
+
+if __name__ == "__main__":
+  absltest.main()
