@@ -236,6 +236,34 @@ class TrainTest(ProcessTest):
     options = [json.loads((self.folder / name / "options.json").read_text()) for name in ("run", "again")]
     self.assertEqual({**options[0], "output": ""}, {**options[1], "output": ""})
 
+  def test_what_is_frozen_thaws_at_its_step_and_a_saturated_loss_lowers_the_rate(self):
+    flags = (
+        "--freeze=(?!Logits)", "--unfreeze_step=2", "--output=run", "--schedule=plateau", "--plateau_patience=1",
+        "--learning_rate=1e-9", "--validation_split=test", "--validate_every=1",
+    )  # fmt: skip
+    moved = []
+    for num_steps in (2, 3):
+      self._train(*flags, f"--num_steps={num_steps}")
+      slots = [value for name, value in self._state("run").items() if name.startswith("optimizer/slots/0/")]
+      moved.append(sum(value.any() for value in slots))
+    self.assertEqual(moved, [2, len(slots)])
+    self.assertGreater(len(slots), 2)
+    rates = [line["rate"] for line in self._metrics("run") if "rate" in line]
+    np.testing.assert_allclose(rates, [1e-9, 1e-9, 1e-10])  # the first validation has nothing to be compared with
+
+  def test_batches_of_a_data_service_and_a_profile(self):
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
+    worker = service.WorkerServer(service.WorkerConfig(dispatcher.target.split("://")[1]))
+    self._train("--num_steps=4", "--output=own", "--deterministic")
+    self._train(
+        "--num_steps=4", "--output=served", "--deterministic", f"--data_service={dispatcher.target}",
+        "--profile_steps=2,3",
+    )  # fmt: skip
+    del worker
+    self._assert_same_state("served", "own")
+    self.assertNotEmpty(list((self.folder / "served").glob("plugins/profile/*/*.xplane.pb")))
+
   def test_another_run_s_weights_start_this_one(self):
     self._train("--num_steps=2", "--output=rgb")
     output = self._train("--num_steps=2", "--output=flow", "--stream=flow", "--initial_checkpoint=rgb")

@@ -20,18 +20,20 @@ _FREE = frozenset({
 })  # fmt: skip
 
 
-def prepare(folder: pathlib.Path, options: Sequence, flags_text: str) -> None:
+def prepare(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_replicas: int) -> None:
   """Makes the folder, or checks that the run in it is this one.
 
   Args:
     folder: of the run.
     options: dataclasses that together say what the run is.
     flags_text: for flags.txt, from which the run can be started again.
+    num_replicas: which multiplies the batch, and so must stay, too.
 
   Raises:
     I3dError: if the folder holds something else, or a run with other options, naming every difference.
   """
-  new = json.loads(json.dumps({name: value for part in options for name, value in dataclasses.asdict(part).items()}))
+  new = {name: value for part in options for name, value in dataclasses.asdict(part).items()}
+  new = json.loads(json.dumps({**new, "num_replicas": num_replicas}))
   path = folder / OPTIONS
   if path.exists() and any((folder / checkpoints.FOLDER).glob("ckpt-*.index")):
     old = json.loads(path.read_text(encoding="utf-8"))

@@ -64,7 +64,7 @@ def train(
     if workers.is_chief:
       folder = pathlib.Path(run.output)
       stack.enter_context(files.locked(folder))
-      run_folder.prepare(folder, (run, optimization, clips), flags_text)
+      run_folder.prepare(folder, (run, optimization, clips), flags_text, num_replicas=strategy.num_replicas_in_sync)
     else:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="i3d_tf.")))
     trainer = Trainer(run, optimization, clips, strategy, workers, folder, source, validation_source)
@@ -165,7 +165,7 @@ class Trainer:
       start = time.perf_counter()
       batch = next(batches)
       wait += time.perf_counter() - start
-      used.append(batch)
+      used.append({key: batch[key] for key in ("id", "error")})
       if part < accumulation - 1:
         parts.append(train_step.accumulate(batch, loss_scale=scale))
       else:
@@ -182,7 +182,7 @@ class Trainer:
           "--clip_norm or --warmup_steps may help"
       )
     if progress.step == 0:
-      monitor.clips(0, self._run.stream, self._local(used[0][self._run.stream])[0][:4].numpy())
+      monitor.clips(0, self._run.stream, self._local(batch[self._run.stream])[0][:4].numpy())
     progress.step += 1
     self._stop = outcome.stop > 0
     monitor.step(
