@@ -4,6 +4,7 @@ from collections.abc import Callable
 import contextlib
 import dataclasses
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -79,9 +80,9 @@ def import_tensorflow(*, quiet: bool | None = None) -> None:
   if quiet:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   with _stderr_kept_back() if quiet else contextlib.nullcontext():
-    tensorflow = importlib.import_module("tensorflow")
+    importlib.import_module("tensorflow")
   if quiet:
-    tensorflow.get_logger().setLevel("WARNING")
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
