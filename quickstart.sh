@@ -4,7 +4,7 @@
 # Makes .venv, installs the project, fetches the released Kinetics-400 RGB weights, and prints the five best classes of
 # VIDEO, or of a clip of "Big Buck Bunny". Then it makes small clips of moving objects in quickstart/, computes their
 # optical flow, trains a small RGB and a small flow network on them (some minutes), and evaluates both together.
-# QUICKSTART_FLAGS are further flags of both trainings, such as --num_steps=10 for a quick look.
+# For a quick look: QUICKSTART_CLIPS=4 clips a class to train on, and QUICKSTART_FLAGS=--num_steps=10 for both trainings.
 set -euo pipefail
 
 video=${1:+$(realpath -s -- "$1")}
@@ -34,7 +34,7 @@ python -m i3d_tf.classify --rgb_checkpoint=rgb_scratch --video="$video"
 # Every step below goes on where it was, if this is started again.
 work=quickstart
 read -ra flags <<<"${QUICKSTART_FLAGS:-}"
-python -m i3d_tf.make_synthetic --output=$work/videos
+python -m i3d_tf.make_synthetic --output=$work/videos --train_clips="${QUICKSTART_CLIPS:-60}"
 python -m i3d_tf.prepare_dataset --dataset=folder --videos=$work/videos --output=$work/records --short_side=72
 for stream in flow rgb; do
   python -m i3d_tf.train --flagfile=experiments/synthetic/i3d_${stream}_small.flags \

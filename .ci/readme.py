@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The quickstart, which comes first, fetches this clip; it stands for the user's in Python examples.
 CLIP = pathlib.Path(os.environ.get("I3D_CACHE") or "~/.cache/i3d_tf").expanduser() / "bigbuckbunny.mp4"
 # The quickstart trains for minutes; a few steps show that its commands work.
-_ENVIRONMENT = os.environ | {"QUICKSTART_FLAGS": "--num_steps=4"}
+_ENVIRONMENT = os.environ | {"QUICKSTART_CLIPS": "4", "QUICKSTART_FLAGS": "--num_steps=4"}
 _COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"-?\d+\.\d+")
