@@ -82,7 +82,8 @@ def import_tensorflow(*, quiet: bool | None = None) -> None:
   with _stderr_kept_back() if quiet else contextlib.nullcontext():
     importlib.import_module("tensorflow")
   if quiet:
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    for name in ("tensorflow", "absl"):
+      logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
