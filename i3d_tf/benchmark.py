@@ -8,6 +8,7 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf.video import clip_options
 
 USAGE = """Measures on this machine, and prints what it measured beside a bound measured in the same run.
 
@@ -68,7 +69,7 @@ def _network():
 
   options = network.Options(
       rounds=FLAGS.rounds,
-      shape=(FLAGS.batch, FLAGS.frames, FLAGS.size, FLAGS.size, {"rgb": 3, "flow": 2}[FLAGS.stream]),
+      shape=(FLAGS.batch, FLAGS.frames, FLAGS.size, FLAGS.size, clip_options.CHANNELS[FLAGS.stream]),
       openvino=FLAGS.openvino,
   )
   report = network.measure(options)

@@ -10,6 +10,7 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf.video import clip_options
 
 USAGE = """Classifies videos with Inception I3D.
 
@@ -24,8 +25,6 @@ The release's sample run, and how far it is from the published figures:
 
 Each result is the norm of the logits, then a line a class: probability, logit, label. The exit status is 1 if
 any video could not be classified; the others are still done."""
-
-_CHANNELS = {"rgb": 3, "flow": 2}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("video", [], "Videos, or folders of videos, separated by commas.")
@@ -97,10 +96,10 @@ def _classify(streams: list[str]) -> tuple[list[dict], int]:
 
   networks = {stream: classification.StreamClassifier(path) for stream, path in _checkpoints(streams).items()}
   for stream, network in networks.items():
-    if network.model.in_channels != _CHANNELS[stream]:
+    if network.model.in_channels != clip_options.CHANNELS[stream]:
       raise errors.I3dError(
           f"checkpoint {_checkpoints([stream])[stream]} is of a network for clips of {network.model.in_channels} "
-          f"channels; the {stream} stream has {_CHANNELS[stream]}"
+          f"channels; the {stream} stream has {clip_options.CHANNELS[stream]}"
       )
   infos = [network.info for network in networks.values()]
   for name in ("num_classes", "classes", "short_side", "crop"):

@@ -6,6 +6,9 @@ know nothing of this module can still catch them.
 """
 
 
+import re
+
+
 class I3dError(ValueError):
   """Something the user can mend: an input, a path, a checkpoint."""
 
@@ -26,3 +29,10 @@ def describe_os_error(error: OSError) -> str:
   """Says in one clause which path failed and why, for example 'out.json: No space left on device'."""
   reason = error.strerror or str(error) or type(error).__name__
   return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def first_line(error: Exception) -> str:
+  """The first line of an error of TensorFlow's, without the place in its graph."""
+  text = getattr(error, "message", None) or str(error)
+  text = re.sub(r"\{\{\w+ [^}]*\}\}\S*|\[Op:\w+\].*", "", text).strip()
+  return text.splitlines()[0].strip() if text else type(error).__name__

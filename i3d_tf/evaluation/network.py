@@ -8,6 +8,7 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf.evaluation import scores as scores_lib
 from i3d_tf.models import inception
+from i3d_tf.video import clip_options
 from i3d_tf.video import pipeline
 from i3d_tf.weights import saved
 
@@ -31,7 +32,7 @@ class Network:
     self.model, self.info = saved.load(name_or_path)
     self.name, self.stream = name_or_path, stream
     self.crop = self.info.crop if crop is None else crop
-    channels = saved.CHANNELS[stream]
+    channels = clip_options.CHANNELS[stream]
     if self.model.in_channels != channels:
       raise errors.I3dError(
           f"--{stream}_checkpoint={name_or_path} takes clips of {self.model.in_channels} channels; those of the "

@@ -76,7 +76,7 @@ class Checkpoints:
       status.assert_consumed()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
       raise errors.CheckpointError(
-          f"{latest} cannot be restored: {_first_line(error)}; remove it to go on from the one before"
+          f"{latest} cannot be restored: {errors.first_line(error)}; remove it to go on from the one before"
       ) from None
     return True
 
@@ -95,10 +95,5 @@ class Checkpoints:
       last = self._manager.latest_checkpoint
       left = f"{last} is whole and the run can go on from it" if last else "there is none before it"
       raise errors.CheckpointError(
-          f"the checkpoint of step {step} cannot be written to {self._folder}: {_first_line(error)}; {left}"
+          f"the checkpoint of step {step} cannot be written to {self._folder}: {errors.first_line(error)}; {left}"
       ) from None
-
-
-def _first_line(error: Exception) -> str:
-  text = getattr(error, "message", None) or str(error)
-  return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -134,12 +134,10 @@ class Step:
       tape.watch(variables)
       keep_prob = 1 - self._options.dropout
       logits, _ = self._model(batch[self._stream], True, keep_prob, dropout_seeds=batch["seed"])
-      losses = cross_entropy(logits, batch["label"], self._options.label_smoothing) * batch["weight"]
-      loss = tf.reduce_sum(losses)
-      scaled = loss * (loss_scale / self._global_batch)
+      sums = clip_sums(logits, batch, self._options.label_smoothing)
+      scaled = sums[0] * (loss_scale / self._global_batch)
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), batch["label"]), tf.float32)
-    return tf.stack([loss, tf.reduce_sum(hits * batch["weight"]), tf.reduce_sum(batch["weight"])]), gradients
+    return sums, gradients
 
   def _decay(self, variable: tf.Variable) -> tf.Tensor | float:
     """The gradient of weight_decay / 2 * |kernel|^2, of convolution kernels alone (slim's regularizer)."""
@@ -169,6 +167,14 @@ class Step:
     return [self._sums[variable.name] for variable in self._model.trained_variables]
 
 
+def clip_sums(logits: tf.Tensor, batch: Mapping[str, tf.Tensor], label_smoothing: float = 0.0) -> tf.Tensor:
+  """(cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight."""
+  weight = batch["weight"]
+  hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), batch["label"]), tf.float32)
+  losses = cross_entropy(logits, batch["label"], label_smoothing)
+  return tf.stack([tf.reduce_sum(values) for values in (losses * weight, hits * weight, weight)])
+
+
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float = 0.0) -> tf.Tensor:
   """Softmax cross-entropy of each clip, `[B]`.
 
@@ -185,11 +191,7 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float =
 
 
 def _update_if(variable, is_wanted, update, *arguments):
-  return tf.cond(is_wanted, lambda: _group(update(variable, *arguments)), tf.no_op)
-
-
-def _group(operation) -> tf.Operation:
-  return tf.group() if operation is None else tf.group(operation)
+  return tf.cond(is_wanted, lambda: tf.group(update(variable, *arguments)), tf.no_op)
 
 
 def _has_gpu() -> bool:

@@ -195,16 +195,18 @@ class Trainer:
     is_last = step == run.num_steps
     with monitor.paused():
       is_time = bool(run.validate_every) and step % run.validate_every == 0
-      validated = self._validation is not None and (is_last or is_time)
-      if validated:
+      is_validated = self._validation is not None and (is_last or is_time)
+      is_saved = is_last or self._stop or step % run.save_every == 0
+      if is_validated or is_saved:
+        self._even_out()
+      if is_validated:
         self._validate(monitor)
-      if is_last or self._stop or step % run.save_every == 0:
+      if is_saved:
         self._save()
       if is_last and self._validation is None:
         self._save_model()
 
   def _validate(self, monitor: monitors.Monitor) -> None:
-    self._even_out()
     loss, accuracy = self._validation.measure()
     progress = self._progress
     monitor.write(progress.step, {"validation_loss": loss, "validation_accuracy": accuracy})
@@ -216,14 +218,12 @@ class Trainer:
       self._save_model()
 
   def _save(self) -> None:
-    self._even_out()
     self._progress.plateau = self._plateau.state()
     self._progress.loss_scale = self._loss_scale.state()
     self._checkpoints.save()
 
   def _save_model(self) -> None:
     """Writes the network for use; all workers form its averages, the chief's folder is the run's."""
-    self._even_out()
     info = dataclasses.replace(self._info, step=self._progress.step)
     try:
       saved.save(self._folder / saved.BEST, self._model, info)

@@ -58,7 +58,4 @@ class Validation:
 
   def _measure_on_replica(self, batch):
     logits, _ = self._model(batch[self._stream], is_training=False)
-    weight = batch["weight"]
-    losses = steps.cross_entropy(logits, batch["label"])
-    hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), batch["label"]), tf.float32)
-    return tf.reduce_sum(losses * weight), tf.reduce_sum(hits * weight), tf.reduce_sum(weight)
+    return tf.unstack(steps.clip_sums(logits, batch))

@@ -5,10 +5,12 @@ The names of the fields are those of the command lines' flags.
 
 from collections.abc import Sequence
 import dataclasses
+import types
 
 from i3d_tf import errors
 
-STREAMS = ("rgb", "flow")
+CHANNELS = types.MappingProxyType({"rgb": 3, "flow": 2})
+STREAMS = tuple(CHANNELS)
 PROTOCOLS = ("release", "clips", "ten_crop")
 
 

@@ -21,7 +21,6 @@ from i3d_tf.video import records
 open_source = record_index.open_source
 Source = record_index.Source
 
-_CHANNELS = {"rgb": 3, "flow": 2}
 _DTYPES = {"rgb": tf.uint8, "flow": tf.float32}
 _ENDLESS = 2**40  # batches
 _DAMAGED = "its checksum is wrong, so it was damaged after it was written, or its file cannot be read"
@@ -153,7 +152,7 @@ class _Loader:
     self._classes = source.classes
     self._streams = clips.streams
     self._steps = [*_READING, *steps_of_clip]
-    self._shapes = {stream: [*_shape(clips), _CHANNELS[stream]] for stream in clips.streams}
+    self._shapes = {stream: [*_shape(clips), clip_options.CHANNELS[stream]] for stream in clips.streams}
 
   def __call__(self, record: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
     only = tf.data.Dataset.from_tensors((record, seed))

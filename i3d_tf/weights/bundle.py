@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import os
 import pathlib
-import re
 import tempfile
 
 import numpy as np
@@ -50,14 +49,14 @@ def read(prefix: str, manifest: manifests.Manifest | None = None) -> dict[str, n
     reader = tf.train.load_checkpoint(prefix)
     names = sorted(reader.get_variable_to_shape_map())
   except _READ_ERRORS as error:
-    reason = _first_line(error)
+    reason = errors.first_line(error)
     raise errors.CheckpointError(f"{prefix}{INDEX_SUFFIX} cannot be read as a checkpoint: {reason}") from None
   arrays, damaged = {}, []
   for name in names:
     try:
       arrays[name] = reader.get_tensor(name)
     except _READ_ERRORS as error:
-      damaged.append(f"{name} ({_first_line(error)})")
+      damaged.append(f"{name} ({errors.first_line(error)})")
   problems = {"damaged": damaged}
   if manifest is not None:
     read_or_damaged = set(names)
@@ -93,7 +92,7 @@ def write(prefix: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   except OSError as error:
     raise errors.CheckpointError(f"cannot write the checkpoint {prefix}: {errors.describe_os_error(error)}") from None
   except tf.errors.OpError as error:
-    raise errors.CheckpointError(f"cannot write the checkpoint {prefix}: {_first_line(error)}") from None
+    raise errors.CheckpointError(f"cannot write the checkpoint {prefix}: {errors.first_line(error)}") from None
 
 
 def raise_for(problems: Mapping[str, list[str]], what: str, advice: str = "") -> None:
@@ -105,10 +104,3 @@ def raise_for(problems: Mapping[str, list[str]], what: str, advice: str = "") ->
 
 def _equals(array: np.ndarray, shape: tuple[int, ...], masked_crc: int) -> bool:
   return array.dtype == np.float32 and array.shape == shape and manifests.masked_crc32c(array) == masked_crc
-
-
-def _first_line(error: Exception) -> str:
-  text = getattr(error, "message", None) or str(error)
-  # Without the place in TensorFlow's graph.
-  text = re.sub(r"\{\{\w+ [^}]*\}\}\S*|\[Op:\w+\].*", "", text).strip()
-  return text.splitlines()[0].strip() if text else type(error).__name__

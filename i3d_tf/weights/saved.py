@@ -18,13 +18,13 @@ from i3d_tf import files
 from i3d_tf import resources
 from i3d_tf.models import inception
 from i3d_tf.models import inflation
+from i3d_tf.video import clip_options
 from i3d_tf.weights import bundle
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import release
 
 INFO = "model.json"
 BEST = "best"  # the folder of a run's best network
-CHANNELS = {"rgb": 3, "flow": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def make_model(info: ModelInfo, **options: Any) -> inception.InceptionI3d:
   model = inception.InceptionI3d(
       info.num_classes, width_multiplier=info.width_multiplier, average_space=info.average_space, **options
   )
-  model.build(CHANNELS[info.stream])
+  model.build(clip_options.CHANNELS[info.stream])
   return model
 
 
@@ -123,7 +123,7 @@ def initialize(
   )
   if new_head:
     notes.append(f"The classifier is new: {name_or_path} has {other.num_classes} classes of its own.")
-  channels = CHANNELS[info.stream]
+  channels = clip_options.CHANNELS[info.stream]
   kernel = values.get(release.FIRST_KERNEL)
   if kernel is not None and kernel.ndim == 5 and kernel.shape[-2] != channels:
     values[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale_first_kernel)
@@ -171,7 +171,7 @@ def _describe(loaded: release.LoadedCheckpoint, values: Mapping[str, np.ndarray]
   if missing:
     raise errors.CheckpointError(f"checkpoint {loaded.prefix} is not whole: it has no {missing[0]}")
   channels = kernel.shape[-2]
-  streams = [stream for stream, number in CHANNELS.items() if number == channels]
+  streams = [stream for stream, number in clip_options.CHANNELS.items() if number == channels]
   if not streams:
     raise errors.CheckpointError(f"checkpoint {loaded.prefix} is for clips of {channels} channels; allowed are 3 and 2")
   try:
