@@ -41,6 +41,9 @@ flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_di
 flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
 flags.DEFINE_string("output", None, "Folder for the records; made if it is not there.")
 flags.DEFINE_list("streams", ["rgb", "flow"], "What to store: rgb, flow or both.")
+flags.DEFINE_bool(
+    "backward_flow", False, "Store the flow from each frame to the one before, too, for --flow_stacking=bidirectional."
+)
 flags.DEFINE_enum(
     "runner", "local", ["local", *beam_runner.RUNNERS], "Where to work: processes on this machine, or a runner of Beam."
 )
@@ -127,6 +130,10 @@ def _settings() -> dict[str, Any]:
     raise errors.I3dError(f"--streams={','.join(FLAGS.streams)}; allowed are rgb, flow and rgb,flow")
   # In one order, since the flag's must not make two folders differ.
   streams = tuple(stream for stream in ("rgb", "flow") if stream in FLAGS.streams)
+  if FLAGS.backward_flow:
+    if "flow" not in streams:
+      raise errors.I3dError("--backward_flow is stored beside flow; it needs --streams with flow")
+    streams += ("backward_flow",)
   return {"streams": streams, **{name: FLAGS[name].value for name in names}}
 
 

@@ -1,5 +1,6 @@
 """The whole way from videos to records, in real processes: errors, interruptions, and equal bytes."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from i3d_tf import testing
 from i3d_tf.video import records
+from i3d_tf.video import verification
 
 _LABELS = ("jump", "run")
 
@@ -139,6 +141,29 @@ class PrepareDatasetTest(absltest.TestCase):
     self._assert_fails(_run(self.videos, self.output, "--streams=rgb"), "list_of_clips was")
     self.assertEqual(_files(self.output), before)
 
+  def test_backward_flow(self):
+    _make_videos(self.videos, 2)
+    flags = ("--backward_flow", "--flow_format=jpeg")
+    done = _run(self.videos, self.output, *flags)
+    self.assertEqual(done.returncode, 0, done.stderr)
+    plain = self.folder / "plain"
+    self.assertEqual(_run(self.videos, plain, *flags[1:]).returncode, 0)
+    for record, other in zip(_records(self.output, "train"), _records(plain, "train"), strict=True):
+      self.assertLen(record.backward_flow_frames, 11)
+      without = dataclasses.replace(record, backward_flow_frames=(), backward_flow_timestamps=())
+      self.assertEqual(without, other)
+      for images, expected in ((record.flow_frames, -2), (record.backward_flow_frames, 2)):
+        red = [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)[10:-10, 10:-10, 2] for image in images]
+        self.assertAlmostEqual((np.mean(red) / 255 - 0.5) * 40, expected, delta=0.3)  # pixels to the right
+    info = json.loads((self.output / "dataset.json").read_text())
+    self.assertEqual(info["parameters"]["streams"], ["rgb", "flow", "backward_flow"])
+    self.assertEqual(json.loads((plain / "dataset.json").read_text())["parameters"]["streams"], ["rgb", "flow"])
+    self._assert_fails(
+        _run(self.videos, plain, *flags),
+        "(streams was ['rgb', 'flow'], is ['rgb', 'flow', 'backward_flow'])",
+    )
+    self.assertEmpty(list(verification.Verifier(self.output).problems()))
+
   def test_a_full_disk_loses_nothing(self):
     _make_videos(self.videos, 12)
     self.output.mkdir()
@@ -172,6 +197,7 @@ class PrepareDatasetTest(absltest.TestCase):
         (("--videos=/no/folder",), "/no/folder: there is no such folder of videos"),
         ((f"--videos={self.folder}/empty",), "the folder holds no video"),
         (("--dataset=ucf102",), "there is no dataset 'ucf102'"),
+        (("--streams=rgb", "--backward_flow"), "--backward_flow is stored beside flow; it needs --streams with flow"),
         (("--streams=rgb,audio",), "--streams=rgb,audio; allowed are rgb, flow and rgb,flow"),
         (("--fractions=0.5,0.5",), "it takes three numbers"),
         (("word",), "unexpected argument 'word'"),

@@ -11,6 +11,10 @@ from i3d_tf import errors
 
 CHANNELS = types.MappingProxyType({"rgb": 3, "flow": 2})
 STREAMS = tuple(CHANNELS)
+# What a network of each kind takes.
+STREAMS_OF = types.MappingProxyType({"rgb": ("rgb",), "flow": ("flow",), "joint": ("rgb", "flow")})
+BACKWARD_FLOW = "backward_flow"  # what records can hold beside the streams
+FLOW_STACKINGS = ("plain", "trajectory", "bidirectional")
 PROTOCOLS = ("release", "clips", "ten_crop")
 
 
@@ -20,8 +24,13 @@ class TrainClips:
 
   Attributes:
     streams: of `STREAMS`; both are cut alike.
-    num_frames: frames of the clip, and as many flows. A shorter video is looped.
-    frame_stride: every so many frames of the video.
+    num_frames: positions of the clip: a frame each, and `flow_stack` flows. A shorter video is looped.
+    frame_stride: a position every so many frames of the video.
+    flow_stack: flows of consecutive frames at each position, L. One for I3D; ten for Two-Stream networks (Simonyan and
+      Zisserman 2014, arXiv 1406.2199).
+    flow_stacking: which flows they are and where they are read, of `FLOW_STACKINGS`; see `flow_stacks`. A position's
+      frame is the first of its flows' frames; for 'bidirectional' the one in their middle.
+    subtract_mean_flow: subtract from each flow field its mean vector, a cheap compensation of the camera's motion.
     short_side: pixels that the shorter side is resized to (paper, section 2.4: 256).
     crop: pixels of the side of the square that is cut out (paper, section 2.4: 224).
     flip: mirror every second clip; the mirrored flow's x is negated.
@@ -37,6 +46,9 @@ class TrainClips:
   streams: tuple[str, ...] = ("rgb",)
   num_frames: int = 64
   frame_stride: int = 1
+  flow_stack: int = 1
+  flow_stacking: str = "plain"
+  subtract_mean_flow: bool = False
   short_side: int = 256
   crop: int = 224
   flip: bool = True
@@ -52,6 +64,7 @@ class TrainClips:
     object.__setattr__(self, "scale_jitter", tuple(self.scale_jitter))
     _check_whole(self, num_frames=1, frame_stride=1, short_side=1, crop=1, temporal_jitter=0, num_segments=1)
     _check_crop(self)
+    _check_flow(self)
     if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1] < float("inf"):
       given = ",".join(map(str, self.scale_jitter))
       raise errors.I3dError(f"scale_jitter is {given}; it must be two positive factors, the smaller one first")
@@ -75,11 +88,13 @@ class EvalClips:
     protocol: 'release': one view of the first `max_frames` frames, and of as many flows; 'clips': `num_clips` clips at
       equal distances; 'ten_crop': corners and centre of the clip in the video's middle, and their mirror images.
       The first two take the centre crop.
-    num_frames: of a clip; a shorter video is looped. 'release' takes no more than there are.
+    num_frames: positions of a clip; a shorter video is looped. 'release' takes no more than there are.
     max_frames: 'release': 250 are ten seconds, a Kinetics clip (paper, section 2.4).
     min_frames: 'release': a video shorter than this is looped up to it; the network needs 9.
     num_clips: see `protocol`.
-    frame_stride: every so many frames of the video.
+    frame_stride: a position every so many frames of the video.
+    flow_stack, flow_stacking, subtract_mean_flow: see `TrainClips`. Of stacks, 'release' takes those that the video has
+      whole, and RGB as many frames.
     short_side: pixels that the shorter side is resized to.
     crop: pixels of the side of the square that is cut out.
     flip: the mirror image of each view is a view, too.
@@ -92,6 +107,9 @@ class EvalClips:
   min_frames: int = 9
   num_clips: int = 10
   frame_stride: int = 1
+  flow_stack: int = 1
+  flow_stacking: str = "plain"
+  subtract_mean_flow: bool = False
   short_side: int = 256
   crop: int = 224
   flip: bool = False
@@ -102,10 +120,16 @@ class EvalClips:
       raise errors.I3dError(f"protocol is {self.protocol!r}; allowed are {', '.join(PROTOCOLS)}")
     _check_whole(self, num_frames=1, max_frames=1, min_frames=1, num_clips=1, frame_stride=1, short_side=1, crop=1)
     _check_crop(self)
+    _check_flow(self)
     if self.min_frames > self.max_frames:
       raise errors.I3dError(f"max_frames is {self.max_frames}; it must be at least min_frames, {self.min_frames}")
     if self.flip and self.protocol == "ten_crop":
       raise errors.I3dError("flip is on; the ten crops have their mirror images already, so leave it off")
+
+
+def stored(clips: TrainClips | EvalClips) -> tuple[str, ...]:
+  """What records must hold for these clips: the streams, and for bi-directional stacks `BACKWARD_FLOW`."""
+  return clips.streams + ((BACKWARD_FLOW,) if clips.flow_stacking == "bidirectional" else ())
 
 
 def _streams(streams: Sequence[str]) -> tuple[str, ...]:
@@ -125,3 +149,18 @@ def _check_whole(clips: TrainClips | EvalClips, **least: int) -> None:
 def _check_crop(clips: TrainClips | EvalClips) -> None:
   if clips.crop > clips.short_side:
     raise errors.I3dError(f"crop is {clips.crop}; it must be at most short_side, {clips.short_side}")
+
+
+def _check_flow(clips: TrainClips | EvalClips) -> None:
+  _check_whole(clips, flow_stack=1)
+  stack, stacking = clips.flow_stack, clips.flow_stacking
+  if stacking not in FLOW_STACKINGS:
+    raise errors.I3dError(f"flow_stacking is {stacking!r}; allowed are {', '.join(FLOW_STACKINGS)}")
+  for name, off in (("flow_stack", 1), ("flow_stacking", "plain"), ("subtract_mean_flow", False)):
+    value = getattr(clips, name)
+    if value != off and "flow" not in clips.streams:
+      raise errors.I3dError(f"{name} is {value}; it is about flow, and there is none")
+  if stacking != "plain" and stack == 1:
+    raise errors.I3dError(f"flow_stacking is {stacking}; it needs a flow_stack of more than one flow")
+  if stacking == "bidirectional" and stack % 2:
+    raise errors.I3dError(f"flow_stack is {stack}; of bi-directional stacks half the flows go back, so make it even")

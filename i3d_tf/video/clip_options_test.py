@@ -18,11 +18,45 @@ class ClipOptionsTest(parameterized.TestCase):
     self.assertEqual((*off, clips.frame_dropout, clips.frame_stride), ((1, 1), 0, 0, 0, 0, 1))
     self.assertEqual((clips.num_frames, clips.short_side, clips.crop, clips.flip), (64, 256, 224, True))
     self.assertEqual((clip_options.EvalClips().max_frames, clip_options.EvalClips().flip), (250, False))
+    for made in (clips, clip_options.EvalClips()):
+      self.assertEqual((made.flow_stack, made.flow_stacking, made.subtract_mean_flow), (1, "plain", False))
 
   def test_streams_have_one_order(self):
     for kind in (clip_options.TrainClips, clip_options.EvalClips):
       self.assertEqual(kind(streams=["flow", "rgb"]).streams, ("rgb", "flow"))
       self.assertEqual(kind(streams=["flow"]).streams, ("flow",))
+
+  def test_what_records_must_hold(self):
+    for kind in (clip_options.TrainClips, clip_options.EvalClips):
+      for streams in clip_options.STREAMS_OF.values():
+        self.assertEqual(clip_options.stored(kind(streams=streams)), streams)
+      both = kind(streams=("rgb", "flow"), flow_stack=4, flow_stacking="bidirectional")
+      self.assertEqual(clip_options.stored(both), ("rgb", "flow", "backward_flow"))
+
+  @parameterized.product(
+      kind=(clip_options.TrainClips, clip_options.EvalClips),
+      refused=(
+          ({"flow_stack": 0}, "flow_stack is 0; it must be a whole number from 1 on"),
+          ({"flow_stack": 2.0}, "flow_stack is 2.0;"),
+          ({"flow_stacking": "both", "flow_stack": 2}, "flow_stacking is 'both'; allowed are plain, trajectory, bidir"),
+          ({"flow_stack": 10, "streams": ("rgb",)}, "flow_stack is 10; it is about flow, and there is none"),
+          ({"flow_stack": 4, "flow_stacking": "trajectory", "streams": ("rgb",)}, "flow_stack is 4; it is about flow"),
+          ({"subtract_mean_flow": True, "streams": ("rgb",)}, "subtract_mean_flow is True; it is about flow"),
+          ({"flow_stacking": "trajectory"}, "flow_stacking is trajectory; it needs a flow_stack of more than one"),
+          ({"flow_stacking": "bidirectional"}, "flow_stacking is bidirectional; it needs a flow_stack of more than"),
+          ({"flow_stacking": "bidirectional", "flow_stack": 5}, "flow_stack is 5; of bi-directional stacks half"),
+      ),
+  )
+  def test_refused_of_flow(self, kind, refused):
+    options, message = refused
+    with self.assertRaisesRegex(errors.I3dError, f"^{message}"):
+      kind(**{"streams": ("rgb", "flow"), **options})
+
+  def test_what_flow_can_be(self):
+    for kind in (clip_options.TrainClips, clip_options.EvalClips):
+      kind(streams=("flow",), subtract_mean_flow=True)
+      kind(streams=("flow",), flow_stack=2, flow_stacking="bidirectional", subtract_mean_flow=True)
+      kind(streams=("rgb", "flow"), flow_stack=3, flow_stacking="trajectory")
 
   @parameterized.parameters(
       ({"streams": ()}, "streams are none; allowed are rgb, flow, and both"),

@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from i3d_tf.video import clip_options
 from i3d_tf.video import flow
+from i3d_tf.video import flow_stacks
 from i3d_tf.video import ops
+from i3d_tf.video import records
 from i3d_tf.video import sampling
 from i3d_tf.video import windows
 
@@ -37,7 +39,7 @@ def training(clips: clip_options.TrainClips) -> list[Step]:
   """The steps of a clip drawn at random.
 
   The first needs 'parsed' (`records.parse`) and 'seed' (int32 `[2]`). The last leaves 'rgb', uint8
-  `[T, crop, crop, 3]`, and 'flow', float32 `[T, crop, crop, 2]` in [-1, 1].
+  `[T, crop, crop, 3]`, and 'flow', float32 `[T, crop, crop, 2L]` in [-1, 1], or [-2, 2] where means are subtracted.
   """
   low, high = clips.scale_jitter
   chance = f"with probability {clips.segment_shuffle:g}"
@@ -52,15 +54,14 @@ def training(clips: clip_options.TrainClips) -> list[Step]:
   if clips.segment_shuffle:
     shuffle = functools.partial(_shuffle_segments, clips)
     found.append(Step(f"shuffle {clips.num_segments} segments {chance}", shuffle))
+  found += _take_stacks_steps(clips)
   if clips.scale_jitter == (1, 1):
     found.append(_size_step(clips))
   else:
     scale = functools.partial(_jitter_size, clips)
     found.append(Step(f"resize to short side {clips.short_side} times {low:g} to {high:g}, drawn", scale))
-  found += [
-      Step(f"random crop of {clips.crop}x{clips.crop}", functools.partial(_random_crop, clips)),
-      Step(DECODE, functools.partial(_decode, clips.streams)),
-  ]
+  crop = Step(f"random crop of {clips.crop}x{clips.crop}", functools.partial(_random_crop, clips))
+  found += [crop, *_decode_steps(clips)]
   if clips.flip:
     found.append(Step("mirror with probability 0.5; the flow's x is negated", functools.partial(_flip, clips)))
   if clips.photometric_jitter:
@@ -77,28 +78,30 @@ def center(clips: clip_options.TrainClips) -> list[Step]:
   return [
       Step("start in the middle", functools.partial(_center_start, clips)),
       _take_step(clips),
+      *_take_stacks_steps(clips),
       _size_step(clips),
       *_center_crop_steps(clips),
   ]
 
 
 def evaluation(clips: clip_options.EvalClips) -> list[Step]:
-  """The steps of all views of a video: 'rgb' uint8 `[V, T, crop, crop, 3]`, 'flow' float32 `[V, T, crop, crop, 2]`."""
-  size = _size_step(clips)
+  """The steps of all views of a video: 'rgb' uint8 `[V, T, crop, crop, 3]`, 'flow' float32 `[V, T, crop, crop, 2L]`."""
+  size = [*_take_stacks_steps(clips), _size_step(clips)]
   if clips.protocol == "release":
     taken = f"take the first {clips.max_frames} frames, every {clips.frame_stride}; loop up to {clips.min_frames}"
     first = Step(taken, functools.partial(_take_all, clips))
-    found = [first, size, *_center_crop_steps(clips), Step("one view", functools.partial(_one_view, clips))]
+    found = [first, *size, *_center_crop_steps(clips), Step("one view", functools.partial(_one_view, clips))]
   elif clips.protocol == "clips":
     starts = Step(f"{clips.num_clips} starts at equal distances", functools.partial(_uniform_starts, clips))
     views = Step(f"views of {clips.num_frames} frames", functools.partial(_divide_views, clips))
-    found = [starts, _take_step(clips), size, *_center_crop_steps(clips), views]
+    found = [starts, _take_step(clips), *size, *_center_crop_steps(clips), views]
   else:
     found = [
         Step("start in the middle", functools.partial(_center_start, clips)),
         _take_step(clips),
-        size,
+        *size,
         Step("decode the frames taken", functools.partial(_decode_whole, clips.streams)),
+        *_field_steps(clips),
         Step(f"crops of {clips.crop}x{clips.crop}: four corners, centre", functools.partial(_five_crops, clips)),
     ]
   if clips.flip or clips.protocol == "ten_crop":
@@ -111,23 +114,47 @@ def _take_step(clips: clip_options.TrainClips | clip_options.EvalClips) -> Step:
   return Step(name, functools.partial(_take, clips))
 
 
+def _take_stacks_steps(clips: clip_options.TrainClips | clip_options.EvalClips) -> list[Step]:
+  if clips.flow_stack == 1:
+    return []
+  return [Step(f"take {clips.flow_stack} flows at each position", functools.partial(_take_stacks, clips))]
+
+
 def _size_step(clips: clip_options.TrainClips | clip_options.EvalClips) -> Step:
   return Step(f"resize to short side {clips.short_side}", functools.partial(_fixed_size, clips))
 
 
 def _center_crop_steps(clips: clip_options.TrainClips | clip_options.EvalClips) -> list[Step]:
-  return [
-      Step(f"centre crop of {clips.crop}x{clips.crop}", functools.partial(_center_crop, clips)),
-      Step(DECODE, functools.partial(_decode, clips.streams)),
-  ]
+  crop = Step(f"centre crop of {clips.crop}x{clips.crop}", functools.partial(_center_crop, clips))
+  return [crop, *_decode_steps(clips)]
+
+
+def _decode_steps(clips: clip_options.TrainClips | clip_options.EvalClips) -> list[Step]:
+  """Decoding of the crop, and what becomes of flow; where this depends on the whole field, flow is cropped last."""
+  found = [Step(DECODE, functools.partial(_decode, clips.streams)), *_field_steps(clips)]
+  if not clips.subtract_mean_flow and clips.flow_stacking != "trajectory":
+    return found
+  cut = Step("crop the flow", functools.partial(_cut_flow, clips))
+  return [Step("keep flow whole for now", _widen_flow), *found, cut]
+
+
+def _field_steps(clips: clip_options.TrainClips | clip_options.EvalClips) -> list[Step]:
+  """What is done with flow fields."""
+  found = []
+  if clips.subtract_mean_flow:
+    found.append(Step("subtract each flow field's mean", _subtract_means))
+  if clips.flow_stack > 1:
+    name = f"stack the {clips.flow_stack} flows of a position, {clips.flow_stacking}"
+    found.append(Step(name, functools.partial(_stack, clips)))
+  return found
 
 
 def _images(state: State, stream: str) -> tf.Tensor:
-  return state["parsed"]["frames" if stream == "rgb" else "flow_frames"]
+  return state["parsed"][records.IMAGES[stream]]
 
 
 def _available(state: State, streams: tuple[str, ...]) -> tf.Tensor:
-  """N frames have N - 1 flows: clips of both streams are taken from as many as the shorter one has."""
+  """N frames have N - 1 flows: clips of several streams are taken from as many as the shortest one has."""
   return tf.reduce_min([tf.size(_images(state, stream)) for stream in streams])
 
 
@@ -137,7 +164,8 @@ def _draw(state: State) -> State:
 
 
 def _last(clips: clip_options.TrainClips | clip_options.EvalClips, state: State) -> tf.Tensor:
-  return sampling.last_start(_available(state, clips.streams), clips.num_frames, clips.frame_stride)
+  available = _available(state, clip_options.stored(clips))
+  return sampling.last_start(available, clips.num_frames, clips.frame_stride, clips.flow_stack)
 
 
 def _random_start(clips: clip_options.TrainClips, state: State) -> State:
@@ -159,7 +187,7 @@ def _uniform_starts(clips: clip_options.EvalClips, state: State) -> State:
 
 
 def _take(clips: clip_options.TrainClips | clip_options.EvalClips, state: State) -> State:
-  available = _available(state, clips.streams)
+  available = _available(state, clip_options.stored(clips))
   taken = [sampling.take(start, available, clips.num_frames, clips.frame_stride) for start in state["starts"]]
   return {**state, "taken": dict.fromkeys(clips.streams, tf.concat(taken, axis=0))}
 
@@ -167,8 +195,10 @@ def _take(clips: clip_options.TrainClips | clip_options.EvalClips, state: State)
 def _take_all(clips: clip_options.EvalClips, state: State) -> State:
   taken = {}
   for stream in clips.streams:
-    available = tf.size(_images(state, stream))
-    count = tf.minimum((available - 1) // clips.frame_stride + 1, clips.max_frames)
+    # The release tests its two networks apart, and RGB has a frame more. Stacks have their frames beside them.
+    available = _available(state, (stream,) if clips.flow_stack == 1 else clip_options.stored(clips))
+    last = sampling.last_start(available, 1, clips.frame_stride, clips.flow_stack)
+    count = tf.minimum(last // clips.frame_stride + 1, clips.max_frames)
     taken[stream] = sampling.take(0, available, tf.maximum(count, clips.min_frames), clips.frame_stride)
   return {**state, "taken": taken}
 
@@ -179,6 +209,22 @@ def _shuffle_segments(clips: clip_options.TrainClips, state: State) -> State:
   is_shuffled = state["draws"]["shuffle"] < clips.segment_shuffle
   places = tf.where(is_shuffled, places, tf.range(clips.num_frames))
   return {**state, "taken": {stream: tf.gather(taken, places) for stream, taken in state["taken"].items()}}
+
+
+def _take_stacks(clips: clip_options.TrainClips | clip_options.EvalClips, state: State) -> State:
+  """From the positions to the numbers of their flows and frames; flows that positions share are taken once.
+
+  Backward flows are counted on from the forward ones, and from here on are one list with them.
+  """
+  available = _available(state, clip_options.stored(clips))
+  steps, is_backward = flow_stacks.order(clips.flow_stack, clips.flow_stacking)
+  forward, backward = (_images(state, stream) for stream in ("flow", clip_options.BACKWARD_FLOW))
+  first = state["taken"]["flow"][:, tf.newaxis]
+  numbers, places = tf.unique(tf.reshape((first + steps) % available + tf.size(forward) * is_backward, [-1]))
+  taken = {stream: (taken + steps[0]) % available for stream, taken in state["taken"].items()}
+  parsed = {**state["parsed"], records.IMAGES["flow"]: tf.concat([forward, backward], axis=0)}
+  places = tf.reshape(places, [-1, clips.flow_stack])
+  return {**state, "parsed": parsed, "taken": {**taken, "flow": numbers}, "places": places}
 
 
 def _sizes(state: State, short_side: int | tf.Tensor) -> State:
@@ -239,6 +285,35 @@ def flow_bound(parsed: dict[str, tf.Tensor]) -> tf.Tensor:
 _FLIPS = types.MappingProxyType({"rgb": ops.flip_rgb, "flow": ops.flip_flow})
 
 
+def _widen_flow(state: State) -> State:
+  whole = {"offsets": tf.constant([0, 0]), "windows": state["resized"]["flow"]}
+  wide = {name: {**state[name], "flow": value} for name, value in whole.items()}
+  return {**state, **wide, "flow_offset": state["offsets"]["flow"]}
+
+
+def _cut_flow(clips: clip_options.TrainClips | clip_options.EvalClips, state: State) -> State:
+  return {**state, "flow": _cut(state["flow"], state["flow_offset"], clips.crop)}
+
+
+def _cut(clip: tf.Tensor, offset: tf.Tensor, size: int) -> tf.Tensor:
+  return clip[:, offset[0] : offset[0] + size, offset[1] : offset[1] + size]
+
+
+def _subtract_means(state: State) -> State:
+  fields, means = flow_stacks.subtract_means(state["flow"])
+  return {**state, "flow": fields, "flow_means": means}
+
+
+def _stack(clips: clip_options.TrainClips | clip_options.EvalClips, state: State) -> State:
+  places = tf.unstack(state["places"], axis=1)
+  each = lambda values: [tf.gather(values, place) for place in places]
+  fields = each(state["flow"])
+  if clips.flow_stacking != "trajectory":
+    return {**state, "flow": flow_stacks.plain(fields)}
+  means = each(state["flow_means"]) if clips.subtract_mean_flow else None
+  return {**state, "flow": flow_stacks.trajectory(fields, means)}
+
+
 def _flip(clips: clip_options.TrainClips, state: State) -> State:
   is_flipped = state["draws"]["flip"] < 0.5
   flipped = {}
@@ -277,8 +352,7 @@ def _five_crops(clips: clip_options.EvalClips, state: State) -> State:
   for stream in clips.streams:
     end = state["resized"][stream] - clips.crop
     corners = [tf.constant([0, 0]), end * [0, 1], end * [1, 0], end, end // 2]
-    cut = lambda clip, place: clip[:, place[0] : place[0] + clips.crop, place[1] : place[1] + clips.crop]
-    views[stream] = tf.stack([cut(state[stream], place) for place in corners])
+    views[stream] = tf.stack([_cut(state[stream], place, clips.crop) for place in corners])
   return {**state, **views}
 
 

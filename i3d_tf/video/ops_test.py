@@ -100,6 +100,10 @@ class FlipTest(absltest.TestCase):
     np.testing.assert_array_equal(flipped, flow_lib.flip_left_right(flow))
     np.testing.assert_array_equal(flipped[0, 0, 0, 0], [-flow[0, 0, 0, 4, 0], flow[0, 0, 0, 4, 1]])
 
+  def test_x_of_every_flow_of_a_stack_is_negated(self):
+    stack = np.random.default_rng(0).uniform(-1, 1, (2, 3, 5, 6)).astype(np.float32)
+    np.testing.assert_array_equal(ops.flip_flow(stack), stack[:, :, ::-1] * np.float32([-1, 1, -1, 1, -1, 1]))
+
 
 class JitterColorsTest(absltest.TestCase):
 

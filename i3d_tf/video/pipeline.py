@@ -56,10 +56,10 @@ def train_batches(
       the same absolute paths, do the work. Every batch is made once; with several workers the order varies.
 
   Returns:
-    Dictionaries: 'rgb' float32 `[B, T, crop, crop, 3]` and 'flow' float32 `[B, T, crop, crop, 2]`, those of
-    `clips.streams`, in [-1, 1]; 'label' int32 `[B]`; 'id' string `[B]`; 'weight' float32 `[B]`, 1, or 0 for a record
-    that cannot be used, whose clip is zeros and whose label is 0; 'error' string `[B]`: '' or file, record and reason;
-    'seed' int32 `[B, 2]`.
+    Dictionaries: 'rgb' float32 `[B, T, crop, crop, 3]` and 'flow' float32 `[B, T, crop, crop, 2L]`, those of
+    `clips.streams`, in [-1, 1], or flow in [-2, 2] where means are subtracted; 'label' int32 `[B]`; 'id' string `[B]`;
+    'weight' float32 `[B]`, 1, or 0 for a record that cannot be used, whose clip is zeros and whose label is 0; 'error'
+    string `[B]`: '' or file, record and reason; 'seed' int32 `[B, 2]`.
 
   Raises:
     I3dError: if the shards do not fit the source or the batch, or the service cannot be reached.
@@ -123,8 +123,9 @@ def eval_videos(source: Source, clips: clip_options.EvalClips, *, skip: Collecti
 
   Returns:
     Dictionaries as of `train_batches`, without the batch dimension and the seed: 'rgb' `[V, T, crop, crop, 3]` and
-    'flow' `[V, T, crop, crop, 2]` of V views; and 'record', int64, the record's number. For protocol 'release' T is the
-    video's, and one less for flow; a record that cannot be used has T = 0 there, and zeros otherwise.
+    'flow' `[V, T, crop, crop, 2L]` of V views; and 'record', int64, the record's number. For protocol 'release' T is
+    the video's, for flow one less; of stacks there are as many as fit, and of RGB as many frames. A record that cannot
+    be used has T = 0 there, and zeros otherwise.
   """
   load = _Loader(source, clips, clip_steps.evaluation(clips))
   todo = sorted(set(range(source.num_records)).difference(skip))
@@ -150,9 +151,10 @@ class _Loader:
   ):
     self._places = record_index.Places(source)
     self._classes = source.classes
-    self._streams = clips.streams
+    self._stored = clip_options.stored(clips)
     self._steps = [*_READING, *steps_of_clip]
-    self._shapes = {stream: [*_shape(clips), clip_options.CHANNELS[stream]] for stream in clips.streams}
+    channels = {**clip_options.CHANNELS, "flow": clip_options.CHANNELS["flow"] * clips.flow_stack}
+    self._shapes = {stream: [*_shape(clips), channels[stream]] for stream in clips.streams}
 
   def __call__(self, record: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
     only = tf.data.Dataset.from_tensors((record, seed))
@@ -218,9 +220,9 @@ class _Loader:
       checks.append(((text != "") & (text != name), tf.strings.join(other)))
     else:
       checks.append((label < 0, "its label is negative"))
-    for stream, images, what in (("rgb", "frames", "no RGB frames"), ("flow", "flow_frames", "no flow")):
-      if stream in self._streams:
-        checks.append((tf.size(parsed[images]) == 0, f"it has {what}"))
+    for stream, what in (("rgb", "RGB frames"), ("flow", "flow"), (clip_options.BACKWARD_FLOW, "backward flow")):
+      if stream in self._stored:
+        checks.append((tf.size(parsed[records.IMAGES[stream]]) == 0, f"it has no {what}"))
     problem = tf.constant("")
     for is_bad, reason in reversed(checks):
       problem = tf.where(is_bad, reason, problem)

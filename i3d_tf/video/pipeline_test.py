@@ -297,6 +297,8 @@ class OrderTest(PipelineTest):
     dispatcher = service.DispatchServer()
     address = dispatcher.target
     workers = []
+    # They ask the dispatcher for work until they are gone, and so must go first.
+    self.addCleanup(lambda dispatcher: workers.clear(), dispatcher)
     for _ in range(2):
       config = service.WorkerConfig(dispatcher_address=address.partition("://")[2], heartbeat_interval_ms=200)
       workers.append(service.WorkerServer(config))

@@ -13,7 +13,7 @@ from i3d_tf.video import flow as flow_lib
 from i3d_tf.video import records
 from i3d_tf.video import tvl1
 
-STREAMS = ("rgb", "flow")
+STREAMS = tuple(records.IMAGES)
 FLOW_FORMATS = ("png", "jpeg")
 _PNG_LEVEL = 6  # of zlib; 9 takes ten times as long for 9 % fewer bytes
 _FLOW_JPEG_QUALITY = 100  # MediaSequence's
@@ -24,7 +24,7 @@ class Settings:
   """How videos become records.
 
   Attributes:
-    streams: of `STREAMS`; which of them a record holds.
+    streams: of `STREAMS`; what a record holds. Backward flow is stored beside flow only.
     fps: frames per second.
     short_side: pixels of the shorter side.
     jpeg_quality: of the RGB frames, 1 to 100.
@@ -34,7 +34,7 @@ class Settings:
     flow_engine: see `tvl1.tvl1_flow`.
   """
 
-  streams: tuple[str, ...] = STREAMS
+  streams: tuple[str, ...] = ("rgb", "flow")
   fps: float = decode.FRAME_RATE
   short_side: int = decode.SHORT_SIDE
   jpeg_quality: int = 95
@@ -46,6 +46,8 @@ class Settings:
   def __post_init__(self):
     if not self.streams or not set(self.streams) <= set(STREAMS):
       raise errors.I3dError(f"streams are {', '.join(self.streams) or 'none'}; allowed are {', '.join(STREAMS)}")
+    if "backward_flow" in self.streams and "flow" not in self.streams:
+      raise errors.I3dError(f"streams are {', '.join(self.streams)}; backward flow is stored beside flow only")
     for name, allowed in (
         ("flow_format", FLOW_FORMATS), ("flow_rounding", flow_lib.ROUNDINGS), ("flow_engine", tvl1.ENGINES)
     ):  # fmt: skip
@@ -76,7 +78,8 @@ def make_record(
   """
   if clip.label is not None and clip.label not in classes:
     raise errors.I3dError(f"{clip.id}: the label {clip.label!r} is not in the class list")
-  rgb_images, flow_images, size = _encode(clip, settings)
+  images, size = _encode(clip, settings)
+  rgb_images, flow_images, backward_images = (images[stream] for stream in STREAMS)
   times = [round(1_000_000 * step / settings.fps) for step in range(max(len(rgb_images), len(flow_images)))]
   start = round(1_000_000 * (clip.start or 0))
   return records.Record(
@@ -97,26 +100,30 @@ def make_record(
       flow_rounding=settings.flow_rounding if flow_images else "",
       flow_frames=tuple(flow_images),
       flow_timestamps=tuple(times[: len(flow_images)]),
+      backward_flow_frames=tuple(backward_images),
+      backward_flow_timestamps=tuple(times[: len(backward_images)]),
   )
 
 
-def _encode(clip: datasets.Clip, settings: Settings) -> tuple[list[bytes], list[bytes], tuple[int, int]]:
-  """The encoded frames and flows of a clip, one frame in memory at a time, and the frames' (height, width)."""
-  rgb_images, flow_images = [], []
+def _encode(clip: datasets.Clip, settings: Settings) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
+  """The encoded images of a clip by stream, one frame in memory at a time, and the frames' (height, width)."""
+  images = {stream: [] for stream in STREAMS}
   solve = previous = None
   for frame in datasets.iter_frames(clip, fps=settings.fps, short_side=settings.short_side):
     if "rgb" in settings.streams:
-      rgb_images.append(encode_rgb(frame, settings.jpeg_quality))
+      images["rgb"].append(encode_rgb(frame, settings.jpeg_quality))
     if "flow" in settings.streams:
       gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
       if previous is None:
         solve = _solver(settings, gray.shape)
       else:
-        flow_images.append(encode_flow(solve(previous, gray), settings))
+        images["flow"].append(encode_flow(solve(previous, gray), settings))
+        if "backward_flow" in settings.streams:
+          images["backward_flow"].append(encode_flow(solve(gray, previous), settings))
       previous = gray
-  if "flow" in settings.streams and not flow_images:
+  if "flow" in settings.streams and not images["flow"]:
     raise errors.VideoError(f"{clip.path}: the video has one frame only, and so no flow")
-  return rgb_images, flow_images, frame.shape[:2]
+  return images, frame.shape[:2]
 
 
 def _solver(settings: Settings, shape: tuple[int, int]):

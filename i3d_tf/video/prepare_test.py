@@ -49,6 +49,22 @@ class MakeRecordTest(parameterized.TestCase):
     error = np.abs(flow.decode(np.ascontiguousarray(encoded[..., :2])) - np.clip(expected, -20, 20))
     self.assertLessEqual(error.max(), 40 / 255 + 1e-4)
 
+  def test_backward_flow(self):
+    settings = dataclasses.replace(_SMALL, streams=prepare.STREAMS)
+    record, plain = _make(settings=settings), _make()
+    self.assertLen(record.backward_flow_frames, 9)
+    self.assertEqual(record.backward_flow_timestamps, record.flow_timestamps)
+    without = dataclasses.replace(record, backward_flow_frames=(), backward_flow_timestamps=())
+    self.assertEqual(without, plain)  # the forward flow does not depend on it
+    frames = decode.read_video(_clip().path, short_side=64, max_frames=10)
+    expected = tvl1.tvl1_flow(frames[::-1])[::-1]  # of each frame but the first to the one before
+    encoded = np.stack([tf.io.decode_png(image).numpy() for image in record.backward_flow_frames])
+    np.testing.assert_array_equal(encoded[..., :2], flow.encode(expected))
+    forward = tvl1.tvl1_flow(frames)
+    fast = np.linalg.norm(forward, axis=-1) > 0.5
+    self.assertGreater(fast.mean(), 0.02)
+    self.assertLess(np.corrcoef(expected[fast].ravel(), forward[fast].ravel())[0, 1], -0.8)
+
   def test_context(self):
     record = _make(root=testing.shared("clips"))
     self.assertEqual(record.path, "ucf101/JavelinThrow/v_JavelinThrow_g22_c01.avi")
@@ -96,7 +112,8 @@ class MakeRecordTest(parameterized.TestCase):
       with self.assertRaisesRegex(errors.VideoError, "empty.avi: the file is empty"):
         _make(datasets.Clip("x", str(empty)))
     for arguments, message in (
-        ({"streams": ()}, "streams are none; allowed are rgb, flow"),
+        ({"streams": ()}, "streams are none; allowed are rgb, flow, backward_flow"),
+        ({"streams": ("rgb", "backward_flow")}, "streams are rgb, backward_flow; backward flow is stored beside flow"),
         ({"flow_format": "gif"}, "flow_format is 'gif'; allowed are png, jpeg"),
         ({"flow_engine": "x"}, "flow_engine is 'x'; allowed are numba, opencv"),
     ):

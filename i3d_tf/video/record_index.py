@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.video import inspection
+from i3d_tf.video import records
 from i3d_tf.video import shards
 
 _EXAMPLES, _EPOCHS = 0, 1  # what a seed is for
@@ -65,7 +66,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
   Args:
     path: a folder of TFRecords, or one file.
     split: as in the files' names, 'train' in train-00000-of-00010.tfrecord.
-    streams: that the records are to hold, of 'rgb' and 'flow'.
+    streams: that the records are to hold, of 'rgb', 'flow' and 'backward_flow'; see `clip_options.stored`.
 
   Raises:
     I3dError: if there are no such files, some are missing, a file is torn, the data set is not complete, or it does not
@@ -91,7 +92,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
   held = info.streams or _streams_of(entries)
   for stream in streams:
     if held and stream not in held:
-      raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare it with both")
+      raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one that has it")
   return Source(path, split, files, entries, info.classes, info.dataset)
 
 
@@ -208,6 +209,5 @@ def _streams_of(entries: Sequence[inspection.Entry]) -> tuple[str, ...]:
       record = entry.load()
     except errors.I3dError:
       continue
-    held = {"rgb": record.frames, "flow": record.flow_frames}
-    return tuple(stream for stream, images in held.items() if images)
+    return tuple(stream for stream, images in records.IMAGES.items() if getattr(record, images))
   return ()

@@ -112,6 +112,17 @@ class SourceTest(FolderTest):
     (self.folder / "train-00001-of-00002.tfrecord").unlink()
     fails("there are 1 files such as train-00000-of-00002.tfrecord, not 2")
 
+  def test_backward_flow_is_asked_for_by_name(self):
+    self.write(1)
+    fails = lambda: self.assertRaisesRegex(errors.I3dError, "no backward_flow, only rgb, flow; prepare one that has it")
+    with fails():
+      self.open(streams=("flow", "backward_flow"))
+    self.write_info(splits={"train": {"written": 1}})
+    with fails():
+      self.open(streams=("flow", "backward_flow"))
+    self.write_info(splits={"train": {"written": 1}}, parameters={"streams": ["rgb", "flow", "backward_flow"]})
+    self.assertEqual(self.open(streams=("flow", "backward_flow")).num_records, 1)
+
   def test_no_records(self):
     self.write(0)
     with self.assertRaisesRegex(errors.I3dError, "train holds no records"):

@@ -3,11 +3,12 @@
 Keys are those of google/mediapipe media_sequence, so that its readers and DMVR's read these records and we read theirs.
 Two sources differ in the key of the label's text: MediaSequence writes `clip/label/string`, DMVR expects
 `clip/label/text`; both are written and either is read. What MediaSequence has no key for (how flow became bytes) stands
-under `FORWARD_FLOW/encoding/`.
+under `FORWARD_FLOW/encoding/`, for backward flow, too.
 """
 
 from collections.abc import Sequence
 import dataclasses
+import types
 
 import tensorflow as tf
 
@@ -15,6 +16,11 @@ from i3d_tf import errors
 
 RGB = ""
 FLOW = "FORWARD_FLOW/"
+BACKWARD_FLOW = "BACKWARD_FLOW/"
+# The attribute of `Record` that holds the encoded images of each stream.
+IMAGES = types.MappingProxyType(
+    {"rgb": "frames", "flow": "flow_frames", "backward_flow": "backward_flow_frames"}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,8 @@ class Record:
     flow_frames: encoded flow images (red x, green y), the flow from each frame to the next.
     flow_timestamps: microseconds; a flow has the time of its first frame.
     flow_format, flow_bound, flow_rounding: how flow was encoded; see `flow.encode`.
+    backward_flow_frames: encoded like the flow, as many, each the flow of the same two frames from the later to the
+      earlier one. `backward_flow_timestamps` are those of the flow (google/mediapipe tvl1_optical_flow_calculator).
   """
 
   id: str
@@ -54,6 +62,8 @@ class Record:
   flow_rounding: str = ""
   flow_frames: tuple[bytes, ...] = ()
   flow_timestamps: tuple[int, ...] = ()
+  backward_flow_frames: tuple[bytes, ...] = ()
+  backward_flow_timestamps: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +100,8 @@ SCHEMA: tuple[Field, ...] = (
     Field("flow_rounding", (f"{FLOW}encoding/rounding",)),
     Field("flow_frames", (f"{FLOW}image/encoded",), is_sequence=True),
     Field("flow_timestamps", (f"{FLOW}image/timestamp",), is_sequence=True),
+    Field("backward_flow_frames", (f"{BACKWARD_FLOW}image/encoded",), is_sequence=True),
+    Field("backward_flow_timestamps", (f"{BACKWARD_FLOW}image/timestamp",), is_sequence=True),
 )
 _TYPES = {field.name: field.type for field in dataclasses.fields(Record)}
 _DTYPES = {int: tf.int64, float: tf.float32, str: tf.string, bytes: tf.string}
@@ -184,6 +196,12 @@ def _check(record: Record) -> None:
     raise ValueError(f"{record.id}: {len(record.flow_frames)} flows have {len(record.flow_timestamps)} timestamps")
   if record.frames and record.flow_frames and len(record.flow_frames) != len(record.frames) - 1:
     raise ValueError(f"{record.id}: {len(record.frames)} frames have {len(record.flow_frames)} flows, not one fewer")
+  num_backward = len(record.backward_flow_frames)
+  if num_backward != len(record.backward_flow_timestamps):
+    times = len(record.backward_flow_timestamps)
+    raise ValueError(f"{record.id}: {num_backward} backward flows have {times} timestamps")
+  if num_backward not in (0, len(record.flow_frames)):
+    raise ValueError(f"{record.id}: {len(record.flow_frames)} flows have {num_backward} backward flows")
   if len(record.labels) != len(record.label_indices):
     raise ValueError(f"{record.id}: {len(record.labels)} labels have {len(record.label_indices)} indices")
 

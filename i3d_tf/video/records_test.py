@@ -28,8 +28,11 @@ _RECORD = records.Record(
     flow_rounding="nearest",
     flow_frames=(b"first", b"second"),
     flow_timestamps=(0, 40_001),
+    backward_flow_frames=(b"first back", b"second back"),
+    backward_flow_timestamps=(0, 40_001),
 )
-_FLOW_FIELDS = ("flow_format", "flow_bound", "flow_rounding", "flow_frames", "flow_timestamps")
+_BACKWARD_FIELDS = ("backward_flow_frames", "backward_flow_timestamps")
+_FLOW_FIELDS = ("flow_format", "flow_bound", "flow_rounding", "flow_frames", "flow_timestamps", *_BACKWARD_FIELDS)
 _ONE_VALUE = tf.io.FixedLenSequenceFeature
 
 
@@ -65,7 +68,7 @@ def _parsed(serialized: bytes) -> records.Record:
   values = next(dataset.as_numpy_iterator())
 
   def plain(name: str, value):
-    is_text = name not in ("frames", "flow_frames")
+    is_text = name not in records.IMAGES.values()
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) and is_text else value
 
   return records.Record(**{
@@ -79,6 +82,7 @@ class RecordsTest(parameterized.TestCase):
   @parameterized.named_parameters(
       ("both", _RECORD),
       ("rgb", _without(_RECORD, *_FLOW_FIELDS)),
+      ("without_backward_flow", _without(_RECORD, *_BACKWARD_FIELDS)),
       ("flow", _without(_RECORD, "frames", "timestamps", "image_format")),
       ("unlabelled", _without(_RECORD, "labels", "label_indices")),
       ("names_only", records.Record(id="a", dataset="b", frame_rate=0.0, image_format="")),
@@ -97,10 +101,15 @@ class RecordsTest(parameterized.TestCase):
 
   def test_what_says_nothing_is_left_out(self):
     keys = _keys(records.serialize(_without(_RECORD, *_FLOW_FIELDS, "labels", "label_indices")))
-    self.assertEmpty([key for key in keys if key.startswith(("FORWARD_FLOW/", "clip/label/"))])
+    self.assertEmpty([key for key in keys if key.startswith(("FORWARD_FLOW/", "BACKWARD_FLOW/", "clip/label/"))])
     keys = _keys(records.serialize(_without(_RECORD, "frames", "timestamps")))
     self.assertEmpty(keys & {"image/encoded", "image/timestamp", "image/format"})
     self.assertContainsSubset({"FORWARD_FLOW/image/encoded", "FORWARD_FLOW/image/format"}, keys)
+    self.assertEqual(
+        {key for key in keys if key.startswith("BACKWARD_FLOW/")},
+        {"BACKWARD_FLOW/image/encoded", "BACKWARD_FLOW/image/timestamp"},
+    )
+    self.assertEmpty([key for key in _keys(records.serialize(_without(_RECORD, *_BACKWARD_FIELDS))) if "BACK" in key])
 
   def test_bytes_are_the_same_however_the_record_came_about(self):
     serialized = records.serialize(_RECORD)
@@ -139,6 +148,8 @@ class RecordsTest(parameterized.TestCase):
             "image/timestamp": _ONE_VALUE([], tf.int64),
             "FORWARD_FLOW/image/encoded": _ONE_VALUE([], tf.string),
             "FORWARD_FLOW/image/timestamp": _ONE_VALUE([], tf.int64),
+            "BACKWARD_FLOW/image/encoded": _ONE_VALUE([], tf.string),
+            "BACKWARD_FLOW/image/timestamp": _ONE_VALUE([], tf.int64),
         },
     )
     self.assertEqual(
@@ -165,6 +176,8 @@ class RecordsTest(parameterized.TestCase):
             "image/timestamp": [0, 40_000, 80_000],
             "FORWARD_FLOW/image/encoded": [b"first", b"second"],
             "FORWARD_FLOW/image/timestamp": [0, 40_001],
+            "BACKWARD_FLOW/image/encoded": [b"first back", b"second back"],
+            "BACKWARD_FLOW/image/timestamp": [0, 40_001],
         },
     )
 
@@ -237,6 +250,12 @@ class RecordsTest(parameterized.TestCase):
       ("timestamps", {"timestamps": (0, 1)}, "ä: 3 frames have 2 timestamps"),
       ("flow_timestamps", {"flow_timestamps": (0, 1, 2)}, "ä: 2 flows have 3 timestamps"),
       ("flow", {"flow_frames": (b"a",) * 3, "flow_timestamps": (0, 1, 2)}, "ä: 3 frames have 3 flows, not one fewer"),
+      ("backward_timestamps", {"backward_flow_timestamps": (0,)}, "ä: 2 backward flows have 1 timestamps"),
+      (
+          "backward_flow",
+          {"backward_flow_frames": (b"a",), "backward_flow_timestamps": (0,)},
+          "ä: 2 flows have 1 backward flows",
+      ),
       ("labels", {"label_indices": (7,)}, "ä: 2 labels have 1 indices"),
   )
   def test_what_does_not_fit_together_is_not_written(self, changes, message):

@@ -3,9 +3,12 @@
 import tensorflow as tf
 
 
-def last_start(available: tf.Tensor, num_frames: int, stride: int) -> tf.Tensor:
-  """The last start that leaves enough of the `available` frames; 0 for a video that is too short."""
-  return tf.maximum(available - ((num_frames - 1) * stride + 1), 0)
+def last_start(available: tf.Tensor, num_frames: int, stride: int, flow_stack: int = 1) -> tf.Tensor:
+  """The last start that leaves enough of the `available` frames, or flows; 0 for a video that is too short.
+
+  The last of the `num_frames` positions needs `flow_stack` of them.
+  """
+  return tf.maximum(available - ((num_frames - 1) * stride + flow_stack), 0)
 
 
 def random_start(last: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:

@@ -26,6 +26,20 @@ class SamplingTest(parameterized.TestCase):
     if available >= (num_frames - 1) * stride + 1:
       self.assertLess(sampling.take(last, available, num_frames, stride)[-1], available)
 
+  @parameterized.parameters(
+      # available, positions, stride, flows at each, last start
+      (10, 1, 1, 10, 0),
+      (12, 1, 1, 10, 2),
+      (60, 5, 10, 10, 10),  # 40 + 10 flows
+      (14, 3, 2, 4, 6),
+      (7, 3, 2, 4, 0),
+  )
+  def test_last_start_of_stacks(self, available, num_frames, stride, flow_stack, expected):
+    last = sampling.last_start(available, num_frames, stride, flow_stack)
+    self.assertEqual(last, expected)
+    fits = [start for start in range(available) if start + (num_frames - 1) * stride + flow_stack <= available]
+    self.assertEqual(last, max(fits, default=0))
+
   def test_random_start(self):
     draws = np.arange(700, dtype=np.float32) / 700
     counts = collections.Counter(sampling.random_start(6, draws).numpy().tolist())

@@ -17,7 +17,7 @@ _NAMED = 5  # images that one problem names
 
 @dataclasses.dataclass
 class Totals:
-  """What a split holds. `records` counts those that cannot be read as well, the rest does not."""
+  """What a split holds. `records` counts those that cannot be read as well, the rest does not. `flows` go both ways."""
 
   files: int = 0
   records: int = 0
@@ -92,7 +92,7 @@ class Verifier:
       yield str(error)
       return
     totals.frames += len(record.frames)
-    totals.flows += len(record.flow_frames)
+    totals.flows += len(record.flow_frames) + len(record.backward_flow_frames)
     totals.seconds += _seconds(record)
     first = self._places.setdefault(record.id, entry) if record.id else entry
     name = record.id if record.id.isprintable() else ascii(record.id)
@@ -154,28 +154,35 @@ def _stream_problems(record: records.Record) -> Iterator[str]:
     yield "it holds neither frames nor flow"
   if num_frames and num_flows and num_flows != num_frames - 1:
     yield f"{num_frames} frames have {num_flows} flow images, not {num_frames - 1}"
+  if (num_backward := len(record.backward_flow_frames)) not in (0, num_flows):
+    yield f"{num_flows} flow images have {num_backward} backward flow images"
 
 
 def _time_problems(record: records.Record) -> Iterator[str]:
   """DMVR's records have no times, which is no problem."""
   for what, images, times in (
-      ("frames", record.frames, record.timestamps), ("flow images", record.flow_frames, record.flow_timestamps)
-  ):  # fmt: skip
+      ("frames", record.frames, record.timestamps),
+      ("flow images", record.flow_frames, record.flow_timestamps),
+      ("backward flow images", record.backward_flow_frames, record.backward_flow_timestamps),
+  ):
     if times and len(times) != len(images):
       yield f"{len(images)} {what} have {len(times)} timestamps"
     for index, (time, following) in enumerate(itertools.pairwise(times)):
       if following <= time:
         yield f"the time of {what} does not increase: {following} microseconds at {index + 1} follow {time}"
         break
-  pairs = zip(record.timestamps, record.flow_timestamps)  # each flow has the time of its first frame
-  if shifted := [index for index, (time, other) in enumerate(pairs) if time != other]:
-    yield f"{_named('flow image', shifted)}: not at the time of the frame of that number"
+  # Each flow has the time of the first of its two frames, whichever way it goes.
+  for what, times in (("flow image", record.flow_timestamps), ("backward flow image", record.backward_flow_timestamps)):
+    pairs = zip(record.timestamps, times)
+    if shifted := [index for index, (time, other) in enumerate(pairs) if time != other]:
+      yield f"{_named(what, shifted)}: not at the time of the frame of that number"
 
 
 def _info_problems(record: records.Record, info: _Info) -> Iterator[str]:
-  for stream, images in (("rgb", record.frames), ("flow", record.flow_frames)):
-    if bool(images) != (stream in info.streams):
-      yield f"it has {'' if images else 'no '}{stream}, against {shards.INFO}"
+  for stream, attribute in records.IMAGES.items():
+    is_there = bool(getattr(record, attribute))
+    if is_there != (stream in info.streams):
+      yield f"it has {'' if is_there else 'no '}{stream}, against {shards.INFO}"
   if info.name and record.dataset != info.name:
     yield f"its data set is {record.dataset!r}, not {info.name!r} as in {shards.INFO}"
   if len(record.labels) != len(record.label_indices):
@@ -190,8 +197,10 @@ def _info_problems(record: records.Record, info: _Info) -> Iterator[str]:
 def _image_problems(record: records.Record, pool: futures.Executor) -> Iterator[str]:
   declared = (record.height, record.width)
   for what, images, declared_format in (
-      ("frame", record.frames, record.image_format), ("flow image", record.flow_frames, record.flow_format)
-  ):  # fmt: skip
+      ("frame", record.frames, record.image_format),
+      ("flow image", record.flow_frames, record.flow_format),
+      ("backward flow image", record.backward_flow_frames, record.flow_format),
+  ):
     sizes = list(pool.map(inspection.image_size, images))
     if unreadable := [index for index, size in enumerate(sizes) if size is None]:
       yield f"{_named(what, unreadable)} cannot be decoded"

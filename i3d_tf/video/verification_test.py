@@ -84,7 +84,7 @@ class VerificationTest(parameterized.TestCase):
     """Writes one record of `_FILE` anew, sound but for the changes, which `serialize` might refuse."""
     with mock.patch.object(records, "_check"):
       contents = [records.serialize(dataclasses.replace(entry.load(), **(changes if entry.number == number else {})))
-                  for entry in self.entries]  # fmt: skip
+                  for entry in inspection.scan(self.path)]  # fmt: skip
     self.path.write_bytes(b"".join(map(shards.frame, contents)))
 
   def _edit_info(self, edit: Callable[[dict], object]) -> None:
@@ -193,6 +193,29 @@ class VerificationTest(parameterized.TestCase):
     record = self.entries[0].load()
     self._replace(0, flow_frames=record.flow_frames[1:], flow_timestamps=record.flow_timestamps[:2])
     self.assertEqual(self._problems(), [f"{_FILE}, record 0 ({self.ids[0]}): 4 frames have 2 flow images, not 3"])
+
+  def test_backward_flow(self):
+    record = self.entries[0].load()
+    place = f"{_FILE}, record 0 ({self.ids[0]})"
+    sound = {"backward_flow_frames": record.flow_frames, "backward_flow_timestamps": record.flow_timestamps}
+    self._replace(0, **sound)
+    self.assertEqual(self._problems(), [f"{place}: it has backward_flow, against dataset.json"])
+    self._edit_info(lambda info: info["parameters"].update(streams=["rgb", "flow", "backward_flow"]))
+    problems = self._problems()
+    self.assertLen(problems, 5)  # of the records without
+    reasons = {problem.partition("): ")[2] for problem in problems}
+    self.assertEqual(reasons, {"it has no backward_flow, against dataset.json"})
+    verifier = verification.Verifier(self.folder)
+    self.assertNotEmpty(list(verifier.problems()))
+    self.assertEqual(verifier.splits["train"].flows, 15)
+    images = (record.flow_frames[0], record.flow_frames[1][:-30])
+    self._replace(0, backward_flow_frames=images, backward_flow_timestamps=(0, 0))
+    self.assertEqual([problem for problem in self._problems() if problem.startswith(place)], [
+        f"{place}: 3 flow images have 2 backward flow images",
+        f"{place}: the time of backward flow images does not increase: 0 microseconds at 1 follow 0",
+        f"{place}: backward flow image 1: not at the time of the frame of that number",
+        f"{place}: backward flow image 1 cannot be decoded",
+    ])  # fmt: skip
 
   def test_images_that_cannot_be_decoded_or_differ(self):
     record = self.entries[0].load()
