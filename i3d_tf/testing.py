@@ -1,7 +1,8 @@
 """What the tests share. Not part of the installed package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
+import json
 import multiprocessing
 import os
 import pathlib
@@ -11,6 +12,7 @@ import zlib
 
 import numpy as np
 
+_CLASSES = ("down", "right", "still")
 _PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -39,6 +41,53 @@ def in_own_process(function: Callable, *arguments) -> Any:
   """
   with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
     return pool.submit(function, *arguments).result()
+
+
+def write_records(folder: pathlib.Path, streams: tuple[str, ...] = ("rgb", "flow")) -> None:
+  """Makes records of noise that moves in three ways: two files of six videos for train, one for test."""
+  from i3d_tf.video import records
+  from i3d_tf.video import shards
+
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for split, num_files in (("train", 2), ("test", 1)):
+    for index in range(num_files):
+      made = [_moving_noise(f"{split}/{index}/{number}", number % 3, rng) for number in range(6)]
+      content = b"".join(shards.frame(records.serialize(record)) for record in made)
+      (folder / f"{split}-{index:05}-of-{num_files:05}.tfrecord").write_bytes(content)
+  splits = {"train": {"written": 12}, "test": {"written": 6}}
+  info = {"complete": True, "classes": _CLASSES, "name": "noise", "parameters": {"streams": streams}, "splits": splits}
+  (folder / shards.INFO).write_text(json.dumps(info), encoding="utf-8")
+
+
+def _moving_noise(name: str, label: int, rng: np.random.Generator):
+  """A record of 12 frames of 36x48 and their flow, two pixels a frame as the label says."""
+  from i3d_tf.video import prepare
+  from i3d_tf.video import records
+
+  noise = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
+  down, right = {0: (2, 0), 1: (0, 2), 2: (0, 0)}[label]
+  frames = [np.roll(noise, (down * time, right * time), (0, 1))[:36, :48] for time in range(12)]
+  flow = np.broadcast_to(np.float32([right, down]), (36, 48, 2))
+  times = tuple(40_000 * time for time in range(12))
+  return records.Record(
+      id=name, dataset="noise", labels=(_CLASSES[label],), label_indices=(label,), height=36, width=48,
+      frames=tuple(prepare.encode_rgb(frame, 95) for frame in frames), timestamps=times,
+      flow_format="PNG", flow_bound=20.0, flow_rounding="truncate", flow_timestamps=times[:-1],
+      flow_frames=tuple(prepare.encode_flow(flow, prepare.Settings()) for _ in range(11)),
+  )  # fmt: skip
+
+
+def write_old_checkpoint(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes a checkpoint as TensorFlow did before 0.12: the single file `path`."""
+  import tensorflow as tf
+
+  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    fed = {name: tf.compat.v1.placeholder(array.dtype, array.shape) for name, array in arrays.items()}
+    variables = {name: tf.compat.v1.Variable(fed[name], name=name, use_resource=False) for name in arrays}
+    session.run(tf.compat.v1.global_variables_initializer(), {fed[name]: array for name, array in arrays.items()})
+    saver = tf.compat.v1.train.Saver(variables, write_version=tf.compat.v1.train.SaverDef.V1)
+    saver.save(session, os.fspath(path), write_meta_graph=False, write_state=False)
 
 
 def golden_values(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -22,21 +22,10 @@ class BatchNorm(snt.Module):
 
   @snt.once
   def build(self, channels: int) -> None:
-    """Creates `beta` (trained) and the moving statistics (not trained).
-
-    Under a `tf.distribute` strategy every replica moves averages of its own; their mean is what is read and saved.
-    """
-    # Keyword arguments by name, since a strategy replaces the constructor.
-    average = lambda value, name: tf.Variable(
-        value,
-        trainable=False,
-        name=name,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.MEAN,
-    )
+    """Creates `beta` (trained) and the moving statistics (not trained)."""
     self.beta = tf.Variable(tf.zeros([channels]), name="beta")
-    self.moving_mean = average(tf.zeros([channels]), "moving_mean")
-    self.moving_variance = average(tf.ones([channels]), "moving_variance")
+    self.moving_mean = moving_average(tf.zeros([channels]), "moving_mean")
+    self.moving_variance = moving_average(tf.ones([channels]), "moving_variance")
 
   def moving_affine(self) -> tuple[tf.Tensor, tf.Tensor]:
     """(scale, offset), each (C,), such that normalising with the moving statistics is scale * x + offset."""
@@ -47,6 +36,21 @@ class BatchNorm(snt.Module):
     """Moves the averages towards a batch's statistics: average = decay * average + (1 - decay) * value."""
     for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
       average.assign_sub((average - value) * (1 - decay))
+
+
+def moving_average(value: tf.Tensor, name: str) -> tf.Variable:
+  """A moving statistic that starts at `value`, not trained.
+
+  Under a `tf.distribute` strategy every replica moves averages of its own; their mean is what is read and saved.
+  """
+  # Keyword arguments by name, since a strategy replaces the constructor.
+  return tf.Variable(
+      value,
+      trainable=False,
+      name=name,
+      synchronization=tf.VariableSynchronization.ON_READ,
+      aggregation=tf.VariableAggregation.MEAN,
+  )
 
 
 class BatchStatistics:

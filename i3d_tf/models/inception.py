@@ -1,44 +1,38 @@
-"""The trunk loop of the Inception family, and InceptionI3d."""
+"""The networks of the Inception-v1 family: InceptionI3d, and InceptionV1, which sees every frame by itself."""
 
 from collections.abc import Mapping
-import functools
-import re
 
 import sonnet as snt
 import tensorflow as tf
 
 from i3d_tf.models import batch_norm
 from i3d_tf.models import inception_spec as spec
-from i3d_tf.models import recomputation
+from i3d_tf.models import network
+from i3d_tf.models import trunk
 from i3d_tf.models import units
 
-MIN_FRAMES = 9  # fewer leave one time step to a pool that spans two
+MIN_FRAMES = 9  # of I3D: fewer leave one time step to a pool that spans two
 SQUEEZABLE_SIDES = (193, 224)  # sides that five strides of 2 take to 7, which the head pools to 1
-COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 
 
-class InceptionI3d(snt.Module):
-  """Two-Stream Inflated 3D ConvNet of one stream: Inception-v1 with temporal kernels.
+class Inception(network.Network):
+  """What the members of the family share; see `InceptionI3d` and `InceptionV1`."""
 
-  The network of "Quo Vadis, Action Recognition?" (arXiv 1705.07750) as google-deepmind/kinetics-i3d i3d.py
-  defines it, with the release's interface, endpoint names, 230 variables (116 trained) and paddings.
-
-  RGB clips have 3 channels in [-1, 1]; flow clips 2 channels (x, y), +-20 pixels per frame scaled to [-1, 1];
-  both at 25 frames per second. The number of channels is fixed by the first call, or by `build`.
-  """
-
-  VALID_ENDPOINTS = spec.ENDPOINTS
+  ARCHITECTURE: spec.Architecture
+  MIN_FRAMES: int
+  VALID_ENDPOINTS: tuple[str, ...]
 
   def __init__(
       self,
       num_classes: int = 400,
       spatial_squeeze: bool = True,
-      final_endpoint: str = "Logits",
-      name: str = "inception_i3d",
+      final_endpoint: str = spec.LOGITS,
+      name: str | None = None,
       *,
       width_multiplier: float = 1.0,
       average_space: bool = False,
       spatial_dropout: bool = False,
+      temporal_padding: str = "zeros",
       sync_batch_norm: bool = False,
       batch_norm_decay: float = batch_norm.DECAY,
       recompute: bool = False,
@@ -57,6 +51,9 @@ class InceptionI3d(snt.Module):
       average_space: accept any height and width: pool at most 7x7 and average the logits over space
         instead of squeezing. Needs `spatial_squeeze`.
       spatial_dropout: drop whole channels of the pooled features, at all times and places of a clip.
+      temporal_padding: what convolutions find before the first and after the last frame: 'zeros', as in the release, or
+        by 'edge' these frames again, so that a network inflated from 2D gives for a still video what that gives for
+        its frame, at every step.
       sync_batch_norm: in training take the batch's statistics over all replicas of the `tf.distribute` strategy.
       batch_norm_decay: of the moving statistics; the release's by default.
       recompute: in training store the outputs of the trunk's max pools only, and compute what lies between again for
@@ -70,18 +67,12 @@ class InceptionI3d(snt.Module):
     super().__init__(name=name)
     if final_endpoint not in self.VALID_ENDPOINTS:
       raise ValueError(f"final_endpoint is {final_endpoint!r}; allowed are {', '.join(self.VALID_ENDPOINTS)}")
-    if num_classes < 1:
-      raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
-    if not width_multiplier > 0:
-      raise ValueError(f"width_multiplier is {width_multiplier}; it must be positive")
+    network.check_common(num_classes, width_multiplier, compute_dtype)
     if average_space and not spatial_squeeze:
       raise ValueError("average_space=True removes the spatial axes and needs spatial_squeeze=True")
-    if compute_dtype not in COMPUTE_DTYPES:
-      raise ValueError(f"compute_dtype is {compute_dtype!r}; allowed are {', '.join(COMPUTE_DTYPES)}")
     self.num_classes = num_classes
     self.final_endpoint = final_endpoint
     self.width_multiplier = width_multiplier
-    self.in_channels = None
     self._spatial_squeeze = spatial_squeeze
     self._average_space = average_space
     self._spatial_dropout = spatial_dropout
@@ -90,47 +81,20 @@ class InceptionI3d(snt.Module):
     self._recompute = recompute
     self._compute_dtype = tf.as_dtype(compute_dtype)
     self._trunk = {}
+    self.out_channels = 0  # of the trunk
     for row in spec.ROWS:
-      endpoint = spec.endpoint_name(row)
-      self._trunk[endpoint] = _make_row(spec.scale_channels(row, width_multiplier), spec.I3D)
+      endpoint = spec.endpoint_name(row, self.ARCHITECTURE)
+      scaled = spec.scale_channels(row, width_multiplier)
+      self._trunk[endpoint] = _make_row(scaled, self.ARCHITECTURE, temporal_padding=temporal_padding)
+      self.out_channels = spec.out_channels(scaled, self.out_channels)
       if endpoint == final_endpoint:
         break
-    self._parts = _split_after_pools(self._trunk)
-    self._head = _make_head(num_classes) if self.has_head else None
+    self._head = self._make_head() if self.has_head else None
 
   @property
   def has_head(self) -> bool:
     """Whether the network goes on to its logits."""
     return self.final_endpoint in (spec.LOGITS, spec.PREDICTIONS)
-
-  @property
-  def trained_variables(self) -> tuple[tf.Variable, ...]:
-    """The trainable variables less those of frozen units: what a training step watches and moves."""
-    return _trained(self)
-
-  def freeze(self, pattern: str | None) -> None:
-    """Makes the units whose name matches `pattern` act in training as at inference, and no others.
-
-    A frozen unit uses its moving statistics and its variables are not among `trained_variables`; watch only those
-    on the tape, and nothing is computed for a frozen lower part of the network. Functions traced before stay as they
-    were.
-
-    Args:
-      pattern: a regular expression that matches at the beginning of a unit's name, for example
-        'Mixed_4b/Branch_0/Conv3d_0a_1x1' or 'Logits/Conv3d_0c_1x1'; None thaws all.
-
-    Raises:
-      ValueError: if it is no regular expression, or matches no unit.
-    """
-    named = {unit.name_scope.name.removeprefix(self.name_scope.name).rstrip("/"): unit for unit in _units(self)}
-    try:
-      frozen = {name for name in named if pattern is not None and re.match(pattern, name)}
-    except re.error as error:
-      raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-    if pattern is not None and not frozen:
-      raise ValueError(f"{pattern!r} matches the beginning of no unit's name; names are {', '.join(named)}")
-    for name, unit in named.items():
-      unit.frozen = name in frozen
 
   def build(self, in_channels: int) -> None:
     """Creates all variables for clips of `in_channels` channels; does nothing the second time.
@@ -138,7 +102,7 @@ class InceptionI3d(snt.Module):
     Raises:
       ValueError: if the network was built for another number of channels.
     """
-    if self.in_channels is None:
+    if self._check_channels(in_channels):
       channels = in_channels
       with tf.init_scope():
         for module in self._trunk.values():
@@ -146,8 +110,6 @@ class InceptionI3d(snt.Module):
         if self._head is not None:
           self._head.build(channels)
       self.in_channels = in_channels
-    elif self.in_channels != in_channels:
-      raise ValueError(f"clip has {in_channels} channels; {self.name} was built for {self.in_channels}")
 
   def __call__(
       self,
@@ -178,58 +140,27 @@ class InceptionI3d(snt.Module):
       ValueError: for a clip or an argument that does not fit, as the release does.
     """
     clip = tf.convert_to_tensor(clip)
-    self._check(clip, dropout_keep_prob)
+    network.check_keep_prob(dropout_keep_prob)
+    self.check(clip)
     self.build(clip.shape[-1])
     statistics = self._make_statistics() if is_training else None
-    endpoints = {}
     net = tf.cast(clip, self._compute_dtype)
-    for part in self._parts if self._recompute and is_training else [self._trunk]:
-      apply = functools.partial(_apply_rows, part, statistics=statistics)
-      if self._recompute and is_training:
-        variables = [variable for module in part.values() for variable in _trained(module)]
-        output = recomputation.recomputed(lambda net, apply=apply: _last(apply(net)), net, variables)
-        # A tf.function leaves out those of them that nobody asks for.
-        endpoints |= apply(net) | {list(part)[-1]: output}
-      else:
-        endpoints |= apply(net)
-      net = _last(endpoints)
+    endpoints = trunk.apply(self._trunk, net, statistics, recompute=self._recompute)
     if statistics is not None:
       statistics.move_averages()
     if self._head is not None:
+      net = endpoints[list(self._trunk)[-1]]
       endpoints |= self._classify(tf.cast(net, tf.float32), dropout_keep_prob, dropout_seeds)
     return endpoints[self.final_endpoint], endpoints
 
-  def _make_statistics(self) -> batch_norm.BatchStatistics:
-    return batch_norm.BatchStatistics(synchronized=self._sync_batch_norm, decay=self._batch_norm_decay)
-
-  def _classify(
-      self, net: tf.Tensor, dropout_keep_prob: float, dropout_seeds: tf.Tensor | None = None
-  ) -> dict[str, tf.Tensor]:
-    pooled = _average_pool(net, shrink_to_fit=self._average_space)
-    if dropout_keep_prob < 1:
-      pooled = _dropout(pooled, dropout_keep_prob, dropout_seeds, whole_channels=self._spatial_dropout)
-    step_logits = self._head(pooled)
-    if self._average_space:
-      pooled, step_logits = (tf.reduce_mean(x, [2, 3]) for x in (pooled, step_logits))
-    elif self._spatial_squeeze:
-      pooled, step_logits = (tf.squeeze(x, [2, 3]) for x in (pooled, step_logits))
-    endpoints = {spec.LOGITS: tf.reduce_mean(step_logits, axis=1)}
-    if self.final_endpoint == spec.PREDICTIONS:
-      endpoints[spec.PREDICTIONS] = tf.nn.softmax(endpoints[spec.LOGITS])
-    return endpoints | {spec.POOLED_FEATURES: pooled, spec.STEP_LOGITS: step_logits}
-
-  def _check(self, clip: tf.Tensor, dropout_keep_prob: float) -> None:
-    if not 0 < dropout_keep_prob <= 1:
-      raise ValueError(f"dropout_keep_prob is {dropout_keep_prob}; it must be in (0, 1]")
-    if clip.shape.rank != 5 or clip.shape[-1] is None:
-      raise ValueError(f"clip has shape {clip.shape}; it must be [batch, frames, height, width, channels]")
-    if clip.dtype.is_integer:
-      raise ValueError(f"clip has type {clip.dtype.name}; it must be floating point, scaled to [-1, 1]")
+  def check(self, clip: tf.Tensor | tf.TensorSpec) -> None:
+    """Raises ValueError for a clip that does not fit, as far as its shape is known."""
+    network.check_clip(clip)
     if not self.has_head:
       return
     frames, *sides = clip.shape[1:4]
-    if frames is not None and frames < MIN_FRAMES:
-      raise ValueError(f"clip has {frames} frames; {self.final_endpoint} needs at least {MIN_FRAMES}")
+    if frames is not None and frames < self.MIN_FRAMES:
+      raise ValueError(f"clip has {frames} frames; {self.final_endpoint} needs at least {self.MIN_FRAMES}")
     if self._average_space:
       return
     low, high = SQUEEZABLE_SIDES
@@ -240,79 +171,98 @@ class InceptionI3d(snt.Module):
         allowed = f"{low} to {high}" if self._spatial_squeeze else f"at least {low}"
         raise ValueError(f"clip has {axis} {side}; {self.final_endpoint} needs {allowed}, or average_space=True")
 
+  def _make_statistics(self) -> batch_norm.BatchStatistics:
+    return batch_norm.BatchStatistics(synchronized=self._sync_batch_norm, decay=self._batch_norm_decay)
 
-def _make_head(num_classes: int) -> snt.Module:
-  make_units = lambda: [units.Unit3D(num_classes, (1, 1, 1), use_batch_norm=False, name=spec.conv_name(spec.HEAD_CONV))]
-  return units.Chain(make_units, name=spec.LOGITS)
+  def _classify(
+      self, net: tf.Tensor, dropout_keep_prob: float, dropout_seeds: tf.Tensor | None = None
+  ) -> dict[str, tf.Tensor]:
+    pooled = self._average_pool(net)
+    pooled = network.dropout(pooled, dropout_keep_prob, dropout_seeds, whole_channels=self._spatial_dropout)
+    step_logits = self._head(pooled)
+    if self._average_space:
+      pooled, step_logits = (tf.reduce_mean(x, [2, 3]) for x in (pooled, step_logits))
+    elif self._spatial_squeeze:
+      pooled, step_logits = (tf.squeeze(x, [2, 3]) for x in (pooled, step_logits))
+    endpoints = {spec.LOGITS: tf.reduce_mean(step_logits, axis=1)}
+    if self.final_endpoint == spec.PREDICTIONS:
+      endpoints[spec.PREDICTIONS] = tf.nn.softmax(endpoints[spec.LOGITS])
+    return endpoints | {spec.POOLED_FEATURES: pooled, spec.STEP_LOGITS: step_logits}
 
+  def _make_head(self) -> snt.Module:
+    name = spec.conv_name(spec.HEAD_CONV, self.ARCHITECTURE)
+    make_units = lambda: [units.Unit3D(self.num_classes, (1, 1, 1), use_batch_norm=False, name=name)]
+    return units.Chain(make_units, name=spec.LOGITS)
 
-def _average_pool(net: tf.Tensor, *, shrink_to_fit: bool) -> tf.Tensor:
-  """The head's VALID 2x7x7 average pool, on request no larger than the map."""
-  time, *sides = spec.HEAD_POOL
-  if net.shape[1] is None:
-    # A pool over too few steps is empty, not an error, and its mean NaN.
-    message = f"clip has too few frames; Logits needs at least {MIN_FRAMES}"
-    with tf.control_dependencies([tf.debugging.assert_greater_equal(tf.shape(net)[1], time, message)]):
-      net = tf.identity(net)
-  if shrink_to_fit:
-    sides = [min(side, extent or side) for side, extent in zip(sides, net.shape[2:4], strict=True)]
-  return tf.nn.avg_pool3d(net, [time, *sides], 1, "VALID")
-
-
-def _dropout(net: tf.Tensor, keep_prob: float, seeds: tf.Tensor | None, *, whole_channels: bool) -> tf.Tensor:
-  """Keeps values of `[B, T, H, W, C]` with probability `keep_prob`, divided by it, each or by whole channels."""
-  batch, *shape = tf.unstack(tf.shape(net))
-  if whole_channels:
-    shape[:-1] = 1, 1, 1
-  if seeds is None:
-    noise = tf.random.uniform([batch, *shape])
-  else:
-    draw = lambda seed: tf.random.stateless_uniform(shape, seed)
-    noise = tf.map_fn(draw, tf.convert_to_tensor(seeds), fn_output_signature=tf.float32)
-  return tf.where(noise < keep_prob, net / keep_prob, 0)
-
-
-def _split_after_pools(trunk: Mapping[str, snt.Module]) -> list[dict[str, snt.Module]]:
-  parts = [{}]
-  for endpoint, module in trunk.items():
-    parts[-1][endpoint] = module
-    if isinstance(module, units.MaxPool3D):
-      parts.append({})
-  return [part for part in parts if part]
+  def _average_pool(self, net: tf.Tensor) -> tf.Tensor:
+    """The head's VALID average pool, with `average_space` no larger than the map."""
+    time, *sides = self.ARCHITECTURE.head_pool
+    if net.shape[1] is None:
+      # A pool over too few steps is empty, not an error, and its mean NaN.
+      message = f"clip has too few frames; Logits needs at least {self.MIN_FRAMES}"
+      with tf.control_dependencies([tf.debugging.assert_greater_equal(tf.shape(net)[1], time, message)]):
+        net = tf.identity(net)
+    if self._average_space:
+      sides = [min(side, extent or side) for side, extent in zip(sides, net.shape[2:4], strict=True)]
+    return tf.nn.avg_pool3d(net, [time, *sides], 1, "VALID")
 
 
-def _apply_rows(rows: Mapping[str, snt.Module], net: tf.Tensor, *, statistics) -> dict[str, tf.Tensor]:
-  """The output of every row by its endpoint's name, in order."""
-  endpoints = {}
-  for endpoint, module in rows.items():
-    net = endpoints[endpoint] = module(net, statistics)
-  return endpoints
+class InceptionI3d(Inception):
+  """Two-Stream Inflated 3D ConvNet of one stream: Inception-v1 with temporal kernels.
+
+  The network of "Quo Vadis, Action Recognition?" (arXiv 1705.07750) as google-deepmind/kinetics-i3d i3d.py
+  defines it, with the release's interface, endpoint names, 230 variables (116 trained) and paddings.
+
+  RGB clips have 3 channels in [-1, 1]; flow clips 2 channels (x, y), +-20 pixels per frame scaled to [-1, 1];
+  both at 25 frames per second. The number of channels is fixed by the first call, or by `build`.
+  """
+
+  ARCHITECTURE = spec.I3D
+  MIN_FRAMES = MIN_FRAMES
+  VALID_ENDPOINTS = spec.ENDPOINTS
 
 
-def _last(endpoints: Mapping[str, tf.Tensor]) -> tf.Tensor:
-  return list(endpoints.values())[-1]
+class InceptionV1(Inception):
+  """Inception-v1 with batch norm of every frame by itself: the paper's 2D ConvNet, and what I3D is inflated from.
+
+  The network of tensorflow/models research/slim/nets/inception_v1.py, with its endpoint names and counts (5,607,184
+  values to Mixed_5c, moving statistics included). Kernels have a time axis of size 1, and batch statistics are over
+  all frames of all clips. Logits are averaged over the frames. Slim trained it with a `batch_norm_decay` of 0.9997 and
+  kept 0.8 of the features by dropout.
+
+  It takes images `[B, H, W, C]`, too; then no endpoint has a time axis.
+  """
+
+  ARCHITECTURE = spec.INCEPTION_V1
+  MIN_FRAMES = 1
+  VALID_ENDPOINTS = spec.endpoints(spec.INCEPTION_V1)
+
+  def __call__(
+      self, clip: tf.Tensor, is_training: bool = False, dropout_keep_prob: float = 1.0, **more
+  ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
+    """Applies the network to clips or images; see `InceptionI3d`."""
+    clip = tf.convert_to_tensor(clip)
+    if clip.shape.rank != 4:
+      return super().__call__(clip, is_training, dropout_keep_prob, **more)
+    output, endpoints = super().__call__(clip[:, tf.newaxis], is_training, dropout_keep_prob, **more)
+    squeezed = {
+        name: value if name in (spec.LOGITS, spec.PREDICTIONS) else tf.squeeze(value, 1)
+        for name, value in endpoints.items()
+    }
+    return squeezed.get(self.final_endpoint, output), squeezed
 
 
-def _units(module: snt.Module) -> list[units.Unit3D]:
-  return [inner for inner in (module, *module.submodules) if isinstance(inner, units.Unit3D)]
-
-
-def _trained(module: snt.Module) -> tuple[tf.Variable, ...]:
-  """Trainable variables of `module` that are in no frozen unit, in the order of `module.trainable_variables`."""
-  frozen = {variable.ref() for unit in _units(module) if unit.frozen for variable in unit.variables}
-  return tuple(variable for variable in module.trainable_variables if variable.ref() not in frozen)
-
-
-def _make_row(row: spec.Row, policy: spec.TemporalPolicy, owner: str | None = None) -> snt.Module:
+def _make_row(row: spec.Row, architecture: spec.Architecture, owner: str | None = None, **padding: str) -> snt.Module:
   """The module of one row; `owner` names the Mixed row that a branch's row stands in."""
+  name = spec.endpoint_name(row, architecture)
   if isinstance(row, spec.Mixed):
     make_chain = lambda index, rows: units.Chain(
-        lambda: [_make_row(inner, policy, row.name) for inner in rows], name=f"Branch_{index}"
+        lambda: [_make_row(inner, architecture, row.name, **padding) for inner in rows], name=f"Branch_{index}"
     )
     make_branches = lambda: [make_chain(index, rows) for index, rows in enumerate(row.branches())]
-    return units.Concat(make_branches, name=spec.endpoint_name(row))
-  kernel = (spec.temporal_kernel(row, policy, owner or row.name), row.kernel, row.kernel)
-  stride = (1 if owner else policy.strides.get(row.name, 1), row.stride, row.stride)
+    return units.Concat(make_branches, name=name)
+  kernel = (spec.temporal_kernel(row, architecture, owner or row.name), row.kernel, row.kernel)
+  stride = (1 if owner else architecture.strides.get(row.name, 1), row.stride, row.stride)
   if isinstance(row, spec.Pool):
-    return units.MaxPool3D(kernel, stride, name=spec.endpoint_name(row))
-  return units.Unit3D(row.channels, kernel, stride, name=spec.endpoint_name(row))
+    return units.MaxPool3D(kernel, stride, name=name)
+  return units.Unit3D(row.channels, kernel, stride, name=name, **padding)

@@ -1,11 +1,13 @@
 """The Inception-v1 family as data: rows, temporal policies and the arithmetic over them.
 
 Nothing here imports TensorFlow. A network of the family is the *rows* of Inception-v1 (space and
-channels, written once) combined with a *temporal policy* (which rows get a temporal kernel or
-stride). Endpoint names, variable shapes, parameter and multiply-add counts are loops over the two.
+channels, written once) combined with an *architecture* (which rows get a temporal kernel or
+stride, and what things are called). Endpoint names, variable shapes, parameter and multiply-add counts
+are loops over the two.
 
 Sources: google-deepmind/kinetics-i3d i3d.py at 0667e889 for names, kernels, strides and channels;
-every weight shape is compared with the released checkpoints' manifests in the tests.
+every weight shape is compared with the released checkpoints' manifests in the tests. Names and head of the
+2D network: tensorflow/models research/slim/nets/inception_v1.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -78,7 +80,6 @@ ROWS: tuple[Row, ...] = (
     Mixed("5c", 384, (192, 384), (48, 128), 128),
 )
 
-HEAD_POOL = (2, 7, 7)  # the head's average pool, VALID, stride 1
 HEAD_CONV = "0c_1x1"
 LOGITS = "Logits"
 PREDICTIONS = "Predictions"
@@ -88,24 +89,32 @@ STEP_LOGITS = "StepLogits"
 
 
 @dataclasses.dataclass(frozen=True)
-class TemporalPolicy:
-  """Temporal kernels and strides by row name; a row that is absent has 1.
+class Architecture:
+  """A member of the family.
 
   The kernel of a Mixed row is that of its 3x3 convolutions and of its pool; its 1x1 convolutions
   never have one.
+
+  Attributes:
+    kernels, strides: temporal ones by row name; a row that is absent has 1.
+    conv_prefix, pool_prefix: what the names of convolutions and max pools begin with.
+    head_pool: (time, height, width) of the head's average pool, VALID, stride 1.
   """
 
   kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)
   strides: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  conv_prefix: str = "Conv3d"
+  pool_prefix: str = "MaxPool3d"
+  head_pool: tuple[int, int, int] = (2, 7, 7)
 
   def __post_init__(self):
     known = {row.name for row in ROWS}
     unknown = sorted((set(self.kernels) | set(self.strides)) - known)
     if unknown:
-      raise ValueError(f"temporal policy names unknown rows {unknown}; allowed are {sorted(known)}")
+      raise ValueError(f"architecture names unknown rows {unknown}; allowed are {sorted(known)}")
 
 
-I3D = TemporalPolicy(
+I3D = Architecture(
     kernels={
         "1a_7x7": 7,
         "2c_3x3": 3,
@@ -115,19 +124,26 @@ I3D = TemporalPolicy(
     },
     strides={"1a_7x7": 2, "4a_3x3": 2, "5a_2x2": 2},
 )
+# Every frame by itself.
+INCEPTION_V1 = Architecture(conv_prefix="Conv2d", pool_prefix="MaxPool", head_pool=(1, 7, 7))
 
 
-def conv_name(row_name: str) -> str:
-  return f"Conv3d_{row_name}"
+def conv_name(row_name: str, architecture: Architecture = I3D) -> str:
+  return f"{architecture.conv_prefix}_{row_name}"
 
 
-def endpoint_name(row: Row) -> str:
-  """The release's name of a row's output, for example 'Mixed_3b'."""
-  prefix = {Conv: "Conv3d", Pool: "MaxPool3d", Mixed: "Mixed"}[type(row)]
+def endpoint_name(row: Row, architecture: Architecture = I3D) -> str:
+  """The release's, or slim's, name of a row's output, for example 'Mixed_3b'."""
+  prefix = {Conv: architecture.conv_prefix, Pool: architecture.pool_prefix, Mixed: "Mixed"}[type(row)]
   return f"{prefix}_{row.name}"
 
 
-ENDPOINTS: tuple[str, ...] = (*map(endpoint_name, ROWS), LOGITS, PREDICTIONS)
+def endpoints(architecture: Architecture = I3D) -> tuple[str, ...]:
+  """The names of all endpoints in order."""
+  return (*(endpoint_name(row, architecture) for row in ROWS), LOGITS, PREDICTIONS)
+
+
+ENDPOINTS: tuple[str, ...] = endpoints()
 
 
 def scale_channels(row: Row, width_multiplier: float) -> Row:
@@ -171,40 +187,41 @@ class Unit:
     return math.prod(self.kernel) * self.in_channels * self.out_channels
 
 
-def temporal_kernel(row: Conv | Pool, policy: TemporalPolicy, owner: str) -> int:
+def temporal_kernel(row: Conv | Pool, architecture: Architecture, owner: str) -> int:
   """The temporal kernel of `row`, which stands in (or is) the top-level row named `owner`."""
-  return 1 if row.kernel == 1 else policy.kernels.get(owner, 1)
+  return 1 if row.kernel == 1 else architecture.kernels.get(owner, 1)
 
 
 def units(
-    policy: TemporalPolicy = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
+    architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> Iterator[Unit]:
   """Every convolution in order, the classifier of the head last."""
   for row in (scale_channels(row, width_multiplier) for row in ROWS):
-    endpoint = endpoint_name(row)
+    endpoint = endpoint_name(row, architecture)
     if isinstance(row, Mixed):
       for index, branch in enumerate(row.branches()):
-        yield from _branch_units(branch, f"{endpoint}/Branch_{index}/", endpoint, row.name, policy, in_channels)
+        yield from _branch_units(branch, f"{endpoint}/Branch_{index}/", endpoint, row.name, architecture, in_channels)
     elif isinstance(row, Conv):
-      yield from _branch_units((row,), "", endpoint, row.name, policy, in_channels)
+      yield from _branch_units((row,), "", endpoint, row.name, architecture, in_channels)
     in_channels = out_channels(row, in_channels)
-  yield Unit(LOGITS, f"{LOGITS}/{conv_name(HEAD_CONV)}", (1, 1, 1), in_channels, num_classes, batch_norm=False)
+  head = f"{LOGITS}/{conv_name(HEAD_CONV, architecture)}"
+  yield Unit(LOGITS, head, (1, 1, 1), in_channels, num_classes, batch_norm=False)
 
 
-def _branch_units(rows, path, endpoint, owner, policy, in_channels) -> Iterator[Unit]:
+def _branch_units(rows, path, endpoint, owner, architecture, in_channels) -> Iterator[Unit]:
   for row in rows:
     if isinstance(row, Conv):
-      kernel = (temporal_kernel(row, policy, owner), row.kernel, row.kernel)
-      yield Unit(endpoint, path + conv_name(row.name), kernel, in_channels, row.channels)
+      kernel = (temporal_kernel(row, architecture, owner), row.kernel, row.kernel)
+      yield Unit(endpoint, path + conv_name(row.name, architecture), kernel, in_channels, row.channels)
     in_channels = out_channels(row, in_channels)
 
 
 def variable_shapes(
-    policy: TemporalPolicy = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
+    architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> dict[str, tuple[int, ...]]:
   """The release's variable names (without stream prefix) and shapes; batch-norm vectors as (C,)."""
   shapes = {}
-  for unit in units(policy, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier):
+  for unit in units(architecture, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier):
     vector = (unit.out_channels,)
     shapes[f"{unit.name}/conv_3d/w"] = (*unit.kernel, unit.in_channels, unit.out_channels)
     if unit.batch_norm:
@@ -219,16 +236,16 @@ def is_trainable(variable_name: str) -> bool:
   return not variable_name.endswith(("/moving_mean", "/moving_variance"))
 
 
-def output_size(size: tuple[int, int, int], row: Row, policy: TemporalPolicy = I3D) -> tuple[int, int, int]:
+def output_size(size: tuple[int, int, int], row: Row, architecture: Architecture = I3D) -> tuple[int, int, int]:
   """(frames, height, width) after a row; every padding is SAME, so each is ceil(size / stride)."""
   spatial = 1 if isinstance(row, Mixed) else row.stride
-  strides = (policy.strides.get(row.name, 1), spatial, spatial)
+  strides = (architecture.strides.get(row.name, 1), spatial, spatial)
   return tuple(-(-extent // stride) for extent, stride in zip(size, strides, strict=True))
 
 
 def multiply_adds(
     size: tuple[int, int, int],
-    policy: TemporalPolicy = I3D,
+    architecture: Architecture = I3D,
     *,
     in_channels: int = 3,
     num_classes: int = 400,
@@ -240,7 +257,7 @@ def multiply_adds(
   """
   sizes = {}
   for row in ROWS:
-    size = sizes[endpoint_name(row)] = output_size(size, row, policy)
-  sizes[LOGITS] = tuple(extent - kernel + 1 for extent, kernel in zip(size, HEAD_POOL, strict=True))
-  network = units(policy, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier)
+    size = sizes[endpoint_name(row, architecture)] = output_size(size, row, architecture)
+  sizes[LOGITS] = tuple(extent - kernel + 1 for extent, kernel in zip(size, architecture.head_pool, strict=True))
+  network = units(architecture, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier)
   return sum(unit.num_weights * math.prod(sizes[unit.endpoint]) for unit in network)

@@ -88,9 +88,9 @@ class InceptionSpecTest(parameterized.TestCase):
     self.assertAlmostEqual(block / 1e9, 20.989, delta=0.0005)
     self.assertEqual(sizes["Mixed_5c"], (8, 7, 7))
 
-  def test_a_policy_of_unknown_rows_is_refused(self):
+  def test_an_architecture_of_unknown_rows_is_refused(self):
     with self.assertRaisesRegex(ValueError, r"unknown rows \['3z'\].*'3b'"):
-      spec.TemporalPolicy(kernels={"3z": 3})
+      spec.Architecture(kernels={"3z": 3})
 
   def test_width_multiplier_scales_every_width_but_the_classes(self):
     units = list(spec.units(num_classes=7, width_multiplier=0.125))

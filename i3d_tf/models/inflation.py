@@ -1,6 +1,67 @@
-"""Carrying weights from one network to another: other inputs."""
+"""Carrying weights from one network to another: from two dimensions to three, and to other inputs."""
+
+from collections.abc import Mapping
 
 import numpy as np
+
+from i3d_tf.models import inception_spec as spec
+
+MODES = ("mean", "center")
+_BATCH_NORM = ("beta", "moving_mean", "moving_variance")
+
+
+def inflate(values: Mapping[str, np.ndarray], *, mode: str = "mean") -> dict[str, np.ndarray]:
+  """I3D's variables from those of Inception-v1, all but the classifier's, which is new for videos.
+
+  Kernels are inflated by `inflate_kernel`, batch-norm vectors copied. So, with moving statistics, I3D gives for a still
+  video what Inception-v1 gives for its frame: by 'mean' (arXiv 1705.07750, section 2.4) at the steps whose receptive
+  field lies within the video, or at all with temporal_padding='edge'; by 'center' at all.
+
+  Args:
+    values: those of an `InceptionV1` of any width and number of channels, by names without the module's.
+    mode: one of `MODES`.
+
+  Returns:
+    228 values by the release's names, for instance 'Conv3d_1a_7x7/conv_3d/w'.
+
+  Raises:
+    ValueError: for another mode, or naming the variables that are missing, and those that Inception-v1 does not have.
+  """
+  missing = [name for name in spec.variable_shapes(spec.INCEPTION_V1) if name not in values and not _is_head(name)]
+  strangers = [name for name in values if name not in spec.variable_shapes(spec.INCEPTION_V1)]
+  if missing or strangers:
+    raise ValueError(f"these are not Inception-v1's variables: missing are {missing}, and unknown {strangers}")
+  inflated = {}
+  for flat, deep in zip(spec.units(spec.INCEPTION_V1), spec.units(spec.I3D), strict=True):
+    if deep.batch_norm:
+      steps = deep.kernel[0]
+      inflated[f"{deep.name}/conv_3d/w"] = inflate_kernel(values[f"{flat.name}/conv_3d/w"], steps, mode=mode)
+      inflated |= {f"{deep.name}/batch_norm/{name}": values[f"{flat.name}/batch_norm/{name}"] for name in _BATCH_NORM}
+  return inflated
+
+
+def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.ndarray:
+  """A kernel of `steps` in time from one of a single step.
+
+  Args:
+    kernel: `[1, kh, kw, Cin, Cout]`.
+    steps: N, at least 1.
+    mode: 'mean': each step is the kernel divided by N. 'center': step floor((N - 1) / 2), the one that SAME padding
+      puts on the output's own step, is the kernel, and the others are 0; of an even N it is the earlier of the middle
+      two.
+
+  Returns:
+    `[steps, kh, kw, Cin, Cout]`, of the kernel's dtype.
+
+  Raises:
+    ValueError: for a kernel that has a temporal extent already, or another mode.
+  """
+  if kernel.ndim != 5 or kernel.shape[0] != 1:
+    raise ValueError(f"kernel has shape {kernel.shape}; it must be [1, height, width, channels in, channels out]")
+  if mode not in MODES:
+    raise ValueError(f"mode is {mode!r}; allowed are {', '.join(MODES)}")
+  weights = np.full(steps, 1 / steps) if mode == "mean" else np.arange(steps) == (steps - 1) // 2
+  return (weights.reshape(-1, 1, 1, 1, 1) * kernel).astype(kernel.dtype)
 
 
 def adapt_in_channels(kernel: np.ndarray, in_channels: int, *, rescale: bool = False) -> np.ndarray:
@@ -21,3 +82,7 @@ def adapt_in_channels(kernel: np.ndarray, in_channels: int, *, rescale: bool = F
   if rescale:
     mean *= kernel.shape[-2] / in_channels
   return np.repeat(mean, in_channels, axis=-2).astype(kernel.dtype)
+
+
+def _is_head(name: str) -> bool:
+  return name.startswith(f"{spec.LOGITS}/")

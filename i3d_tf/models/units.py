@@ -12,19 +12,50 @@ import tensorflow as tf
 
 from i3d_tf.models import batch_norm as norm
 
+TEMPORAL_PADDINGS = ("zeros", "edge")
+
 
 class Conv3D(snt.Module):
-  """A SAME-padded 3D convolution that owns `w` `[kt, kh, kw, Cin, Cout]` and perhaps a bias `b`.
+  """A 3D convolution that owns `w` `[kt, kh, kw, Cin, Cout]` and perhaps a bias `b`.
 
   Weights start as Sonnet's default: truncated normal with standard deviation 1/sqrt(fan in); biases at 0.
+
+  Attributes:
+    frozen: not to be trained.
   """
 
-  def __init__(self, channels: int, kernel: tuple[int, int, int], stride=(1, 1, 1), *, with_bias=False, name="conv_3d"):
+  def __init__(
+      self,
+      channels: int,
+      kernel: tuple[int, int, int],
+      stride: tuple[int, int, int] = (1, 1, 1),
+      *,
+      with_bias: bool = False,
+      padding: str = "SAME",
+      temporal_padding: str = "zeros",
+      name: str = "conv_3d",
+  ):
+    """Describes the convolution.
+
+    Args:
+      channels: out.
+      kernel, stride: (time, height, width).
+      with_bias: add `b`.
+      padding: 'SAME' or 'VALID'.
+      temporal_padding: what 'SAME' puts before the first and after the last frame: 'zeros', or by 'edge' these
+        frames again.
+      name: of the module.
+    """
     super().__init__(name=name)
+    if temporal_padding not in TEMPORAL_PADDINGS:
+      raise ValueError(f"temporal_padding is {temporal_padding!r}; allowed are {', '.join(TEMPORAL_PADDINGS)}")
     self._channels = channels
     self._kernel = tuple(kernel)
-    self._strides = (1, *stride, 1)
+    self._stride = tuple(stride)
     self._with_bias = with_bias
+    self._padding = padding
+    self._repeats_edges = temporal_padding == "edge" and padding == "SAME" and self._kernel[0] > 1
+    self.frozen = False
 
   @snt.once
   def build(self, in_channels: int) -> None:
@@ -41,7 +72,22 @@ class Conv3D(snt.Module):
 
   def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Convolves with `kernel` in place of `w`, which has its shape."""
-    return tf.nn.conv3d(inputs, tf.cast(kernel, inputs.dtype), self._strides, "SAME")
+    padding = self._padding
+    if self._repeats_edges:
+      inputs, padding = self._pad(inputs), "VALID"
+    return tf.nn.conv3d(inputs, tf.cast(kernel, inputs.dtype), (1, *self._stride, 1), padding)
+
+  def _pad(self, inputs: tf.Tensor) -> tf.Tensor:
+    """SAME padding by the rule total = max((ceil(n / s) - 1) * s + k - n, 0), half of it, rounded down, before."""
+    before_after = []
+    for axis, (kernel, stride) in enumerate(zip(self._kernel, self._stride, strict=True), start=1):
+      extent = tf.shape(inputs)[axis]
+      total = tf.maximum((-(-extent // stride) - 1) * stride + kernel - extent, 0)
+      before_after.append((total // 2, total - total // 2))
+    (before, after), *space = before_after
+    frames = tf.shape(inputs)[1]
+    inputs = tf.gather(inputs, tf.clip_by_value(tf.range(-before, frames + after), 0, frames - 1), axis=1)
+    return tf.pad(inputs, [(0, 0), (0, 0), *space, (0, 0)])
 
 
 class Unit3D(snt.Module):
@@ -55,11 +101,19 @@ class Unit3D(snt.Module):
   """
 
   def __init__(
-      self, channels: int, kernel: tuple[int, int, int], stride=(1, 1, 1), *, use_batch_norm: bool = True, name: str
+      self,
+      channels: int,
+      kernel: tuple[int, int, int],
+      stride: tuple[int, int, int] = (1, 1, 1),
+      *,
+      use_batch_norm: bool = True,
+      name: str,
+      **padding: str,
   ):
+    """Describes the unit; `padding` and `temporal_padding` are those of `Conv3D`."""
     super().__init__(name=name)
     self._channels = channels
-    self.conv_3d = Conv3D(channels, kernel, stride, with_bias=not use_batch_norm)
+    self.conv_3d = Conv3D(channels, kernel, stride, with_bias=not use_batch_norm, **padding)
     self.batch_norm = norm.BatchNorm() if use_batch_norm else None
     self.frozen = False
 

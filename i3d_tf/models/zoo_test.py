@@ -1,0 +1,161 @@
+"""The table is true of the networks: counts, goldens, and that recipes and sources are there."""
+
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf import testing
+from i3d_tf.evaluation import experiment_tables
+from i3d_tf.models import convnet_lstm
+from i3d_tf.models import cost
+from i3d_tf.models import inception
+from i3d_tf.models import inception_spec
+from i3d_tf.models import network
+from i3d_tf.models import zoo
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+
+_EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
+_ALL = [(name, stream) for name, entry in zoo.MODELS.items() for stream in entry.streams]
+# The first three logits and the norm of all ten of a small network whose weights and clip are fixed by their names.
+_GOLDENS = {
+    ("i3d", "rgb"): (-0.637971, -3.32874, 3.60247, 7.57708),
+    ("i3d", "flow"): (-0.740431, -3.52998, 3.84925, 8.10847),
+    ("convnet_lstm", "rgb"): (0.0652502, -0.0141073, -0.0384109, 0.337051),
+    ("convnet_lstm", "flow"): (0.065021, -0.0120688, -0.0369348, 0.342146),
+    ("c3d", "rgb"): (-0.760841, -1.70098, -1.06081, 2.71705),
+    ("c3d", "flow"): (-0.835485, -1.84974, -1.11934, 2.89774),
+    ("two_stream", "rgb"): (0.711489, 1.12853, 1.08803, 2.42142),
+    ("two_stream", "flow"): (-3.13866, 1.57968, -6.73523, 9.05806),
+    ("two_stream", "joint"): (-1.20166, 1.27078, -2.83963, 4.3529),
+    ("fused_two_stream", "rgb"): (-0.173269, -0.156036, -0.235904, 0.803488),
+    ("fused_two_stream", "flow"): (0.284193, -0.0998615, -0.461872, 1.68664),
+    ("fused_two_stream", "joint"): (-0.326884, -0.234483, 0.143635, 1.14099),
+    ("inception_v1", "rgb"): (1.57618, -1.23454, -0.593235, 3.29196),
+    ("inception_v1", "flow"): (1.85845, -1.33653, -0.65966, 3.76277),
+}
+
+
+def _info(name: str, stream: str, **more) -> saved.ModelInfo:
+  clip = {key: value for key, value in zoo.training_clips(name, stream).items() if key in saved.CLIP_FIELDS}
+  return saved.ModelInfo(**{"model": name, "stream": stream, "num_classes": 400, **clip, **more})
+
+
+def small_info(name: str, stream: str) -> saved.ModelInfo:
+  """A network of a tenth of the width, for small clips."""
+  num_frames = {"i3d": 16, "c3d": 16, "convnet_lstm": 4, "fused_two_stream": 2}.get(name, 1)
+  average = {"average_space": True} if "average_space" in zoo.get(name).options else {}
+  return _info(name, stream, num_classes=10, num_frames=num_frames, crop=32, width_multiplier=0.1, **average)
+
+
+def _specs(info: saved.ModelInfo, batch: int = 1):
+  channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
+  shape = [batch, info.num_frames, info.crop, info.crop]
+  return network.clip_of({stream: tf.TensorSpec([*shape, count]) for stream, count in channels.items()}, info.streams)
+
+
+def _num_trained(model: network.Network) -> int:
+  return sum(variable.shape.num_elements() for variable in model.trainable_variables)
+
+
+class ZooTest(parameterized.TestCase):
+
+  @parameterized.parameters(*_ALL)
+  def test_parameters_and_multiply_adds(self, name, stream):
+    info = _info(name, stream)
+    model = saved.make_model(info)
+    self.assertEqual(_num_trained(model), zoo.get(name).parameters[stream])
+    counted = cost.multiply_adds(lambda clip: model(clip, is_training=True)[0], _specs(info))
+    self.assertAlmostEqual(counted / 1e9, zoo.get(name).giga_multiply_adds[stream], delta=0.005)
+
+  def test_parameters_are_those_of_the_paper_s_choices(self):
+    streams = zoo.get("i3d").parameters
+    self.assertEqual(streams["rgb"] + streams["flow"], 25_358_016)
+    self.assertEqual(zoo.get("c3d").parameters["rgb"], 79_634_576)
+    self.assertEqual(zoo.get("two_stream").parameters["joint"], 12_058_560)
+    self.assertEqual(zoo.get("fused_two_stream").parameters["joint"], 39_755_824)
+    plain = convnet_lstm.ConvNetLstm(400, recurrent_batch_norm=False)
+    plain.build(3)
+    self.assertEqual(_num_trained(plain), 8_945_600)
+    # Gains of both sums (4 x 512 each), and gain and offset of the cell.
+    self.assertEqual(zoo.get("convnet_lstm").parameters["rgb"], 8_945_600 + 2 * 2048 + 2 * 512)
+
+  def test_inception_v1_s_trunk(self):
+    model = inception.InceptionV1(final_endpoint="Mixed_5c")
+    model.build(3)
+    self.assertEqual(sum(variable.shape.num_elements() for variable in model.variables), 5_607_184)
+    self.assertEqual(_num_trained(model), 5_592_624)
+    self.assertLen(model.variables, 228)
+    whole = inception.InceptionV1(1001)
+    whole.build(3)
+    self.assertEqual(_num_trained(whole), 6_618_649)
+
+  def test_multiply_adds_are_those_of_the_specification(self):
+    architectures = {"i3d": inception_spec.I3D, "inception_v1": inception_spec.INCEPTION_V1}
+    for name, architecture in architectures.items():
+      frames = zoo.get(name).training["num_frames"]
+      counted = inception_spec.multiply_adds((frames, 224, 224), architecture) / 1e9
+      self.assertAlmostEqual(counted, zoo.get(name).giga_multiply_adds["rgb"], delta=0.005)
+
+  @parameterized.parameters(*_ALL)
+  def test_golden_output(self, name, stream):
+    info = small_info(name, stream)
+    model = saved.make_model(info)
+    for each, variable in release.named_variables(model).items():
+      variable.assign(testing.golden_values(f"{name}/{each}", variable.shape.as_list()))
+    rng = np.random.default_rng(5)
+    specs = _specs(info, batch=2)
+    clip = tf.nest.map_structure(lambda spec: rng.uniform(-1, 1, spec.shape).astype(np.float32), specs)
+    logits = model(clip)[0].numpy()
+    self.assertEqual(logits.shape, (2, 10))
+    self.assertGreater(np.abs(logits[0] - logits[1]).max(), 1e-4)
+    found = [*logits[1, :3].tolist(), float(np.linalg.norm(logits[1]))]
+    np.testing.assert_allclose(found, _GOLDENS[name, stream], rtol=1e-3, atol=1e-4)
+
+  @parameterized.parameters(*zoo.MODELS)
+  def test_every_network_has_golden_recipe_and_source(self, name):
+    entry = zoo.get(name)
+    for stream in entry.streams:
+      self.assertIn((name, stream), _GOLDENS)
+    recipes = [experiment_tables.recipe_flags(path) for path in _EXPERIMENTS.glob("*/*.flags")]
+    used = {stream: False for stream in entry.streams}
+    for recipe in recipes:
+      models = [flag.partition("=")[2] for flag in recipe if flag.startswith("--model=")] or ["i3d"]
+      streams = [flag.partition("=")[2] for flag in recipe if flag.startswith("--stream=")] or ["rgb"]
+      used |= {streams[0]: True} if models == [name] else {}
+    self.assertTrue(entry.source)
+    if entry.accuracies:
+      if name != "convnet_lstm" and name != "c3d":  # flow of these is ours, and nothing is published of it
+        self.assertTrue(all(used.values()), used)
+      self.assertTrue(any(used.values()), used)
+
+  @parameterized.parameters(
+      ("i3d", "joint", "i3d takes rgb or flow; train its streams apart"),
+      ("c3d", "joint", "c3d takes rgb or flow"),
+      ("resnet", "rgb", "--model is 'resnet'; there are i3d, convnet_lstm, c3d, two_stream"),
+  )
+  def test_what_a_network_does_not_take(self, name, stream, message):
+    with self.assertRaisesRegex(errors.I3dError, message):
+      zoo.check_stream(name, stream)
+
+  @parameterized.parameters(
+      ("i3d", "rgb", [1, 8, 224, 224, 3], "clip has 8 frames; Logits needs at least 9"),
+      ("i3d", "rgb", [1, 9, 112, 112, 3], "clip has height 112; Logits needs 193 to 224, or average_space"),
+      ("c3d", "rgb", [1, 15, 112, 112, 3], "15 frames of 112x112; this network takes 16 frames of 112x112"),
+      ("c3d", "rgb", [1, 16, 112, 128, 3], "16 frames of 112x128; this network takes 16 frames of 112x112"),
+      ("two_stream", "joint", [1, 1, 64, 64, 3], "got one clip; this network takes rgb and flow"),
+      ("convnet_lstm", "rgb", {"rgb": [1, 5, 64, 64, 3], "flow": [1, 5, 64, 64, 2]}, "this network takes one stream"),
+  )
+  def test_clips_that_do_not_fit(self, name, stream, shape, message):
+    spec = {each: tf.TensorSpec(of) for each, of in shape.items()} if isinstance(shape, dict) else tf.TensorSpec(shape)
+    model = saved.make_model(_info(name, stream, num_classes=4, width_multiplier=0.05))
+    with self.assertRaisesRegex(ValueError, message):
+      model.check(spec)
+
+
+if __name__ == "__main__":
+  absltest.main()
