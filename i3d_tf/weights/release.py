@@ -42,6 +42,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "flow": Layout("Flow/inception_i3d/", vector_rank=1),
     "rgb600": Layout("", vector_rank=5),
 }
+PLAIN = Layout("", vector_rank=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +104,14 @@ def save_release_checkpoint(
   strangers = sorted(set(momentum or ()) - set(values))
   if strangers:
     raise ValueError(f"momentum has slots of no variable: {', '.join(strangers)}")
-  layout = LAYOUTS[stream]
-  arrays = {name: value.reshape(layout.shape(name, value)) for name, value in values.items()}
-  slots = {name + _SLOT: value.reshape(arrays[name].shape) for name, value in (momentum or {}).items()}
-  bundle.write(prefix, {layout.prefix + name: value for name, value in (arrays | slots).items()})
+  slots = {name + _SLOT: value.reshape(values[name].shape) for name, value in (momentum or {}).items()}
+  write(prefix, values | slots, LAYOUTS[stream])
+
+
+def write(prefix: str | os.PathLike, values: Mapping[str, np.ndarray], layout: Layout) -> None:
+  """Writes variables, by names without stream prefix, as a checkpoint of a layout; CheckpointError if it cannot be."""
+  shaped = {name: value.reshape(layout.shape(name, value)) for name, value in values.items()}
+  bundle.write(prefix, {layout.prefix + name: value for name, value in shaped.items()})
 
 
 def named_variables(model: snt.Module) -> dict[str, tf.Variable]:
@@ -149,8 +154,17 @@ def _split(prefix: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str
   )
 
 
-def assign(model: snt.Module, values: Mapping[str, np.ndarray], prefix: str, *, new_head: bool = False) -> None:
+def assign(
+    model: snt.Module,
+    values: Mapping[str, np.ndarray],
+    prefix: str,
+    *,
+    new_head: bool = False,
+    allow_missing: bool = False,
+) -> None:
   """Gives a model the values that `read` returned, all or none; `prefix` is the checkpoint's, for messages.
+
+  With `allow_missing` variables that have no value keep theirs.
 
   Raises:
     CheckpointError: as `load_checkpoint`.
@@ -160,25 +174,31 @@ def assign(model: snt.Module, values: Mapping[str, np.ndarray], prefix: str, *, 
   variables = named_variables(model)
   skipped = set() if model.has_head else _beyond(model, variables)
   if new_head:
-    skipped = {name for name in values if name.startswith(f"{inception_spec.LOGITS}/")}
+    skipped = {name for name in {**values, **variables} if is_head(name)}
   wanted = {name: variable for name, variable in variables.items() if name not in skipped}
   misshapen = [name for name in wanted if name in values and not _fits(values[name], wanted[name].shape)]
   problems = {
-      "missing": [name for name in wanted if name not in values],
+      "missing": [name for name in wanted if name not in values and not allow_missing],
       "unmatched": [name for name in values if name not in wanted and name not in skipped],
       "misshapen": [f"{name} {_describe(values[name])} for {tuple(wanted[name].shape)}" for name in misshapen],
   }
-  only_head = misshapen and all(name.startswith(f"{inception_spec.LOGITS}/") for name in misshapen)
+  only_head = misshapen and all(map(is_head, misshapen))
   advice = "; to keep the model's own classifier ask for a new head (new_head=True)" if only_head else ""
   bundle.raise_for(problems, f"checkpoint {prefix} does not fit {model.name}", advice)
   for name, variable in wanted.items():
+    if name not in values:
+      continue
     variable.assign(values[name].reshape(variable.shape))
 
 
 def _beyond(model: snt.Module, variables: Mapping[str, tf.Variable]) -> set[str]:
   """Names of the whole network that a model cut at an earlier endpoint does not have."""
-  whole = inception_spec.variable_shapes(in_channels=model.in_channels or 3, num_classes=1)
-  return set(whole) - set(variables)
+  return set(inception_spec.variable_shapes(model.ARCHITECTURE)) - set(variables)
+
+
+def is_head(name: str) -> bool:
+  """Whether the variable is of a classifier."""
+  return inception_spec.LOGITS in name.split("/")
 
 
 def _fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:

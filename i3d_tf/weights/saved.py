@@ -16,15 +16,21 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf import resources
-from i3d_tf.models import inception
 from i3d_tf.models import inflation
+from i3d_tf.models import network
+from i3d_tf.models import zoo
 from i3d_tf.video import clip_options
 from i3d_tf.weights import bundle
-from i3d_tf.weights import manifest as manifests
+from i3d_tf.weights import catalogue
 from i3d_tf.weights import release
+from i3d_tf.weights import slim
 
 INFO = "model.json"
+CLIP_FIELDS = (
+    "num_frames", "frame_stride", "flow_stack", "flow_stacking", "subtract_mean_flow", "short_side", "crop",
+)  # fmt: skip
 BEST = "best"  # the folder of a run's best network
+_FIRST_KERNELS = ("Conv3d_1a_7x7/conv_3d/w", "Conv2d_1a_7x7/conv_3d/w", "conv1a/conv_3d/w")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,13 +38,16 @@ class ModelInfo:
   """What one needs to know to use a network.
 
   Attributes:
-    stream: 'rgb' or 'flow'.
-    num_classes, classes: how many, and their names in index order; no names if they are not known.
-    width_multiplier, average_space: as `InceptionI3d` takes them.
-    num_frames, frame_stride, short_side, crop: the clips that it was trained on, in frames and pixels.
+    model: its name in the zoo.
+    stream: 'rgb', 'flow', or 'joint' for both at once.
+    num_classes, classes: how many, and their names in index order; no names if they are not known. 0 classes: weights
+      without a classifier, to start from.
+    width_multiplier, average_space: as the network's constructor takes them.
+    the fields of `CLIP_FIELDS`: the clips that it was trained on, as `clip_options.TrainClips` has them.
     dataset, step: what it was trained on, and for how many steps; None if that is not known.
   """
 
+  model: str = "i3d"
   stream: str
   num_classes: int
   classes: tuple[str, ...] = ()
@@ -46,30 +55,59 @@ class ModelInfo:
   average_space: bool = False
   num_frames: int = 64
   frame_stride: int = 1
+  flow_stack: int = 1
+  flow_stacking: str = "plain"
+  subtract_mean_flow: bool = False
   short_side: int = 256
   crop: int = 224
   dataset: str = ""
   step: int | None = None
 
+  @property
+  def streams(self) -> tuple[str, ...]:
+    """The streams of a clip."""
+    return clip_options.STREAMS_OF[self.stream]
 
-def make_model(info: ModelInfo, **options: Any) -> inception.InceptionI3d:
-  """The network that `info` describes, with new weights; `options` are further arguments of its constructor."""
-  model = inception.InceptionI3d(
-      info.num_classes, width_multiplier=info.width_multiplier, average_space=info.average_space, **options
-  )
-  model.build(clip_options.CHANNELS[info.stream])
+  @property
+  def in_channels(self) -> int | dict[str, int]:
+    """Channels of a clip, by stream if there are two."""
+    channels = {"rgb": clip_options.CHANNELS["rgb"], "flow": clip_options.CHANNELS["flow"] * self.flow_stack}
+    return {stream: channels[stream] for stream in self.streams} if len(self.streams) > 1 else channels[self.stream]
+
+
+def make_model(info: ModelInfo, **options: Any) -> network.Network:
+  """The network that `info` describes, built, with new weights; `options` are further arguments of its constructor.
+
+  Raises:
+    I3dError: for a network that the zoo does not have, or a stream that it does not take.
+    ValueError: for an argument out of range.
+  """
+  zoo.check_stream(info.model, info.stream)
+  entry = zoo.get(info.model)
+  own = {name: getattr(info, name) for name in entry.options}
+  model = entry.make(info.num_classes, width_multiplier=info.width_multiplier, **own, **options)
+  model.build(info.in_channels)
   return model
 
 
-def save(folder: str | os.PathLike, model: inception.InceptionI3d, info: ModelInfo) -> None:
+def save(folder: str | os.PathLike, model: network.Network, info: ModelInfo) -> None:
   """Writes the network; one that is in the folder already stays until this one is whole.
+
+  Of a classifier with more classes than `info` has the first are kept.
 
   Raises:
     CheckpointError, OSError: if the files cannot be written.
   """
+  values = {name: each.numpy() for name, each in release.named_variables(model).items()}
+  heads = {name: value[..., : info.num_classes] for name, value in values.items() if release.is_head(name)}
+  save_values(folder, values | heads, info)
+
+
+def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], info: ModelInfo) -> None:
+  """Writes a network from its variables by names without the module's; see `save`."""
   folder = pathlib.Path(folder)
   name = "model" if info.step is None else f"model-{info.step}"
-  release.save_release_checkpoint(model, folder / name, stream=info.stream)
+  release.write(folder / name, values, _layout(info))
   with files.replacing(folder / INFO) as file:
     file.write(json.dumps({"checkpoint": name, **dataclasses.asdict(info)}, indent=2).encode() + b"\n")
   for old in folder.glob("model*"):
@@ -77,27 +115,28 @@ def save(folder: str | os.PathLike, model: inception.InceptionI3d, info: ModelIn
       old.unlink()
 
 
-def load(name_or_path: str | os.PathLike) -> tuple[inception.InceptionI3d, ModelInfo]:
+def load(name_or_path: str | os.PathLike) -> tuple[network.Network, ModelInfo]:
   """Loads a network and what it is.
 
   Args:
     name_or_path: a released checkpoint's name, a checkpoint in the release's layout (a prefix, one of its files, or a
-      folder with model.ckpt), or the folder of a training run, which means its best network.
+      folder with model.ckpt) or in slim's of Inception-v1, or the folder of a training run, which means its best
+      network.
 
   Raises:
-    CheckpointError, DownloadError: as `release.load_checkpoint`, or for a model.json that cannot be read.
+    CheckpointError, DownloadError: as `release.load_checkpoint`; for a model.json that cannot be read; for weights
+      without a classifier.
   """
-  info, checkpoint = find(name_or_path)
-  loaded, values = release.read(checkpoint)
-  if info is None:
-    info = _describe(loaded, values)
+  values, info = read(name_or_path)
+  if not info.num_classes:
+    raise errors.CheckpointError(f"{name_or_path} has no classifier yet; train --initial_checkpoint starts from it")
   model = make_model(info)
-  release.assign(model, values, loaded.prefix)
+  release.assign(model, values, os.fspath(name_or_path))
   return model, info
 
 
 def initialize(
-    model: inception.InceptionI3d,
+    model: network.Network,
     info: ModelInfo,
     name_or_path: str | os.PathLike,
     *,
@@ -106,31 +145,92 @@ def initialize(
   """Starts a network from another's weights.
 
   The classifier stays new when the classes differ, and a flow network takes the mean of an RGB network's first kernel
-  over its inputs (see `inflation.adapt_in_channels`).
+  over its inputs (see `inflation.adapt_in_channels`). A network that holds Inception-v1, or is it inflated, starts from
+  that, too, and the rest of it stays new.
 
   Returns:
     What was done beyond copying, one sentence each.
 
   Raises:
+    CheckpointError, DownloadError: as `load`, or if the network cannot start from that one.
+  """
+  values, other = read(name_or_path)
+  notes = []
+  if other.model != info.model and other.model == "inception_v1" and zoo.get(info.model).trunk is not None:
+    values = _place_trunk(values, info)
+    how = ", inflated" if info.model == "i3d" else ""
+    notes.append(f"The trunk is that of {name_or_path}, an {other.model}{how}; the rest is new.")
+    new_head = is_part = True
+  elif other.model != info.model or len(other.streams) != len(info.streams):
+    raise errors.CheckpointError(
+        f"{name_or_path} is a network {other.model} of stream {other.stream}; {info.model} of stream {info.stream} "
+        "cannot start from it"
+    )
+  else:
+    is_part = False
+    new_head = other.num_classes != info.num_classes or (
+        bool(other.classes) and bool(info.classes) and other.classes != info.classes
+    )
+    if other.stream != info.stream:
+      values = {name.replace(f"{other.stream}/", f"{info.stream}/", 1): value for name, value in values.items()}
+    if new_head:
+      has = f"{other.num_classes} classes of its own" if other.num_classes else "none"
+      notes.append(f"The classifier is new: {name_or_path} has {has}.")
+  notes += _adapt_first_kernels(model, values, name_or_path, rescale=rescale_first_kernel)
+  release.assign(model, values, os.fspath(name_or_path), new_head=new_head, allow_missing=is_part)
+  return notes
+
+
+def _place_trunk(values: Mapping[str, np.ndarray], info: ModelInfo) -> dict[str, np.ndarray]:
+  """An Inception-v1's variables under the names that they have in another network."""
+  if info.model == "i3d":
+    return inflation.inflate(values)
+  trunk = zoo.get(info.model).trunk
+  return {
+      f"{trunk.format(stream=stream)}{name}": value
+      for stream in info.streams
+      for name, value in values.items()
+      if not release.is_head(name)
+  }
+
+
+def _adapt_first_kernels(
+    model: network.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
+) -> list[str]:
+  """Makes the kernels that see the clip fit its channels; returns what was done."""
+  notes = []
+  for name, variable in release.named_variables(model).items():
+    kernel = values.get(name)
+    if not name.endswith(_FIRST_KERNELS) or kernel is None or kernel.ndim != 5:
+      continue
+    channels = variable.shape[-2]
+    if kernel.shape[-2] != channels:
+      values[name] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
+      scaled = f", times {kernel.shape[-2]}/{channels}" if rescale else ""
+      notes.append(f"The first kernel is the mean of {name_or_path}'s over its {kernel.shape[-2]} inputs{scaled}.")
+  return notes
+
+
+def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelInfo]:
+  """A network's variables by names without the module's, and what it is.
+
+  Raises:
     CheckpointError, DownloadError: as `load`.
   """
-  other, checkpoint = find(name_or_path)
+  info, checkpoint = find(name_or_path)
+  if info is not None and info.model != "i3d":
+    return bundle.read(bundle.find_prefix(checkpoint)), info
+  if info is None and slim.is_slim(checkpoint):
+    values = slim.read(checkpoint)
+    info = ModelInfo(model="inception_v1", stream="rgb", num_classes=values[slim.HEAD_BIAS].size, num_frames=1)
+    return values, info
   loaded, values = release.read(checkpoint)
-  other = other or _describe(loaded, values)
-  notes = []
-  new_head = other.num_classes != info.num_classes or (
-      bool(other.classes) and bool(info.classes) and other.classes != info.classes
-  )
-  if new_head:
-    notes.append(f"The classifier is new: {name_or_path} has {other.num_classes} classes of its own.")
-  channels = clip_options.CHANNELS[info.stream]
-  kernel = values.get(release.FIRST_KERNEL)
-  if kernel is not None and kernel.ndim == 5 and kernel.shape[-2] != channels:
-    values[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale_first_kernel)
-    scaled = f", times {kernel.shape[-2]}/{channels}" if rescale_first_kernel else ""
-    notes.append(f"The first kernel is the mean of {name_or_path}'s over its {kernel.shape[-2]} inputs{scaled}.")
-  release.assign(model, values, loaded.prefix, new_head=new_head)
-  return notes
+  return values, info or _describe(loaded, values)
+
+
+def _layout(info: ModelInfo) -> release.Layout:
+  """Of I3D, the release's; of others, names as they are."""
+  return release.LAYOUTS[info.stream] if info.model == "i3d" else release.PLAIN
 
 
 def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
@@ -141,11 +241,12 @@ def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
   """
   path = pathlib.Path(name_or_path)
   for folder in (path, path / BEST):
-    if name_or_path not in manifests.NAMES and (folder / INFO).is_file():
+    if name_or_path not in catalogue.NAMES and (folder / INFO).is_file():
       content = _read_info(folder / INFO)
       checkpoint = content.pop("checkpoint")
       try:
         info = ModelInfo(**{**content, "classes": tuple(content["classes"])})
+        zoo.check_stream(info.model, info.stream)
       except (TypeError, LookupError):
         raise errors.CheckpointError(f"{folder / INFO}: this is not what train writes") from None
       return info, os.fspath(folder / checkpoint)
