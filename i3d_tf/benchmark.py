@@ -8,6 +8,7 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf.models import zoo
 from i3d_tf.video import clip_options
 
 USAGE = """Measures on this machine, and prints what it measured beside a bound measured in the same run.
@@ -28,11 +29,11 @@ Figures are medians over --rounds rounds; ratios are taken round by round."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 7, "Rounds of measurement after one that does not count.", lower_bound=1)
-flags.DEFINE_integer("frames", 64, "network, input, train: frames of the clip.", lower_bound=9)
-flags.DEFINE_integer("size", 224, "network: height and width of the clip in pixels.", lower_bound=193, upper_bound=224)
+flags.DEFINE_enum("model", "i3d", list(zoo.MODELS), "network, train: which one.")
+flags.DEFINE_integer("frames", None, "network, input, train: frames of the clip. Default: the model's.", lower_bound=1)
 flags.DEFINE_integer("batch", 1, "network, train: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
-    "stream", "rgb", ["rgb", "flow", "joint"], "network, train: rgb or flow; input: the same, or both."
+    "stream", "rgb", list(clip_options.STREAMS_OF), "network, train: what the model takes; input: any."
 )
 flags.DEFINE_string("openvino", None, "network: a Python interpreter with OpenVINO, to time the same graph.")
 flags.DEFINE_string("video", None, "flow: the video whose frames are used, at 340x256 pixels.")
@@ -41,8 +42,12 @@ flags.DEFINE_integer("first", 0, "flow: the first frame to use, at 25 per second
 flags.DEFINE_integer("pairs", 4, "flow: how many pairs of frames.", lower_bound=1)
 flags.DEFINE_string("records", None, "input, train: the folder of records that prepare_dataset made.")
 flags.DEFINE_string("split", "train", "input, train: the split of them.")
-flags.DEFINE_integer("short_side", 256, "input, train: pixels of the shorter side before the crop.", lower_bound=1)
-flags.DEFINE_integer("crop", 224, "input, train: height and width of the crop in pixels.", lower_bound=1)
+flags.DEFINE_integer(
+    "short_side", None, "input, train: pixels of the shorter side before the crop. Default: the model's.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "crop", None, "network, input, train: height and width of the clip in pixels. Default: the model's.", lower_bound=1
+)
 flags.DEFINE_integer("clips", 16, "input: clips in a round.", lower_bound=1)
 flags.DEFINE_boolean("recompute", False, "train: compute activations twice to save memory.")
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
@@ -63,15 +68,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _network():
-  _one_stream()
+  clip = _clip()
   cli.import_tensorflow()
   from i3d_tf.benchmarks import network
 
   options = network.Options(
-      rounds=FLAGS.rounds,
-      shape=(FLAGS.batch, FLAGS.frames, FLAGS.size, FLAGS.size, clip_options.CHANNELS[FLAGS.stream]),
-      openvino=FLAGS.openvino,
-  )
+      rounds=FLAGS.rounds, model=FLAGS.model, stream=FLAGS.stream, batch=FLAGS.batch, num_frames=clip["num_frames"],
+      crop=clip["crop"], flow_stack=clip["flow_stack"], openvino=FLAGS.openvino,
+  )  # fmt: skip
   report = network.measure(options)
   print(network.describe(report))
   return report
@@ -96,10 +100,12 @@ def _flow():
   return report
 
 
-def _one_stream() -> str:
-  if FLAGS.stream == "joint":
-    raise errors.I3dError("--stream=joint is for input; a network has one stream, rgb or flow")
-  return FLAGS.stream
+def _clip() -> dict[str, int]:
+  """What the flags give of the clip, and for the rest what the model is trained on."""
+  zoo.check_stream(FLAGS.model, FLAGS.stream)
+  given = {"num_frames": FLAGS.frames, "short_side": FLAGS.short_side, "crop": FLAGS.crop}
+  given = {name: value for name, value in given.items() if value is not None}
+  return {"flow_stack": 1, **zoo.training_clips(FLAGS.model, FLAGS.stream), **given}
 
 
 def _records() -> str:
@@ -109,13 +115,14 @@ def _records() -> str:
 
 
 def _train():
-  records, stream = _records(), _one_stream()
+  records, clip = _records(), _clip()
   cli.import_tensorflow()
   from i3d_tf.benchmarks import train
 
   options = train.Options(
-      rounds=FLAGS.rounds, records=records, split=FLAGS.split, stream=stream, frames=FLAGS.frames,
-      short_side=FLAGS.short_side, crop=FLAGS.crop, batch=FLAGS.batch, recompute=FLAGS.recompute,
+      rounds=FLAGS.rounds, records=records, split=FLAGS.split, model=FLAGS.model, stream=FLAGS.stream,
+      frames=clip["num_frames"], frame_stride=clip["frame_stride"], flow_stack=clip["flow_stack"],
+      short_side=clip["short_side"], crop=clip["crop"], batch=FLAGS.batch, recompute=FLAGS.recompute,
   )  # fmt: skip
   report = train.measure(options)
   print(train.describe(report))
@@ -131,10 +138,10 @@ def _input():
       rounds=FLAGS.rounds,
       records=records,
       split=FLAGS.split,
-      streams=("rgb", "flow") if FLAGS.stream == "joint" else (FLAGS.stream,),
-      frames=FLAGS.frames,
-      short_side=FLAGS.short_side,
-      crop=FLAGS.crop,
+      streams=clip_options.STREAMS_OF[FLAGS.stream],
+      frames=64 if FLAGS.frames is None else FLAGS.frames,
+      short_side=FLAGS.short_side or 256,
+      crop=FLAGS.crop or 224,
       clips=FLAGS.clips,
   )
   report = input_benchmark.measure(options)

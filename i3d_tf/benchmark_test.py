@@ -27,7 +27,7 @@ class BenchmarkTest(parameterized.TestCase):
   def test_network(self):
     with tempfile.TemporaryDirectory() as folder:
       output = pathlib.Path(folder) / "report.json"
-      done = _run("network", "--frames=9", "--size=193", "--rounds=1", "--stream=flow", f"--json={output}")
+      done = _run("network", "--frames=9", "--crop=193", "--rounds=1", "--stream=flow", f"--json={output}")
       self.assertEqual(done.returncode, 0, done.stderr)
       report = json.loads(output.read_text())
     self.assertEqual(report["shape"], [1, 9, 193, 193, 2])
@@ -84,7 +84,8 @@ class BenchmarkTest(parameterized.TestCase):
       (("speed",), "say what to measure: network, flow, input, train; got speed"),
       ((), "say what to measure: network, flow, input, train; got nothing"),
       (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
-      (("network", "--stream=joint"), "--stream=joint is for input; a network has one stream, rgb or flow"),
+      (("network", "--stream=joint"), "--stream=joint: i3d takes rgb or flow; train its streams apart"),
+      (("network", "--model=c3d", "--frames=9"), "--model=c3d does not take these clips: clip has"),
       (("flow",), "give --video, or two --images"),
       (("input",), "--records is missing: the folder of records that prepare_dataset made"),
       (("input", "--records=/no/folder"), "/no/folder: there is no such file or folder"),

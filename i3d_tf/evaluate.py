@@ -6,6 +6,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf.evaluation import options
+from i3d_tf.models import zoo
 from i3d_tf.video import clip_options
 
 USAGE = """Evaluates one stream or two on a split of a data set's TFRecords.
@@ -13,7 +14,9 @@ USAGE = """Evaluates one stream or two on a split of a data set's TFRecords.
   python -m i3d_tf.evaluate --records=records --rgb_checkpoint=runs/rgb --flow_checkpoint=runs/flow --output=results
 
 A checkpoint is the folder of a run of train (its best network), a released checkpoint's name, or a path in the
-release's layout. Where clips are cut otherwise than in training, say so with --short_side and the like.
+release's layout. A network of another --model is tested by the protocol of its paper (python -m i3d_tf.models); one of
+both streams at once is a --joint_checkpoint. Where clips are cut otherwise than in training, say so with --short_side
+and the like.
 
 The output holds scores_rgb.npz and scores_flow.npz (every video's logits), results.json, and report.html, which is one
 file with tables, curves, the confusion matrix and the clips that were recognised best and worst. It can be stopped or
@@ -35,18 +38,21 @@ flags.DEFINE_string("split", "test", "The split to evaluate.")
 flags.DEFINE_string("output", None, "Folder for the results; made if it is not there.", required=True)
 flags.DEFINE_string("rgb_checkpoint", None, "The RGB network: a run of train, a released checkpoint's name, or a path.")
 flags.DEFINE_string("flow_checkpoint", None, "The flow network, likewise.")
+flags.DEFINE_string("joint_checkpoint", None, "A network of both streams at once, likewise.")
+flags.DEFINE_enum("model", None, list(zoo.MODELS), "Refuse checkpoints of another network. Default: take any.")
 flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
 flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
 flags.DEFINE_enum(
     "protocol",
-    _DEFAULT.protocol,
+    None,
     clip_options.PROTOCOLS,
     "release: one pass over the first --max_frames; clips: --num_clips at equal distances; ten_crop: corners, centre "
-    "and their mirror images of the clip in the middle. Logits are averaged over time and views.",
+    "and their mirror images of the clip in the middle. Logits are averaged over time and views. Default: the "
+    "network's; i3d: release.",
 )
-flags.DEFINE_integer("max_frames", _DEFAULT.max_frames, "For release: frames of a video, at most.", lower_bound=9)
-flags.DEFINE_integer("num_clips", _DEFAULT.num_clips, "For clips: how many of a video.", lower_bound=1)
-flags.DEFINE_integer("num_frames", None, "For clips and ten_crop: frames. Default: as in training.", lower_bound=9)
+flags.DEFINE_integer("max_frames", _DEFAULT.max_frames, "For release: frames of a video, at most.", lower_bound=1)
+flags.DEFINE_integer("num_clips", None, "For clips: how many of a video. Default: the network's, or 10.", lower_bound=1)
+flags.DEFINE_integer("num_frames", None, "For clips and ten_crop: frames. Default: the network's.", lower_bound=1)
 flags.DEFINE_integer("frame_stride", None, "Take every so many frames. Default: as in training.", lower_bound=1)
 flags.DEFINE_integer("short_side", None, "Pixels of the shorter side. Default: as in training.", lower_bound=1)
 flags.DEFINE_integer("crop", None, "Pixels of the crop's side. Default: as in training.", lower_bound=1)
@@ -84,8 +90,8 @@ def main(arguments: list[str]) -> int:
 def _evaluation() -> options.Evaluation:
   given = lambda kind: {
       stream: FLAGS[f"{stream}_{kind}"].value
-      for stream in clip_options.STREAMS
-      if FLAGS[f"{stream}_{kind}"].value is not None
+      for stream in clip_options.STREAMS_OF
+      if f"{stream}_{kind}" in FLAGS and FLAGS[f"{stream}_{kind}"].value is not None
   }
   return options.Evaluation(
       output=FLAGS.output,
@@ -94,6 +100,7 @@ def _evaluation() -> options.Evaluation:
       checkpoints=given("checkpoint"),
       score_files=given("scores"),
       clips={name: FLAGS[name].value for name in _CLIP_FLAGS if FLAGS[name].present},
+      model=FLAGS.model or "",
       fusion=FLAGS.fusion,
       flow_weight=FLAGS.flow_weight,
       svm_train_scores=tuple(FLAGS.svm_train_scores),

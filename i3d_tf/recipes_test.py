@@ -10,22 +10,46 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from i3d_tf import testing
+from i3d_tf.evaluation import experiment_runs
 from i3d_tf.evaluation import experiment_tables
 from i3d_tf.models import inception
+from i3d_tf.models import zoo
 from i3d_tf.training import options
 from i3d_tf.training import schedules
 from i3d_tf.video import clip_options
 
 _FOLDER = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 _RECIPES = {path.relative_to(_FOLDER).as_posix(): path for path in sorted(_FOLDER.glob("*/*.flags"))}
-_TABLES = [path.relative_to(_FOLDER).as_posix() for path in sorted(_FOLDER.glob("*/table.json"))]
+_TABLES = [path.relative_to(_FOLDER).as_posix() for path in sorted(_FOLDER.glob("*/table*.json"))]
 _HEADS = ("Command", "Expected", "Source", "Hardware", "Hours", "Measured")
 _STREAMS = ("rgb", "flow")
+# Top-1 accuracies of the paper (arXiv 1705.07750): RGB, flow, both.
+_TABLE_2 = {
+    "ucf101": {
+        "convnet_lstm": (81.0,), "c3d": (51.6,), "two_stream": (83.6, 85.6, 91.2),
+        "fused_two_stream": (83.2, 85.8, 89.3), "i3d": (84.5, 90.6, 93.4),
+    },
+    "hmdb51": {
+        "convnet_lstm": (36.0,), "c3d": (24.3,), "two_stream": (43.2, 56.3, 58.3),
+        "fused_two_stream": (49.2, 55.5, 56.8), "i3d": (49.8, 61.9, 66.4),
+    },
+}  # fmt: skip
 # Steps done when the rate changes, and the rates: README of kinetics-i3d.
 _RELEASE = {
     "rgb": (115_000, (97_000, 108_000), (0.1, 0.01, 0.001)),
     "flow": (155_000, (97_000, 104_500, 115_000, 140_000, 150_000), (0.1, 0.01, 0.001, 0.1, 0.01, 0.001)),
 }
+# Row by row, with ImageNet and without; what is not published is left out.
+_TABLE_4 = {
+    "ucf101": (
+        81.0, 54.2, 88.1, 82.6, 91.0, 86.8, 51.6, 76.0, 79.9, 91.2, 83.6, 93.9, 93.3, 94.2,
+        93.8, 89.3, 69.5, 94.3, 89.8, 94.2, 91.5, 93.4, 88.8, 97.7, 97.4, 98.0, 97.6,
+    ),
+    "hmdb51": (
+        36.0, 18.3, 50.8, 47.1, 53.4, 49.7, 24.3, 47.0, 49.4, 58.3, 47.1, 66.6, 65.9, 66.6,
+        64.3, 56.8, 37.3, 69.9, 64.6, 71.0, 66.5, 66.4, 62.2, 79.7, 78.6, 81.2, 81.3,
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +120,7 @@ class RecipesTest(parameterized.TestCase):
 
   def test_recipes_are_there(self):
     folders = {name.partition("/")[0] for name in _RECIPES}
-    self.assertEqual(folders, {"kinetics400", "ucf101", "hmdb51", "synthetic", "diving_javelin"})
+    self.assertEqual(folders, {"kinetics400", "ucf101", "hmdb51", "synthetic", "diving_javelin", "paper_tables"})
     for dataset in ("ucf101", "hmdb51"):
       for stream in _STREAMS:
         for variant in ("original", "fixed", "full_ft"):
@@ -105,8 +129,8 @@ class RecipesTest(parameterized.TestCase):
   @parameterized.parameters(*_RECIPES)
   def test_recipe_parses_and_has_no_paths(self, name):
     recipe = self._recipe(name)
-    self.assertEqual(recipe.run.stream, "rgb" if "_rgb_" in name else "flow")
-    self.assertEqual(recipe.clips.streams, (recipe.run.stream,))
+    self.assertIn(f"_{recipe.run.stream}", name)
+    self.assertEqual(recipe.clips.streams, clip_options.STREAMS_OF[recipe.run.stream])
     flags = experiment_tables.recipe_flags(_RECIPES[name])
     self.assertEmpty([flag for flag in flags if "/" in flag or re.match("--(records|output|seed|flagfile)", flag)])
     keys = [flag.partition("=")[0].removeprefix("--").removeprefix("no") for flag in flags]
@@ -157,7 +181,9 @@ class RecipesTest(parameterized.TestCase):
     got = recipe.optimization
     self.assertEqual((got.optimizer, got.momentum, got.weight_decay, got.dropout), ("momentum", 0.9, 1e-7, 0.5))
     self.assertEqual((got.warmup_steps, got.clip_norm, got.freeze, got.sync_batch_norm), (0, 0, "", False))
-    self.assertEqual((recipe.run.batch_size, recipe.run.initial_checkpoint, recipe.run.width_multiplier), (6, "", 1))
+    checkpoint = "inception_v1" if start == "imagenet" else ""
+    self.assertEqual((recipe.run.batch_size, recipe.run.initial_checkpoint), (6, checkpoint))
+    self.assertEqual(recipe.run.width_multiplier, 1)
     clips = recipe.clips
     self.assertEqual((clips.num_frames, clips.frame_stride, clips.short_side, clips.crop), (64, 1, 256, 224))
     self.assertTrue(clips.flip)
@@ -181,13 +207,49 @@ class RecipesTest(parameterized.TestCase):
       self.assertAlmostEqual(rate / (1e-4 * 0.1 ** (step // every)), 1, places=9)
 
   @parameterized.parameters(*_TABLES)
-  def test_table_is_whole_and_has_every_recipe_of_its_folder(self, name):
+  def test_table_is_whole(self, name):
     table = experiment_tables.load(_FOLDER / name)
-    used = {recipe for row in table.rows for recipe in row.recipes.values()}
-    self.assertEqual(used, {path.name for path in table.path.parent.glob("*.flags")})
     for row in table.rows:
       for stream, recipe in row.recipes.items():
-        self.assertEqual(self._recipe(f"{table.path.parent.name}/{recipe}").run.stream, stream)
+        path = (table.path.parent / recipe).resolve().relative_to(_FOLDER.resolve())
+        self.assertEqual(self._recipe(path.as_posix()).run.stream, stream)
+
+  @parameterized.parameters(*sorted({pathlib.Path(name).parent.name for name in _TABLES}))
+  def test_every_recipe_of_a_folder_is_in_a_table(self, folder):
+    tables = [experiment_tables.load(_FOLDER / name) for name in _TABLES if name.startswith(f"{folder}/")]
+    used = {recipe for table in tables for row in table.rows for recipe in row.recipes.values()}
+    self.assertContainsSubset({path.name for path in (_FOLDER / folder).glob("*.flags")}, used)
+
+  def test_flags_of_tables_are_known_to_train_and_fit_their_recipes(self):
+    lines = []
+    for name in _TABLES:
+      table = experiment_tables.load(_FOLDER / name)
+      places = experiment_runs.Places(str(table.path.parent), "DATA", "RUNS")
+      for experiment in experiment_runs.choose(table, [], []):
+        lines += [experiment.train(stream, places)[3:] for stream in experiment.row.recipes]
+    for line, found in zip(lines, testing.in_own_process(parse, lines), strict=True):
+      self.assertIsInstance(found, Recipe, f"{line}: {found}")
+
+  def test_every_cell_of_the_paper_s_tables_2_to_4_has_a_row(self):
+    rows = {
+        name: {row.name: row for row in experiment_tables.load(_FOLDER / f"paper_tables/{name}.json").rows}
+        for name in ("table2_ucf101", "table2_hmdb51", "table3", "table4_ucf101", "table4_hmdb51")
+    }
+    columns = ("rgb", "flow", "rgb+flow")
+    for dataset, published in _TABLE_2.items():
+      for model, figures in published.items():
+        row = rows[f"table2_{dataset}"][f"table2_{dataset}_{model}"]
+        self.assertEqual(row.published, dict(zip(columns, figures)))
+    for model, entry in zoo.MODELS.items():
+      for start, figures in entry.accuracies.items():
+        published = rows["table3"][f"table3_{model}_{start}"].published
+        self.assertEqual({name.replace("rgb+flow", "joint") for name in published}, {
+            name.replace("rgb+flow", "joint") for name in figures
+        })
+        self.assertEqual(sorted(published.values()), sorted(figures.values()))
+    for dataset, published in _TABLE_4.items():
+      found = [row.published for row in rows[f"table4_{dataset}"].values()]
+      self.assertEqual([value for cell in found for value in cell.values()], list(published))
 
   def test_flags_of_evaluations_are_known(self):
     tables = [experiment_tables.load(_FOLDER / name) for name in _TABLES]

@@ -6,10 +6,11 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf.models import zoo
 from i3d_tf.training import options
 from i3d_tf.video import clip_options
 
-USAGE = """Trains one stream of I3D on records from prepare_dataset.
+USAGE = """Trains a network on records from prepare_dataset: one stream of I3D, or --model=NAME.
 
 A small network on small clips, from scratch:
   python -m i3d_tf.train --records=DATA --output=RUN --stream=flow --num_steps=400 \\
@@ -28,18 +29,28 @@ metrics.jsonl and TensorBoard's events, flags.txt, options.json, versions.txt, v
 _RUN = {field.name: field.default for field in dataclasses.fields(options.Run)}
 _OPT = options.Optimization()
 _CLIPS = clip_options.TrainClips()
+_OF_THE_NETWORK = ("num_frames", "frame_stride", "flow_stack", "short_side", "crop")  # defaults are the network's
 
 FLAGS = flags.FLAGS
 # What is trained, on what, and where it goes.
 flags.DEFINE_string("records", "", "Folder of TFRecords from prepare_dataset.")
 flags.DEFINE_string("output", "", "Folder of the run; a run that is there goes on.")
-flags.DEFINE_enum("stream", _RUN["stream"], ["rgb", "flow"], "Stream to train.")
+flags.DEFINE_enum("model", _RUN["model"], list(zoo.MODELS), "The network; python -m i3d_tf.models tells of each.")
+flags.DEFINE_enum(
+    "stream", _RUN["stream"], list(clip_options.STREAMS_OF), "Stream to train; joint: both at once, in one network."
+)
 flags.DEFINE_string("split", _RUN["split"], "Split to train on.")
+flags.DEFINE_string(
+    "second_records", _RUN["second_records"],
+    "Records of another data set to train on at the same time: half of every batch, with classes of its own.",
+)  # fmt: skip
+flags.DEFINE_string("second_split", _RUN["second_split"], "Split of --second_records.")
 flags.DEFINE_string("validation_split", _RUN["validation_split"], "Split to validate on; none by default.")
 flags.DEFINE_string(
     "initial_checkpoint", _RUN["initial_checkpoint"],
     "Weights to start from: a released checkpoint's name, a path, or the folder of a run. The classifier is new where "
-    "the classes differ; a flow network takes the mean of an RGB network's first kernel.",
+    "the classes differ; a flow network takes the mean of an RGB network's first kernel. inception_v1 is TF-slim's, "
+    "from ImageNet: the networks that hold it start from it, and i3d from it inflated.",
 )  # fmt: skip
 flags.DEFINE_boolean(
     "rescale_first_kernel", _RUN["rescale_first_kernel"],
@@ -48,10 +59,22 @@ flags.DEFINE_boolean(
 flags.DEFINE_float("width_multiplier", _RUN["width_multiplier"], "Factor on every layer's width.")
 flags.DEFINE_boolean("average_space", _RUN["average_space"], "Take any --crop, and average the logits over space.")
 # The clips.
-flags.DEFINE_integer("num_frames", _CLIPS.num_frames, "Frames of a clip.", lower_bound=9)
-flags.DEFINE_integer("frame_stride", _CLIPS.frame_stride, "Take every n-th frame.", lower_bound=1)
-flags.DEFINE_integer("short_side", _CLIPS.short_side, "Pixels of the shorter side before the crop.", lower_bound=1)
-flags.DEFINE_integer("crop", _CLIPS.crop, "Pixels of the square crop.", lower_bound=1)
+flags.DEFINE_integer("num_frames", None, "Frames of a clip. Default: the network's; i3d: 64.", lower_bound=1)
+flags.DEFINE_integer("frame_stride", None, "Take every n-th frame. Default: the network's; i3d: 1.", lower_bound=1)
+flags.DEFINE_integer(
+    "flow_stack", None, "Flows at each of the frames, stacked as channels. Default: the network's; i3d: 1.",
+    lower_bound=1,
+)  # fmt: skip
+flags.DEFINE_enum(
+    "flow_stacking", _CLIPS.flow_stacking, clip_options.FLOW_STACKINGS,
+    "Where the flows of a stack are taken: all at the pixel; along its path; half of them forward from the frame and "
+    "half backward, which takes records with --backward_flow.",
+)  # fmt: skip
+flags.DEFINE_boolean("subtract_mean_flow", _CLIPS.subtract_mean_flow, "Subtract from each flow field its mean vector.")
+flags.DEFINE_integer(
+    "short_side", None, "Pixels of the shorter side before the crop. Default: the network's; i3d: 256.", lower_bound=1
+)
+flags.DEFINE_integer("crop", None, "Pixels of the square crop. Default: the network's; i3d: 224.", lower_bound=1)
 flags.DEFINE_boolean("flip", _CLIPS.flip, "Mirror half of the clips.")
 flags.DEFINE_list("scale_jitter", list(_CLIPS.scale_jitter), "Range of a factor on --short_side, such as 0.8,1.2.")
 flags.DEFINE_float("photometric_jitter", _CLIPS.photometric_jitter, "Strength of colour changes, one a clip; usual: 1.")
@@ -120,9 +143,13 @@ def main(arguments: list[str]) -> None:
   optimization = cli.from_flags(
       options.Optimization, rates=_numbers("rates", float), rate_boundaries=_numbers("rate_boundaries", int)
   )
+  own = zoo.training_clips(run.model, run.stream)
+  given = {name: FLAGS[name].value for name in _OF_THE_NETWORK if FLAGS[name].value is not None}
+  defaults = {name: getattr(_CLIPS, name) for name in _OF_THE_NETWORK}
   clips = cli.from_flags(
-      clip_options.TrainClips, streams=(run.stream,), scale_jitter=_numbers("scale_jitter", float)
-  )
+      clip_options.TrainClips, streams=clip_options.STREAMS_OF[run.stream],
+      scale_jitter=_numbers("scale_jitter", float), **{**defaults, **own, **given},
+  )  # fmt: skip
   cli.import_tensorflow()
   from i3d_tf.training import trainer
 

@@ -16,14 +16,11 @@ from absl.testing import absltest
 import numpy as np
 import tensorflow as tf
 
-from i3d_tf.video import prepare
-from i3d_tf.video import records
-from i3d_tf.video import shards
+from i3d_tf import testing
 from i3d_tf.weights import bundle
 from i3d_tf.weights import saved
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_CLASSES = ("down", "right", "still")
 _SMALL = (
     "--records=records", "--width_multiplier=0.05", "--average_space", "--crop=32", "--short_side=36", "--num_frames=9",
     "--batch_size=2", "--learning_rate=0.01", "--log_every=1",
@@ -42,35 +39,6 @@ train.run()
 """
 
 
-def _record(name: str, label: int, rng: np.random.Generator) -> records.Record:
-  """Noise that moves by two pixels a frame, as the label says."""
-  noise = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
-  down, right = {0: (2, 0), 1: (0, 2), 2: (0, 0)}[label]
-  frames = [np.roll(noise, (down * time, right * time), (0, 1))[:36, :48] for time in range(12)]
-  flow = np.broadcast_to(np.float32([right, down]), (36, 48, 2))
-  times = tuple(40_000 * time for time in range(12))
-  return records.Record(
-      id=name, dataset="noise", labels=(_CLASSES[label],), label_indices=(label,), height=36, width=48,
-      frames=tuple(prepare.encode_rgb(frame, 95) for frame in frames), timestamps=times,
-      flow_format="PNG", flow_bound=20.0, flow_rounding="truncate", flow_timestamps=times[:-1],
-      flow_frames=tuple(prepare.encode_flow(flow, prepare.Settings()) for _ in range(11)),
-  )  # fmt: skip
-
-
-def _write_records(folder: pathlib.Path, streams: tuple[str, ...] = ("rgb", "flow")) -> None:
-  """Two files of six videos for train, one for test."""
-  folder.mkdir()
-  rng = np.random.default_rng(0)
-  for split, num_files in (("train", 2), ("test", 1)):
-    for index in range(num_files):
-      made = [_record(f"{split}/{index}/{number}", number % 3, rng) for number in range(6)]
-      content = b"".join(shards.frame(records.serialize(record)) for record in made)
-      (folder / f"{split}-{index:05}-of-{num_files:05}.tfrecord").write_bytes(content)
-  splits = {"train": {"written": 12}, "test": {"written": 6}}
-  info = {"complete": True, "classes": _CLASSES, "name": "noise", "parameters": {"streams": streams}, "splits": splits}
-  (folder / shards.INFO).write_text(json.dumps(info), encoding="utf-8")
-
-
 class ProcessTest(absltest.TestCase):
 
   def setUp(self):
@@ -78,7 +46,7 @@ class ProcessTest(absltest.TestCase):
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     self.folder = pathlib.Path(folder.name)
-    _write_records(self.folder / "records")
+    testing.write_records(self.folder / "records")
 
   def _start(self, *flags, few_rows=True, **more) -> subprocess.Popen:
     program = ["-c", _FEW_ROWS] if few_rows else ["-m", "i3d_tf.train"]
@@ -221,7 +189,8 @@ class TrainTest(ProcessTest):
     self.assertRegex(output, r"step 2: validation loss \d")
     run = self.folder / "run"
     model, info = saved.load(run)
-    self.assertEqual((info.stream, info.classes, info.step, info.dataset), ("rgb", _CLASSES, 2, "noise"))
+    self.assertEqual((info.model, info.stream, info.step, info.dataset), ("i3d", "rgb", 2, "noise"))
+    self.assertEqual(info.classes, ("down", "right", "still"))
     self.assertLen(model.variables, 230)
     self.assertLen((run / "variables.txt").read_text().splitlines(), 230)
     self.assertIn("mirror with probability 0.5", (run / "input_steps.txt").read_text())
@@ -269,6 +238,21 @@ class TrainTest(ProcessTest):
     output = self._train("--num_steps=2", "--output=flow", "--stream=flow", "--initial_checkpoint=rgb")
     self.assertIn("The first kernel is the mean of rgb's over its 3 inputs.", output)
 
+  def test_a_second_data_set_has_classes_of_its_own_and_leaves_none_in_the_network(self):
+    testing.write_records(self.folder / "others")
+    output = self._train(
+        "--num_steps=3", "--output=run", "--second_records=others", "--validation_split=test", "--num_logical_cpus=2"
+    )
+    self.assertIn("12 train videos of 3 classes and 12 train videos of 3 classes; batches of 2 clips", output)
+    state = self._state("run")
+    (bias,) = [value for name, value in state.items() if name.startswith("model/") and value.shape == (6,)]
+    self.assertTrue((bias != 0).all())  # both data sets' classes have learnt
+    with open(self.folder / "run" / "best" / "model.json", encoding="utf-8") as file:
+      info = json.load(file)
+    self.assertEqual((info["num_classes"], info["classes"]), (3, ["down", "right", "still"]))
+    values = bundle.read(os.fspath(self.folder / "run" / "best" / info["checkpoint"]))
+    np.testing.assert_array_equal(values["RGB/inception_i3d/Logits/Conv3d_0c_1x1/conv_3d/b"], bias[:3])
+
 
 class BadInputTest(ProcessTest):
   """Each is one sentence, and leaves no run behind."""
@@ -285,9 +269,17 @@ class BadInputTest(ProcessTest):
     self._assert_refused("train-00000.*record 5", "--records=records")
 
   def test_streams_and_splits(self):
-    _write_records(self.folder / "rgb", streams=("rgb",))
+    testing.write_records(self.folder / "rgb", streams=("rgb",))
     self._assert_refused("flow", "--records=rgb", "--stream=flow")
     self._assert_refused("no split 'val'; there are test, train", "--split=val")
+    self._assert_refused("--second_records it must be even", "--second_records=rgb", "--batch_size=3")
+
+  def test_what_a_network_does_not_take(self):
+    sized = ("--noaverage_space", "--model=c3d")
+    self._assert_refused("--stream=joint: c3d takes rgb or flow", *sized, "--stream=joint")
+    self._assert_refused("--average_space is not an option of c3d", "--model=c3d")
+    self._assert_refused("does not take these clips: clip has 8 frames; Logits needs at least 9", "--num_frames=8")
+    self._assert_refused("does not take these clips: clip has height 32; Logits needs 193", "--noaverage_space")
 
   def test_labels_out_of_range(self):
     info = json.loads((self.folder / "records" / "dataset.json").read_text())

@@ -1,4 +1,4 @@
-"""Seconds per clip of InceptionI3d beside the rate of this machine's matrix product."""
+"""Seconds per clip of a network beside the rate of this machine's matrix product."""
 
 from collections.abc import Callable
 import contextlib
@@ -15,18 +15,26 @@ from tensorflow.python.framework import convert_to_constants
 from i3d_tf import errors
 from i3d_tf import provenance
 from i3d_tf.benchmarks import timing
-from i3d_tf.models import inception
-from i3d_tf.models import inception_spec
+from i3d_tf.models import cost
+from i3d_tf.models import network
+from i3d_tf.training import step as step_lib
+from i3d_tf.weights import saved
 
+_CLASSES = 400
 _MATRIX = 4096  # large enough that the product's rate no longer grows with it
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What to measure: `shape` is [B, T, H, W, C]; `openvino` an interpreter that has OpenVINO, or None."""
+  """What to measure: a network of the zoo, its clip, and `openvino`, an interpreter that has OpenVINO, or None."""
 
   rounds: int
-  shape: tuple[int, int, int, int, int]
+  batch: int
+  num_frames: int
+  crop: int
+  model: str = "i3d"
+  stream: str = "rgb"
+  flow_stack: int = 1
   openvino: str | None = None
 
 
@@ -40,6 +48,8 @@ class Report:
 
   machine: str
   tensorflow: str
+  model: str
+  stream: str
   shape: tuple[int, ...]
   giga_multiply_adds: float
   matrix_product_gmac_per_second: float
@@ -55,11 +65,19 @@ class Report:
 
 def measure(options: Options) -> Report:
   """Measures the network of `options`; takes a few seconds a round."""
-  model = inception.InceptionI3d()
-  clip = tf.random.stateless_uniform(options.shape, seed=[0, 1], minval=-1, maxval=1)
+  info = saved.ModelInfo(
+      model=options.model, stream=options.stream, num_classes=_CLASSES, num_frames=options.num_frames,
+      crop=options.crop, flow_stack=options.flow_stack,
+  )  # fmt: skip
+  model = saved.make_model(info)
+  shapes = _shapes(info, options.batch)
+  specs = network.clip_of({stream: tf.TensorSpec(shape) for stream, shape in shapes.items()}, info.streams)
+  _check(options, model, specs)
+  clips = {s: tf.random.stateless_uniform(shape, seed=[0, 1], minval=-1, maxval=1) for s, shape in shapes.items()}
+  clip = network.clip_of(clips, info.streams)
   forward = tf.function(lambda: model(clip)[0]).get_concrete_function()
   train = _train_step(model, clip)
-  with _openvino(options.openvino, model, options.shape) as openvino:
+  with _openvino(options.openvino, model, specs) as openvino:
     forward()
     forward_peak = timing.peak_memory_bytes()
     train()
@@ -68,13 +86,14 @@ def measure(options: Options) -> Report:
     if openvino is not None:
       tasks["openvino"] = openvino
     seconds = timing.in_turn(tasks, options.rounds)
-  batch, *size, channels = options.shape
-  work = batch * inception_spec.multiply_adds(tuple(size), in_channels=channels) / 1e9
+  work = cost.multiply_adds(lambda clip: model(clip, is_training=True)[0], specs) / 1e9
   product = _MATRIX**3 / 1e9
   return Report(
       machine=provenance.machine(),
       tensorflow=tf.__version__,
-      shape=options.shape,
+      model=options.model,
+      stream=options.stream,
+      shape=tuple(shapes[info.streams[-1]]),
       giga_multiply_adds=work,
       matrix_product_gmac_per_second=product / statistics.median(seconds["matrix"]),
       forward_seconds=statistics.median(seconds["forward"]),
@@ -93,6 +112,7 @@ def describe(report: Report) -> str:
   clip = "x".join(map(str, report.shape))
   lines = [
       f"machine                {report.machine}; TensorFlow {report.tensorflow}",
+      f"network                {report.model}, {report.stream}",
       f"clip                   {clip}, {report.giga_multiply_adds:.2f} G multiply-adds forward",
       f"matrix product         {report.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
       f"forward                {report.forward_seconds:.3f} s, {report.forward_ratio_to_matrix_product:.2f} of the "
@@ -111,16 +131,29 @@ def _matrix_product() -> Callable[[], tf.Tensor]:
   return tf.function(lambda: tf.matmul(a, b)).get_concrete_function()
 
 
-def _train_step(model: inception.InceptionI3d, clip: tf.Tensor) -> Callable[[], tf.Tensor]:
-  labels = tf.range(clip.shape[0]) % model.num_classes
-  model.build(clip.shape[-1])
+def _shapes(info: saved.ModelInfo, batch: int) -> dict[str, list[int]]:
+  channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
+  return {stream: [batch, info.num_frames, info.crop, info.crop, number] for stream, number in channels.items()}
+
+
+def _check(options: Options, model: network.Network, specs) -> None:
+  try:
+    model.check(specs)
+  except ValueError as error:
+    raise errors.I3dError(f"--model={options.model} does not take these clips: {error}") from None
+  if options.openvino is not None and isinstance(specs, dict):
+    raise errors.I3dError("--openvino is for networks of one stream")
+
+
+def _train_step(model: network.Network, clip) -> Callable[[], tf.Tensor]:
+  labels = tf.range(tf.nest.flatten(clip)[0].shape[0]) % model.num_classes
   optimizer = snt.optimizers.Momentum(learning_rate=1e-3, momentum=0.9)
 
   @tf.function
   def step() -> tf.Tensor:
     with tf.GradientTape() as tape:
-      logits, _ = model(clip, is_training=True, dropout_keep_prob=0.5)
-      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+      _, endpoints = model(clip, is_training=True, dropout_keep_prob=0.5)
+      loss = tf.reduce_mean(step_lib.cross_entropy(endpoints[model.LOSS], labels))
     variables = model.trainable_variables
     optimizer.apply(tape.gradient(loss, variables), variables)
     return loss
@@ -139,19 +172,18 @@ def _waiting(function: Callable[[], tf.Tensor]) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _openvino(interpreter: str | None, model: inception.InceptionI3d, shape: tuple[int, ...]):
+def _openvino(interpreter: str | None, model: network.Network, spec: tf.TensorSpec):
   """A task that runs the same graph in OpenVINO, in a process of its own, and returns its seconds."""
   if interpreter is None:
     yield None
     return
-  model.build(shape[-1])
-  function = tf.function(lambda clip: model(clip)[0]).get_concrete_function(tf.TensorSpec(shape, tf.float32))
+  function = tf.function(lambda clip: model(clip)[0]).get_concrete_function(spec)
   frozen = convert_to_constants.convert_variables_to_constants_v2(function)
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
     graph = pathlib.Path(folder) / "graph.pb"
     graph.write_bytes(frozen.graph.as_graph_def().SerializeToString())
     script = pathlib.Path(__file__).with_name("openvino_runner.py")
-    command = [interpreter, script, graph, *map(str, shape)]
+    command = [interpreter, script, graph, *map(str, spec.shape)]
     try:
       process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     except OSError as error:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from i3d_tf import provenance
 from i3d_tf.benchmarks import timing
+from i3d_tf.models import zoo
 from i3d_tf.training import monitor
 from i3d_tf.training import options as options_lib
 from i3d_tf.training import trainer
@@ -24,8 +25,11 @@ class Options:
   rounds: int
   records: str
   split: str
+  model: str
   stream: str
   frames: int
+  frame_stride: int
+  flow_stack: int
   short_side: int
   crop: int
   batch: int
@@ -53,14 +57,16 @@ def measure(options: Options) -> Report:
   """
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
     run = options_lib.Run(
-        records=options.records, output=folder, split=options.split, stream=options.stream, batch_size=options.batch,
+        records=options.records, output=folder, split=options.split, model=options.model, stream=options.stream,
+        batch_size=options.batch,
         num_steps=options.rounds + 1, log_every=1, save_every=options.rounds + 2,
-        average_space=options.crop != ops.CROP,
+        average_space=options.crop != ops.CROP and "average_space" in zoo.get(options.model).options,
     )  # fmt: skip
     optimization = options_lib.Optimization(learning_rate=1e-3, recompute=options.recompute)
     clips = clip_options.TrainClips(
-        streams=(options.stream,), num_frames=options.frames, crop=options.crop, short_side=options.short_side
-    )
+        streams=clip_options.STREAMS_OF[options.stream], num_frames=options.frames, frame_stride=options.frame_stride,
+        flow_stack=options.flow_stack, crop=options.crop, short_side=options.short_side,
+    )  # fmt: skip
     trainer.train(run, optimization, clips)
     lines = (pathlib.Path(folder) / monitor.METRICS).read_text(encoding="utf-8").splitlines()[1:]
   steps = [json.loads(line) for line in lines]
@@ -79,10 +85,11 @@ def measure(options: Options) -> Report:
 def describe(report: Report) -> str:
   """The report as lines of text."""
   options = report.options
+  clip = f"{options.frames} x {options.crop}^2"
   how = ", recomputing" if options.recompute else ""
   return "\n".join([
       f"machine         {report.machine}; TensorFlow {report.tensorflow}",
-      f"training        {options.stream}, batches of {options.batch} x {options.frames} x {options.crop}^2{how}",
+      f"training        {options.model}, {options.stream}, batches of {options.batch} x {clip}{how}",
       f"step            {report.step_seconds:.3f} s, {report.clips_per_second:.3f} clips/s",
       f"input wait      {100 * report.input_wait:.1f} % of the time",
       f"peak memory     {report.peak_bytes / 1e9:.2f} GB",

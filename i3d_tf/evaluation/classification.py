@@ -33,7 +33,13 @@ class StreamClassifier:
   """A network with a checkpoint's weights; gives the time-averaged logits of a clip."""
 
   def __init__(self, checkpoint: str | os.PathLike):
+    """Loads it; I3dError, beside what `saved.load` raises, for a network that is not tested by one pass over a clip."""
     self.model, self.info = saved.load(checkpoint)
+    if self.info.model != "i3d":
+      raise errors.I3dError(
+          f"{checkpoint} is a network {self.info.model}; only i3d classifies videos in one pass, for others make "
+          "records with prepare_dataset and use evaluate"
+      )
     side = self.info.crop
     signature = tf.TensorSpec([1, None, side, side, self.model.in_channels], tf.float32)
     self._apply = tf.function(lambda clip: self.model(clip)[0], input_signature=[signature])

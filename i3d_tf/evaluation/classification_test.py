@@ -239,6 +239,12 @@ class StreamClassifierTest(parameterized.TestCase):
     with self.assertRaisesRegex(errors.I3dError, sentence):
       self.classifier.logits(np.zeros(shape, np.float32))
 
+  def test_another_network(self):
+    info = saved.ModelInfo(model="c3d", stream="rgb", num_classes=5)
+    with mock.patch.object(classification.saved, "load", return_value=(None, info)):
+      with self.assertRaisesRegex(errors.I3dError, "^runs/a is a network c3d; only i3d .* use evaluate$"):
+        classification.StreamClassifier("runs/a")
+
   def test_logits_that_are_no_numbers(self):
     (bias,) = (variable for variable in self.model.variables if variable.name.endswith("Conv3d_0c_1x1/conv_3d/b:0"))
     self.addCleanup(bias.assign, bias.numpy())

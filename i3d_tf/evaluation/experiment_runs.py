@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import json
+import os
 import pathlib
 import shlex
 import signal
@@ -40,10 +41,14 @@ class Experiment:
 
   def train(self, stream: str, places: Places) -> list[str]:
     """The command that trains a stream."""
+    recipe = os.path.normpath(f"{places.recipes}/{self.row.recipes[stream]}")
+    flags = [
+        flag.replace("{stream}", stream).replace("{runs}", places.runs) for flag in (*self.table.flags, *self.row.flags)
+    ]
     return [
-        "python", "-m", "i3d_tf.train", f"--flagfile={places.recipes}/{self.row.recipes[stream]}",
+        "python", "-m", "i3d_tf.train", f"--flagfile={recipe}",
         f"--records={places.data}/{self.repeat.records}", f"--output={self.folder(places)}/{stream}",
-        f"--seed={self.repeat.seed}",
+        f"--seed={self.repeat.seed}", *flags,
     ]  # fmt: skip
 
   def evaluate(self, places: Places) -> list[str]:

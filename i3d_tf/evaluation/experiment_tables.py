@@ -8,13 +8,17 @@ A table lies beside the recipes that it names (experiments/<dataset>/table.json)
     "records": ["split1", "split2"],      folders of records below DATA: each experiment is made with every one
     "seeds": [0, 1],                      and with every seed
     "evaluate": ["--split=test"],         flags of evaluate
+    "flags": ["--num_steps=5000"],        flags of every training, after its recipe's
     "rows": [
       {"name": "full_ft", "rgb": "i3d_rgb_full_ft.flags", "flow": "i3d_flow_full_ft.flags",
        "published": {"rgb": 95.6, "flow": 96.7, "rgb+flow": 98.0}, "source": "Table 5"}
     ]
   }
 
-A row trains one stream or two. Published figures are top-1 accuracies in percent, to stand beside the mean.
+A row trains one stream or two, and with "joint" a network of both streams at once, whose figures then stand under
+RGB+Flow. Its own "flags" come after the table's; in both {stream} stands for the stream, and {runs} for the folder of
+all runs, where a training may start from another row's. Published figures are top-1 accuracies in percent, to stand
+beside the mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,20 +32,28 @@ from typing import Any
 from i3d_tf import errors
 from i3d_tf import files
 
-STREAMS = ("rgb", "flow")
+STREAMS = ("rgb", "flow", "joint")
 BOTH = "rgb+flow"
 _COLUMNS = {"rgb": "RGB", "flow": "Flow", BOTH: "RGB+Flow"}
-_KEYS = {"title": str, "data": list, "records": list, "seeds": list, "evaluate": list, "rows": list}
-_ROW_KEYS = {"name": str, "rgb": str, "flow": str, "published": dict, "source": str}
+_KEYS = {
+    "title": str, "data": list, "records": list, "seeds": list, "evaluate": list, "flags": list, "rows": list,
+}  # fmt: skip
+_LISTS = ("data", "records", "seeds", "evaluate", "flags")
+_OPTIONAL = {"data", "evaluate", "flags"}
+_ROW_KEYS = {"name": str, **dict.fromkeys(STREAMS, str), "flags": list, "published": dict, "source": str}
 _NONE = "–"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One recipe a stream, by file name; published top-1 accuracies in percent, by stream, and where they are from."""
+  """One recipe a stream, by file name, and flags for all of them.
+
+  Published are top-1 accuracies in percent, by stream, and where they are from.
+  """
 
   name: str
   recipes: Mapping[str, str]
+  flags: tuple[str, ...] = ()
   published: Mapping[str, float] = dataclasses.field(default_factory=dict)
   source: str = ""
 
@@ -65,6 +77,7 @@ class Table:
   records: tuple[str, ...]
   seeds: tuple[int, ...]
   evaluate: tuple[str, ...]
+  flags: tuple[str, ...]
   rows: tuple[Row, ...]
 
   @property
@@ -74,7 +87,8 @@ class Table:
 
   @property
   def results_path(self) -> pathlib.Path:
-    return self.path.with_name("results.json")
+    """results.json beside table.json, results2.json beside table2.json."""
+    return self.path.with_name(f"results{self.path.stem.removeprefix('table')}.json")
 
   def repeats(self) -> list[Repeat]:
     """Every folder of records with every seed, named by what differs."""
@@ -92,8 +106,8 @@ def load(path: str | os.PathLike) -> Table:
   """
   path = pathlib.Path(path)
   content = _read_json(path)
-  _check_keys(content, _KEYS, required=set(_KEYS) - {"data", "evaluate"}, where=f"{path}")
-  for name, kind in (("records", str), ("seeds", int), ("data", str), ("evaluate", str), ("rows", dict)):
+  _check_keys(content, _KEYS, required=set(_KEYS) - _OPTIONAL, where=f"{path}")
+  for name, kind in {**dict.fromkeys(_LISTS, str), "seeds": int, "rows": dict}.items():
     values = content.get(name, [])
     if any(type(value) is not kind for value in values) or (not values and name in ("records", "seeds", "rows")):
       raise errors.I3dError(f"{path}: {name} is {values!r}; it must be a list of {kind.__name__}, and not empty")
@@ -101,7 +115,7 @@ def load(path: str | os.PathLike) -> Table:
   for name, values in (("records", content["records"]), ("seeds", content["seeds"]), ("rows", [r.name for r in rows])):
     if len(set(values)) < len(values):
       raise errors.I3dError(f"{path}: {name} has the same twice: {', '.join(map(str, values))}")
-  lists = {name: tuple(content.get(name, ())) for name in ("data", "records", "seeds", "evaluate")}
+  lists = {name: tuple(content.get(name, ())) for name in _LISTS}
   return Table(path=path, title=content["title"], rows=rows, **lists)
 
 
@@ -110,16 +124,21 @@ def _row(path: pathlib.Path, content: dict) -> Row:
   _check_keys(content, _ROW_KEYS, required={"name"}, where=where)
   recipes = {stream: content[stream] for stream in STREAMS if stream in content}
   if not recipes:
-    raise errors.I3dError(f"{where} names no recipe; give rgb, flow or both")
+    raise errors.I3dError(f"{where} names no recipe; give some of {', '.join(STREAMS)}")
   for recipe in recipes.values():
     if not (path.parent / recipe).is_file():
       raise errors.I3dError(f"{where}: there is no recipe {recipe} beside the table")
   published = content.get("published", {})
-  if not set(published) <= {*STREAMS, BOTH} or any(not isinstance(value, int | float) for value in published.values()):
-    raise errors.I3dError(f"{where}: published is {published!r}; it holds numbers for {', '.join((*STREAMS, BOTH))}")
+  if not set(published) <= set(_COLUMNS) or any(not isinstance(value, int | float) for value in published.values()):
+    raise errors.I3dError(f"{where}: published is {published!r}; it holds numbers for {', '.join(_COLUMNS)}")
   if bool(published) != bool(content.get("source")):
     raise errors.I3dError(f"{where}: published and source belong together")
-  return Row(name=content["name"], recipes=recipes, published=published, source=content.get("source", ""))
+  extra = content.get("flags", [])
+  if any(type(flag) is not str for flag in extra):
+    raise errors.I3dError(f"{where}: flags is {extra!r}; it must be a list of str")
+  return Row(
+      name=content["name"], recipes=recipes, flags=tuple(extra), published=published, source=content.get("source", "")
+  )
 
 
 def _check_keys(content: Any, kinds: Mapping[str, type], *, required: set[str], where: str) -> None:
@@ -198,7 +217,7 @@ def _line(row: str, what: str, cells: Mapping[str, str]) -> str:
 
 def _measured(entry: Mapping[str, Any]) -> dict[str, str]:
   cells = {}
-  for name, figures in entry["evaluation"]["results"].items():
+  for name, figures in _columns(entry).items():
     right = round(figures["top1"] * figures["videos"])
     cells[name] = f"{100 * figures['top1']:.2f} % ({right} of {figures['videos']})"
   seconds = [entry[stream]["seconds"] for stream in STREAMS if stream in entry]
@@ -207,9 +226,16 @@ def _measured(entry: Mapping[str, Any]) -> dict[str, str]:
   return cells
 
 
+def _columns(entry: Mapping[str, Any]) -> dict[str, Any]:
+  """The figures of an evaluation by column; a joint network's take the place of those of joined streams."""
+  results = dict(entry["evaluation"]["results"])
+  if "joint" in results:
+    results[BOTH] = results.pop("joint")
+  return results
+
+
 def _means(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  names = entries[0]["evaluation"]["results"]
-  top1 = {name: [entry["evaluation"]["results"][name]["top1"] for entry in entries] for name in names}
+  top1 = {name: [_columns(entry)[name]["top1"] for entry in entries] for name in _columns(entries[0])}
   return {name: f"{100 * statistics.fmean(values):.2f} %" for name, values in top1.items()}
 
 

@@ -60,17 +60,17 @@ class TablesTest(parameterized.TestCase):
     self.assertEqual(repeats, [tables.Repeat(*values) for values in expected])
 
   @parameterized.parameters(
-      ({"sseds": [0]}, "unknown key 'sseds'; allowed are title, data, records, seeds, evaluate, rows"),
+      ({"sseds": [0]}, "unknown key 'sseds'; allowed are title, data, records, seeds, evaluate, flags, rows"),
       ({"seeds": []}, "seeds is []; it must be a list of int, and not empty"),
       ({"seeds": ["0"]}, "seeds is ['0']; it must be a list of int, and not empty"),
       ({"seeds": [True]}, "seeds is [True]; it must be a list of int, and not empty"),
       ({"seeds": 0}, "seeds is 0; it must be of type list"),
       ({"seeds": [1, 1]}, "seeds has the same twice: 1, 1"),
       ({"rows": [_ROW, _ROW]}, "rows has the same twice: small, small"),
-      ({"rows": [{"name": "x"}]}, "row 'x' names no recipe; give rgb, flow or both"),
+      ({"rows": [{"name": "x"}]}, "row 'x' names no recipe; give some of rgb, flow, joint"),
       ({"rows": [{"rgb": "rgb.flags"}]}, "name is missing"),
       ({"rows": [{**_ROW, "rgb": "none.flags"}]}, "row 'small': there is no recipe none.flags beside the table"),
-      ({"rows": [{**_ROW, "joint": "x"}]}, "unknown key 'joint'; allowed are name, rgb, flow, published, source"),
+      ({"rows": [{**_ROW, "both": "x"}]}, "unknown key 'both'; allowed are name, rgb, flow, joint, flags, published"),
       ({"rows": [{**_ROW, "published": {"rgb": 1.5}}]}, "published and source belong together"),
       ({"rows": [{**_ROW, "published": {"both": 1}, "source": "x"}]}, "it holds numbers for rgb, flow, rgb+flow"),
       ({"rows": [{**_ROW, "published": {"rgb": "1"}, "source": "x"}]}, "it holds numbers for rgb, flow, rgb+flow"),

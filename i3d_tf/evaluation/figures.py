@@ -12,8 +12,8 @@ import numpy as np
 
 from i3d_tf.evaluation import metrics as metrics_lib
 
-COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", "rgb+flow": "#2b8a6e"}
-NAMES = {"rgb": "RGB", "flow": "Flow", "rgb+flow": "RGB+Flow"}
+COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", "rgb+flow": "#2b8a6e", "joint": "#8a4fb8"}
+NAMES = {"rgb": "RGB", "flow": "Flow", "rgb+flow": "RGB+Flow", "joint": "Joint"}
 _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
 MOST_CLASSES_BESIDE = 20  # up to which the confusion matrix can be read at half the page's width

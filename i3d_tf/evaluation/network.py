@@ -1,5 +1,6 @@
 """A stream's trained network, applied to the views of a video."""
 
+from collections.abc import Mapping
 import zlib
 
 import numpy as np
@@ -7,8 +8,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.evaluation import scores as scores_lib
-from i3d_tf.models import inception
-from i3d_tf.video import clip_options
+from i3d_tf.models import network
 from i3d_tf.video import pipeline
 from i3d_tf.weights import saved
 
@@ -23,7 +23,7 @@ class Network:
 
     Args:
       name_or_path: as `saved.load` takes it.
-      stream: 'rgb' or 'flow'.
+      stream: 'rgb', 'flow', or 'joint' for a network of both.
       crop: side of the views in pixels; None: as the network was trained.
 
     Raises:
@@ -32,32 +32,41 @@ class Network:
     self.model, self.info = saved.load(name_or_path)
     self.name, self.stream = name_or_path, stream
     self.crop = self.info.crop if crop is None else crop
-    channels = clip_options.CHANNELS[stream]
-    if self.model.in_channels != channels:
+    if self.info.stream != stream:
       raise errors.I3dError(
-          f"--{stream}_checkpoint={name_or_path} takes clips of {self.model.in_channels} channels; those of the "
-          f"{stream} stream have {channels}"
+          f"--{stream}_checkpoint={name_or_path} takes clips of the stream {self.info.stream}; give it as "
+          f"--{self.info.stream}_checkpoint"
       )
-    signature = tf.TensorSpec([None, None, self.crop, self.crop, channels], tf.float32)
+    channels = self.info.in_channels if stream == "joint" else {stream: self.info.in_channels}
+    specs = {
+        each: tf.TensorSpec([None, None, self.crop, self.crop, number], tf.float32) for each, number in channels.items()
+    }
     # Without AutoGraph, whose errors are pages long.
-    apply = lambda views: self.model(views, is_training=False)[0]
-    self._apply = tf.function(apply, input_signature=[signature], autograph=False)
+    apply = lambda views: self.model(network.clip_of(views, self.info.streams), is_training=False)[0]
+    self._apply = tf.function(apply, input_signature=[specs], autograph=False)
     try:
       self._apply.get_concrete_function()
     except ValueError as error:
       raise errors.I3dError(f"--crop={self.crop} does not fit {name_or_path}: {error}") from None
 
-  def logits(self, views: tf.Tensor) -> np.ndarray:
-    """The logits `[classes]`, float32, of views `[V, T, H, W, C]` in [-1, 1]: their mean over the views.
+  def logits(self, video: Mapping[str, tf.Tensor]) -> np.ndarray:
+    """The logits `[classes]`, float32, of a video: their mean over its views.
+
+    Args:
+      video: views `[V, T, H, W, C]` in [-1, 1] of each of the network's streams.
 
     Raises:
-      I3dError: if the views have too few frames.
+      I3dError: if the views do not fit the network.
     """
-    num_views, num_frames = views.shape[:2]
-    if num_frames < inception.MIN_FRAMES:
-      raise errors.I3dError(f"it has {num_frames} frames; the network needs at least {inception.MIN_FRAMES}")
+    views = {stream: video[stream] for stream in self.info.streams}
+    try:
+      self.model.check(network.clip_of(views, self.info.streams))
+    except ValueError as error:
+      raise errors.I3dError(str(error)) from None
+    num_views, num_frames = views[self.info.streams[0]].shape[:2]
     step = max(1, FRAMES_AT_ONCE // num_frames)
-    parts = [self._apply(views[start : start + step]).numpy() for start in range(0, num_views, step)]
+    cut = lambda start: {stream: each[start : start + step] for stream, each in views.items()}
+    parts = [self._apply(cut(start)).numpy() for start in range(0, num_views, step)]
     return np.concatenate(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
 
   def fingerprint(self) -> str:

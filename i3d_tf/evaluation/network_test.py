@@ -57,18 +57,18 @@ class NetworkTest(parameterized.TestCase):
     expected = np.mean([self.model(view[np.newaxis])[0][0] for view in views], axis=0)
     self.assertGreater(np.ptp(expected), 1e-3)
     with mock.patch.object(network_lib, "FRAMES_AT_ONCE", at_once):
-      logits = self.network.logits(tf.constant(views))
+      logits = self.network.logits({"rgb": tf.constant(views)})
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
     self.assertEqual(logits.dtype, np.float32)
 
   def test_too_few_frames(self):
-    with self.assertRaisesRegex(errors.I3dError, "^it has 8 frames; the network needs at least 9$"):
-      self.network.logits(tf.zeros([1, 8, 32, 32, 3]))
+    with self.assertRaisesRegex(errors.I3dError, "^clip has 8 frames; Logits needs at least 9$"):
+      self.network.logits({"rgb": tf.zeros([1, 8, 32, 32, 3])})
 
   def test_the_other_stream(self):
     with mock.patch.object(network_lib.saved, "load", return_value=self.loaded):
       with self.assertRaisesRegex(
-          errors.I3dError, "^--flow_checkpoint=runs/a takes clips of 3 channels; those of the flow stream have 2$"
+          errors.I3dError, "^--flow_checkpoint=runs/a takes clips of the stream rgb; give it as --rgb_checkpoint$"
       ):
         network_lib.Network("runs/a", "flow")
 

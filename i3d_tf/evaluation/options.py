@@ -19,9 +19,10 @@ class Evaluation:
   Attributes:
     output: folder for the results.
     records, split: the folder of TFRecords and its split; without records there is nothing but score files.
-    checkpoints: by stream, what `saved.load` takes.
+    checkpoints: by stream, or 'joint' for a network of both, what `saved.load` takes.
     score_files: by stream, scores made before; a stream has one or the other.
     clips: fields of `clip_options.EvalClips` that are given; the others are those of the checkpoint, or its defaults.
+    model: the zoo's name of the network that all checkpoints must be of; '' for any.
     fusion: how two streams become one, of `FUSIONS`.
     flow_weight: in [0, 1]; 0.5 for equal weights. None: 0.5.
     svm_train_scores: score files of the training split, one of each stream, for the SVM.
@@ -34,6 +35,7 @@ class Evaluation:
   checkpoints: Mapping[str, str] = dataclasses.field(default_factory=dict)
   score_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
   clips: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  model: str = ""
   fusion: str = "logits"
   flow_weight: float | None = None
   svm_train_scores: tuple[str, ...] = ()
@@ -44,7 +46,9 @@ class Evaluation:
     if both:
       raise errors.I3dError(f"give either --{both[0]}_checkpoint or --{both[0]}_scores, not both")
     if not self.streams:
-      raise errors.I3dError("give --rgb_checkpoint, --flow_checkpoint or both; or --rgb_scores, --flow_scores")
+      raise errors.I3dError(
+          "give --rgb_checkpoint, --flow_checkpoint or both; or --joint_checkpoint; or --rgb_scores, --flow_scores"
+      )
     if self.checkpoints and not self.records:
       raise errors.I3dError("--records is missing: the folder of TFRecords to evaluate on")
     if self.clips and not self.checkpoints:
@@ -54,17 +58,19 @@ class Evaluation:
 
   @property
   def streams(self) -> tuple[str, ...]:
-    """The streams, rgb first."""
-    return tuple(stream for stream in clip_options.STREAMS if stream in {**self.checkpoints, **self.score_files})
+    """The streams, rgb first, and a network of both last."""
+    return tuple(stream for stream in clip_options.STREAMS_OF if stream in {**self.checkpoints, **self.score_files})
 
   @property
   def has_fusion(self) -> bool:
     """Whether there are two streams to fuse."""
-    return len(self.streams) == 2
+    return set(clip_options.STREAMS) <= set(self.streams)
 
   def _check_clips(self) -> None:
     """Refuses what the protocol does not use."""
-    protocol = clip_options.EvalClips(protocol=self.clips.get("protocol", "release")).protocol
+    if "protocol" not in self.clips:
+      return  # it is the network's own
+    protocol = clip_options.EvalClips(protocol=self.clips["protocol"]).protocol
     if given := sorted(unused(protocol) & set(self.clips)):
       raise errors.I3dError(f"--{given[0]} is not used by --protocol={protocol}")
 

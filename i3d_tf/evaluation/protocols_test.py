@@ -1,5 +1,6 @@
 """The evaluation of a stream with a pipeline of three videos: means over views, interruptions, nothing twice."""
 
+from collections.abc import Mapping
 import dataclasses
 import pathlib
 import tempfile
@@ -55,11 +56,11 @@ class _FakeNetwork:
   def fingerprint(self) -> str:
     return self._weights
 
-  def logits(self, views: tf.Tensor) -> np.ndarray:
+  def logits(self, video: Mapping[str, tf.Tensor]) -> np.ndarray:
     if self.calls == self._fails_at:
       raise KeyboardInterrupt
     self.calls += 1
-    value = float(views[0, 0, 0, 0, 0])
+    value = float(video["rgb"][0, 0, 0, 0, 0])
     return np.float32([value, -value])
 
 

@@ -21,7 +21,7 @@ class Scores:
   """Of one stream. What is not an array is stored as JSON.
 
   Attributes:
-    stream: 'rgb' or 'flow'.
+    stream: 'rgb', 'flow', or 'joint' for a network of both.
     ids: names of the videos.
     labels: int32 `[N]`.
     logits: float32 `[N, classes]`, averaged over time and views.

@@ -18,6 +18,7 @@ from i3d_tf.evaluation import protocols
 from i3d_tf.evaluation import report
 from i3d_tf.evaluation import results
 from i3d_tf.evaluation import scores as scores_lib
+from i3d_tf.models import zoo
 from i3d_tf.video import clip_options
 from i3d_tf.video import pipeline
 from i3d_tf.weights import saved
@@ -64,15 +65,26 @@ def _scores(options: options_lib.Evaluation, stream: str, folder: pathlib.Path) 
     if found.stream != stream:
       raise errors.I3dError(f"--{stream}_scores={path} holds scores of the {found.stream} stream")
     return found
-  source = pipeline.open_source(options.records, options.split, streams=(stream,))
   network = network_lib.Network(options.checkpoints[stream], stream, crop=options.clips.get("crop"))
-  return protocols.evaluate(network, source, _clips(options, stream, network.info), folder)
+  if options.model not in ("", network.info.model):
+    name = options.checkpoints[stream]
+    raise errors.I3dError(f"{name} is a network {network.info.model}, not --model={options.model}")
+  source = pipeline.open_source(options.records, options.split, streams=network.info.streams)
+  return protocols.evaluate(network, source, _clips(options, network.info), folder)
 
 
-def _clips(options: options_lib.Evaluation, stream: str, info: saved.ModelInfo) -> clip_options.EvalClips:
-  """The options given, and for the rest those of the network's training."""
-  own = {name: getattr(info, name) for name in ("num_frames", "frame_stride", "short_side", "crop")}
-  return clip_options.EvalClips(**{**own, **options.clips, "streams": (stream,)})
+def _clips(options: options_lib.Evaluation, info: saved.ModelInfo) -> clip_options.EvalClips:
+  """The options given, and for the rest the network's protocol, and the clips of its training.
+
+  Raises:
+    I3dError: for an option that the network's protocol does not use.
+  """
+  trained = {name: getattr(info, name) for name in saved.CLIP_FIELDS}
+  test = zoo.get(info.model).test
+  clips = clip_options.EvalClips(**{**trained, **test, **options.clips, "streams": info.streams})
+  if given := sorted(options_lib.unused(clips.protocol) & set(options.clips)):
+    raise errors.I3dError(f"--{given[0]} is not used by --protocol={clips.protocol}, which is {info.model}'s")
+  return clips
 
 
 def _fuse(options: options_lib.Evaluation, rgb: scores_lib.Scores, flow: scores_lib.Scores) -> fusion.Fused:

@@ -208,8 +208,11 @@ class SessionTest(parameterized.TestCase):
     )
 
   def test_what_does_not_fit(self):
-    self._assert_refused("takes clips of 2 channels; those of the rgb stream have 3", "c",
+    self._assert_refused("takes clips of the stream flow; give it as --flow_checkpoint", "c",
                          checkpoints={"rgb": self.both["flow"]})  # fmt: skip
+    self._assert_refused("is a network i3d, not --model=c3d", "b", checkpoints=self.both, model="c3d")
+    self._assert_refused("--num_clips is not used by --protocol=release, which is i3d's", "g",
+                         checkpoints=self.both, clips={"num_clips": 3})  # fmt: skip
     self._assert_refused("--flow_scores=.*scores_rgb.npz holds scores of the rgb stream", "d",
                          score_files={"flow": self.files["rgb"]}, records=None)  # fmt: skip
     self._assert_refused("there is no split 'val'; there are test, train", "e", checkpoints=self.both, split="val")

@@ -55,7 +55,7 @@ class Tally:
     number = int(video["record"])
     if not reason:
       try:
-        logits = network.logits(video[network.stream])
+        logits = network.logits(video)
       except errors.I3dError as error:
         reason = str(error)
     if reason:

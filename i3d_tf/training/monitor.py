@@ -76,11 +76,14 @@ class Monitor:
         tf.summary.scalar(name, value)
 
   def clips(self, step: int, stream: str, clips: np.ndarray) -> None:
-    """Shows the frames of augmented clips `[B, T, H, W, C]` in [-1, 1] in TensorBoard, a strip for each."""
+    """Shows the frames of augmented clips `[B, T, H, W, C]` in [-1, 1] in TensorBoard, a strip for each.
+
+    Stacked flow `[B, T, H, W, 2L]` is shown flow by flow.
+    """
     if self._folder is None:
       return
     with self._writer.as_default(step):
-      tf.summary.image("clips", np.stack([_strip(clip, stream) for clip in clips]), max_outputs=len(clips))
+      tf.summary.image(f"clips/{stream}", np.stack([_strip(clip, stream) for clip in clips]), max_outputs=len(clips))
 
   def say(self, text: str) -> None:
     """Prints a line, beside the bar."""
@@ -99,6 +102,8 @@ def _strip(clip: np.ndarray, stream: str) -> np.ndarray:
   """Frames at equal distances side by side, uint8 `[H, n * W, 3]`; flow in colours."""
   from i3d_tf.video import flow
 
+  if stream == "flow":
+    clip = np.concatenate([clip[..., channel : channel + 2] for channel in range(0, clip.shape[-1], 2)])
   steps = np.unique(np.linspace(0, len(clip) - 1, _FRAMES_SHOWN).astype(int))
   if stream == "flow":
     fields = clip[steps] * flow.BOUND

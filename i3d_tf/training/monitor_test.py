@@ -56,7 +56,7 @@ class MonitorTest(absltest.TestCase):
     ramp = np.linspace(-1, 1, 16, dtype=np.float32)[:, np.newaxis, np.newaxis, np.newaxis]
     with monitors.Monitor(self.folder, first_step=0, num_steps=9, log_every=2) as monitor:
       monitor.clips(0, "rgb", np.broadcast_to(ramp, (1, 16, 4, 5, 3)))
-    width, height, image = tf.make_ndarray(self._events()["clips"].tensor)
+    width, height, image = tf.make_ndarray(self._events()["clips/rgb"].tensor)
     self.assertEqual((width, height), (b"40", b"4"))
     shown = tf.io.decode_png(image).numpy()
     np.testing.assert_array_equal(shown[0, ::5, 0], np.rint(np.linspace(0, 255, 16)[[0, 2, 4, 6, 8, 10, 12, 15]]))

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from i3d_tf import errors
+from i3d_tf.models import zoo
 
 OPTIMIZERS = ("momentum", "adam")
 SCHEDULES = ("constant", "piecewise", "cosine", "plateau")
@@ -115,8 +116,12 @@ class Run:
   Attributes:
     records: folder of TFRecords from prepare_dataset.
     output: the run's folder.
-    stream: 'rgb' or 'flow'.
+    model: the network's name in the zoo.
+    stream: 'rgb', 'flow', or 'joint' for both at once.
     split: to train on.
+    second_records: of another data set, which is trained on at the same time: half of every batch, with classes of its
+      own, and the two losses added. What is kept is the network with the classes of `records`. '' for none.
+    second_split: of it.
     validation_split: measured every `validate_every` steps and at the end; '' for none.
     initial_checkpoint: a released checkpoint's name, a path, or another run's folder; '' to start from scratch.
     rescale_first_kernel: when a flow network starts from RGB weights, multiply its first kernel by 3 / channels.
@@ -138,8 +143,11 @@ class Run:
 
   records: str
   output: str
+  model: str = "i3d"
   stream: str = "rgb"
   split: str = "train"
+  second_records: str = ""
+  second_split: str = "train"
   validation_split: str = ""
   initial_checkpoint: str = ""
   rescale_first_kernel: bool = False
@@ -163,16 +171,20 @@ class Run:
     for name in ("records", "output"):
       if not getattr(self, name):
         raise errors.I3dError(f"--{name} is needed; see --help")
-    _check_choice("stream", self.stream, ("rgb", "flow"))
+    zoo.check_stream(self.model, self.stream)
+    if self.average_space and "average_space" not in zoo.get(self.model).options:
+      raise errors.I3dError(f"--average_space is not an option of {self.model}; leave it off")
     _check_range("width_multiplier", self.width_multiplier, 0, float("inf"), above=True)
     for name in ("batch_size", "num_steps", "save_every", "keep_checkpoints", "log_every"):
       _check_range(name, getattr(self, name), 1, float("inf"))
+    if self.second_records and self.batch_size % 2:
+      raise errors.I3dError(f"--batch_size is {self.batch_size}; with --second_records it must be even")
     for name in ("num_logical_cpus", "data_shards", "validate_every", "allow_unreadable"):
       _check_range(name, getattr(self, name), 0, float("inf"))
     if self.profile_steps and (len(self.profile_steps) != 2 or not 0 < self.profile_steps[0] <= self.profile_steps[1]):
       raise errors.I3dError(f"--profile_steps is {self.profile_steps}; give the first and the last step, as 10,20")
-    if self.rescale_first_kernel and not (self.stream == "flow" and self.initial_checkpoint):
-      raise errors.I3dError("--rescale_first_kernel is for --stream=flow with an --initial_checkpoint of RGB")
+    if self.rescale_first_kernel and (self.stream == "rgb" or not self.initial_checkpoint):
+      raise errors.I3dError("--rescale_first_kernel is for a stream of flow with an --initial_checkpoint of RGB")
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

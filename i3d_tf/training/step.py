@@ -1,12 +1,13 @@
 """One step of optimisation on all replicas: loss, gradients, their sum over the replicas, and the move."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from i3d_tf.models import inception
+from i3d_tf.models import network
+from i3d_tf.training import multi_task
 from i3d_tf.training import optimizers
 from i3d_tf.training import options as options_lib
 
@@ -37,13 +38,14 @@ class Step:
 
   def __init__(
       self,
-      model: inception.InceptionI3d,
+      model: network.Network,
       optimizer: optimizers.Optimizer,
       strategy: tf.distribute.Strategy,
       optimization: options_lib.Optimization,
       *,
-      stream: str,
+      streams: Sequence[str],
       batch_size: int,
+      tasks: Sequence[int] | None = None,
   ):
     """Describes the step.
 
@@ -52,14 +54,16 @@ class Step:
       optimizer: with slots for all of the model's trainable variables.
       strategy: where the variables are.
       optimization: the rest of the recipe; the rate is given to each step.
-      stream: the clip's key in a batch, 'rgb' or 'flow'.
+      streams: the clip's keys in a batch: 'rgb', 'flow' or both.
       batch_size: clips per replica and batch.
+      tasks: how many of the classes each data set has, if there are several, whose mean losses are added.
     """
     self._model = model
     self._optimizer = optimizer
     self._strategy = strategy
     self._options = optimization
-    self._stream = stream
+    self._streams = tuple(streams)
+    self._tasks = tuple(tasks or (model.num_classes,))
     self._global_batch = batch_size * strategy.num_replicas_in_sync * optimization.accumulation_steps
     self._sums = self._make_sums() if optimization.accumulation_steps > 1 else None
     jit = {"on": True, "off": False, "auto": _has_gpu() and not optimization.sync_batch_norm}[optimization.jit_compile]
@@ -133,9 +137,12 @@ class Step:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(variables)
       keep_prob = 1 - self._options.dropout
-      logits, _ = self._model(batch[self._stream], True, keep_prob, dropout_seeds=batch["seed"])
-      sums = clip_sums(logits, batch, self._options.label_smoothing)
-      scaled = sums[0] * (loss_scale / self._global_batch)
+      clip = network.clip_of(batch, self._streams)
+      logits, endpoints = self._model(clip, True, keep_prob, dropout_seeds=batch["seed"])
+      sums = clip_sums(
+          logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks
+      )
+      scaled = sums[0] * (loss_scale * len(self._tasks) / self._global_batch)
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return sums, gradients
 
@@ -167,11 +174,25 @@ class Step:
     return [self._sums[variable.name] for variable in self._model.trained_variables]
 
 
-def clip_sums(logits: tf.Tensor, batch: Mapping[str, tf.Tensor], label_smoothing: float = 0.0) -> tf.Tensor:
-  """(cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight."""
+def clip_sums(
+    logits: tf.Tensor,
+    batch: Mapping[str, tf.Tensor],
+    label_smoothing: float = 0.0,
+    *,
+    trained: tf.Tensor | None = None,
+    tasks: Sequence[int] = (0,),
+) -> tf.Tensor:
+  """(cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
+
+  The cross-entropy is that of `trained`, if the network is trained by other logits than its output. `tasks` are the
+  numbers of classes of several data sets; see `multi_task.own_logits`.
+  """
+  own = lambda values: multi_task.own_logits(values, batch["label"], tasks)
+  trained = own(logits if trained is None else trained)
+  logits = own(logits)
   weight = batch["weight"]
   hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), batch["label"]), tf.float32)
-  losses = cross_entropy(logits, batch["label"], label_smoothing)
+  losses = cross_entropy(trained, batch["label"], label_smoothing)
   return tf.stack([tf.reduce_sum(values) for values in (losses * weight, hits * weight, weight)])
 
 
@@ -179,10 +200,13 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float =
   """Softmax cross-entropy of each clip, `[B]`.
 
   Args:
-    logits: `[B, classes]`, float32, averaged over time.
+    logits: `[B, classes]`, float32, or `[B, steps, classes]`, over whose cross-entropies the mean is taken.
     labels: `[B]`, integers.
     label_smoothing: this much of the target's probability is spread over all classes evenly (arXiv 1512.00567).
   """
+  if logits.shape.rank == 3:
+    steps = [cross_entropy(each, labels, label_smoothing) for each in tf.unstack(logits, axis=1)]
+    return tf.add_n(steps) / len(steps)
   if not label_smoothing:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
   share = label_smoothing / logits.shape[-1]

@@ -59,7 +59,7 @@ class _Training:
       self.model.freeze(freeze)
       self.optimizer = optimizers.make(optimization, self.model.trainable_variables)
       self.step = steps.Step(
-          self.model, self.optimizer, strategy, optimization, stream="rgb", batch_size=batch_size
+          self.model, self.optimizer, strategy, optimization, streams=("rgb",), batch_size=batch_size
       )
 
   def distributed(self, batch):

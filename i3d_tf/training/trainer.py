@@ -12,12 +12,14 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf.models import network
 from i3d_tf.models import pooling_check
 from i3d_tf.training import checkpoints
 from i3d_tf.training import distribution
 from i3d_tf.training import interruptions
 from i3d_tf.training import loss_scale
 from i3d_tf.training import monitor as monitors
+from i3d_tf.training import multi_task
 from i3d_tf.training import optimizers
 from i3d_tf.training import options as options_lib
 from i3d_tf.training import run_folder
@@ -56,7 +58,11 @@ def train(
   tf.random.set_seed(run.seed)
   if run.deterministic:
     tf.config.experimental.enable_op_determinism()
-  source = pipeline.open_source(run.records, run.split, streams=clips.streams)
+  sources = [pipeline.open_source(run.records, run.split, streams=clips.streams)]
+  if run.second_records:
+    sources.append(pipeline.open_source(run.second_records, run.second_split, streams=clips.streams))
+    if optimization.label_smoothing:
+      raise errors.I3dError("--label_smoothing is not for two data sets; drop it or --second_records")
   validation_source = None
   if run.validation_split:
     validation_source = pipeline.open_source(run.records, run.validation_split, streams=clips.streams)
@@ -67,7 +73,7 @@ def train(
       run_folder.prepare(folder, (run, optimization, clips), flags_text, num_replicas=strategy.num_replicas_in_sync)
     else:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="i3d_tf.")))
-    trainer = Trainer(run, optimization, clips, strategy, workers, folder, source, validation_source)
+    trainer = Trainer(run, optimization, clips, strategy, workers, folder, sources, validation_source)
     with interruptions.explained():
       trainer.run()
 
@@ -83,31 +89,40 @@ class Trainer:
       strategy: tf.distribute.Strategy,
       workers: distribution.Workers,
       folder: pathlib.Path,
-      source: pipeline.Source,
+      sources: Sequence[pipeline.Source],
       validation_source: pipeline.Source | None,
   ):
-    """Makes network and optimizer, and takes up the newest checkpoint, if there is one. `folder` is this worker's."""
+    """Makes network and optimizer, and takes up the newest checkpoint, if there is one.
+
+    `folder` is this worker's. The network is for the first of the sources; others help to train it.
+    """
     self._run = run
     self._optimization = optimization
     self._clips = clips
     self._strategy = strategy
     self._workers = workers
     self._folder = folder
-    self._source = source
+    self._sources = sources
+    self._tasks = [_num_classes(source) for source in sources]
+    source = sources[0]
     self._info = saved.ModelInfo(
-        stream=run.stream, num_classes=_num_classes(source), classes=source.classes, dataset=source.dataset,
-        width_multiplier=run.width_multiplier, average_space=run.average_space, num_frames=clips.num_frames,
-        frame_stride=clips.frame_stride, short_side=clips.short_side, crop=clips.crop,
+        model=run.model, stream=run.stream, num_classes=self._tasks[0], classes=source.classes,
+        dataset=source.dataset, width_multiplier=run.width_multiplier, average_space=run.average_space,
+        **{name: getattr(clips, name) for name in saved.CLIP_FIELDS},
     )  # fmt: skip
+    trained = self._info
+    if len(sources) > 1:
+      trained = dataclasses.replace(self._info, num_classes=sum(self._tasks), classes=())
     self._progress = checkpoints.Progress()
     self._plateau = schedules.Plateau(optimization.plateau_patience)
     self._loss_scale = loss_scale.LossScale(is_used=optimization.precision == "float16")
     with strategy.scope():
       self._model = saved.make_model(
-          self._info, compute_dtype=optimization.precision, sync_batch_norm=optimization.sync_batch_norm,
+          trained, compute_dtype=optimization.precision, sync_batch_norm=optimization.sync_batch_norm,
           batch_norm_decay=optimization.batch_norm_decay, spatial_dropout=optimization.spatial_dropout,
           recompute=optimization.recompute,
       )  # fmt: skip
+      _check_clip(self._model, self._info, run.batch_size)
       self._optimizer = optimizers.make(optimization, self._model.trainable_variables)
     self._checkpoints = checkpoints.Checkpoints(
         pathlib.Path(run.output), self._progress, workers, keep=run.keep_checkpoints, model=self._model,
@@ -121,14 +136,15 @@ class Trainer:
     elif run.initial_checkpoint:
       with strategy.scope():
         self._notes += saved.initialize(
-            self._model, self._info, run.initial_checkpoint, rescale_first_kernel=run.rescale_first_kernel
+            self._model, trained, run.initial_checkpoint, rescale_first_kernel=run.rescale_first_kernel
         )
     self._validation = None
     if validation_source is not None:
       _check_classes(source, validation_source)
       self._validation = validation.Validation(
-          self._model, strategy, validation_source, clips, batch_size=run.batch_size, workers=workers
-      )
+          self._model, strategy, validation_source, clips, batch_size=run.batch_size, workers=workers,
+          tasks=self._tasks,
+      )  # fmt: skip
     self._is_asked_to_stop = False  # this worker
     self._stop = False  # all of them
     self._is_profiling = False
@@ -182,7 +198,8 @@ class Trainer:
           "--clip_norm or --warmup_steps may help"
       )
     if progress.step == 0:
-      monitor.clips(0, self._run.stream, self._local(batch[self._run.stream])[0][:4].numpy())
+      for stream in self._info.streams:
+        monitor.clips(0, stream, self._local(batch[stream])[0][:4].numpy())
     progress.step += 1
     self._stop = outcome.stop > 0
     monitor.step(
@@ -247,8 +264,8 @@ class Trainer:
       raise errors.I3dError(f"--freeze: {error}") from None
     with self._strategy.scope():
       return steps.Step(
-          self._model, self._optimizer, self._strategy, optimization, stream=self._run.stream,
-          batch_size=self._run.batch_size,
+          self._model, self._optimizer, self._strategy, optimization, streams=self._info.streams,
+          batch_size=self._run.batch_size, tasks=self._tasks,
       )  # fmt: skip
 
   def _batches(self) -> Iterator:
@@ -261,10 +278,11 @@ class Trainer:
     shards = tuple(range(self._workers.index * own, (self._workers.index + 1) * own))
     replicas = self._strategy.num_replicas_in_sync // count
     position = self._progress.step * self._optimization.accumulation_steps * replicas
-    dataset = lambda context: pipeline.train_batches(
-        self._source, self._clips, batch_size=run.batch_size * count, seed=run.seed, first_batch=position,
-        shards=shards, num_shards=num_shards, data_service=run.data_service or None,
+    batches = lambda source: pipeline.train_batches(
+        source, self._clips, batch_size=run.batch_size // len(self._sources) * count, seed=run.seed,
+        first_batch=position, shards=shards, num_shards=num_shards, data_service=run.data_service or None,
     )  # fmt: skip
+    dataset = lambda context: multi_task.merge([batches(source) for source in self._sources], self._tasks)
     return iter(self._strategy.distribute_datasets_from_function(dataset))
 
   def _check_readable(self, batches: Sequence, count: float) -> None:
@@ -299,9 +317,13 @@ class Trainer:
       return
     used = {"training": pipeline.steps(self._clips)}
     run_folder.describe(self._folder, self._model, used)
-    source, replicas = self._source, self._strategy.num_replicas_in_sync
+    replicas = self._strategy.num_replicas_in_sync
+    videos = " and ".join(
+        f"{source.num_records} {source.split} videos of {size} classes"
+        for source, size in zip(self._sources, self._tasks, strict=True)
+    )
     monitor.say(
-        f"{source.num_records} {self._run.split} videos of {self._info.num_classes} classes; batches of "
+        f"{videos}; batches of "
         f"{self._run.batch_size} clips on {replicas} replica{'s' if replicas > 1 else ''}, "
         f"{self._optimization.accumulation_steps} a step"
     )
@@ -339,6 +361,17 @@ def _num_classes(source: pipeline.Source) -> int:
   if not source.classes:
     raise errors.I3dError(f"{source.path} has no class list; prepare_dataset writes one, in dataset.json")
   return len(source.classes)
+
+
+def _check_clip(model: network.Network, info: saved.ModelInfo, batch_size: int) -> None:
+  """Raises I3dError if the network does not take clips of this length and size."""
+  channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
+  shape = [batch_size, info.num_frames, info.crop, info.crop]
+  specs = {stream: tf.TensorSpec([*shape, number]) for stream, number in channels.items()}
+  try:
+    model.check(network.clip_of(specs, info.streams))
+  except ValueError as error:
+    raise errors.I3dError(f"the network {info.model} does not take these clips: {error}") from None
 
 
 def _check_classes(source: pipeline.Source, other: pipeline.Source) -> None:

@@ -1,9 +1,11 @@
 """Loss and accuracy on held-out videos while training: the centre clip of each."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.models import inception
+from i3d_tf.models import network
 from i3d_tf.training import distribution
 from i3d_tf.training import step as steps
 from i3d_tf.video import clip_options
@@ -15,18 +17,21 @@ class Validation:
 
   def __init__(
       self,
-      model: inception.InceptionI3d,
+      model: network.Network,
       strategy: tf.distribute.Strategy,
       source: pipeline.Source,
       clips: clip_options.TrainClips,
       *,
       batch_size: int,
       workers: distribution.Workers,
+      tasks: Sequence[int],
   ):
+    """Describes it; `tasks` are as `step.Step` takes them, of which the first is measured."""
     self._model = model
     self._strategy = strategy
     self._source = source
-    self._stream = clips.streams[0]
+    self._streams = clips.streams
+    self._tasks = tuple(tasks)
     # As many batches as make whole rounds of the replicas.
     dataset = lambda context: pipeline.center_clips(
         source, clips, batch_size=batch_size * strategy.num_replicas_in_sync, shards=(workers.index,),
@@ -57,5 +62,5 @@ class Validation:
     return [self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
 
   def _measure_on_replica(self, batch):
-    logits, _ = self._model(batch[self._stream], is_training=False)
-    return tf.unstack(steps.clip_sums(logits, batch))
+    logits, _ = self._model(network.clip_of(batch, self._streams), is_training=False)
+    return tf.unstack(steps.clip_sums(logits, batch, tasks=self._tasks))

@@ -1,0 +1,115 @@
+"""Every network of the zoo learns, trains on replicas, goes on where it was, and is evaluated, by the same code."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import testing
+from i3d_tf.models import inception_spec
+from i3d_tf.models import network
+from i3d_tf.models import zoo
+from i3d_tf.training import optimizers
+from i3d_tf.training import options
+from i3d_tf.training import step as steps
+from i3d_tf.video import clip_options
+from i3d_tf.weights import saved
+
+_STREAMS = {name: entry.streams[-1] for name, entry in zoo.MODELS.items()}  # joint where there is one
+_CLIPS = {
+    "i3d": {"num_frames": 9}, "c3d": {"num_frames": 4}, "convnet_lstm": {"num_frames": 3},
+    "fused_two_stream": {"num_frames": 2, "flow_stack": 4}, "two_stream": {"num_frames": 1, "flow_stack": 4},
+    "inception_v1": {"num_frames": 1},
+}  # fmt: skip
+
+
+def _keep_few_rows() -> None:
+  """In a process of its own, makes Inception short, whose many units take long to build for each replica."""
+  inception_spec.ROWS = tuple(row for row in inception_spec.ROWS if row.name in ("1a_7x7", "2a_3x3", "2c_3x3", "5c"))
+
+
+def _average(name: str) -> dict[str, bool]:
+  return {"average_space": True} if "average_space" in zoo.get(name).options else {}
+
+
+def train(folder: pathlib.Path, name: str, num_steps: int) -> None:
+  """Trains to a step on two replicas; in a process of its own, since devices are divided at its start."""
+  from i3d_tf.training import trainer
+
+  _keep_few_rows()
+  run = options.Run(
+      records=str(folder / "records"), output=str(folder / "run"), model=name, stream=_STREAMS[name],
+      num_steps=num_steps, batch_size=2, num_logical_cpus=2, width_multiplier=0.05, log_every=1, **_average(name),
+  )  # fmt: skip
+  clips = clip_options.TrainClips(
+      streams=clip_options.STREAMS_OF[run.stream], short_side=36, crop=32, **_CLIPS[name]
+  )
+  trainer.train(run, options.Optimization(learning_rate=0.01), clips)
+
+
+def evaluate(folder: pathlib.Path, name: str) -> dict:
+  """Evaluates the run; returns the figures."""
+  from i3d_tf.evaluation import options as evaluation_options
+  from i3d_tf.evaluation import session
+
+  _keep_few_rows()
+  stream = _STREAMS[name]
+  evaluation = evaluation_options.Evaluation(
+      output=str(folder / "out"), records=str(folder / "records"), checkpoints={stream: str(folder / "run")},
+      model=name, num_examples=1,
+  )  # fmt: skip
+  outcomes, failures = session.run(evaluation)
+  scores = outcomes[stream].scores
+  return {"videos": len(scores.ids), "failures": failures, **scores.made_with["protocol"]}
+
+
+class NetworksTest(parameterized.TestCase):
+
+  @parameterized.parameters(*_STREAMS)
+  def test_it_overfits_eight_clips(self, name):
+    tf.random.set_seed(0)
+    options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_CLIPS[name]}
+    info = saved.ModelInfo(model=name, stream=_STREAMS[name], num_classes=4, **options_of)
+    model = saved.make_model(info, batch_norm_decay=0.8)
+    optimization = options.Optimization(optimizer="adam", dropout=0.0)
+    strategy = tf.distribute.get_strategy()
+    optimizer = optimizers.make(optimization, model.trainable_variables)
+    step = steps.Step(model, optimizer, strategy, optimization, streams=info.streams, batch_size=8)
+    rng = np.random.default_rng(0)
+    channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
+    clips = {
+        stream: rng.uniform(-1, 1, [8, info.num_frames, 32, 32, count]).astype(np.float32)
+        for stream, count in channels.items()
+    }
+    batch = {
+        **clips, "label": tf.range(8) % 4, "weight": tf.ones([8]), "seed": tf.zeros([8, 2], tf.int32),
+    }  # fmt: skip
+    first = step.apply(batch, rate=5e-3, step=0)
+    for number in range(1, 80):
+      last = step.apply(batch, rate=5e-3, step=number)
+    self.assertGreater(first.loss / 8, 1.0)
+    self.assertLess(last.loss / 8, 0.1)
+    logits = model(network.clip_of(batch, info.streams))[0].numpy()
+    np.testing.assert_array_equal(logits.argmax(1), batch["label"])
+
+  @parameterized.parameters(*(name for name in _STREAMS if name != "i3d"))  # train_test has that one
+  def test_two_steps_on_two_replicas_then_two_more_then_evaluation(self, name):
+    folder = pathlib.Path(self.create_tempdir())
+    testing.write_records(folder / "records")
+    testing.in_own_process(train, folder, name, 2)
+    testing.in_own_process(train, folder, name, 4)
+    lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    self.assertEqual([json.loads(line)["step"] for line in lines], [1, 2, 3, 4])
+    info = json.loads((folder / "run" / "best" / "model.json").read_text(encoding="utf-8"))
+    self.assertEqual((info["model"], info["stream"], info["step"]), (name, _STREAMS[name], 4))
+    found = testing.in_own_process(evaluate, folder, name)
+    self.assertEqual((found["videos"], found["failures"]), (6, []))
+    test = dict(zoo.get(name).test)
+    self.assertEqual({key: found[key] for key in test}, test)
+
+
+if __name__ == "__main__":
+  absltest.main()
