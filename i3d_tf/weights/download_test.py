@@ -33,6 +33,7 @@ from i3d_tf.weights import catalogue
 from i3d_tf.weights import download
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import registry
+from i3d_tf.weights import saved
 from i3d_tf.weights import slim
 from i3d_tf.weights import slim_archive
 from i3d_tf.weights import transfer
@@ -430,7 +431,9 @@ class InceptionV1Test(DownloadTest):
   def test_from_the_web(self):
     self._fetch()
     self.assertEqual(self.mirror.log, [("/inception_v1_2016_08_28.tar.gz", None, len(self.archive))])
-    for name, value in slim.read(self.name).items():
+    values, info = saved.read(self.name)  # from the cache, by its name
+    self.assertEqual((info.model, info.num_classes), ("inception_v1", 1001))
+    for name, value in values.items():
       np.testing.assert_array_equal(value, self.values[name], name)
 
   def test_from_where_slim_publishes_it(self):

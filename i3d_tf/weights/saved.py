@@ -22,8 +22,10 @@ from i3d_tf.models import zoo
 from i3d_tf.video import clip_options
 from i3d_tf.weights import bundle
 from i3d_tf.weights import catalogue
+from i3d_tf.weights import download
 from i3d_tf.weights import release
 from i3d_tf.weights import slim
+from i3d_tf.weights import slim_archive
 
 INFO = "model.json"
 CLIP_FIELDS = (
@@ -218,6 +220,8 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
     CheckpointError, DownloadError: as `load`.
   """
   info, checkpoint = find(name_or_path)
+  if info is None and checkpoint == slim_archive.NAME:
+    checkpoint = download.fetch(checkpoint)
   if info is not None and info.model != "i3d":
     return bundle.read(bundle.find_prefix(checkpoint)), info
   if info is None and slim.is_slim(checkpoint):

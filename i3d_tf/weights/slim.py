@@ -15,7 +15,6 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.weights import bundle
-from i3d_tf.weights import download
 from i3d_tf.weights import slim_archive
 
 FIRST_KERNEL = "Conv2d_1a_7x7/conv_3d/w"
@@ -25,11 +24,9 @@ _COUNTERS = ("global_step", "beta1_power", "beta2_power")
 _SLOT = re.compile(r"/(Adadelta|Adagrad|Adam|ExponentialMovingAverage|Ftrl|Momentum|RMSProp)(_\d)?$")
 
 
-def is_slim(name_or_path: str | os.PathLike) -> bool:
-  """Whether `read` is the one to read it: by its name or names, or as a checkpoint file of the older format."""
-  if name_or_path == slim_archive.NAME:
-    return True
-  path = _find(name_or_path)
+def is_slim(path: str | os.PathLike) -> bool:
+  """Whether `read` is the one to read it: by the names in it, or as a checkpoint file of the older format."""
+  path = _find(path)
   if path is None or not os.path.isfile(path + bundle.INDEX_SUFFIX):
     return path is not None
   try:
@@ -38,12 +35,11 @@ def is_slim(name_or_path: str | os.PathLike) -> bool:
     return False
 
 
-def read(name_or_path: str | os.PathLike, *, width_multiplier: float = 1.0) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike, *, width_multiplier: float = 1.0) -> dict[str, np.ndarray]:
   """Reads a checkpoint of Inception-v1 with its classifier; counters and optimizers' slots are left out.
 
   Args:
-    name_or_path: 'inception_v1', fetched to the cache if it is not there; or a path: a checkpoint file, a prefix, one
-      of its files, or a folder with inception_v1.ckpt or model.ckpt.
+    path: a checkpoint file, a prefix, one of its files, or a folder with inception_v1.ckpt or model.ckpt.
     width_multiplier: that of the network.
 
   Returns:
@@ -51,14 +47,10 @@ def read(name_or_path: str | os.PathLike, *, width_multiplier: float = 1.0) -> d
 
   Raises:
     CheckpointError: listing every variable that is missing, unmatched, misshapen or damaged.
-    DownloadError: if 'inception_v1' cannot be fetched.
   """
-  path = download.fetch(slim_archive.NAME) if name_or_path == slim_archive.NAME else _find(name_or_path)
+  given, path = path, _find(path)
   if path is None:
-    raise errors.CheckpointError(
-        f"there is no checkpoint at {os.fspath(name_or_path)}: give a checkpoint of slim's Inception-v1 or the name "
-        f"{slim_archive.NAME}"
-    )
+    raise errors.CheckpointError(f"there is no checkpoint of slim's Inception-v1 at {os.fspath(given)}")
   _names(path)  # explains a file that is none
   arrays = bundle.read(path)
   shapes = {_slim_name(name): _slim_shape(name, shape) for name, shape in _shapes(arrays, width_multiplier).items()}
