@@ -33,8 +33,12 @@ def describe(network: network_lib.Network, source: pipeline.Source, clips: clip_
 
 
 def protocol(clips: clip_options.EvalClips) -> dict[str, Any]:
-  """The options that the protocol uses."""
+  """The options that the protocol uses; those about stacks of flow, where there are any."""
   left_out = {"streams"} | options.unused(clips.protocol)
+  if clips.flow_stack == 1:
+    left_out |= {"flow_stack", "flow_stacking"}
+  if not clips.subtract_mean_flow:
+    left_out.add("subtract_mean_flow")
   return {name: value for name, value in dataclasses.asdict(clips).items() if name not in left_out}
 
 

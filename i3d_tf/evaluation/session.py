@@ -69,8 +69,9 @@ def _scores(options: options_lib.Evaluation, stream: str, folder: pathlib.Path) 
   if options.model not in ("", network.info.model):
     name = options.checkpoints[stream]
     raise errors.I3dError(f"{name} is a network {network.info.model}, not --model={options.model}")
-  source = pipeline.open_source(options.records, options.split, streams=network.info.streams)
-  return protocols.evaluate(network, source, _clips(options, network.info), folder)
+  clips = _clips(options, network.info)
+  source = pipeline.open_source(options.records, options.split, streams=clip_options.stored(clips))
+  return protocols.evaluate(network, source, clips, folder)
 
 
 def _clips(options: options_lib.Evaluation, info: saved.ModelInfo) -> clip_options.EvalClips:

@@ -36,7 +36,12 @@ def prepare(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_rep
   new = json.loads(json.dumps({**new, "num_replicas": num_replicas}))
   path = folder / OPTIONS
   if path.exists() and any((folder / checkpoints.FOLDER).glob("ckpt-*.index")):
-    old = json.loads(path.read_text(encoding="utf-8"))
+    # A run of an earlier version lacks the options that came later, and did what they do by default.
+    defaults = {
+        field.name: field.default
+        for part in options for field in dataclasses.fields(part) if field.default is not dataclasses.MISSING
+    }  # fmt: skip
+    old = {**json.loads(json.dumps(defaults)), **json.loads(path.read_text(encoding="utf-8"))}
     names = [name for name in {**old, **new} if name not in _FREE and old.get(name) != new.get(name)]
     if names:
       listed = "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)

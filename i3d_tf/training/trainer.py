@@ -58,14 +58,15 @@ def train(
   tf.random.set_seed(run.seed)
   if run.deterministic:
     tf.config.experimental.enable_op_determinism()
-  sources = [pipeline.open_source(run.records, run.split, streams=clips.streams)]
+  stored = clip_options.stored(clips)
+  sources = [pipeline.open_source(run.records, run.split, streams=stored)]
   if run.second_records:
-    sources.append(pipeline.open_source(run.second_records, run.second_split, streams=clips.streams))
+    sources.append(pipeline.open_source(run.second_records, run.second_split, streams=stored))
     if optimization.label_smoothing:
       raise errors.I3dError("--label_smoothing is not for two data sets; drop it or --second_records")
   validation_source = None
   if run.validation_split:
-    validation_source = pipeline.open_source(run.records, run.validation_split, streams=clips.streams)
+    validation_source = pipeline.open_source(run.records, run.validation_split, streams=stored)
   with contextlib.ExitStack() as stack:
     if workers.is_chief:
       folder = pathlib.Path(run.output)
