@@ -15,7 +15,7 @@ TEST_ONLY = ("conftest", "testing")
 BEAM = "apache-beam>=2.66"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
-    "experiments", "benchmark",
+    "fvd", "experiments", "benchmark",
 )  # fmt: skip
 
 

@@ -1,0 +1,222 @@
+"""Tests of the fvd program, with tiny networks of made weights."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import flagsaver
+from absl.testing import parameterized
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf import fvd
+from i3d_tf import testing
+from i3d_tf.evaluation import frechet
+from i3d_tf.evaluation import fvd as fvd_lib
+from i3d_tf.models import inception
+from i3d_tf.video import tvl1
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+class HelpTest(absltest.TestCase):
+
+  def test_help_imports_nothing_large_and_shows_every_flag(self):
+    program = """
+import runpy, sys
+sys.argv = ["fvd", "--help"]
+try:
+  runpy.run_module("i3d_tf.fvd", run_name="__main__", alter_sys=True)
+finally:
+  print([module for module in ("tensorflow", "sonnet", "cv2") if module in sys.modules])
+"""
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=100, check=False
+    )
+    self.assertEndsWith(done.stdout, "\n[]\n")
+    self.assertEqual(done.stderr, "")
+    self.assertIn("python -m i3d_tf.fvd --real=FOLDER --generated=FOLDER", done.stdout)
+    shown = re.findall(r"^  --(?:\[no\])?(\w+): \S", done.stdout, re.MULTILINE)
+    defined = [flag.name for flag in fvd.FLAGS.flags_by_module_dict()["i3d_tf.fvd"]]
+    self.assertCountEqual(shown, defined)
+
+  def test_defaults_are_those_of_the_library(self):
+    options = fvd_lib.Options()
+    for name in ("num_frames", "fps", "max_clips", "seed"):
+      self.assertEqual(fvd.FLAGS[name].default, getattr(options, name), name)
+    self.assertEqual(fvd.FLAGS["num_frames"].parser.lower_bound, inception.MIN_FRAMES)
+
+
+class FvdTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(folder.cleanup)
+    cls.networks = pathlib.Path(folder.name)
+    for stream in ("rgb", "flow"):
+      info = saved.ModelInfo(stream=stream, num_classes=5, width_multiplier=0.05)
+      model = saved.make_model(info)
+      for name, variable in release.named_variables(model).items():
+        variable.assign(testing.golden_values(name, tuple(variable.shape)))
+      saved.save(cls.networks / stream, model, info)
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = pathlib.Path(folder.name)
+    noise = np.random.default_rng(0).integers(0, 256, (7, 10, 8, 8, 3), np.uint8)
+    for name, clips in (("real", noise[:3]), ("generated", noise[3:] // 2)):
+      (self.folder / name).mkdir()
+      np.save(self.folder / name / "clips.npy", clips)
+
+  def _run(self, **given) -> tuple[int, str, str]:
+    """The exit status and what is printed, on stdout and stderr; paths are in the test's folder."""
+    paths = {"real", "generated", "save_stats", "json"}
+    given = {name: os.fspath(self.folder / value) if name in paths else value for name, value in given.items()}
+    defaults = {"num_frames": 10, "resamples": 5, "rgb_checkpoint": os.fspath(self.networks / "rgb")}
+    output, complaints = io.StringIO(), io.StringIO()
+    with flagsaver.flagsaver(**(defaults | given)):
+      # A flag that the test gives counts as given on the command line, and no other.
+      for name in defaults:
+        fvd.FLAGS[name].present = int(name in given)
+      with contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaints):
+        status = fvd.main([])
+    return status, output.getvalue(), complaints.getvalue()
+
+  def assert_same(self, figures: dict, expected: dict) -> None:
+    """The same up to the order in which a network adds."""
+    for name in ("distance", "mean_term", "covariance_term"):
+      self.assertAlmostEqual(figures[name], expected[name], places=5, msg=name)
+    for name in ("low", "high", "excess"):
+      self.assertAlmostEqual(figures["interval"][name], expected["interval"][name], places=5, msg=name)
+
+  def _report(self) -> dict:
+    return json.loads((self.folder / "out.json").read_text())
+
+  def test_prints_the_figure_and_what_it_depends_on(self):
+    status, output, _ = self._run(real="real", generated="generated", json="out.json")
+    self.assertEqual(status, 0)
+    report = self._report()
+    figures = report["fvd"]["rgb"]
+    self.assertGreater(figures["mean_term"], 0.01)
+    self.assertAlmostEqual(figures["distance"], figures["mean_term"] + figures["covariance_term"], places=12)
+    interval = figures["interval"]
+    weights = report["weights"]["rgb"]
+    self.assertEqual(
+        output,
+        f"FVD: {figures['distance']:.3f}\n"
+        f"  of the means {figures['mean_term']:.3f}, of the covariances {figures['covariance_term']:.3f}\n"
+        f"  95 % interval {interval['low']:.3f} to {interval['high']:.3f} (5 resamples)\n"
+        "comparable only with figures of the same:\n"
+        f"  rgb weights: CRC-32 {weights}, not the published embedding\n"
+        "  resizing: bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres\n"
+        "  frames in a clip: 10, at each video's own rate\n"
+        "  clips: 3 real, 4 generated\n",
+    )
+    self.assertEqual(report["clips"], {"real": 3, "generated": 4})
+    self.assertEqual(report["failed"], {"real": 0, "generated": 0})
+
+  def test_set_against_itself_without_interval(self):
+    status, output, _ = self._run(real="real", generated="real", resamples=0, json="out.json")
+    self.assertEqual(status, 0)
+    self.assertLess(abs(self._report()["fvd"]["rgb"]["distance"]), 1e-3)
+    self.assertIsNone(self._report()["fvd"]["rgb"]["interval"])
+    self.assertNotIn("interval", output)
+
+  def test_saved_statistics_give_the_same(self):
+    self._run(real="real", generated="generated", json="out.json")
+    at_once = self._report()["fvd"]["rgb"]
+    status, output, _ = self._run(real="real", save_stats="real.npz")
+    self.assertEqual(status, 0)
+    self.assertStartsWith(output, "  rgb weights")
+    self.assertIn("  clips: 3 real\n", output)
+    self._run(real="real.npz", generated="generated", json="out.json")
+    self.assert_same(self._report()["fvd"]["rgb"], at_once)
+    self._run(real="generated", save_stats="generated.npz")
+    status, output, _ = self._run(real="real.npz", generated="generated.npz", json="out.json")
+    self.assertEqual(status, 0)
+    self.assert_same(self._report()["fvd"]["rgb"], at_once)
+    self.assertIn("frames in a clip: 10", output)
+
+  def test_both_streams(self):
+    given = {"real": "real", "generated": "generated", "max_clips": 2, "json": "out.json"}
+    self._run(**given)
+    alone = self._report()["fvd"]["rgb"]
+    # The real flow takes long, and has its test in evaluation/fvd_test.py.
+    with mock.patch.object(tvl1, "tvl1_flow", lambda frames: np.diff(frames[..., :2].astype(np.float32), axis=0) / 10):
+      status, output, _ = self._run(**given, flow_checkpoint=os.fspath(self.networks / "flow"), save_stats="real.npz")
+    self.assertEqual(status, 0)
+    figures = self._report()["fvd"]
+    self.assertEqual(list(figures), ["rgb", "flow"])
+    self.assert_same(figures["rgb"], alone)
+    self.assertGreater(figures["flow"]["distance"], 0)
+    self.assertIn(f"\nflow FVD: {figures['flow']['distance']:.3f}\n", output)
+    self.assertEqual(list(frechet.load(self.folder / "real.npz")[0]), ["rgb", "flow"])
+
+  def test_broken_videos_are_named_and_the_rest_is_done(self):
+    (self.folder / "generated" / "broken.mp4").write_text("no video")
+    status, output, complaints = self._run(real="real", generated="generated", save_stats="real.npz", json="out.json")
+    self.assertEqual(status, 1)
+    self.assertRegex(complaints, "error: .*generated/broken.mp4: this is not a video")
+    self.assertEndsWith(output, "  clips: 3 real, 4 generated\nvideos of --generated that could not be used: 1\n")
+    self.assertEqual(self._report()["failed"], {"real": 0, "generated": 1})
+
+  def test_saved_statistics_remember_what_failed(self):
+    (self.folder / "real" / "broken.mp4").write_text("no video")
+    self.assertEqual(self._run(real="real", save_stats="real.npz")[0], 1)
+    status, output, _ = self._run(real="real.npz", generated="generated")
+    self.assertEqual(status, 1)
+    self.assertIn("videos of --real that could not be used: 1\n", output)
+
+  def test_too_few_are_left(self):
+    np.save(self.folder / "one.npy", np.zeros((10, 8, 8, 3), np.uint8))
+    with self.assertRaisesRegex(errors.I3dError, "one.npy: of its 1 videos 1 can be used; FVD needs 2 at least"):
+      self._run(real="one.npy", save_stats="real.npz")
+    self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["generated", "one.npy", "real"])
+
+  def test_statistics_of_other_clips_are_refused_at_once(self):
+    self._run(real="real", save_stats="real.npz", num_frames=9)
+    (self.folder / "generated" / "clips.npy").write_text("is not read")
+    with self.assertRaisesRegex(errors.I3dError, "real.npz cannot be compared: its num_frames is 9, not 10"):
+      self._run(real="real.npz", generated="generated")
+    with self.assertRaisesRegex(errors.I3dError, "real.npz has no statistics of flow"):
+      self._run(real="real.npz", generated="generated", flow_checkpoint=os.fspath(self.networks / "flow"))
+
+  @parameterized.parameters(
+      ({}, "--real is missing"),
+      ({"real": "real"}, "--generated is missing; only with --save_stats it may be"),
+      ({"real": "real", "save_stats": "a.npz", "json": "a.json"}, "--json is for the figures"),
+      ({"real": "real", "generated": "generated", "resamples": 1}, "--resamples=1; an interval needs at least 2"),
+      ({"real": "a.npz", "save_stats": "b.npz"}, "--real is statistics already"),
+      ({"real": "real", "save_stats": "stats"}, "stats; the file's name must end in .npz"),
+      ({"real": "a.npz", "generated": "b.npz", "num_frames": 12}, "--num_frames is for videos, but --real and"),
+      ({"real": "none", "generated": "generated"}, "none: there is no such file or folder"),
+      ({"real": "real", "generated": "generated", "max_clips": 4}, "real has 3 videos, fewer than --max_clips=4"),
+      ({"real": "real", "generated": "generated", "num_frames": 9, "flow_checkpoint": "x"}, "flow need at least 10"),
+  )
+  def test_flags_that_do_not_go_together(self, given, sentence):
+    with self.assertRaisesRegex(errors.I3dError, sentence):
+      self._run(**given)
+
+  def test_folder_that_cannot_be_written_is_found_before_the_work(self):
+    (self.folder / "real" / "clips.npy").write_text("is not read")
+    with self.assertRaises(FileNotFoundError):
+      self._run(real="real", save_stats="none/real.npz")
+
+
+if __name__ == "__main__":
+  absltest.main()
