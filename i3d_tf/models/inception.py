@@ -215,6 +215,9 @@ class InceptionI3d(Inception):
 
   RGB clips have 3 channels in [-1, 1]; flow clips 2 channels (x, y), +-20 pixels per frame scaled to [-1, 1];
   both at 25 frames per second. The number of channels is fixed by the first call, or by `build`.
+
+  On a CPU take gradients with tape and network in one `tf.function`: of tied maxima TensorFlow's eager max pool gives
+  each the whole gradient.
   """
 
   ARCHITECTURE = spec.I3D
