@@ -15,7 +15,7 @@ TEST_ONLY = ("conftest", "testing")
 BEAM = "apache-beam>=2.66"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
-    "fvd", "experiments", "benchmark",
+    "fvd", "experiments", "benchmark", "models.__main__",
 )  # fmt: skip
 
 
@@ -54,5 +54,5 @@ setuptools.setup(
         "tqdm>=4.66",
     ],
     extras_require={"beam": [BEAM], "test": [BEAM, "av>=14", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"]},
-    entry_points={"console_scripts": [f"i3d_{name}=i3d_tf.{name}:run" for name in MAINS]},
+    entry_points={"console_scripts": [f"i3d_{name.removesuffix('.__main__')}=i3d_tf.{name}:run" for name in MAINS]},
 )

@@ -64,7 +64,8 @@ def fail(message: str) -> int:
 
 def program() -> str:
   """The name under which this program was started, for messages."""
-  return os.path.basename(sys.argv[0]).removesuffix(".py")
+  folder, name = os.path.split(os.path.abspath(sys.argv[0]))
+  return os.path.basename(folder) if name == "__main__.py" else name.removesuffix(".py")
 
 
 def is_quiet() -> bool:

@@ -38,10 +38,12 @@ class WheelTest(absltest.TestCase):
     for folder in ("data", "checkpoints"):
       wanted = {f"i3d_tf/{folder}/{path.name}" for path in (_ROOT / folder).iterdir() if path.name != "BUILD"}
       self.assertEqual({name for name in names if name.startswith(f"i3d_tf/{folder}/")}, wanted)
-    mains = {path.stem for path in (_ROOT / "i3d_tf").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
-    mains = {name for name in mains if not name.endswith("_test")}
+    places = [*_ROOT.glob("i3d_tf/*.py"), *_ROOT.glob("i3d_tf/*/__main__.py")]
+    mains = {path.relative_to(_ROOT / "i3d_tf") for path in places if 'if __name__ == "__main__"' in path.read_text()}
+    mains = {".".join(path.with_suffix("").parts) for path in mains if not path.stem.endswith("_test")}
     self.assertEqual(
-        {line for line in scripts.splitlines() if " = " in line}, {f"i3d_{name} = i3d_tf.{name}:run" for name in mains}
+        {line for line in scripts.splitlines() if " = " in line},
+        {f"i3d_{name.removesuffix('.__main__')} = i3d_tf.{name}:run" for name in mains},
     )
 
 
