@@ -85,7 +85,7 @@ class BenchmarkTest(parameterized.TestCase):
       ((), "say what to measure: network, flow, input, train; got nothing"),
       (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
       (("network", "--stream=joint"), "--stream=joint: i3d takes rgb or flow; train its streams apart"),
-      (("network", "--model=c3d", "--frames=9"), "--model=c3d does not take these clips: clip has"),
+      (("network", "--crop=112"), "--model=i3d does not take these clips: clip has height 112"),
       (("flow",), "give --video, or two --images"),
       (("input",), "--records is missing: the folder of records that prepare_dataset made"),
       (("input", "--records=/no/folder"), "/no/folder: there is no such file or folder"),

@@ -91,7 +91,7 @@ class EvaluateTest(absltest.TestCase):
     records = "--records=records"
     for sentence, *flags in (
         ("--records is missing", "--rgb_checkpoint=rgb"),
-        ("takes clips of 3 channels; those of the flow stream have 2", records, "--flow_checkpoint=rgb"),
+        ("takes clips of the stream rgb; give it as --rgb_checkpoint", records, "--flow_checkpoint=rgb"),
     ):
       self._assert_fails(self._evaluate(*flags, "--output=bad"), sentence)
     self.assertEmpty(list((self.folder / "bad").glob("[!.]*")))

@@ -1,8 +1,13 @@
-"""Tests of the fvd program, with tiny networks of made weights."""
+"""Tests of the fvd program, with tiny networks of made weights.
 
+The program runs in a process of its own, since another program's flags, tested here, too, have the same names.
+"""
+
+from concurrent import futures
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import pathlib
 import re
@@ -17,7 +22,6 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import fvd
 from i3d_tf import testing
 from i3d_tf.evaluation import frechet
 from i3d_tf.evaluation import fvd as fvd_lib
@@ -27,6 +31,34 @@ from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run_main(values: dict, given: list[str], *, has_made_flow: bool) -> tuple[int, str, str]:
+  """The exit status and what is printed with these flags, of which those `given` count as on the command line."""
+  from i3d_tf import fvd
+
+  if not fvd.FLAGS.is_parsed():
+    fvd.FLAGS(["fvd"])
+  output, complaints = io.StringIO(), io.StringIO()
+  made = lambda frames: np.diff(frames[..., :2].astype(np.float32), axis=0) / 10
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(flagsaver.flagsaver(**values))
+    if has_made_flow:
+      stack.enter_context(mock.patch.object(tvl1, "tvl1_flow", made))
+    for name in values:
+      fvd.FLAGS[name].present = int(name in given)
+    stack.enter_context(contextlib.redirect_stdout(output))
+    stack.enter_context(contextlib.redirect_stderr(complaints))
+    status = fvd.main([])
+  return status, output.getvalue(), complaints.getvalue()
+
+
+def flags_of_main() -> dict:
+  """The default and the lower bound of each flag."""
+  from i3d_tf import fvd
+
+  own = fvd.FLAGS.flags_by_module_dict()["i3d_tf.fvd"]
+  return {flag.name: (flag.default, getattr(flag.parser, "lower_bound", None)) for flag in own}
 
 
 class HelpTest(absltest.TestCase):
@@ -48,14 +80,13 @@ finally:
     self.assertEqual(done.stderr, "")
     self.assertIn("python -m i3d_tf.fvd --real=FOLDER --generated=FOLDER", done.stdout)
     shown = re.findall(r"^  --(?:\[no\])?(\w+): \S", done.stdout, re.MULTILINE)
-    defined = [flag.name for flag in fvd.FLAGS.flags_by_module_dict()["i3d_tf.fvd"]]
-    self.assertCountEqual(shown, defined)
+    self.assertCountEqual(shown, testing.in_own_process(flags_of_main))
 
   def test_defaults_are_those_of_the_library(self):
-    options = fvd_lib.Options()
+    options, defined = fvd_lib.Options(), testing.in_own_process(flags_of_main)
     for name in ("num_frames", "fps", "max_clips", "seed"):
-      self.assertEqual(fvd.FLAGS[name].default, getattr(options, name), name)
-    self.assertEqual(fvd.FLAGS["num_frames"].parser.lower_bound, inception.MIN_FRAMES)
+      self.assertEqual(defined[name][0], getattr(options, name), name)
+    self.assertEqual(defined["num_frames"][1], inception.MIN_FRAMES)
 
 
 class FvdTest(parameterized.TestCase):
@@ -66,6 +97,8 @@ class FvdTest(parameterized.TestCase):
     folder = tempfile.TemporaryDirectory()
     cls.addClassCleanup(folder.cleanup)
     cls.networks = pathlib.Path(folder.name)
+    cls.pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    cls.addClassCleanup(cls.pool.shutdown)
     for stream in ("rgb", "flow"):
       info = saved.ModelInfo(stream=stream, num_classes=5, width_multiplier=0.05)
       model = saved.make_model(info)
@@ -83,19 +116,12 @@ class FvdTest(parameterized.TestCase):
       (self.folder / name).mkdir()
       np.save(self.folder / name / "clips.npy", clips)
 
-  def _run(self, **given) -> tuple[int, str, str]:
+  def _run(self, *, has_made_flow: bool = False, **given) -> tuple[int, str, str]:
     """The exit status and what is printed, on stdout and stderr; paths are in the test's folder."""
     paths = {"real", "generated", "save_stats", "json"}
     given = {name: os.fspath(self.folder / value) if name in paths else value for name, value in given.items()}
     defaults = {"num_frames": 10, "resamples": 5, "rgb_checkpoint": os.fspath(self.networks / "rgb")}
-    output, complaints = io.StringIO(), io.StringIO()
-    with flagsaver.flagsaver(**(defaults | given)):
-      # A flag that the test gives counts as given on the command line, and no other.
-      for name in defaults:
-        fvd.FLAGS[name].present = int(name in given)
-      with contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaints):
-        status = fvd.main([])
-    return status, output.getvalue(), complaints.getvalue()
+    return self.pool.submit(run_main, defaults | given, list(given), has_made_flow=has_made_flow).result()
 
   def assert_same(self, figures: dict, expected: dict) -> None:
     """The same up to the order in which a network adds."""
@@ -157,8 +183,8 @@ class FvdTest(parameterized.TestCase):
     self._run(**given)
     alone = self._report()["fvd"]["rgb"]
     # The real flow takes long, and has its test in evaluation/fvd_test.py.
-    with mock.patch.object(tvl1, "tvl1_flow", lambda frames: np.diff(frames[..., :2].astype(np.float32), axis=0) / 10):
-      status, output, _ = self._run(**given, flow_checkpoint=os.fspath(self.networks / "flow"), save_stats="real.npz")
+    flow = os.fspath(self.networks / "flow")
+    status, output, _ = self._run(**given, has_made_flow=True, flow_checkpoint=flow, save_stats="real.npz")
     self.assertEqual(status, 0)
     figures = self._report()["fvd"]
     self.assertEqual(list(figures), ["rgb", "flow"])

@@ -40,4 +40,4 @@ def merge(datasets: Sequence[tf.data.Dataset], sizes: Sequence[int]) -> tf.data.
       first += size
     return {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
 
-  return tf.data.Dataset.zip(tuple(datasets)).map(join, deterministic=True)
+  return tf.data.Dataset.zip(tuple(datasets)).map(join)

@@ -50,12 +50,12 @@ def train(folder: pathlib.Path, name: str, num_steps: int) -> None:
   trainer.train(run, options.Optimization(learning_rate=0.01), clips)
 
 
-def evaluate(folder: pathlib.Path, name: str) -> dict:
-  """Evaluates the run; returns the figures."""
+def train_and_evaluate(folder: pathlib.Path, name: str, num_steps: int) -> dict:
+  """Goes on to a step and evaluates the run; returns the figures."""
   from i3d_tf.evaluation import options as evaluation_options
   from i3d_tf.evaluation import session
 
-  _keep_few_rows()
+  train(folder, name, num_steps)
   stream = _STREAMS[name]
   evaluation = evaluation_options.Evaluation(
       output=str(folder / "out"), records=str(folder / "records"), checkpoints={stream: str(folder / "run")},
@@ -100,12 +100,11 @@ class NetworksTest(parameterized.TestCase):
     folder = pathlib.Path(self.create_tempdir())
     testing.write_records(folder / "records")
     testing.in_own_process(train, folder, name, 2)
-    testing.in_own_process(train, folder, name, 4)
+    found = testing.in_own_process(train_and_evaluate, folder, name, 4)
     lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     self.assertEqual([json.loads(line)["step"] for line in lines], [1, 2, 3, 4])
     info = json.loads((folder / "run" / "best" / "model.json").read_text(encoding="utf-8"))
     self.assertEqual((info["model"], info["stream"], info["step"]), (name, _STREAMS[name], 4))
-    found = testing.in_own_process(evaluate, folder, name)
     self.assertEqual((found["videos"], found["failures"]), (6, []))
     test = dict(zoo.get(name).test)
     self.assertEqual({key: found[key] for key in test}, test)
