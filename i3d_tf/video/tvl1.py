@@ -6,7 +6,8 @@ The method is that of Zach, Pock and Bischof, "A Duality Based Approach for Real
 branch, because the published I3D flow was computed with it by way of MediaPipe.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
 import itertools
@@ -158,41 +159,68 @@ def tvl1_flow(frames: np.ndarray, *, params: TvL1Params = TvL1Params(), engine: 
   """
   if engine not in ENGINES:
     raise ValueError(f"engine = {engine!r}; allowed are {', '.join(ENGINES)}")
-  if threads is not None and threads < 1:
-    raise ValueError(f"threads = {threads!r}; allowed are None and integers from 1")
+  threads = _check_threads(threads)
   gray = _to_gray(frames)
-  if threads is None:
-    threads = workers.available_cores()
   flow = np.empty((len(gray) - 1, *gray.shape[1:], 2), np.float32)
-  solve_all = _numba_flow if engine == "numba" else _opencv_flow
-  for done, _ in enumerate(solve_all(gray, flow, params, threads), start=1):
+  fields = _numba_flow(gray, params, threads) if engine == "numba" else _opencv_flow(gray, params, threads)
+  for pair, field in enumerate(fields):
+    flow[pair] = field
     if on_pair is not None:
-      on_pair(done, len(flow))
+      on_pair(pair + 1, len(flow))
   return flow
 
 
-def _numba_flow(gray: np.ndarray, flow: np.ndarray, params: TvL1Params, threads: int) -> Iterator[None]:
-  """Fills `flow` pair by pair, and yields after each."""
-  num_pairs, (height, width) = len(gray) - 1, gray.shape[1:]
-  num_workers = max(1, min(threads, num_pairs))
+def iter_flow(frames: Iterable[np.ndarray], *, params: TvL1Params = TvL1Params(),
+              threads: int | None = None) -> Iterator[np.ndarray]:
+  """Yields the TV-L1 flow of each frame to the next, [H, W, 2], as `tvl1_flow` returns it, for videos of any length.
+
+  The frames of twice as many pairs as there are threads are held at most.
+
+  Args:
+    frames: [H, W] gray or [H, W, 3] RGB, uint8, one after the other.
+    params: see `TvL1Params`.
+    threads: as of `tvl1_flow` with "numba".
+
+  Raises:
+    ValueError: as `tvl1_flow`.
+  """
+  threads = _check_threads(threads)
+  return _numba_flow((_to_gray(frame[np.newaxis])[0] for frame in frames), params, threads)
+
+
+def _check_threads(threads: int | None) -> int:
+  if threads is not None and threads < 1:
+    raise ValueError(f"threads = {threads!r}; allowed are None and integers from 1")
+  return workers.available_cores() if threads is None else threads
+
+
+def _numba_flow(gray: Iterable[np.ndarray], params: TvL1Params, threads: int) -> Iterator[np.ndarray]:
+  """Yields the flow of each pair, in order, with a few pairs begun ahead if there are several threads."""
   solvers: queue.SimpleQueue[TvL1] = queue.SimpleQueue()
-  for _ in range(num_workers):
-    solvers.put(TvL1(height, width, params=params))
 
-  def solve(pair: int) -> None:
-    solver = solvers.get()
-    flow[pair] = solver.flow(gray[pair], gray[pair + 1])
+  def solve(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    try:
+      solver = solvers.get_nowait()
+    except queue.Empty:
+      solver = TvL1(*pair[0].shape, params=params)
+    field = solver.flow(*pair)
     solvers.put(solver)
+    return field
 
-  if num_workers == 1:
-    yield from map(solve, range(num_pairs))
-  else:
-    with futures.ThreadPoolExecutor(num_workers) as pool:
-      yield from pool.map(solve, range(num_pairs))
+  pairs = itertools.pairwise(gray)
+  if threads == 1:
+    yield from map(solve, pairs)
+    return
+  with futures.ThreadPoolExecutor(threads) as pool:
+    begun = collections.deque(pool.submit(solve, pair) for pair in itertools.islice(pairs, 2 * threads))
+    while begun:
+      field = begun.popleft().result()
+      begun.extend(pool.submit(solve, pair) for pair in itertools.islice(pairs, 1))
+      yield field
 
 
-def _opencv_flow(gray: np.ndarray, flow: np.ndarray, params: TvL1Params, threads: int) -> Iterator[None]:
-  """Fills `flow` pair by pair, and yields after each."""
+def _opencv_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> Iterator[np.ndarray]:
+  """Yields the flow of each pair, in order."""
   if not hasattr(cv2, "optflow"):
     raise ImportError("engine = 'opencv' needs cv2.optflow: install opencv-contrib-python-headless "
                       "in place of opencv-python")
@@ -205,9 +233,8 @@ def _opencv_flow(gray: np.ndarray, flow: np.ndarray, params: TvL1Params, threads
     solver = cv2.optflow.DualTVL1OpticalFlow_create(
         params.tau, params.lambda_, params.theta, params.nscales, params.warps, params.epsilon,
         params.inner_iterations, params.outer_iterations, params.scale_step, 0, params.median_filtering)
-    for pair in range(len(flow)):
-      flow[pair] = solver.calc(gray[pair], gray[pair + 1], None)
-      yield
+    for previous, following in itertools.pairwise(gray):
+      yield solver.calc(previous, following, None)
   finally:
     cv2.setNumThreads(threads_before)
 

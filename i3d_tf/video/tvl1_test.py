@@ -192,6 +192,17 @@ class TvL1Test(parameterized.TestCase):
     for threads in (2, 3, 8):
       np.testing.assert_array_equal(tvl1.tvl1_flow(frames, threads=threads), expected)
 
+  @parameterized.parameters(1, 2)
+  def test_frame_by_frame_gives_the_same_and_runs_little_ahead(self, threads):
+    frames = np.concatenate([_shifted(40, 50, 1.5, 0.5), _shifted(40, 50, 0.5, 1), _shifted(40, 50, 2, 2)] * 3)
+    frames = np.stack([frames] * 3, axis=-1)
+    taken = []
+    fields = tvl1.iter_flow((taken.append(frame) or frame for frame in frames), threads=threads)
+    for pair, (field, expected) in enumerate(zip(fields, tvl1.tvl1_flow(frames), strict=True)):
+      np.testing.assert_array_equal(field, expected)
+      self.assertLessEqual(len(taken), pair + 2 + 2 * threads)
+    self.assertLen(taken, len(frames))
+
   def test_solver_forgets_earlier_pairs(self):
     frames = np.stack([_texture(50, 70, seed).astype(np.uint8) for seed in range(3)])
     used = tvl1.TvL1(50, 70)
