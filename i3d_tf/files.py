@@ -54,6 +54,35 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields a folder to fill; it becomes `path`, where there must be nothing or an empty folder, if the body succeeds.
+
+  Raises:
+    I3dError: if `path` is a file, or a folder that holds something.
+    OSError: if it cannot be written.
+  """
+  target = pathlib.Path(os.path.realpath(path))
+  if target.exists() and not target.is_dir():
+    raise errors.I3dError(f"{path} is a file; name a folder to write to")
+  held = sorted(os.listdir(target)) if target.exists() else []
+  if held:
+    raise errors.I3dError(f"{path} holds {held[0]} already; name a new or an empty folder to write to")
+  made = [parent for parent in target.parents if not parent.exists()]
+  target.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as staging:
+      complete = pathlib.Path(staging, target.name)
+      complete.mkdir()
+      yield complete
+      complete.rename(target)
+  except BaseException:
+    for parent in made:
+      with contextlib.suppress(OSError):
+        parent.rmdir()
+    raise
+
+
+@contextlib.contextmanager
 def locked(folder: str | os.PathLike) -> Iterator[None]:
   """Keeps other processes of ours out of the folder, which is made if it is not there.
 

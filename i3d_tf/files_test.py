@@ -158,5 +158,41 @@ class ReplacingTest(parameterized.TestCase):
     self.assertIs(caught.exception, error)
 
 
+class NewFolderTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = pathlib.Path(folder.name)
+
+  @parameterized.parameters("new", "old", "a/b/new", "link")
+  def test_appears_when_it_is_complete(self, name):
+    (self.folder / "old").mkdir()
+    (self.folder / "link").symlink_to(self.folder / "old")
+    with files.new_folder(self.folder / name) as folder:
+      (folder / "file").write_bytes(b"1")
+      self.assertFalse((self.folder / name / "file").exists())
+    self.assertEqual((self.folder / name / "file").read_bytes(), b"1")
+    self.assertEmpty([path for path in self.folder.rglob(".*")])
+
+  @parameterized.parameters("new", "a/b/new", "old")
+  def test_a_failure_leaves_nothing(self, name):
+    (self.folder / "old").mkdir()
+    with self.assertRaises(ZeroDivisionError):
+      with files.new_folder(self.folder / name) as folder:
+        (folder / "file").write_bytes(b"1")
+        raise ZeroDivisionError
+    self.assertEqual([path.name for path in self.folder.rglob("*")], ["old"])
+
+  def test_what_is_there_is_kept(self):
+    (self.folder / "file").write_bytes(b"1")
+    for path, sentence in ((self.folder, "holds file already"), (self.folder / "file", "is a file; name a folder")):
+      with self.assertRaisesRegex(errors.I3dError, sentence):
+        with files.new_folder(path):
+          self.fail("the body must not run")
+    self.assertEqual((self.folder / "file").read_bytes(), b"1")
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -2,10 +2,9 @@
 
 import dataclasses
 import os
-import pathlib
-import tempfile
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf.models import inflation
 from i3d_tf.video import clip_options
 from i3d_tf.weights import release
@@ -52,41 +51,28 @@ def write(name_or_path: str, folder: str | os.PathLike, options: Inflation) -> W
     CheckpointError, DownloadError: as `saved.read`.
     OSError: if the folder cannot be written.
   """
-  folder = pathlib.Path(os.path.realpath(folder))
-  _check_free(folder)
-  values, info = saved.read(name_or_path)
-  if info.model != _SOURCE:
-    raise errors.I3dError(f"{name_or_path} is a network {info.model}; only {_SOURCE} can be inflated")
-  inflated = inflation.inflate(values, mode=options.mode)
-  stream = options.stream or info.stream
-  kernel, channels = inflated[release.FIRST_KERNEL], clip_options.CHANNELS[stream]
-  if kernel.shape[-2] != channels:
-    rescale = options.rescale_first_kernel
-    inflated[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
-  elif options.rescale_first_kernel:
-    raise errors.I3dError(
-        f"--rescale_first_kernel is for other channels, but {name_or_path} has the {channels} of {stream} already"
+  with files.new_folder(folder) as staging:
+    values, info = saved.read(name_or_path)
+    if info.model != _SOURCE:
+      raise errors.I3dError(f"{name_or_path} is a network {info.model}; only {_SOURCE} can be inflated")
+    inflated = inflation.inflate(values, mode=options.mode)
+    stream = options.stream or info.stream
+    kernel, channels = inflated[release.FIRST_KERNEL], clip_options.CHANNELS[stream]
+    if kernel.shape[-2] != channels:
+      rescale = options.rescale_first_kernel
+      inflated[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
+    elif options.rescale_first_kernel:
+      raise errors.I3dError(
+          f"--rescale_first_kernel is for other channels, but {name_or_path} has the {channels} of {stream} already"
+      )
+    new = saved.ModelInfo(
+        stream=stream,
+        num_classes=0,
+        width_multiplier=info.width_multiplier,
+        average_space=info.average_space,
+        short_side=info.short_side,
+        crop=info.crop,
+        dataset=info.dataset,
     )
-  new = saved.ModelInfo(
-      stream=stream,
-      num_classes=0,
-      width_multiplier=info.width_multiplier,
-      average_space=info.average_space,
-      short_side=info.short_side,
-      crop=info.crop,
-      dataset=info.dataset,
-  )
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
-    complete = pathlib.Path(staging, "complete")
-    saved.save_values(complete, inflated, new)
-    complete.rename(folder)
+    saved.save_values(staging, inflated, new)
   return Written(stream, len(inflated), sum(value.size for value in inflated.values()))
-
-
-def _check_free(folder: pathlib.Path) -> None:
-  if folder.exists() and not folder.is_dir():
-    raise errors.I3dError(f"{folder} is a file; name a folder to write to")
-  held = sorted(os.listdir(folder)) if folder.exists() else []
-  if held:
-    raise errors.I3dError(f"{folder} holds {held[0]} already; name a new or an empty folder to write to")
