@@ -53,6 +53,10 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.66",
     ],
-    extras_require={"beam": [BEAM], "test": [BEAM, "av>=14", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"]},
+    extras_require={
+        "beam": [BEAM],
+        "torch": ["torch>=2.6"],
+        "test": [BEAM, "av>=14", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"],
+    },
     entry_points={"console_scripts": [f"i3d_{name.removesuffix('.__main__')}=i3d_tf.{name}:run" for name in MAINS]},
 )

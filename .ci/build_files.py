@@ -35,6 +35,7 @@ DISTRIBUTIONS = {  # by import name
     "sonnet": "dm-sonnet",
     "tensorflow": "tensorflow",
     "tensorflow_datasets": "tensorflow-datasets",
+    "torch": "torch",
     "tqdm": "tqdm",
 }
 SLOW = {"dm-sonnet", "numba", "tensorflow", "tensorflow-datasets"}  # to import or compile; a test without them is small

@@ -26,6 +26,8 @@ from i3d_tf.weights import download
 from i3d_tf.weights import release
 from i3d_tf.weights import slim
 from i3d_tf.weights import slim_archive
+from i3d_tf.weights import torch_files
+from i3d_tf.weights import torch_i3d
 
 INFO = "model.json"
 CLIP_FIELDS = (
@@ -122,8 +124,8 @@ def load(name_or_path: str | os.PathLike) -> tuple[network.Network, ModelInfo]:
 
   Args:
     name_or_path: a released checkpoint's name, a checkpoint in the release's layout (a prefix, one of its files, or a
-      folder with model.ckpt) or in slim's of Inception-v1, or the folder of a training run, which means its best
-      network.
+      folder with model.ckpt) or in slim's of Inception-v1, a PyTorch state dict of I3D (see `torch_i3d`), or the folder
+      of a training run, which means its best network.
 
   Raises:
     CheckpointError, DownloadError: as `release.load_checkpoint`; for a model.json that cannot be read; for weights
@@ -224,12 +226,15 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
     checkpoint = download.fetch(checkpoint)
   if info is not None and info.model != "i3d":
     return bundle.read(bundle.find_prefix(checkpoint)), info
+  if info is None and torch_files.is_torch(checkpoint):
+    values = torch_i3d.from_torch(torch_files.read(checkpoint), checkpoint)
+    return values, _describe(checkpoint, values)
   if info is None and slim.is_slim(checkpoint):
     values = slim.read(checkpoint)
     info = ModelInfo(model="inception_v1", stream="rgb", num_classes=values[slim.HEAD_BIAS].size, num_frames=1)
     return values, info
   loaded, values = release.read(checkpoint)
-  return values, info or _describe(loaded, values)
+  return values, info or _describe(loaded.prefix, values)
 
 
 def _layout(info: ModelInfo) -> release.Layout:
@@ -269,16 +274,16 @@ def _read_info(path: pathlib.Path) -> dict:
   raise errors.CheckpointError(f"{path}: this is not what train writes")
 
 
-def _describe(loaded: release.LoadedCheckpoint, values: Mapping[str, np.ndarray]) -> ModelInfo:
-  """The info of a checkpoint that comes without: one of the release, or in its layout."""
+def _describe(path: str, values: Mapping[str, np.ndarray]) -> ModelInfo:
+  """The info of a checkpoint of I3D that comes without: one of the release, in its layout, or of a PyTorch port."""
   kernel, bias = values.get(release.FIRST_KERNEL), values.get(release.HEAD_BIAS)
   missing = [name for name in (release.FIRST_KERNEL, release.HEAD_BIAS) if name not in values]
   if missing:
-    raise errors.CheckpointError(f"checkpoint {loaded.prefix} is not whole: it has no {missing[0]}")
+    raise errors.CheckpointError(f"checkpoint {path} is not whole: it has no {missing[0]}")
   channels = kernel.shape[-2]
   streams = [stream for stream, number in clip_options.CHANNELS.items() if number == channels]
   if not streams:
-    raise errors.CheckpointError(f"checkpoint {loaded.prefix} is for clips of {channels} channels; allowed are 3 and 2")
+    raise errors.CheckpointError(f"checkpoint {path} is for clips of {channels} channels; allowed are 3 and 2")
   try:
     classes = resources.class_names(bias.size)
   except errors.I3dError:
