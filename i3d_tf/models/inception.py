@@ -1,6 +1,6 @@
 """The networks of the Inception-v1 family: InceptionI3d, and InceptionV1, which sees every frame by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import sonnet as snt
 import tensorflow as tf
@@ -202,8 +202,10 @@ class Inception(network.Network):
       message = f"clip has too few frames; Logits needs at least {self.MIN_FRAMES}"
       with tf.control_dependencies([tf.debugging.assert_greater_equal(tf.shape(net)[1], time, message)]):
         net = tf.identity(net)
+    if self._average_space and None in net.shape[2:4]:
+      return _average_places(tf.nn.avg_pool3d(net, [time, 1, 1], 1, "VALID"), sides)
     if self._average_space:
-      sides = [min(side, extent or side) for side, extent in zip(sides, net.shape[2:4], strict=True)]
+      sides = [min(side, extent) for side, extent in zip(sides, net.shape[2:4], strict=True)]
     return tf.nn.avg_pool3d(net, [time, *sides], 1, "VALID")
 
 
@@ -253,6 +255,23 @@ class InceptionV1(Inception):
         for name, value in endpoints.items()
     }
     return squeezed.get(self.final_endpoint, output), squeezed
+
+
+def _average_places(net: tf.Tensor, kernel: Sequence[int]) -> tf.Tensor:
+  """The mean `[B, T, 1, 1, C]` over the outputs of a VALID average pool of `[B, T, H, W, C]`, no larger than the map.
+
+  For maps whose size is not known in the graph, in which a pool has to be of one size.
+  """
+  shares = []
+  for axis, side in enumerate(kernel, start=2):
+    extent = tf.shape(net)[axis]
+    side = tf.minimum(side, extent)
+    num_pools = extent - side + 1
+    place = tf.range(extent)
+    # So many of the pools hold a place.
+    count = 1 + tf.minimum(tf.minimum(place, extent - 1 - place), tf.minimum(side, num_pools) - 1)
+    shares.append(tf.cast(count, net.dtype) / tf.cast(side * num_pools, net.dtype))
+  return tf.einsum("bthwc,h,w->btc", net, *shares)[:, :, tf.newaxis, tf.newaxis]
 
 
 def _make_row(row: spec.Row, architecture: spec.Architecture, owner: str | None = None, **padding: str) -> snt.Module:

@@ -216,6 +216,17 @@ class HeadTest(parameterized.TestCase):
     self.assertAlmostEqual(self._steps([1, 0, 0, 0, 0, 0, 0, 0]), 1 / 14, places=6)
     self.assertAlmostEqual(self._steps([0, 0, 0, 1, 0, 0, 0, 0]), 1 / 7, places=6)
 
+  def test_average_space_takes_clips_whose_size_the_graph_does_not_know(self):
+    model = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True)
+    model.build(3)
+    apply = lambda clip: {name: model(clip)[1][name] for name in ("PooledFeatures", "Logits")}
+    unknown = tf.function(apply, input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.float32)])
+    for frames, height, width in ((16, 32, 224), (17, 64, 256), (24, 300, 96)):
+      clip = tf.random.stateless_uniform([1, frames, height, width, 3], [0, frames], -1, 1)
+      expected, actual = apply(clip), unknown(clip)
+      for name, value in expected.items():
+        self.assertLess(testing.relative_error(actual[name], value), 1e-5, name)
+
   def test_average_space_equals_squeezing_where_both_apply_and_takes_other_sides(self):
     squeezing = inception.InceptionI3d(5, width_multiplier=0.05)
     averaging = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True)
