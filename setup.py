@@ -13,9 +13,10 @@ DATA = {"i3d_tf.data": "data", "i3d_tf.checkpoints": "checkpoints"}
 TEST_ONLY = ("conftest", "testing")
 # Without its extra `tfrecord`, which is for Beam's own writing of TFRecords: ours is video/shards.py.
 BEAM = "apache-beam>=2.66"
+ONNX = "tf2onnx>=1.17"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
-    "fvd", "experiments", "benchmark", "models.__main__",
+    "fvd", "export", "experiments", "benchmark", "models.__main__",
 )  # fmt: skip
 
 
@@ -55,8 +56,12 @@ setuptools.setup(
     ],
     extras_require={
         "beam": [BEAM],
-        "torch": ["torch>=2.6"],
-        "test": [BEAM, "av>=14", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"],
+        "onnx": [ONNX],
+        "torch": ["torch>=2.13"],
+        "test": [
+            BEAM, ONNX, "ai-edge-litert>=2.0", "av>=14", "onnxruntime>=1.22", "pytest>=8", "pytest-xdist>=3.6",
+            "ruff>=0.11", "tensorflow-serving-api>=2.20",
+        ],  # fmt: skip
     },
     entry_points={"console_scripts": [f"i3d_{name.removesuffix('.__main__')}=i3d_tf.{name}:run" for name in MAINS]},
 )

@@ -11,6 +11,7 @@ import tempfile
 
 from absl import app
 from absl import flags
+from absl import logging as absl_logging
 
 from i3d_tf import errors
 
@@ -83,8 +84,8 @@ def import_tensorflow(*, quiet: bool | None = None) -> None:
   with _stderr_kept_back() if quiet else contextlib.nullcontext():
     importlib.import_module("tensorflow")
   if quiet:
-    for name in ("tensorflow", "absl"):
-      logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)  # not of its logger: TensorFlow sets that to absl's own at times
 
 
 @contextlib.contextmanager

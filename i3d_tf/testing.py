@@ -78,6 +78,19 @@ def _moving_noise(name: str, label: int, rng: np.random.Generator):
   )  # fmt: skip
 
 
+def write_network(folder: str | os.PathLike, **fields: Any):
+  """Saves a tiny network with golden values, as training does, and returns its `saved.ModelInfo`, made of `fields`."""
+  from i3d_tf.weights import release
+  from i3d_tf.weights import saved
+
+  info = saved.ModelInfo(**{"stream": "rgb", "num_classes": 3, "classes": _CLASSES, "width_multiplier": 0.05, **fields})
+  model = saved.make_model(info)
+  for name, variable in release.named_variables(model).items():
+    variable.assign(golden_values(name, variable.shape.as_list()))
+  saved.save(folder, model, info)
+  return info
+
+
 def write_old_checkpoint(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes a checkpoint as TensorFlow did before 0.12: the single file `path`."""
   import tensorflow as tf

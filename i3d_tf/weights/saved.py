@@ -119,21 +119,29 @@ def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], inf
       old.unlink()
 
 
-def load(name_or_path: str | os.PathLike) -> tuple[network.Network, ModelInfo]:
+def load(
+    name_or_path: str | os.PathLike, *, average_space: bool = False
+) -> tuple[network.Network, ModelInfo]:
   """Loads a network and what it is.
 
   Args:
     name_or_path: a released checkpoint's name, a checkpoint in the release's layout (a prefix, one of its files, or a
       folder with model.ckpt) or in slim's of Inception-v1, a PyTorch state dict of I3D (see `torch_i3d`), or the folder
       of a training run, which means its best network.
+    average_space: take clips of any height and width, see `inception.InceptionI3d`, even if it was not trained so.
 
   Raises:
+    I3dError: if the network knows no `average_space`.
     CheckpointError, DownloadError: as `release.load_checkpoint`; for a model.json that cannot be read; for weights
       without a classifier.
   """
   values, info = read(name_or_path)
   if not info.num_classes:
     raise errors.CheckpointError(f"{name_or_path} has no classifier yet; train --initial_checkpoint starts from it")
+  if average_space:
+    if "average_space" not in zoo.get(info.model).options:
+      raise errors.I3dError(f"{name_or_path} is a network {info.model}, which has no choice of average_space")
+    info = dataclasses.replace(info, average_space=True)
   model = make_model(info)
   release.assign(model, values, os.fspath(name_or_path))
   return model, info

@@ -1,0 +1,152 @@
+"""What exported networks take and return, for a network of each kind, against the networks themselves."""
+
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf import testing
+from i3d_tf.exporting import classifier as classifier_lib
+from i3d_tf.exporting import signatures
+from i3d_tf.models import zoo
+from i3d_tf.video import decode
+from i3d_tf.video import ops
+
+_ONE_OF_EACH_KIND = tuple({entry.constructor: name for name, entry in zoo.MODELS.items()}.values())
+_SMALL = {"average_space": True, "num_frames": 16, "short_side": 72, "crop": 64}
+
+
+def _fields(model: str) -> dict:
+  """A small version of a network of the zoo: both streams if it takes them, few frames, small ones."""
+  entry = zoo.get(model)
+  stream = entry.streams[-1]
+  frames = {"num_frames": min(16, entry.training["num_frames"]), "short_side": 72, "crop": 64}
+  stack = {"flow_stack": 2} if stream != "rgb" and "flow_stack" in entry.training else {}
+  return {"model": model, "stream": stream, "average_space": "average_space" in entry.options, **frames, **stack}
+
+
+def _clips(specs: classifier_lib.Specs, frames: int, height: int, width: int) -> dict[str, tf.Tensor]:
+  """Two clips, of the given extents where the specs leave them open."""
+  given = (2, frames, height, width, None)
+  shapes = {
+      stream: [one if one is not None else two for one, two in zip(spec.shape, given)] for stream, spec in specs.items()
+  }
+  return {stream: tf.random.stateless_uniform(shape, [0, shape[-1]], -1, 1) for stream, shape in shapes.items()}
+
+
+class SignaturesTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+
+  def _classifier(self, *networks: dict, **options) -> classifier_lib.Classifier:
+    folders = [self.folder / str(index) for index in range(len(networks))]
+    for folder, fields in zip(folders, networks):
+      testing.write_network(folder, **fields)
+    return classifier_lib.Classifier(folders, **options)
+
+  @parameterized.parameters(*_ONE_OF_EACH_KIND)
+  def test_logits_are_the_network_s_for_clips_of_any_shape_it_takes(self, model):
+    classifier = self._classifier(_fields(model))
+    specs = classifier.specs()
+    logits = signatures.make(classifier, specs)[signatures.DEFAULT].function
+    self.assertTrue(all(spec.shape[0] is None for spec in specs.values()))
+    for extents in ((classifier.infos[0].num_frames, 64, 64), (19, 80, 48)):
+      clips = _clips(specs, *extents)
+      expected = classifier.models[0](clips if len(clips) > 1 else next(iter(clips.values())))[0]
+      self.assertLess(testing.relative_error(logits(**clips)["logits"], expected), 1e-5)
+
+  def test_axes_are_open_where_the_network_allows_it(self):
+    shape = lambda *networks, **options: {
+        stream: spec.shape.as_list() for stream, spec in self._classifier(*networks).specs(**options).items()
+    }
+    i3d = {"rgb": [None, None, 224, 224, 3]}
+    self.assertEqual(shape({}), i3d)
+    self.assertEqual(shape({**_SMALL, "stream": "flow"}), {"flow": [None, None, None, None, 2]})
+    self.assertEqual(shape({"model": "c3d", "num_frames": 8, "crop": 48}), {"rgb": [None, 8, 48, 48, 3]})
+    self.assertEqual(shape(_SMALL, num_frames=9, size=32, batch=1), {"rgb": [1, 9, 32, 32, 3]})
+    self.assertEqual(shape({}, {"stream": "flow"}), {**i3d, "flow": [None, None, 224, 224, 2]})
+
+  def test_what_a_network_does_not_take_is_refused(self):
+    classifier = self._classifier({})
+    for options, sentence in (
+        ({"num_frames": 8}, "clips of 8 frames of 224x224 do not fit i3d: .* needs at least 9"),
+        ({"size": 256}, "clips of 64 frames of 256x256 do not fit i3d: .* needs 193 to 224"),
+    ):
+      with self.assertRaisesRegex(errors.I3dError, sentence):
+        classifier.specs(**options)
+    self.assertEqual(classifier.least_frames("rgb"), 9)
+    with self.assertRaisesRegex(errors.I3dError, "no choice of average_space"):
+      self._classifier({"model": "c3d", "num_frames": 8, "crop": 48}, average_space=True)
+
+  def test_there_are_signatures_for_all_that_a_network_of_rgb_returns(self):
+    classifier = self._classifier(_SMALL)
+    made = signatures.make(classifier, classifier.specs(), ["Mixed_3c", "PooledFeatures"])
+    clips = _clips(classifier.specs(), 17, 64, 64)
+    results = {name: each.function(clips["rgb"]) for name, each in made.items() if name != signatures.JPEG}
+    expected = classifier(clips)
+    wanted = {
+        ("serving_default", "logits"): expected["Logits"],
+        ("probabilities", "probabilities"): tf.nn.softmax(expected["Logits"]),
+        ("step_logits", "step_logits"): expected["StepLogits"],
+        ("default", "default"): expected["Logits"],
+        ("Mixed_3c", "Mixed_3c"): expected["Mixed_3c"],
+        ("PooledFeatures", "PooledFeatures"): expected["PooledFeatures"],
+    }
+    self.assertCountEqual([(name, output) for name, outputs in results.items() for output in outputs], wanted)
+    for (name, output), value in wanted.items():
+      self.assertLess(testing.relative_error(results[name][output], value), 1e-5, name)
+    with self.assertRaisesRegex(errors.I3dError, "--endpoints has Mixed_3d; there are Conv3d_1a_7x7, "):
+      signatures.make(classifier, classifier.specs(), ["Mixed_3d"])
+
+  def test_two_networks_add_their_logits(self):
+    classifier = self._classifier(_SMALL, {**_SMALL, "stream": "flow", "num_frames": 32})
+    made = signatures.make(classifier, classifier.specs(), ["flow/Mixed_3c"])
+    self.assertCountEqual(made, ["serving_default", "probabilities", "flow/Mixed_3c"])
+    clips = _clips(classifier.specs(), 16, 64, 64)
+    apart = [model(clips[stream]) for model, stream in zip(classifier.models, ("rgb", "flow"))]
+    logits = made["serving_default"].function(**clips)["logits"]
+    np.testing.assert_allclose(logits, apart[0][0] + apart[1][0], atol=1e-5)
+    features = made["flow/Mixed_3c"].function(**clips)["flow/Mixed_3c"]
+    self.assertLess(testing.relative_error(features, apart[1][1]["Mixed_3c"]), 1e-5)
+
+  def test_networks_that_do_not_go_together_are_refused(self):
+    flow = {**_SMALL, "stream": "flow"}
+    for second, sentence in (
+        (_SMALL, "there must be one network of rgb and one of flow"),
+        ({**flow, "num_classes": 2, "classes": ("a", "b")}, "have 3 classes and 2"),
+        ({**flow, "classes": ("a", "b", "c")}, "have classes of other names"),
+    ):
+      with self.assertRaisesRegex(errors.I3dError, sentence):
+        self._classifier(_SMALL, second)
+    self.assertEqual(self._classifier(_SMALL, {**flow, "classes": ()}).classes, ("down", "right", "still"))
+
+  def test_frames_as_jpeg_are_prepared_as_those_of_videos(self):
+    rng = np.random.default_rng(0)
+    noise = lambda height, width: cv2.blur(rng.integers(0, 255, [height, width, 3], np.uint8), (5, 5))
+    clips = [[noise(72, 100) for _ in range(3)], [noise(150, 110) for _ in range(3)]]
+    encode = lambda frame: cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    images = [[encode(frame) for frame in clip] for clip in clips]
+    decoded = [[cv2.imdecode(np.frombuffer(each, np.uint8), 1)[..., ::-1] for each in clip] for clip in images]
+    expected = [ops.center_crop(np.stack([decode.resize(frame, 72) for frame in clip]), 64) for clip in decoded]
+    actual = signatures.decode_frames(tf.constant(images), 72, 64).numpy()
+    np.testing.assert_array_equal(actual[0], ops.scale_rgb(expected[0]))
+    np.testing.assert_allclose(actual[1], ops.scale_rgb(expected[1]), atol=1.01 * 2 / 255)  # OpenCV rounds otherwise
+
+  def test_probabilities_of_jpeg_images_are_those_of_the_clip(self):
+    classifier = self._classifier({**_SMALL, "num_frames": 9})
+    jpeg = signatures.make(classifier, classifier.specs())[signatures.JPEG]
+    frames = np.random.default_rng(0).integers(0, 255, [9, 72, 72, 3], np.uint8)
+    images = tf.constant([[tf.io.encode_jpeg(frame).numpy() for frame in frames]])
+    clip = signatures.decode_frames(images, 72, 64)
+    expected = tf.nn.softmax(classifier({"rgb": clip})["Logits"])
+    np.testing.assert_allclose(jpeg.function(jpeg_bytes=images)["probabilities"], expected, atol=1e-6)
+
+
+if __name__ == "__main__":
+  absltest.main()

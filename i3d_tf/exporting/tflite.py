@@ -1,0 +1,26 @@
+"""A network as a TensorFlow Lite (LiteRT) model, float32, of its built-in operations only."""
+
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf.exporting import freezing
+from i3d_tf.exporting import signatures as signatures_lib
+
+
+def convert(signature: signatures_lib.Signature) -> bytes:
+  """The model, with `signature` under the name 'serving_default'; all axes of its inputs must be fixed.
+
+  TensorFlow Lite has 3D convolutions but no 3D pools, which become 2D ones.
+
+  Raises:
+    I3dError: if the converter does not manage the network.
+  """
+  try:
+    frozen = freezing.with_2d_pools(freezing.freeze(signature.function))
+    outputs = signature.function.structured_outputs
+    apply = lambda **inputs: dict(zip(outputs, frozen(*(inputs[name] for name in signature.inputs)), strict=True))
+    named = tf.function(apply, autograph=False).get_concrete_function(**signature.inputs)
+    return tf.lite.TFLiteConverter.from_concrete_functions([named], tf.Module()).convert()
+  except Exception as error:  # the converter raises what it likes
+    reason = errors.first_line(error)
+    raise errors.I3dError(f"TensorFlow Lite's converter does not manage this network: {reason}") from None

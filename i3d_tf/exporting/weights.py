@@ -1,0 +1,49 @@
+"""A network's weights alone, in the layouts of other programs."""
+
+import os
+import pathlib
+
+from i3d_tf import errors
+from i3d_tf.exporting import description
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+from i3d_tf.weights import torch_files
+from i3d_tf.weights import torch_i3d
+
+NETWORK, RELEASE = "network", "release"
+FORMATS = (NETWORK, RELEASE, *torch_i3d.LAYOUTS)
+RELEASE_FILE, TORCH_FILE = "model.ckpt", "model.pt"
+
+
+def write(folder: pathlib.Path, name_or_path: str | os.PathLike, form: str, *, layout: str | None = None) -> str:
+  """Writes the weights, and the list of the classes, to an empty folder.
+
+  Args:
+    folder: to write to.
+    name_or_path: the network, as `saved.load` takes it.
+    form: of `FORMATS`.
+    layout: of the release's, see `release.LAYOUTS`; None: that of the network's stream.
+
+  Returns:
+    What was written, in a few words.
+
+  Raises:
+    I3dError: if there are no such layouts of this network.
+    CheckpointError, DownloadError: as `saved.load`, and if the files cannot be written.
+    OSError: likewise.
+  """
+  if form in torch_i3d.LAYOUTS:
+    torch_files.import_torch()  # or say at once that it is not there
+  values, info = saved.read(name_or_path)
+  if form != NETWORK and info.model != "i3d":
+    raise errors.I3dError(f"{name_or_path} is a network {info.model}; --format={form} is for i3d")
+  if form == NETWORK:
+    saved.save_values(folder, values, info)
+  elif form == RELEASE:
+    release.write(folder / RELEASE_FILE, values, release.LAYOUTS[layout or info.stream])
+  else:
+    torch_files.write(folder / TORCH_FILE, torch_i3d.to_torch(values, torch_i3d.LAYOUTS[form]))
+  for name, content in description.class_list(info.classes).items():
+    (folder / name).write_bytes(content)
+  number = sum(value.size for value in values.values())
+  return f"{info.model} for {info.stream}, {len(values)} variables with {number:,} values"
