@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.models import network
+from i3d_tf.models import units
 from i3d_tf.weights import saved
 
 Clips = Mapping[str, tf.Tensor]
@@ -49,6 +50,16 @@ class Classifier:
   @property
   def trainable_variables(self) -> list[tf.Variable]:
     return [variable for model in self.models for variable in model.trainable_variables]
+
+  def fold_batch_norm(self) -> None:
+    """Puts all batch norms that follow a convolution into kernels and biases; the networks then are for inference only.
+
+    Those within a ConvNet+LSTM's LSTM stay.
+    """
+    for model in self.models:
+      for module in model.submodules:
+        if isinstance(module, units.Unit3D):
+          module.fold_batch_norm()
 
   def __call__(self, clips: Clips) -> dict[str, tf.Tensor]:
     """All endpoints, 'Logits' among them; those of two networks behind 'rgb/' and 'flow/'.

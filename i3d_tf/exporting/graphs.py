@@ -14,7 +14,7 @@ from i3d_tf.exporting import saved_model
 from i3d_tf.exporting import signatures as signatures_lib
 from i3d_tf.exporting import tflite
 
-_CONVERTERS = {"tflite": tflite.convert, "onnx": onnx.convert}
+CONVERTERS = {"tflite": tflite.convert, "onnx": onnx.convert}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def write(folder: pathlib.Path, checkpoints: tuple[str, ...], options: Options) 
     saved_model.write(folder, classifier, specs, signatures, assets)
   else:
     signatures = {signatures_lib.DEFAULT: signatures[signatures_lib.DEFAULT]}
-    (folder / f"model.{options.format}").write_bytes(_CONVERTERS[options.format](signatures[signatures_lib.DEFAULT]))
+    (folder / f"model.{options.format}").write_bytes(CONVERTERS[options.format](signatures[signatures_lib.DEFAULT]))
     for name, content in description.describe(classifier, checkpoints, signatures).items():
       (folder / name).write_bytes(content)
   return [_title(classifier), *_table(signatures)]

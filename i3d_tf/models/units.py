@@ -70,6 +70,13 @@ class Conv3D(snt.Module):
     outputs = self.convolve(inputs, self.w)
     return tf.nn.bias_add(outputs, tf.cast(self.b, outputs.dtype)) if self._with_bias else outputs
 
+  def scale_and_shift(self, scale: tf.Tensor, offset: tf.Tensor) -> None:
+    """Makes its output, as it was without a bias, scale * output + offset, (C,) each: changes `w` and sets `b`."""
+    self.w.assign(self.w * scale)
+    with self.name_scope:
+      self.b = tf.Variable(offset, name="b")
+    self._with_bias = True
+
   def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Convolves with `kernel` in place of `w`, which has its shape."""
     padding = self._padding
@@ -115,6 +122,7 @@ class Unit3D(snt.Module):
     self._channels = channels
     self.conv_3d = Conv3D(channels, kernel, stride, with_bias=not use_batch_norm, **padding)
     self.batch_norm = norm.BatchNorm() if use_batch_norm else None
+    self._has_relu = use_batch_norm
     self.frozen = False
 
   def build(self, in_channels: int) -> int:
@@ -124,9 +132,15 @@ class Unit3D(snt.Module):
       self.batch_norm.build(self._channels)
     return self._channels
 
+  def fold_batch_norm(self) -> None:
+    """Puts the batch norm with its moving statistics into kernel and bias, for good; without one, does nothing."""
+    if self.batch_norm is not None:
+      self.conv_3d.scale_and_shift(*self.batch_norm.moving_affine())
+      self.batch_norm = None
+
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
     if self.batch_norm is None:
-      return self.conv_3d(inputs)
+      return tf.nn.relu(self.conv_3d(inputs)) if self._has_relu else self.conv_3d(inputs)
     if statistics is not None and not self.frozen:
       return statistics.normalize_relu(self.batch_norm, self.conv_3d(inputs))
     scale, offset = self.batch_norm.moving_affine()

@@ -186,5 +186,26 @@ class PaddingTest(parameterized.TestCase):
     np.testing.assert_array_equal(pool(negative), negative)
 
 
+class FoldingTest(absltest.TestCase):
+
+  def test_a_folded_unit_computes_the_same_without_its_batch_norm(self):
+    unit = _unit((3, 3, 3))
+    clip = _noise([1, 3, 5, 5, 3])
+    expected = unit(clip)
+    unit.fold_batch_norm()
+    unit.fold_batch_norm()
+    np.testing.assert_array_equal(unit(clip), expected)
+    self.assertCountEqual([variable.name for variable in unit.variables], ["unit/conv_3d/w:0", "unit/conv_3d/b:0"])
+
+  def test_a_classifier_stays_as_it_is(self):
+    unit = units.Unit3D(4, (1, 1, 1), use_batch_norm=False, name="unit")
+    unit.build(2)
+    clip = tf.random.stateless_uniform([1, 1, 2, 2, 2], [0, 0], -1, 1)
+    expected = unit(clip)
+    unit.fold_batch_norm()
+    np.testing.assert_array_equal(unit(clip), expected)
+    self.assertLess(expected.numpy().min(), 0)
+
+
 if __name__ == "__main__":
   absltest.main()

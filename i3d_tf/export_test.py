@@ -1,0 +1,196 @@
+"""`python -m i3d_tf.export`, with tiny networks of made weights.
+
+It runs in a process of its own, since other programs that are tested here have flags of the same names.
+"""
+
+from concurrent import futures
+import contextlib
+import importlib.util
+import io
+import multiprocessing
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+from absl.testing import absltest
+from absl.testing import flagsaver
+from absl.testing import parameterized
+from ai_edge_litert import interpreter
+import numpy as np
+import onnxruntime
+
+from i3d_tf import errors
+from i3d_tf import testing
+from i3d_tf.exporting import graphs
+from i3d_tf.exporting import weights
+from i3d_tf.weights import bundle
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_SMALL = {"average_space": True, "num_frames": 16, "short_side": 72, "crop": 64}
+_HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def run_main(words: list[str]) -> tuple[str, str]:
+  """What is printed with these words on the command line, and the error that a user would see, or nothing."""
+  from i3d_tf import export
+
+  output = io.StringIO()
+  with flagsaver.flagsaver(), contextlib.redirect_stdout(output):
+    for flag in export.FLAGS.flags_by_module_dict()["i3d_tf.export"]:
+      flag.unparse()
+    try:
+      export.FLAGS(["export", *words])
+      export.main([])
+    except errors.I3dError as error:
+      return output.getvalue(), str(error)
+  return output.getvalue(), ""
+
+
+def flags_of_main() -> dict:
+  """The default and the allowed values of each flag."""
+  from i3d_tf import export
+
+  own = export.FLAGS.flags_by_module_dict()["i3d_tf.export"]
+  return {flag.name: (flag.default, getattr(flag.parser, "enum_values", None)) for flag in own}
+
+
+class HelpTest(absltest.TestCase):
+
+  def test_help_imports_nothing_large_and_shows_every_flag(self):
+    program = """
+import runpy, sys
+sys.argv = ["export", "--help"]
+try:
+  runpy.run_module("i3d_tf.export", run_name="__main__", alter_sys=True)
+finally:
+  print([module for module in ("tensorflow", "sonnet", "cv2") if module in sys.modules])
+"""
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=100, check=False
+    )
+    self.assertEndsWith(done.stdout, "\n[]\n")
+    self.assertEqual(done.stderr, "")
+    shown = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
+    self.assertCountEqual(shown, testing.in_own_process(flags_of_main))
+
+  def test_choices_and_defaults_are_those_of_the_library(self):
+    options, defined = graphs.Options(), testing.in_own_process(flags_of_main)
+    self.assertEqual(defined["format"][1], ["saved_model", *graphs.CONVERTERS, *weights.FORMATS])
+    self.assertEqual(defined["layout"][1], list(release.LAYOUTS))
+    for name in ("format", "num_frames", "size", "average_space", "fold_batch_norm"):
+      self.assertEqual(defined[name][0], getattr(options, name), name)
+
+
+class ExportTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.networks = pathlib.Path(absltest.TEST_TMPDIR.value, "export_test")
+    testing.write_network(cls.networks / "rgb", **_SMALL)
+    testing.write_network(cls.networks / "flow", **_SMALL, stream="flow")
+    testing.write_network(cls.networks / "c3d", model="c3d", num_frames=8, short_side=48, crop=48)
+    values, _ = saved.read(cls.networks / "rgb")
+    for layout in release.LAYOUTS:
+      release.write(cls.networks / "layouts" / layout / "model.ckpt", values, release.LAYOUTS[layout])
+    cls.pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    cls.addClassCleanup(cls.pool.shutdown)
+
+  def setUp(self):
+    super().setUp()
+    self.output = pathlib.Path(self.create_tempdir().full_path, "new", "export")
+
+  def _run(self, *checkpoints: str, **given) -> tuple[str, str]:
+    paths = [name if name in release.manifests.NAMES else os.fspath(self.networks / name) for name in checkpoints]
+    flags = {"checkpoint": ",".join(paths), "output": self.output, **given}
+    return self.pool.submit(run_main, [f"--{name}={value}" for name, value in flags.items()]).result()
+
+  def test_prints_what_there_is_and_keeps_what_was_there(self):
+    output, error = self._run("rgb", endpoints="Mixed_3c", fold_batch_norm=True)
+    self.assertEqual(error, "")
+    self.assertEqual(
+        [re.sub(" +", " ", line.strip()) for line in output.splitlines()],
+        [
+            f"{self.output}: saved_model of i3d for rgb, 116 variables with 39,331 values",
+            "serving_default rgb [?, ?, ?, ?, 3] logits [?, 3]",
+            "probabilities rgb [?, ?, ?, ?, 3] probabilities [?, 3]",
+            "step_logits rgb [?, ?, ?, ?, 3] step_logits [?, ?, 3]",
+            "Mixed_3c rgb [?, ?, ?, ?, 3] Mixed_3c [?, ?, ?, ?, 25]",
+            "jpeg jpeg_bytes [?, ?] probabilities [?, 3]",
+            "default rgb_input [?, ?, ?, ?, 3] default [?, 3]",
+        ],
+    )
+    self.assertEqual(sorted(os.listdir(self.output.parent)), ["export"])
+    self.assertRegex(self._run("rgb", format="network")[1], "holds assets already; name a new or an empty folder")
+
+  @parameterized.parameters(*graphs.CONVERTERS)
+  def test_other_runtimes_compute_the_same(self, form):
+    output, error = self._run("rgb", format=form, num_frames=12, size=48)
+    self.assertEqual(error, "")
+    batch = 1 if form == "tflite" else "?"
+    self.assertIn(f"serving_default  rgb [{batch}, 12, 48, 48, 3]  logits [{batch}, 3]", output)
+    self.assertCountEqual(os.listdir(self.output), [f"model.{form}", "classes.txt", "input.json"])
+    clip = np.random.default_rng(0).uniform(-1, 1, [1, 12, 48, 48, 3]).astype(np.float32)
+    path = os.fspath(self.output / f"model.{form}")
+    if form == "tflite":
+      actual = interpreter.Interpreter(path).get_signature_runner("serving_default")(rgb=clip)["logits"]
+    else:
+      session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+      (actual,) = session.run(["logits"], {"rgb": clip})
+    expected = saved.load(self.networks / "rgb")[0](clip)[0]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+  @parameterized.parameters(*release.LAYOUTS)
+  def test_release_layouts_are_written_as_they_were(self, layout):
+    _, error = self._run(f"layouts/{layout}", format="release", layout=layout)
+    self.assertEqual(error, "")
+    for suffix in (bundle.INDEX_SUFFIX, bundle.DATA_SUFFIX):
+      first, second = (folder / f"model.ckpt{suffix}" for folder in (self.networks / "layouts" / layout, self.output))
+      self.assertEqual(first.read_bytes(), second.read_bytes())
+
+  def test_a_network_of_ours_is_of_any_kind(self):
+    output, error = self._run("c3d", format="network")
+    self.assertEqual((error, output.count("c3d for rgb")), ("", 1))
+    (values, info), (expected, wanted) = saved.read(self.output), saved.read(self.networks / "c3d")
+    self.assertEqual(info, wanted)
+    for name, value in expected.items():
+      np.testing.assert_array_equal(values[name], value)
+
+  @parameterized.parameters(
+      (("rgb",), {"format": "release", "size": 64}, "--size is for --format=saved_model or tflite or onnx, not"),
+      (("rgb",), {"layout": "rgb"}, "--layout is for --format=release, not saved_model"),
+      (("rgb",), {"format": "onnx", "endpoints": "Mixed_3b"}, "--endpoints is for --format=saved_model, not onnx"),
+      (("rgb", "flow"), {"format": "network"}, "--format=network takes one --checkpoint"),
+      (("rgb", "flow", "rgb"), {}, "give one network, or two of rgb and flow"),
+      (("c3d",), {"format": "release"}, "is a network c3d; --format=release is for i3d"),
+      (("rgb", "flow"), {"format": "tflite"}, "of two networks give --num_frames and --size"),
+      (("nothing",), {}, "there is no checkpoint at .*nothing"),
+  )
+  def test_what_cannot_be_is_said(self, checkpoints, flags, sentence):
+    output, error = self._run(*checkpoints, **flags)
+    self.assertRegex(error, sentence)
+    self.assertEqual(output, "")
+    self.assertFalse(self.output.parent.exists())
+
+  @absltest.skipIf(_HAS_TORCH, "torch is installed")
+  def test_without_torch_there_are_no_state_dicts(self):
+    self.assertRegex(self._run("rgb", format="pytorch_i3d")[1], r"pip install 'i3d_tf\[torch\]'")
+
+  @absltest.skipUnless(_HAS_TORCH, "torch is not installed")
+  @parameterized.parameters("pytorch_i3d", "kinetics_i3d_pytorch")
+  def test_state_dicts_are_read_again_bit_for_bit(self, form):
+    first, second, third = (self.output.with_name(name) for name in ("first", "second", "third"))
+    self.assertEqual(self._run("rgb_scratch", format="release", output=first)[1], "")
+    self.assertEqual(self._run(first, format=form, output=second)[1], "")
+    self.assertEqual(self._run(second / "model.pt", format="release", output=third)[1], "")
+    for name in ("model.ckpt.index", "model.ckpt.data-00000-of-00001"):
+      self.assertEqual((first / name).read_bytes(), (third / name).read_bytes())
+
+
+if __name__ == "__main__":
+  absltest.main()
