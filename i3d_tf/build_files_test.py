@@ -144,7 +144,7 @@ py_test(
 
   def test_unknown_import_is_an_error_with_its_place(self):
     for statement, name in (
-        ("import torch.nn", "torch.nn"),
+        ("import jax.nn", "jax.nn"),
         ("from i3d_tf.nowhere import thing", "i3d_tf.nowhere"),
         ("from . import net", "."),
     ):
