@@ -15,21 +15,39 @@ DECAY = 0.999
 
 
 class BatchNorm(snt.Module):
-  """The variables of y = (x - mean) / sqrt(variance + 1e-3) + beta, each of shape (C,)."""
+  """The variables of y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, each of shape (C,).
 
-  def __init__(self, name: str = "batch_norm"):
+  The Inception family has no gamma, which is then 1; residual networks have one.
+  """
+
+  def __init__(
+      self,
+      *,
+      with_scale: bool = False,
+      initial_scale: float = 1.0,
+      epsilon: float = EPSILON,
+      name: str = "batch_norm",
+  ):
+    """Describes it: whether there is a gamma, where that starts, and epsilon."""
     super().__init__(name=name)
+    self._initial_scale = initial_scale if with_scale else None
+    self.epsilon = epsilon
+    self.gamma = None
 
   @snt.once
   def build(self, channels: int) -> None:
-    """Creates `beta` (trained) and the moving statistics (not trained)."""
+    """Creates `beta` and perhaps `gamma` (trained) and the moving statistics (not trained)."""
     self.beta = tf.Variable(tf.zeros([channels]), name="beta")
+    if self._initial_scale is not None:
+      self.gamma = tf.Variable(tf.fill([channels], self._initial_scale), name="gamma")
     self.moving_mean = moving_average(tf.zeros([channels]), "moving_mean")
     self.moving_variance = moving_average(tf.ones([channels]), "moving_variance")
 
   def moving_affine(self) -> tuple[tf.Tensor, tf.Tensor]:
     """(scale, offset), each (C,), such that normalising with the moving statistics is scale * x + offset."""
-    scale = tf.math.rsqrt(self.moving_variance + EPSILON)
+    scale = tf.math.rsqrt(self.moving_variance + self.epsilon)
+    if self.gamma is not None:
+      scale *= self.gamma
     return scale, self.beta - self.moving_mean * scale
 
   def move_averages(self, mean: tf.Tensor, variance: tf.Tensor, decay: float = DECAY) -> None:
@@ -67,24 +85,26 @@ class BatchStatistics:
     self._moments = {}  # by batch norm
     self._sources = {}  # by output, what was normalised and by which batch norm
 
-  def normalize_relu(self, batch_norm: BatchNorm, inputs: tf.Tensor) -> tf.Tensor:
-    """relu((x - mean) / sqrt(variance + 1e-3) + beta) of `[B, T, H, W, C]` with this batch's statistics."""
+  def normalize(self, batch_norm: BatchNorm, inputs: tf.Tensor, *, relu: bool = True) -> tf.Tensor:
+    """`[B, T, H, W, C]` normalised with this batch's statistics by `batch_norm`, and its ReLU unless `relu` is off."""
     if batch_norm not in self._moments:
       self._moments[batch_norm] = self._take(tf.stop_gradient(inputs))
-    outputs = self._normalize_relu(batch_norm, inputs, inputs)
-    self._sources[outputs.ref()] = batch_norm, inputs
+    outputs = self._apply(batch_norm, inputs, inputs, relu=relu)
+    if relu and batch_norm.gamma is None:
+      self._sources[outputs.ref()] = batch_norm, inputs
     return outputs
 
   def max_pool(self, pool: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-    """`pool(inputs)`, a max pool, in less time and memory if `inputs` come from `normalize_relu`.
+    """`pool(inputs)`, a max pool, in less time and memory if `inputs` come from `normalize`, without a gamma.
 
     Normalisation and ReLU never decrease, so that the largest stays the largest: they can follow the pool, whose
-    outputs are fewer. The unpooled ones are then needed by nobody, and a `tf.function` does not compute them.
+    outputs are fewer. The unpooled ones are then needed by nobody, and a `tf.function` does not compute them. (A gamma
+    may become negative.)
     """
     if inputs.ref() not in self._sources:
       return pool(inputs)
     batch_norm, source = self._sources[inputs.ref()]
-    return self._normalize_relu(batch_norm, source, pool(source))
+    return self._apply(batch_norm, source, pool(source), relu=True)
 
   def move_averages(self) -> None:
     """Moves the averages of every batch norm met towards this batch's statistics."""
@@ -104,33 +124,47 @@ class BatchStatistics:
       return value
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)
 
-  def _normalize_relu(self, batch_norm: BatchNorm, source: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+  def _apply(self, batch_norm: BatchNorm, source: tf.Tensor, inputs: tf.Tensor, *, relu: bool) -> tf.Tensor:
     """Normalises `inputs`, made from `source` whose statistics are used; the gradient flows through these, too.
 
     One operation to the tape, which keeps `source` and `inputs` only. The gradient that automatic differentiation finds
     takes twice as long and keeps three arrays of this size.
     """
     mean, variance = self._moments[batch_norm]
+    epsilon, has_scale = batch_norm.epsilon, batch_norm.gamma is not None
 
     @tf.custom_gradient
-    def apply(source, inputs, beta):
+    def apply(source, inputs, gamma, beta):
+      one, zero = tf.ones_like(beta), tf.zeros_like(beta)
 
       def gradient(upstream):
         with tf.control_dependencies([upstream]):  # or else the first normalised inputs would be kept for now
           again = tf.identity(inputs)
-        normalized = _normalize(again, mean, variance, tf.ones_like(beta), beta)
-        g = tf.cast(tf.raw_ops.ReluGrad(gradients=upstream, features=normalized), tf.float32)
+        g = upstream
+        if relu:
+          outputs = _normalize(again, mean, variance, epsilon, gamma, beta)
+          g = tf.raw_ops.ReluGrad(gradients=upstream, features=outputs)
+        g = tf.cast(g, tf.float32)
         beta_gradient = _sum(g)
-        # With y = (x - mean) / sqrt(variance + 1e-3): dx = (g - mean(g) - y * mean(g * y)) / sqrt(variance + 1e-3).
-        sums = tf.stack([beta_gradient, _sum(g * tf.cast(normalized, tf.float32)) - beta * beta_gradient])
+        # With y = (x - mean) / sqrt(variance + epsilon), gamma's gradient is the sum of g * y.
+        if relu and not has_scale:
+          gamma_gradient = _sum(g * tf.cast(outputs, tf.float32)) - beta * beta_gradient
+        else:
+          y = _normalize(again, mean, variance, epsilon, one, zero)
+          gamma_gradient = _sum(g * tf.cast(y, tf.float32))
+        # dx = gamma * (g - mean(g) - y * mean(g * y)) / sqrt(variance + epsilon).
+        sums = tf.stack([beta_gradient, gamma_gradient])
         mean_g, mean_gy = tf.unstack(self._mean_over_replicas(sums / _num_positions(source)))
-        scale = tf.math.rsqrt(variance + EPSILON)
-        through_statistics = _normalize(source, mean, variance, -scale * mean_gy, -scale * mean_g)
-        return through_statistics, tf.cast(scale * g, inputs.dtype), beta_gradient
+        scale = gamma * tf.math.rsqrt(variance + epsilon)
+        through_statistics = _normalize(source, mean, variance, epsilon, -scale * mean_gy, -scale * mean_g)
+        return through_statistics, tf.cast(scale * g, inputs.dtype), gamma_gradient, beta_gradient
 
-      return tf.nn.relu(_normalize(inputs, mean, variance, tf.ones_like(beta), beta)), gradient
+      outputs = _normalize(inputs, mean, variance, epsilon, gamma, beta)
+      return tf.nn.relu(outputs) if relu else outputs, gradient
 
-    return apply(source, inputs, tf.convert_to_tensor(batch_norm.beta))
+    beta = tf.convert_to_tensor(batch_norm.beta)
+    gamma = tf.convert_to_tensor(batch_norm.gamma) if has_scale else tf.ones_like(beta)
+    return apply(source, inputs, gamma, beta)
 
 
 def _num_positions(values: tf.Tensor) -> tf.Tensor:
@@ -143,8 +177,8 @@ def _sum(values: tf.Tensor) -> tf.Tensor:
   return tf.reduce_sum(tf.reduce_sum(values, [2, 3]), [0, 1])
 
 
-def _normalize(inputs, mean, variance, scale, offset) -> tf.Tensor:
-  """scale * (inputs - mean) / sqrt(variance + 1e-3) + offset, in one pass over the inputs."""
+def _normalize(inputs, mean, variance, epsilon, scale, offset) -> tf.Tensor:
+  """scale * (inputs - mean) / sqrt(variance + epsilon) + offset, in one pass over the inputs."""
   # The operation is quicker with 4 axes than with 5.
   outputs = tf.raw_ops.FusedBatchNormV3(
       x=tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]]),
@@ -152,7 +186,7 @@ def _normalize(inputs, mean, variance, scale, offset) -> tf.Tensor:
       offset=offset,
       mean=mean,
       variance=variance,
-      epsilon=EPSILON,
+      epsilon=epsilon,
       is_training=False,
   )
   return tf.reshape(outputs.y, tf.shape(inputs))

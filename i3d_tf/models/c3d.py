@@ -74,7 +74,7 @@ class C3D(network.Network):
     for name, channels in _FULLY_CONNECTED:
       self._fully_connected[name] = units.Unit3D(width(channels), kernel, padding="VALID", name=name)
       kernel = 1, 1, 1
-    self._classifier = units.Unit3D(num_classes, (1, 1, 1), use_batch_norm=False, name=network.LOGITS)
+    self._classifier = units.classifier(num_classes, name=network.LOGITS)
 
   def build(self, in_channels: int) -> None:
     """Creates all variables for clips of `in_channels` channels; does nothing the second time."""

@@ -60,7 +60,7 @@ class ConvNetLstm(network.Network):
     )  # fmt: skip
     hidden = max(4, round(HIDDEN_UNITS * width_multiplier))
     self._lstm = BatchNormLstm(hidden, num_frames, use_batch_norm=recurrent_batch_norm, **statistics)
-    self._classifier = units.Unit3D(num_classes, (1, 1, 1), use_batch_norm=False, name=network.LOGITS)
+    self._classifier = units.classifier(num_classes, name=network.LOGITS)
 
   def build(self, in_channels: int) -> None:
     """Creates all variables for clips of `in_channels` channels; does nothing the second time."""

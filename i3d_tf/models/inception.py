@@ -191,7 +191,7 @@ class Inception(network.Network):
 
   def _make_head(self) -> snt.Module:
     name = spec.conv_name(spec.HEAD_CONV, self.ARCHITECTURE)
-    make_units = lambda: [units.Unit3D(self.num_classes, (1, 1, 1), use_batch_norm=False, name=name)]
+    make_units = lambda: [units.classifier(self.num_classes, name=name)]
     return units.Chain(make_units, name=spec.LOGITS)
 
   def _average_pool(self, net: tf.Tensor) -> tf.Tensor:

@@ -140,7 +140,7 @@ class FusedTwoStream(_Towers):
     self._spatial_dropout = spatial_dropout
     self._fusion_channels = max(4, round(_FUSION_CHANNELS * width_multiplier))
     self._fusion = units.Conv3D(self._fusion_channels, _FUSION_KERNEL, with_bias=True, name="Fusion")
-    self._classifier = units.Unit3D(num_classes, (1, 1, 1), use_batch_norm=False, name=network.LOGITS)
+    self._classifier = units.classifier(num_classes, name=network.LOGITS)
 
   def _build_rest(self) -> None:
     channels = sum(tower.out_channels for tower in self.towers.values())

@@ -7,12 +7,18 @@ Every unit is called with its inputs and, in training mode, the `BatchStatistics
 moving statistics.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import sonnet as snt
 import tensorflow as tf
 
 from i3d_tf.models import batch_norm as norm
 
 TEMPORAL_PADDINGS = ("zeros", "edge")
+# 'SAME', 'VALID', or what is put both before and after (time, height, width), as PyTorch's networks have it.
+Padding = str | tuple[int, int, int]
+ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "none": tf.identity}
 
 
 class Conv3D(snt.Module):
@@ -31,7 +37,7 @@ class Conv3D(snt.Module):
       stride: tuple[int, int, int] = (1, 1, 1),
       *,
       with_bias: bool = False,
-      padding: str = "SAME",
+      padding: Padding = "SAME",
       temporal_padding: str = "zeros",
       name: str = "conv_3d",
   ):
@@ -41,7 +47,7 @@ class Conv3D(snt.Module):
       channels: out.
       kernel, stride: (time, height, width).
       with_bias: add `b`.
-      padding: 'SAME' or 'VALID'.
+      padding: 'SAME', 'VALID', or how much on both sides of (time, height, width).
       temporal_padding: what 'SAME' puts before the first and after the last frame: 'zeros', or by 'edge' these
         frames again.
       name: of the module.
@@ -53,7 +59,7 @@ class Conv3D(snt.Module):
     self._kernel = tuple(kernel)
     self._stride = tuple(stride)
     self._with_bias = with_bias
-    self._padding = padding
+    self._padding = _simplest(padding, self._kernel, self._stride)
     self._repeats_edges = temporal_padding == "edge" and padding == "SAME" and self._kernel[0] > 1
     self.frozen = False
 
@@ -82,6 +88,8 @@ class Conv3D(snt.Module):
     padding = self._padding
     if self._repeats_edges:
       inputs, padding = self._pad(inputs), "VALID"
+    elif not isinstance(padding, str):
+      inputs, padding = tf.pad(inputs, _both_sides(padding)), "VALID"
     return tf.nn.conv3d(inputs, tf.cast(kernel, inputs.dtype), (1, *self._stride, 1), padding)
 
   def _pad(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -98,7 +106,7 @@ class Conv3D(snt.Module):
 
 
 class Unit3D(snt.Module):
-  """Convolution, batch norm, ReLU; or, with `use_batch_norm=False`, convolution and bias only (a classifier).
+  """Convolution, batch norm, ReLU; or, with `use_batch_norm=False`, convolution and bias, and another activation.
 
   With moving statistics the normalisation is folded into the kernel and a bias at every call: scaling the
   kernel costs a fraction of scaling the activations, and convolution, bias and ReLU become one operation.
@@ -114,15 +122,28 @@ class Unit3D(snt.Module):
       stride: tuple[int, int, int] = (1, 1, 1),
       *,
       use_batch_norm: bool = True,
+      batch_norm: Mapping[str, Any] | None = None,
+      activation: str = "relu",
       name: str,
-      **padding: str,
+      **padding: Any,
   ):
-    """Describes the unit; `padding` and `temporal_padding` are those of `Conv3D`."""
+    """Describes the unit.
+
+    Args:
+      channels, kernel, stride: of the convolution.
+      use_batch_norm: if not, the convolution has a bias.
+      batch_norm: arguments of `batch_norm.BatchNorm`, if they are not the Inception family's.
+      activation: one of `ACTIVATIONS`.
+      name: of the module.
+      **padding: `padding` and `temporal_padding` of `Conv3D`.
+    """
     super().__init__(name=name)
+    if activation not in ACTIVATIONS:
+      raise ValueError(f"activation is {activation!r}; allowed are {', '.join(ACTIVATIONS)}")
     self._channels = channels
+    self._activation = activation
     self.conv_3d = Conv3D(channels, kernel, stride, with_bias=not use_batch_norm, **padding)
-    self.batch_norm = norm.BatchNorm() if use_batch_norm else None
-    self._has_relu = use_batch_norm
+    self.batch_norm = norm.BatchNorm(**(batch_norm or {})) if use_batch_norm else None
     self.frozen = False
 
   def build(self, in_channels: int) -> int:
@@ -139,30 +160,46 @@ class Unit3D(snt.Module):
       self.batch_norm = None
 
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
+    activate = ACTIVATIONS[self._activation]
     if self.batch_norm is None:
-      return tf.nn.relu(self.conv_3d(inputs)) if self._has_relu else self.conv_3d(inputs)
+      return activate(self.conv_3d(inputs))
     if statistics is not None and not self.frozen:
-      return statistics.normalize_relu(self.batch_norm, self.conv_3d(inputs))
+      has_relu = self._activation == "relu"
+      outputs = statistics.normalize(self.batch_norm, self.conv_3d(inputs), relu=has_relu)
+      return outputs if has_relu else activate(outputs)
     scale, offset = self.batch_norm.moving_affine()
     outputs = self.conv_3d.convolve(inputs, self.conv_3d.w * scale)
-    return tf.nn.relu(tf.nn.bias_add(outputs, tf.cast(offset, outputs.dtype)))
+    return activate(tf.nn.bias_add(outputs, tf.cast(offset, outputs.dtype)))
+
+
+def classifier(num_classes: int, *, name: str) -> Unit3D:
+  """The unit that makes logits of features: a 1x1x1 convolution with a bias."""
+  return Unit3D(num_classes, (1, 1, 1), use_batch_norm=False, activation="none", name=name)
 
 
 @snt.allow_empty_variables
 class MaxPool3D(snt.Module):
-  """SAME max pooling; padding counts as minus infinity."""
+  """Max pooling, whose padding counts as minus infinity."""
 
-  def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, name: str):
+  def __init__(
+      self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, padding: Padding = "SAME", name: str
+  ):
     super().__init__(name=name)
     self._kernel = tuple(kernel)
     self._stride = tuple(stride)
+    self._padding = _simplest(padding, self._kernel, self._stride)
 
   def build(self, in_channels: int) -> int:
     return in_channels
 
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
-    pool = lambda inputs: tf.nn.max_pool3d(inputs, self._kernel, self._stride, "SAME")
-    return pool(inputs) if statistics is None else statistics.max_pool(pool, inputs)
+    return self._pool(inputs) if statistics is None else statistics.max_pool(self._pool, inputs)
+
+  def _pool(self, inputs: tf.Tensor) -> tf.Tensor:
+    padding = self._padding
+    if not isinstance(padding, str):
+      inputs, padding = tf.pad(inputs, _both_sides(padding), constant_values=inputs.dtype.min), "VALID"
+    return tf.nn.max_pool3d(inputs, self._kernel, self._stride, padding)
 
 
 class Chain(snt.Module):
@@ -195,3 +232,18 @@ class Concat(snt.Module):
 
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
     return tf.concat([branch(inputs, statistics) for branch in self._branches], axis=-1)
+
+
+def _simplest(padding: Padding, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Padding:
+  """'SAME' or 'VALID' where that is the same as padding both sides, for it needs no copy of the inputs."""
+  if isinstance(padding, str):
+    return padding
+  if not any(padding):
+    return "VALID"
+  axes = zip(kernel, stride, padding, strict=True)
+  is_same = all(step == 1 and extent == 2 * before + 1 for extent, step, before in axes)
+  return "SAME" if is_same else tuple(padding)
+
+
+def _both_sides(padding: tuple[int, int, int]) -> list[tuple[int, int]]:
+  return [(0, 0), *((extent, extent) for extent in padding), (0, 0)]

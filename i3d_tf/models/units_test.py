@@ -14,8 +14,8 @@ def _noise(shape, seed=0, scale=1.0):
   return tf.constant(np.random.default_rng(seed).normal(size=shape) * scale, tf.float32)
 
 
-def _unit(kernel, channels=5, in_channels=3, stride=(1, 1, 1), seed=0):
-  unit = units.Unit3D(channels, kernel, stride, name="unit")
+def _unit(kernel, channels=5, in_channels=3, stride=(1, 1, 1), seed=0, **options):
+  unit = units.Unit3D(channels, kernel, stride, name="unit", **options)
   unit.build(in_channels)
   for index, variable in enumerate(unit.variables):
     variable.assign(_noise(variable.shape, seed + index, 0.3))
@@ -79,13 +79,46 @@ class Unit3DTest(parameterized.TestCase):
     for value, expectation in zip(actual(clip), expected, strict=True):
       self.assertLess(testing.relative_error(value, expectation.numpy()), 2e-6)
 
+  @parameterized.parameters("relu", "swish", "none")
+  def test_a_scale_and_other_activations_act_and_are_trained_by_the_definition(self, activation):
+    unit = _unit((1, 3, 3), batch_norm={"with_scale": True, "epsilon": 1e-5}, activation=activation)
+    norm, function = unit.batch_norm, units.ACTIVATIONS[activation]
+    clip, upstream = _noise([2, 4, 6, 5, 3], 7), _noise([2, 4, 6, 5, 5], 8)
+
+    @tf.function
+    def actual(clip):
+      with tf.GradientTape() as tape:
+        tape.watch(clip)
+        outputs = unit(clip, batch_norm.BatchStatistics())
+      return outputs, *tape.gradient(outputs, [clip, unit.conv_3d.w, norm.gamma, norm.beta], upstream)
+
+    exact = [tf.cast(value, tf.float64) for value in (clip, unit.conv_3d.w, norm.gamma, norm.beta)]
+    with tf.GradientTape() as tape:
+      tape.watch(exact)
+      convolved = tf.nn.conv3d(exact[0], exact[1], [1] * 5, "SAME")
+      mean, variance = tf.nn.moments(convolved, [0, 1, 2, 3])
+      outputs = function(exact[2] * (convolved - mean) / tf.sqrt(variance + 1e-5) + exact[3])
+    expected = outputs, *tape.gradient(outputs, exact, tf.cast(upstream, tf.float64))
+    for value, expectation in zip(actual(clip), expected, strict=True):
+      self.assertLess(testing.relative_error(value, expectation.numpy()), 3e-6)
+    convolved = tf.nn.conv3d(clip, unit.conv_3d.w, [1] * 5, "SAME")
+    inferred = norm.gamma * (convolved - norm.moving_mean) / tf.sqrt(norm.moving_variance + 1e-5) + norm.beta
+    np.testing.assert_allclose(unit(clip), function(inferred), atol=1e-5)
+
+  def test_a_max_pool_behind_a_negative_scale_takes_the_largest(self):
+    unit = _unit((1, 1, 1), batch_norm={"with_scale": True})
+    unit.batch_norm.gamma.assign([-1.0, 1.0, -0.5, 0.0, 2.0])
+    pool = units.MaxPool3D((1, 3, 3), (1, 2, 2), name="pool")
+    outputs = unit(_noise([2, 4, 6, 5, 3], 7), statistics := batch_norm.BatchStatistics())
+    np.testing.assert_array_equal(pool(outputs, statistics), tf.nn.max_pool3d(outputs, (1, 3, 3), (1, 2, 2), "SAME"))
+
   def test_statistics_are_exact_far_from_zero(self):
     # Sums of squares would lose the variance of values about 100 +- 0.1 in float32.
     statistics = batch_norm.BatchStatistics()
     norm = batch_norm.BatchNorm()
     norm.build(2)
     values = (100 + 0.1 * np.random.default_rng(0).normal(size=[1, 8, 32, 32, 2])).astype(np.float32)
-    statistics.normalize_relu(norm, tf.constant(values))
+    statistics.normalize(norm, tf.constant(values))
     statistics.move_averages()
     exact = values.astype(np.float64).reshape(-1, 2)
     np.testing.assert_allclose(norm.moving_mean, 0.001 * exact.mean(0), rtol=1e-6)
@@ -148,7 +181,7 @@ class Unit3DTest(parameterized.TestCase):
     np.testing.assert_allclose(beta_gradient, active)
 
   def test_the_classifier_unit_has_a_bias_and_nothing_else(self):
-    unit = units.Unit3D(2, (1, 1, 1), use_batch_norm=False, name="unit")
+    unit = units.classifier(2, name="unit")
     unit.build(1)
     unit.conv_3d.w.assign(tf.reshape([1.0, -1.0], [1, 1, 1, 1, 2]))
     unit.conv_3d.b.assign([10.0, 1.0])
@@ -180,10 +213,21 @@ class PaddingTest(parameterized.TestCase):
     ramp = tf.reshape(tf.range(float(length)), [1, length, 1, 1, 1])
     np.testing.assert_array_equal(tf.squeeze(pool(ramp)), expected)
 
-  def test_max_pool_padding_is_minus_infinity(self):
-    pool = units.MaxPool3D((3, 3, 3), (1, 1, 1), name="pool")
+  @parameterized.parameters("SAME", ((1, 1, 1),))
+  def test_max_pool_padding_is_minus_infinity(self, padding):
+    pool = units.MaxPool3D((3, 3, 3), (1, 1, 1), padding=padding, name="pool")
     negative = tf.fill([1, 2, 2, 2, 1], -5.0)
     np.testing.assert_array_equal(pool(negative), negative)
+
+  def test_padding_on_both_sides_moves_the_windows_of_strided_layers(self):
+    # 'SAME' puts nothing before an even length; windows then start at 0, 2, ... in place of -1, 1, ...
+    ramp = tf.reshape(tf.range(1.0, 9.0), [1, 8, 1, 1, 1])
+    pool = units.MaxPool3D((3, 1, 1), (2, 1, 1), padding=(1, 0, 0), name="pool")
+    np.testing.assert_array_equal(tf.squeeze(pool(ramp)), [2, 4, 6, 8])
+    conv = units.Conv3D(1, (3, 1, 1), (2, 1, 1), padding=(1, 0, 0))
+    conv.build(1)
+    conv.w.assign(tf.reshape([1.0, 10.0, 100.0], [3, 1, 1, 1, 1]))
+    np.testing.assert_array_equal(tf.squeeze(conv(ramp)), [210, 432, 654, 876])
 
 
 class FoldingTest(absltest.TestCase):
