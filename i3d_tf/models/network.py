@@ -9,6 +9,7 @@ import tensorflow as tf
 from i3d_tf.models import inception_spec
 
 LOGITS, STEP_LOGITS = inception_spec.LOGITS, inception_spec.STEP_LOGITS
+POOLED_FEATURES = inception_spec.POOLED_FEATURES
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -1,6 +1,6 @@
-"""Applying the rows of a trunk one after the other, in training perhaps with recomputation."""
+"""A trunk, which is rows of units one after the other, recomputed in training if asked for; and trunks with a head."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 
 import sonnet as snt
@@ -10,6 +10,104 @@ from i3d_tf.models import batch_norm
 from i3d_tf.models import network
 from i3d_tf.models import recomputation
 from i3d_tf.models import units
+
+
+class TrunkNetwork(network.Network):
+  """Rows one after the other, then a head: the mean over all places, dropout and the classifier.
+
+  A network of this kind fills `_trunk`, rows by the names of their endpoints, when it is constructed, and, for units
+  between mean and dropout, `_head`; one with another head overrides `_classify`. It takes clips of any length and size
+  unless its `check` says otherwise.
+
+  Endpoints are the rows', 'PooledFeatures' `[B, C]`, the mean, and 'Logits' `[B, classes]`.
+  """
+
+  def __init__(
+      self,
+      num_classes: int = 400,
+      *,
+      width_multiplier: float = 1.0,
+      spatial_dropout: bool = False,
+      sync_batch_norm: bool = False,
+      batch_norm_decay: float = batch_norm.DECAY,
+      recompute: bool = False,
+      compute_dtype: str = "float32",
+      name: str | None = None,
+  ):
+    """Describes the network; variables are created by the first call or by `build`.
+
+    Args:
+      num_classes: number of logits.
+      spatial_dropout: without effect, since dropout acts where there is one place left.
+      width_multiplier, sync_batch_norm, batch_norm_decay, recompute, compute_dtype: see `inception.InceptionI3d`.
+      name: of the module.
+
+    Raises:
+      ValueError: for an argument out of range.
+    """
+    super().__init__(name=name)
+    del spatial_dropout
+    network.check_common(num_classes, width_multiplier, compute_dtype)
+    self.num_classes = num_classes
+    self.width_multiplier = width_multiplier
+    self._statistics = {"synchronized": sync_batch_norm, "decay": batch_norm_decay}
+    self._recompute = recompute
+    self._compute_dtype = tf.as_dtype(compute_dtype)
+    self._trunk: dict[str, snt.Module] = {}
+    self._head: dict[str, snt.Module] = {}
+    self._classifier = units.classifier(num_classes, name=network.LOGITS)
+
+  def build(self, in_channels: int) -> None:
+    """Creates all variables for clips of `in_channels` channels; does nothing the second time.
+
+    Raises:
+      ValueError: if the network was built for another number of channels.
+    """
+    if self._check_channels(in_channels):
+      channels = in_channels
+      with tf.init_scope():
+        for module in (*self._trunk.values(), *self._head.values(), self._classifier):
+          channels = module.build(channels)
+      self.in_channels = in_channels
+
+  def __call__(
+      self,
+      clip: tf.Tensor,
+      is_training: bool = False,
+      dropout_keep_prob: float = 1.0,
+      *,
+      dropout_seeds: tf.Tensor | None = None,
+  ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
+    """Applies the network to `[B, T, H, W, C]`; see `network.Network` and `inception.InceptionI3d`.
+
+    Raises:
+      ValueError: for a clip or an argument that does not fit.
+    """
+    network.check_keep_prob(dropout_keep_prob)
+    clip = clip if isinstance(clip, Mapping) else tf.convert_to_tensor(clip)
+    self.check(clip)
+    self.build(clip.shape[-1])
+    statistics = batch_norm.BatchStatistics(**self._statistics) if is_training else None
+    endpoints = apply(self._trunk, tf.cast(clip, self._compute_dtype), statistics, recompute=self._recompute)
+    drop = lambda net, layer=0: network.dropout(net, dropout_keep_prob, dropout_seeds, layer=layer)
+    endpoints |= self._classify(_last(endpoints), statistics, drop)
+    if statistics is not None:
+      statistics.move_averages()
+    return endpoints[network.LOGITS], endpoints
+
+  def _classify(
+      self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
+  ) -> dict[str, tf.Tensor]:
+    """The endpoints of the head, of which one is the logits; `drop(net, layer=0)` is the dropout."""
+    net = pooled = tf.reduce_mean(tf.cast(net, tf.float32), [1, 2, 3], keepdims=True)
+    endpoints = {network.POOLED_FEATURES: tf.squeeze(pooled, [1, 2, 3])}
+    for name, module in self._head.items():
+      net = endpoints[name] = module(net, statistics)
+    return endpoints | {network.LOGITS: tf.squeeze(self._classifier(drop(net)), [1, 2, 3])}
+
+  def _width(self, channels: int) -> int:
+    """A width, multiplied; at least 4."""
+    return max(4, round(channels * self.width_multiplier))
 
 
 def apply(
@@ -25,13 +123,13 @@ def apply(
     rows: units by name, each of which takes the output of the one before.
     net: the first one's input.
     statistics: of this pass, in training mode; None at inference.
-    recompute: in training mode store the outputs of max pools only, and compute what lies between again for the
-      gradient.
+    recompute: in training mode store the outputs of max pools and residual blocks only, and compute what lies between
+      again for the gradient.
   """
   if not recompute or statistics is None:
     return _apply(rows, net, statistics=statistics)
   outputs = {}
-  for part in _split_after_pools(rows):
+  for part in _split(rows):
     function = functools.partial(_apply, part, statistics=statistics)
     variables = [variable for module in part.values() for variable in network.trained(module)]
     last = recomputation.recomputed(lambda net, function=function: _last(function(net)), net, variables)
@@ -48,11 +146,12 @@ def _apply(rows: Mapping[str, snt.Module], net: tf.Tensor, *, statistics) -> dic
   return outputs
 
 
-def _split_after_pools(rows: Mapping[str, snt.Module]) -> list[dict[str, snt.Module]]:
+def _split(rows: Mapping[str, snt.Module]) -> list[dict[str, snt.Module]]:
+  """The rows in parts, whose last outputs are stored."""
   parts = [{}]
   for name, module in rows.items():
     parts[-1][name] = module
-    if isinstance(module, units.MaxPool3D):
+    if getattr(module, "ends_part", False):
       parts.append({})
   return [part for part in parts if part]
 

@@ -179,7 +179,13 @@ def classifier(num_classes: int, *, name: str) -> Unit3D:
 
 @snt.allow_empty_variables
 class MaxPool3D(snt.Module):
-  """Max pooling, whose padding counts as minus infinity."""
+  """Max pooling, whose padding counts as minus infinity.
+
+  Attributes:
+    ends_part: its output is stored for the gradient if the rest is computed again, see `trunk.apply`.
+  """
+
+  ends_part = True
 
   def __init__(
       self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, padding: Padding = "SAME", name: str
