@@ -13,7 +13,7 @@ from i3d_tf import testing
 from i3d_tf.evaluation import experiment_runs
 from i3d_tf.evaluation import experiment_tables
 from i3d_tf.models import inception
-from i3d_tf.models import zoo
+from i3d_tf.models import zoo_paper
 from i3d_tf.training import options
 from i3d_tf.training import schedules
 from i3d_tf.video import clip_options
@@ -240,7 +240,7 @@ class RecipesTest(parameterized.TestCase):
       for model, figures in published.items():
         row = rows[f"table2_{dataset}"][f"table2_{dataset}_{model}"]
         self.assertEqual(row.published, dict(zip(columns, figures)))
-    for model, entry in zoo.MODELS.items():
+    for model, entry in zoo_paper.MODELS.items():
       for start, figures in entry.accuracies.items():
         published = rows["table3"][f"table3_{model}_{start}"].published
         self.assertEqual({name.replace("rgb+flow", "joint") for name in published}, {

@@ -4,6 +4,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf.models import zoo
+from i3d_tf.models import zoo_entry
 
 USAGE = """Prints every network that --model=NAME means: what it takes, what it costs, what is published of it.
 
@@ -11,8 +12,8 @@ USAGE = """Prints every network that --model=NAME means: what it takes, what it 
   python -m i3d_tf.models two_stream c3d
 
 Parameters are trained values for 400 classes. Multiply-adds are of one training clip forward: a multiplication with
-its addition counts 1, taps on padding are counted; batch norm, biases and pools are not. Accuracies are top-1 on the
-test set of Kinetics-400, in percent."""
+its addition counts 1, taps on padding are counted; batch norm, biases and pools are not. Accuracies are top-1 on
+Kinetics-400, in percent: of the paper's networks on the test set, of later ones on the validation set."""
 
 FLAGS = flags.FLAGS
 _COLUMNS = ("network", "stream", "clip", "test", "parameters", "G multiply-adds", "from scratch", "from ImageNet")
@@ -29,7 +30,7 @@ def main(names: list[str]) -> None:
     print(f"{name}: {entry.title}. {entry.source}.")
 
 
-def _rows(name: str, entry: zoo.Entry) -> list[tuple[str, ...]]:
+def _rows(name: str, entry: zoo_entry.Entry) -> list[tuple[str, ...]]:
   """A row a stream, and one of joined streams if anything is published of them."""
   rows = [
       (
@@ -42,7 +43,7 @@ def _rows(name: str, entry: zoo.Entry) -> list[tuple[str, ...]]:
   return rows + [(name, "rgb+flow", "", "", "", "", *both)] * any(both)
 
 
-def _clip(entry: zoo.Entry, stream: str) -> str:
+def _clip(entry: zoo_entry.Entry, stream: str) -> str:
   training = entry.training
   frames = f"{training['num_frames']}"
   if training["frame_stride"] > 1:
@@ -52,13 +53,13 @@ def _clip(entry: zoo.Entry, stream: str) -> str:
   return f"{frames}{flows}, {training['crop']}x{training['crop']}"
 
 
-def _test(entry: zoo.Entry) -> str:
+def _test(entry: zoo_entry.Entry) -> str:
   if entry.test["protocol"] == "release":
     return f"all, up to {entry.test['max_frames']}"
   return f"{entry.test['num_clips']} clips"
 
 
-def _accuracies(entry: zoo.Entry, stream: str) -> tuple[str, ...]:
+def _accuracies(entry: zoo_entry.Entry, stream: str) -> tuple[str, ...]:
   found = [entry.accuracies.get(start, {}).get(stream) for start in ("scratch", "imagenet")]
   return tuple("" if value is None else f"{value:.1f}" for value in found)
 

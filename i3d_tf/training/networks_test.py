@@ -1,4 +1,4 @@
-"""Every network of the zoo learns, trains on replicas, goes on where it was, and is evaluated, by the same code."""
+"""A network of every class learns, trains on replicas, goes on where it was, and is evaluated, by the same code."""
 
 import json
 import pathlib
@@ -18,7 +18,9 @@ from i3d_tf.training import step as steps
 from i3d_tf.video import clip_options
 from i3d_tf.weights import saved
 
-_STREAMS = {name: entry.streams[-1] for name, entry in zoo.MODELS.items()}  # joint where there is one
+# One of each class, for the others of a class differ in tables alone; with both streams at once where it takes them.
+_NAMES = {entry.constructor: name for name, entry in reversed(zoo.MODELS.items())}.values()
+_STREAMS = {name: zoo.get(name).streams[-1] for name in _NAMES}
 _CLIPS = {
     "i3d": {"num_frames": 9}, "c3d": {"num_frames": 4}, "convnet_lstm": {"num_frames": 3},
     "fused_two_stream": {"num_frames": 2, "flow_stack": 4}, "two_stream": {"num_frames": 1, "flow_stack": 4},
