@@ -108,7 +108,7 @@ def golden_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   if name.endswith("/w"):
     values = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
-  elif name.endswith("moving_variance"):
+  elif name.endswith(("moving_variance", "batch_norm/gamma")):
     values = rng.uniform(0.5, 1.5, shape)
   else:
     values = rng.standard_normal(shape) * 0.1

@@ -75,6 +75,16 @@ class TrunkNetworkTest(parameterized.TestCase):
     for plain, again in zip(*gradients, strict=True):
       np.testing.assert_allclose(again, plain, atol=1e-5 * np.abs(plain).max())
 
+  def test_rgb_alone_is_normalised(self):
+    plain, wanting = _made(), _made()
+    wanting.rgb_mean, wanting.rgb_std = (0.4, 0.5, 0.6), 0.25
+    clip = _clip(1, 3, 8, 10, 3)
+    normalized = ((clip + 1) / 2 - [0.4, 0.5, 0.6]) / 0.25
+    self.assertGreater(np.abs(wanting(clip)[0] - plain(clip)[0]).max(), 1e-3)
+    np.testing.assert_allclose(wanting(clip)[0], plain(normalized.astype(np.float32))[0], atol=1e-5)
+    flow = _clip(1, 3, 8, 10, 2)
+    np.testing.assert_array_equal(wanting._normalized(tf.constant(flow)), flow)
+
   @parameterized.parameters(
       ({"compute_dtype": "int8"}, "compute_dtype is 'int8'"), ({"width_multiplier": 0}, "width_multiplier is 0")
   )
