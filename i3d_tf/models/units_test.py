@@ -242,7 +242,7 @@ class FoldingTest(absltest.TestCase):
     self.assertCountEqual([variable.name for variable in unit.variables], ["unit/conv_3d/w:0", "unit/conv_3d/b:0"])
 
   def test_a_classifier_stays_as_it_is(self):
-    unit = units.Unit3D(4, (1, 1, 1), use_batch_norm=False, name="unit")
+    unit = units.classifier(4, name="unit")
     unit.build(2)
     clip = tf.random.stateless_uniform([1, 1, 2, 2, 2], [0, 0], -1, 1)
     expected = unit(clip)
