@@ -16,7 +16,7 @@ BEAM = "apache-beam>=2.66"
 ONNX = "tf2onnx>=1.17"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
-    "fvd", "export", "experiments", "benchmark", "models.__main__",
+    "fvd", "visualize", "export", "experiments", "benchmark", "models.__main__",
 )  # fmt: skip
 
 
@@ -42,12 +42,14 @@ setuptools.setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "absl-py>=2.1",
+        "av>=14",
         "dm-sonnet>=2.0.2",
         "google-crc32c>=1.6",
         "matplotlib>=3.9.2",
         "numba>=0.61.2",
         "numpy>=2.0",
         "opencv-contrib-python-headless>=4.13,<6",
+        "pillow>=10.4",
         "scikit-learn>=1.5.2",
         "tensorboard>=2.20",
         "tensorflow>=2.20",
@@ -59,7 +61,7 @@ setuptools.setup(
         "onnx": [ONNX],
         "torch": ["torch>=2.13"],
         "test": [
-            BEAM, ONNX, "ai-edge-litert>=2.0", "av>=14", "onnxruntime>=1.22", "pytest>=8", "pytest-xdist>=3.6",
+            BEAM, ONNX, "ai-edge-litert>=2.0", "onnxruntime>=1.22", "pytest>=8", "pytest-xdist>=3.6",
             "ruff>=0.11", "tensorflow-serving-api>=2.20",
         ],  # fmt: skip
     },

@@ -21,6 +21,7 @@ import sys
 PACKAGE = "i3d_tf"
 DATA_FOLDERS = ("checkpoints", "data")
 DISTRIBUTIONS = {  # by import name
+    "PIL": "pillow",
     "absl": "absl-py",
     "ai_edge_litert": "ai-edge-litert",
     "apache_beam": "apache-beam",

@@ -101,16 +101,12 @@ def _classify(streams: list[str]) -> tuple[list[dict], int]:
           f"checkpoint {_checkpoints([stream])[stream]} is of a network for clips of {network.model.in_channels} "
           f"channels; the {stream} stream has {clip_options.CHANNELS[stream]}"
       )
-  infos = [network.info for network in networks.values()]
-  for name in ("num_classes", "classes", "short_side", "crop"):
-    if len({getattr(info, name) for info in infos}) > 1:
-      given = " and ".join(str(getattr(info, name)) for info in infos)
-      raise errors.I3dError(f"the checkpoints do not go together: {name} is {given}")
-  class_names = infos[0].classes or tuple(f"class {index}" for index in range(infos[0].num_classes))
+  info = classification.check_together([network.info for network in networks.values()])
+  class_names = classification.class_names(info)
   results = []
   for name in tqdm.tqdm(inputs, unit="video", disable=None):
     try:
-      clips = _read_clips(name, streams, infos[0])
+      clips = _read_clips(name, streams, info)
       logits = _logits(name, clips, networks)
     except (errors.I3dError, OSError) as error:
       message = errors.describe_os_error(error) if isinstance(error, OSError) else str(error)

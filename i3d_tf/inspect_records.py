@@ -86,15 +86,14 @@ def _show(path: str) -> int:
 
 
 def _draw(path: str) -> int:
-  import cv2
-
+  from i3d_tf.video import canvas
   from i3d_tf.video import contact_sheet
   from i3d_tf.video import inspection
 
   entries = inspection.choose(path, FLAGS.show, FLAGS.id) or inspection.spread(path, FLAGS.sheet_records)
   picture = contact_sheet.draw([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
   with files.replacing(FLAGS.contact_sheet) as file:
-    file.write(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    file.write(canvas.png(picture))
   print(f"{FLAGS.contact_sheet}: {len(entries)} records, {picture.shape[1]}x{picture.shape[0]} pixels")
   return 0
 

@@ -88,17 +88,37 @@ def read_video_clips(
   """
   has_flow = "flow" in streams
   frames = decode.read_video(path, max_frames=max_frames + has_flow, short_side=short_side)
-  if len(frames) < inception.MIN_FRAMES + has_flow:
-    raise errors.VideoError(
-        f"{path}: the video has {len(frames)} frames at {decode.FRAME_RATE:g} frames per second; "
-        f"the network needs at least {inception.MIN_FRAMES + has_flow}"
-    )
+  check_length(path, len(frames), has_flow=has_flow)
   clips = {}
   if "rgb" in streams:
     clips["rgb"] = ops.scale_rgb(ops.center_crop(frames[:max_frames], crop)).numpy()
   if has_flow:
     clips["flow"] = flow.scale(ops.center_crop(tvl1.tvl1_flow(frames, threads=threads, on_pair=on_flow), crop))
   return clips
+
+
+def check_together(infos: Sequence[saved.ModelInfo]) -> saved.ModelInfo:
+  """The first of some networks' infos; I3dError if their logits cannot be added, or their clips are cut differently."""
+  for name in ("num_classes", "classes", "short_side", "crop"):
+    if len({getattr(info, name) for info in infos}) > 1:
+      given = " and ".join(str(getattr(info, name)) for info in infos)
+      raise errors.I3dError(f"the checkpoints do not go together: {name} is {given}")
+  return infos[0]
+
+
+def class_names(info: saved.ModelInfo) -> tuple[str, ...]:
+  """A network's classes in index order; numbers if it does not know their names."""
+  return info.classes or tuple(f"class {index}" for index in range(info.num_classes))
+
+
+def check_length(path: str | os.PathLike, num_frames: int, *, has_flow: bool) -> None:
+  """Raises VideoError if a video has too few frames for a network, of which flow needs one more."""
+  least = inception.MIN_FRAMES + has_flow
+  if num_frames < least:
+    raise errors.VideoError(
+        f"{path}: the video has {num_frames} frames at {decode.FRAME_RATE:g} frames per second; "
+        f"the network needs at least {least}"
+    )
 
 
 def read_npy_clip(path: str | os.PathLike) -> np.ndarray:

@@ -97,11 +97,15 @@ def seen_frames(endpoint: str, steps: tuple[int, int], num_frames: int) -> tuple
   Those of the padding are counted, so that the first may be negative and the end beyond `num_frames`, and the middle of
   the two is the time of a step.
   """
-  path = layers(endpoint)
-  lengths = list(itertools.accumulate(path, lambda length, layer: layer.num_steps(length), initial=num_frames))
+  return seen(layers(endpoint), steps, num_frames)
+
+
+def seen(path: Sequence[Layer], steps: tuple[int, int], length: int) -> tuple[int, int]:
+  """The places (first, end) that the steps (first, end) behind some layers see of `length`; see `seen_frames`."""
+  lengths = list(itertools.accumulate(path, lambda length, layer: layer.num_steps(length), initial=length))
   first, end = steps
-  for layer, length in zip(reversed(path), reversed(lengths[:-1]), strict=True):
-    before = layer.before(length)
+  for layer, extent in zip(reversed(path), reversed(lengths[:-1]), strict=True):
+    before = layer.before(extent)
     first, end = first * layer.stride - before, (end - 1) * layer.stride - before + layer.kernel
   return first, end
 

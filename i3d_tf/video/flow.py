@@ -47,6 +47,11 @@ def decode(values: np.ndarray, *, bound: float = BOUND) -> np.ndarray:
   return ((values.astype(np.float32) / 255 - np.float32(0.5)) * np.float32(2 * bound)).astype(np.float32)
 
 
+def decode_middle(values: np.ndarray, *, bound: float = BOUND) -> np.ndarray:
+  """Bytes by truncation as flow in the middle of what `encode` takes to each, so that standing points are zero."""
+  return decode(values, bound=bound) + np.float32(bound / 255)
+
+
 def to_image(values: np.ndarray) -> np.ndarray:
   """Encoded flow `[..., H, W, 2]` as MediaSequence's three-channel image: red x, green y, blue 0."""
   return np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)

@@ -20,6 +20,7 @@ from i3d_tf.weights import manifest as manifests
 
 _SLOT = "/Momentum"
 FIRST_KERNEL = "Conv3d_1a_7x7/conv_3d/w"
+HEAD_KERNEL = "Logits/Conv3d_0c_1x1/conv_3d/w"
 HEAD_BIAS = "Logits/Conv3d_0c_1x1/conv_3d/b"
 
 

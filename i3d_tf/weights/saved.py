@@ -210,17 +210,21 @@ def _adapt_first_kernels(
     model: network.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
 ) -> list[str]:
   """Makes the kernels that see the clip fit its channels; returns what was done."""
-  notes = []
-  for name, variable in release.named_variables(model).items():
-    kernel = values.get(name)
-    if not name.endswith(_FIRST_KERNELS) or kernel is None or kernel.ndim != 5:
+  notes, variables = [], release.named_variables(model)
+  for name, kernel in first_kernels(values).items():
+    if name not in variables:
       continue
-    channels = variable.shape[-2]
+    channels = variables[name].shape[-2]
     if kernel.shape[-2] != channels:
       values[name] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
       scaled = f", times {kernel.shape[-2]}/{channels}" if rescale else ""
       notes.append(f"The first kernel is the mean of {name_or_path}'s over its {kernel.shape[-2]} inputs{scaled}.")
   return notes
+
+
+def first_kernels(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Of a network's variables the kernels `[time, height, width, channels, filters]` that see the clip, by name."""
+  return {name: value for name, value in values.items() if name.endswith(_FIRST_KERNELS) and value.ndim == 5}
 
 
 def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelInfo]:

@@ -1,0 +1,195 @@
+"""The mean of the positions' logits is the network's logit, and each stands over the pixels that it sees."""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf import testing
+from i3d_tf.video import encode
+from i3d_tf.visualization import activation
+from i3d_tf.visualization import activation_pages
+from i3d_tf.visualization import source
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+
+_CLASSES = ("walk", "run", "long jump")
+_FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
+
+
+@functools.cache
+def _checkpoint(**changes) -> str:
+  """A small network of made weights on disk, the same for the same arguments."""
+  info = saved.ModelInfo(
+      stream="rgb", num_classes=3, classes=_CLASSES, width_multiplier=0.05, average_space=True, short_side=40, crop=32
+  )
+  info = dataclasses.replace(info, **changes)
+  model = saved.make_model(info)
+  for name, variable in release.named_variables(model).items():
+    variable.assign(testing.golden_values(name, tuple(variable.shape)))
+  path = tempfile.mkdtemp(dir=_FOLDER.name)
+  saved.save(path, model, info)
+  return path
+
+
+@functools.cache
+def _video() -> pathlib.Path:
+  """34 frames of 40x72 pixels: a square of noise that moves over another."""
+  path = pathlib.Path(_FOLDER.name) / "made.mp4"
+  noise = np.random.default_rng(0).integers(0, 255, (40, 72, 3), np.uint8)
+  with encode.writing(path, fps=25) as write:
+    for time in range(34):
+      frame = noise // 2
+      frame[10:26, time : time + 16] = noise[20:36, 20:36]
+      write(frame)
+  return path
+
+
+class IdentityTest(parameterized.TestCase):
+
+  @parameterized.parameters((16, 224, 224), (33, 200, 224), (9, 32, 32), (24, 256, 340))
+  def test_weighted_mean_of_the_positions_is_the_logit(self, frames, height, width):
+    network = activation.PositionNetwork(_checkpoint(), "rgb")
+    model, _ = saved.load(_checkpoint())  # averages over space, for 193 to 224 pixels what the release does
+    clip = np.random.default_rng(0).uniform(-1, 1, [1, frames, height, width, 3]).astype(np.float32)
+    positions = network(clip)[activation.ENDPOINT].numpy()[0].astype(np.float64)
+    self.assertEqual(positions.shape[1:3], (-(-height // 32), -(-width // 32)))
+    share = activation.weights(*positions.shape[:3])
+    np.testing.assert_allclose(np.einsum("tyx,tyxc->c", share, positions), model(clip)[0][0], rtol=0, atol=1e-5)
+    # And not by chance: positions differ by much more.
+    self.assertGreater(np.ptp(positions[..., 0]), 1e-2)
+
+  def test_weights(self):
+    np.testing.assert_allclose(activation.weights(8, 7, 7)[:, 0, 0] * 49, [1 / 14] + [1 / 7] * 6 + [1 / 14])
+    share = activation.weights(2, 8, 11)
+    self.assertAlmostEqual(share.sum(), 1)
+    np.testing.assert_allclose(share[0, :, 0] / share[0, 0, 0], [1, 2, 2, 2, 2, 2, 2, 1])
+    np.testing.assert_allclose(share[0, 0] / share[0, 0, 0], [1, 2, 3, 4, 5, 5, 5, 4, 3, 2, 1])
+    np.testing.assert_allclose(activation.weights(2, 1, 3), np.full((2, 1, 3), 1 / 6))
+
+
+class CentresTest(parameterized.TestCase):
+
+  def test_of_224_pixels(self):
+    np.testing.assert_allclose(activation.centres(224), 23 + 32 * np.arange(7))
+
+  def test_a_pixel_is_seen_most_by_the_position_around_it(self):
+    # A network whose convolutions all add up: what reaches a position from a pixel is the number of ways there.
+    info = dataclasses.replace(saved.find(_checkpoint())[0])
+    model = saved.make_model(info)
+    for name, variable in release.named_variables(model).items():
+      variable.assign(np.full(variable.shape, 1.0 if name.endswith(("/w", "variance")) else 0.0, np.float32))
+    path = tempfile.mkdtemp(dir=_FOLDER.name)
+    saved.save(path, model, info)
+    network = activation.PositionNetwork(path, "rgb")
+    middles = activation.centres(160)
+    for index in (1, 3):
+      clip = np.zeros((1, 9, 160, 160, 3), np.float32)
+      near = round(middles[index])
+      clip[:, :, near - 8 : near + 9] = 1
+      response = network(clip)[activation.ENDPOINT].numpy()[0, 1, :, 2, 0]
+      self.assertEqual(response.argmax(), index)
+      neighbours = response[index - 1], response[index + 1]
+      self.assertLess(max(neighbours), response[index])
+
+
+class ComputeTest(parameterized.TestCase):
+
+  @parameterized.parameters(("frame", 40, 72, (2, 3)), ("crop", 32, 32, (1, 1)))
+  def test_a_video_in_pieces_is_as_in_one(self, view, height, width, grid):
+    network = activation.PositionNetwork(_checkpoint(), "rgb")
+    found = activation.compute(_video(), network, view=view)
+    video = source.survey(_video(), short_side=40, streams=["rgb"])
+    frames = np.stack(list(video.frames()))
+    top, left = (40 - height) // 2, (72 - width) // 2
+    clip = frames[:, top : top + height, left : left + width] / np.float32(127.5) - 1
+    whole = network(clip[np.newaxis])[activation.ENDPOINT].numpy()[0]
+    self.assertEqual(found.index, int(found.logits.argmax()))
+    self.assertEqual((found.name, found.size), (_CLASSES[found.index], (height, width)))
+    self.assertEqual(found.values.shape, (5, *grid))
+    np.testing.assert_allclose(found.values, whole[..., found.index], rtol=0, atol=1e-5)
+    model, _ = saved.load(_checkpoint())
+    np.testing.assert_allclose(found.logits, model(clip[np.newaxis])[0][0], rtol=0, atol=1e-5)
+    share = activation.weights(*found.values.shape).sum(axis=(1, 2))
+    self.assertAlmostEqual(float(share @ found.over_time), found.logits[found.index], places=5)
+
+  def test_at_a_step_and_a_middle_the_value_is_the_positions(self):
+    found = activation.compute(_video(), activation.PositionNetwork(_checkpoint(), "rgb"), class_name="Run")
+    self.assertEqual((found.index, found.name), (1, "run"))
+    pixels = found.at(float(found.times[2]))
+    self.assertEqual(pixels.shape, (40, 72))
+    middles = np.rint(activation.centres(72)).astype(int)
+    inside = [index for index, middle in enumerate(middles) if middle < 72]
+    row = round(activation.centres(40)[0])
+    for index in inside:
+      self.assertAlmostEqual(float(pixels[row, middles[index]]), float(found.values[2, 0, index]), delta=0.02)
+
+  def test_flow_is_kept_for_pictures(self):
+    store = source.FlowStore()
+    network = activation.PositionNetwork(_checkpoint(stream="flow"), "flow")
+    found = activation.compute(_video(), network, store=store)
+    self.assertLen(store, 33)
+    self.assertLen(found.values, 5)
+
+  @parameterized.parameters(
+      ("jump", "^there is no class 'jump' among the network's 3; near to it are long jump$"),
+      ("rnu", "^there is no class 'rnu' among the network's 3; near to it are run$"),
+      ("xyz", "^there is no class 'xyz' among the network's 3$"),
+  )
+  def test_class_that_there_is_not(self, name, message):
+    with self.assertRaisesRegex(errors.I3dError, message):
+      activation.compute("none.mp4", activation.PositionNetwork(_checkpoint(), "rgb"), class_name=name)
+
+  def test_networks_that_do_not_fit(self):
+    with self.assertRaisesRegex(errors.I3dError, "is a network of stream flow; one of rgb is needed$"):
+      activation.PositionNetwork(_checkpoint(stream="flow"), "rgb")
+    with self.assertRaisesRegex(errors.CheckpointError, "is a network inception_v1; class activation is of"):
+      activation.PositionNetwork(_checkpoint(model="inception_v1", average_space=False), "rgb")
+
+
+class PainterTest(absltest.TestCase):
+
+  def _activation(self) -> activation.Activation:
+    video = source.survey(_video(), short_side=40, streams=["rgb"])
+    values = np.float32([[[3, 0, -6]], [[0, 0, 0]]])
+    logits = np.array([1.0, 2.0, 0.0])
+    return activation.Activation(video, None, "walk", np.array([0.0, 1.0]), values, logits, 0)
+
+  def test_colours_cover_the_more_the_farther_from_zero(self):
+    painter = activation_pages.Painter(self._activation())
+    gray = np.full((1, 5, 3), 100, np.uint8)
+    drawn = painter.overlay(gray, np.float32([[6, 3, 0, -3, -6]]))[0].astype(int)
+    np.testing.assert_array_equal(drawn[2], 100)
+    self.assertGreater(drawn[0, 0] - drawn[0, 2], 80)
+    self.assertGreater(drawn[4, 2] - drawn[4, 0], 60)
+    distance = np.abs(drawn - 100).sum(axis=1)
+    self.assertGreater(distance[0], distance[1])
+    self.assertGreater(distance[4], distance[3])
+    bar = painter.bar(101)
+    np.testing.assert_allclose(bar[50, 5], 128, atol=2)
+    self.assertGreater(int(bar[1, 5, 0]) - bar[1, 5, 2], 80)
+
+  def test_pages(self):
+    painter = activation_pages.Painter(self._activation())
+    self.assertEqual(painter.facts(), "whole video: logit 1.00, probability 0.245, place 2 of 3")
+    pages = []
+    activation_pages.draw_video(painter, pages.append)
+    self.assertLen(pages, 34)
+    self.assertLen({page.shape for page in pages}, 1)
+    self.assertEqual(pages[0].shape[1], 1000)
+    self.assertGreater((pages[0] != pages[-1]).any(-1).mean(), 0.1)
+    for page in pages[::11]:
+      for edge in (page[:10], page[-10:], page[:, :10], page[:, -10:]):
+        np.testing.assert_array_equal(edge, 255)
+    sheet = activation_pages.contact_sheet(painter, columns=3)
+    tile = 270  # pixels of a tile's width
+    self.assertBetween(sheet.shape[1], 3 * tile + 70, 3 * tile + 140)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,106 @@
+"""A video as networks take it, frame by frame, as often as wanted; and its flow, computed once and kept on disk."""
+
+from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import os
+import tempfile
+
+import numpy as np
+
+from i3d_tf.evaluation import classification
+from i3d_tf.video import decode
+from i3d_tf.video import flow as flow_lib
+from i3d_tf.video import inspection
+from i3d_tf.video import prepare
+from i3d_tf.video import tvl1
+
+# Wraps what takes long: of (things to be gone through, what they are, how many) it returns the things.
+Progress = Callable[[Iterable, str, int | None], Iterable]
+_SPEED_BIN = 0.05  # pixels per frame, of the histogram from which the scale of the colours is taken
+_SPEED_BINS = round(np.hypot(flow_lib.BOUND, flow_lib.BOUND) / _SPEED_BIN) + 1
+_SETTINGS = prepare.Settings()
+
+
+def silently(things: Iterable, name: str, total: int | None) -> Iterable:
+  """A `Progress` that shows none."""
+  del name, total
+  return things
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """A video that was gone through once, to its end, at 25 frames per second.
+
+  Attributes:
+    path: the file.
+    short_side: pixels of the shorter side that frames are resized to.
+    num_frames, height, width: of these.
+  """
+
+  path: str
+  short_side: int
+  num_frames: int
+  height: int
+  width: int
+
+  @property
+  def seconds(self) -> float:
+    """How long it lasts."""
+    return self.num_frames / decode.FRAME_RATE
+
+  def frames(self) -> Iterator[np.ndarray]:
+    """Its RGB frames, uint8 `[H, W, 3]`."""
+    return decode.iter_frames(self.path, short_side=self.short_side)
+
+  def flow(self, threads: int | None = None) -> Iterator[np.ndarray]:
+    """Its TV-L1 flow, float32 `[H, W, 2]` in pixels per frame, of which there is one less than frames."""
+    return tvl1.iter_flow(self.frames(), threads=threads)
+
+
+def survey(path: str | os.PathLike, *, short_side: int, streams: Iterable[str], progress: Progress = silently) -> Video:
+  """Goes through a video and says how long and large it is.
+
+  Raises:
+    VideoError: if it cannot be read whole, or is too short for a network of one of the streams.
+  """
+  declared = decode.probe(path)
+  count, shape = 0, ()
+  expected = round(declared.num_frames * decode.FRAME_RATE / declared.frame_rate) or None
+  for frame in progress(decode.iter_frames(path, short_side=short_side), "reading", expected):
+    count, shape = count + 1, frame.shape
+  classification.check_length(path, count, has_flow="flow" in streams)
+  return Video(os.fspath(path), short_side, count, *shape[:2])
+
+
+class FlowStore:
+  """Flow fields in a temporary file, as bytes of +-20 pixels per frame, and the speed that most of them keep below."""
+
+  def __init__(self):
+    self._file = tempfile.TemporaryFile()
+    self._ends = [0]
+    self._counts = np.zeros(_SPEED_BINS, np.int64)
+
+  def __len__(self) -> int:
+    return len(self._ends) - 1
+
+  def keep(self, fields: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields the fields `[H, W, 2]` again, having stored each."""
+    for field in fields:
+      self._ends.append(self._ends[-1] + self._file.write(prepare.encode_flow(field, _SETTINGS)))
+      speeds = np.linalg.norm(np.clip(field, -flow_lib.BOUND, flow_lib.BOUND), axis=-1)
+      self._counts += np.bincount((speeds / _SPEED_BIN).astype(int).ravel(), minlength=_SPEED_BINS)
+      yield field
+
+  @property
+  def full_scale(self) -> float:
+    """The 99th percentile of all speeds, at least 1, in pixels per frame: for `flow.draw`."""
+    shares = np.cumsum(self._counts) / max(self._counts.sum(), 1)
+    return max(1.0, _SPEED_BIN * float(np.searchsorted(shares, 0.99) + 1))
+
+  def draw(self, index: int) -> np.ndarray:
+    """The picture of a field, all in one scale, RGB uint8 `[H, W, 3]`."""
+    self._file.seek(self._ends[index])
+    content = self._file.read(self._ends[index + 1] - self._ends[index])
+    self._file.seek(0, os.SEEK_END)
+    field = flow_lib.decode_middle(inspection.decode_image(content)[..., :2])
+    return flow_lib.draw(field, full_scale=self.full_scale)

@@ -1,0 +1,152 @@
+"""Tests of the visualize program, with small networks of made weights, in one process of its own."""
+
+from concurrent import futures
+import contextlib
+import io
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import flagsaver
+from absl.testing import parameterized
+import cv2
+import numpy as np
+
+from i3d_tf import testing
+from i3d_tf.video import decode
+from i3d_tf.video import encode
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run_main(arguments: list[str], folder: str) -> tuple[int, str, str]:
+  """The exit status of the program in a folder, and what it prints on stdout and stderr."""
+  from i3d_tf import cli
+  from i3d_tf import visualize
+
+  os.chdir(folder)
+  output, complaints = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaints), flagsaver.flagsaver():
+    visualize.FLAGS.unparse_flags()
+    words = visualize.FLAGS(["visualize", *arguments])[1:]
+    status = cli._guarded(visualize.main, words, takes_arguments=True)
+  return status, output.getvalue(), complaints.getvalue()
+
+
+class VisualizeTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(folder.cleanup)
+    cls.made = pathlib.Path(folder.name)
+    cls.pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    cls.addClassCleanup(cls.pool.shutdown)
+    for stream in ("rgb", "flow"):
+      info = saved.ModelInfo(
+          stream=stream, num_classes=3, classes=("walk", "run", "jump"), width_multiplier=0.05, average_space=True,
+          short_side=36, crop=32,
+      )  # fmt: skip
+      model = saved.make_model(info)
+      for name, variable in release.named_variables(model).items():
+        variable.assign(testing.golden_values(name, tuple(variable.shape)))
+      saved.save(cls.made / stream, model, info)
+    noise = np.random.default_rng(0).integers(0, 255, (36, 48, 3), np.uint8)
+    with encode.writing(cls.made / "clip.mp4", fps=25) as write:
+      for time in range(12):
+        write(np.roll(noise, time, axis=1))
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = pathlib.Path(folder.name)
+
+  def _run(self, *arguments: str) -> tuple[int, str, str]:
+    """As `run_main`; {made} stands for the folder of what was made."""
+    words = [argument.format(made=self.made) for argument in arguments]
+    return self.pool.submit(run_main, words, os.fspath(self.folder)).result()
+
+  def _names(self) -> list[str]:
+    return sorted(path.name for path in self.folder.iterdir())
+
+  def test_help_imports_nothing_large(self):
+    program = """
+import runpy, sys
+sys.argv = ["visualize", "--help"]
+try:
+  runpy.run_module("i3d_tf.visualize", run_name="__main__", alter_sys=True)
+finally:
+  print([module for module in ("tensorflow", "sonnet", "cv2", "matplotlib", "av") if module in sys.modules])
+"""
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=100, check=False
+    )
+    self.assertEndsWith(done.stdout, "\n[]\n")
+    self.assertIn("python -m i3d_tf.visualize filters rgb_scratch [MORE]", done.stdout)
+
+  def test_video(self):
+    checkpoints = ("--rgb_checkpoint={made}/rgb", "--flow_checkpoint={made}/flow")
+    status, output, complaints = self._run("video", "{made}/clip.mp4", "--streams=joint", *checkpoints, "--top_k=3")
+    self.assertEqual(status, 0, complaints)
+    lines = output.splitlines()
+    self.assertEqual(lines[0::4], ["RGB, whole video:", "Flow, whole video:", "RGB + Flow, logits added, whole video:",
+                                   "clip_video.mp4"])  # fmt: skip
+    logits = [{line.split()[2]: float(line.split()[1]) for line in lines[first : first + 3]} for first in (1, 5, 9)]
+    for name in ("walk", "run", "jump"):
+      self.assertAlmostEqual(logits[2][name], logits[0][name] + logits[1][name], places=4)
+    self.assertEqual(self._names(), ["clip_video.mp4"])
+    self.assertEqual(decode.probe(self.folder / "clip_video.mp4").num_frames, 12)
+
+  def test_filters(self):
+    status, output, complaints = self._run("filters", "{made}/rgb", "{made}/flow")
+    self.assertEqual(status, 0, complaints)
+    self.assertEqual(output, "rgb_flow_filters.png\nrgb_flow_filters.gif\n")
+    self.assertEqual(self._names(), ["rgb_flow_filters.gif", "rgb_flow_filters.png"])
+    both = cv2.imread(self.folder / "rgb_flow_filters.png")
+    status, _, complaints = self._run("filters", "{made}/rgb", "--output=one.PNG", "--scale=checkpoint")
+    self.assertEqual(status, 0, complaints)
+    self.assertGreater(both.shape[0], 2.4 * cv2.imread(self.folder / "one.PNG").shape[0])
+
+  def test_activation(self):
+    given = ("activation", "{made}/clip.mp4", "--rgb_checkpoint={made}/rgb", "--class_name=jump")
+    status, output, complaints = self._run(*given, "--output=a.png,b.mp4", "--sheet_frames=3")
+    self.assertEqual(status, 0, complaints)
+    self.assertRegex(output, r"^jump: whole video: logit \S+, probability 0\.\d+, place [123] of 3\na\.png\nb\.mp4\n$")
+    self.assertEqual(self._names(), ["a.png", "b.mp4"])
+    self.assertEqual(decode.probe(self.folder / "b.mp4").num_frames, 12)
+
+  @parameterized.parameters(
+      ((), "say what to draw: video, filters, activation; got nothing"),
+      (("film",), "say what to draw: video, filters, activation; got film"),
+      (("video",), "video takes one video; got none; see --help"),
+      (("activation", "a.mp4", "b.mp4"), "activation takes one video; got a.mp4 b.mp4; see --help"),
+      (("filters", "a", "--top_k=3"), "--top_k is for video, not for filters"),
+      (("video", "a.mp4", "--output=a.avi"), "--output=a.avi; video writes one .mp4 file"),
+      (("filters", "a", "--output=a.png,b.png"), "--output=a.png,b.png; filters writes one .png and one .gif file"),
+      (("video", "a.mp4", "--flow_checkpoint=b"), "--flow_checkpoint is given, but --streams=rgb does not use it"),
+      (("video", "a.mp4", "--streams=flow", "--nodraw_flow"), "--nodraw_flow is for --streams=rgb; --streams=flow "
+       "computes flow anyway"),
+      (("activation", "a.mp4", "--streams=joint"), "--streams=joint; activation is of one stream, rgb or flow"),
+      (("video", "a.mp4", "--output=none/a.mp4"), "none/a.mp4: No such file or directory"),
+      (("video", "a.mp4", "--rgb_checkpoint={made}/rgb"), "a.mp4: there is no such file"),
+      (("activation", "{made}/clip.mp4", "--rgb_checkpoint={made}/rgb", "--class_name=running"),
+       "there is no class 'running' among the network's 3; near to it are run"),
+  )  # fmt: skip
+  def test_one_sentence_for_a_bad_call(self, arguments, message):
+    status, output, complaints = self._run(*arguments)
+    self.assertEqual((status, output), (1, ""))
+    self.assertTrue(complaints.endswith(f"error: {message}\n"), complaints)
+    self.assertEqual(self._names(), [])
+
+
+if __name__ == "__main__":
+  absltest.main()
