@@ -1,4 +1,7 @@
-"""The networks of the Inception-v1 family: InceptionI3d, and InceptionV1, which sees every frame by itself."""
+"""The networks of the Inception-v1 family: InceptionI3d, and InceptionV1, which sees every frame by itself.
+
+What tells them and their relatives (`s3d_spec`) apart is their `spec.Architecture`.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,19 +11,17 @@ import tensorflow as tf
 from i3d_tf.models import batch_norm
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import network
+from i3d_tf.models import separable
 from i3d_tf.models import trunk
 from i3d_tf.models import units
 
-MIN_FRAMES = 9  # of I3D: fewer leave one time step to a pool that spans two
-SQUEEZABLE_SIDES = (193, 224)  # sides that five strides of 2 take to 7, which the head pools to 1
+MIN_FRAMES, SQUEEZABLE_SIDES = spec.clip_limits(spec.I3D)  # 9, for fewer leave one step to a pool that spans two
 
 
 class Inception(network.Network):
-  """What the members of the family share; see `InceptionI3d` and `InceptionV1`."""
+  """A network of the family, by its architecture; see `InceptionI3d` and `InceptionV1`."""
 
-  ARCHITECTURE: spec.Architecture
-  MIN_FRAMES: int
-  VALID_ENDPOINTS: tuple[str, ...]
+  ARCHITECTURE: spec.Architecture = spec.I3D  # unless the constructor is given another
 
   def __init__(
       self,
@@ -29,6 +30,7 @@ class Inception(network.Network):
       final_endpoint: str = spec.LOGITS,
       name: str | None = None,
       *,
+      architecture: spec.Architecture | None = None,
       width_multiplier: float = 1.0,
       average_space: bool = False,
       spatial_dropout: bool = False,
@@ -45,8 +47,9 @@ class Inception(network.Network):
     Args:
       num_classes: number of logits.
       spatial_squeeze: drop the spatial axes of the logits, which must then have size 1.
-      final_endpoint: the last endpoint to build, one of `VALID_ENDPOINTS`; it is also the output.
+      final_endpoint: the last endpoint to build, one of `spec.endpoints(architecture)`; it is also the output.
       name: name of the module, the first part of its variables' names.
+      architecture: which member of the family it is; by default the class's `ARCHITECTURE`.
       width_multiplier: multiplies every width but the classes' (small networks for tests).
       average_space: accept any height and width: pool at most 7x7 and average the logits over space
         instead of squeezing. Needs `spatial_squeeze`.
@@ -65,11 +68,15 @@ class Inception(network.Network):
       ValueError: for an unknown endpoint or an argument out of range.
     """
     super().__init__(name=name)
-    if final_endpoint not in self.VALID_ENDPOINTS:
-      raise ValueError(f"final_endpoint is {final_endpoint!r}; allowed are {', '.join(self.VALID_ENDPOINTS)}")
+    self.architecture = self.ARCHITECTURE if architecture is None else architecture
+    allowed = spec.endpoints(self.architecture)
+    if final_endpoint not in allowed:
+      raise ValueError(f"final_endpoint is {final_endpoint!r}; allowed are {', '.join(allowed)}")
     network.check_common(num_classes, width_multiplier, compute_dtype)
     if average_space and not spatial_squeeze:
       raise ValueError("average_space=True removes the spatial axes and needs spatial_squeeze=True")
+    if self.architecture.symmetric_padding and temporal_padding != "zeros":
+      raise ValueError(f"temporal_padding is {temporal_padding!r}; with symmetric padding it can only be 'zeros'")
     self.num_classes = num_classes
     self.final_endpoint = final_endpoint
     self.width_multiplier = width_multiplier
@@ -82,10 +89,10 @@ class Inception(network.Network):
     self._compute_dtype = tf.as_dtype(compute_dtype)
     self._trunk = {}
     self.out_channels = 0  # of the trunk
-    for row in spec.ROWS:
-      endpoint = spec.endpoint_name(row, self.ARCHITECTURE)
+    for row in spec.rows(self.architecture):
+      endpoint = spec.endpoint_name(row, self.architecture)
       scaled = spec.scale_channels(row, width_multiplier)
-      self._trunk[endpoint] = _make_row(scaled, self.ARCHITECTURE, temporal_padding=temporal_padding)
+      self._trunk[endpoint] = _make_row(scaled, self.architecture, temporal_padding)
       self.out_channels = spec.out_channels(scaled, self.out_channels)
       if endpoint == final_endpoint:
         break
@@ -123,7 +130,8 @@ class Inception(network.Network):
 
     Args:
       clip: `[B, T, H, W, C]` floating point in [-1, 1], cast to `compute_dtype`. To reach the logits T must be at least
-        9, and H and W 193 to 224 unless `spatial_squeeze=False` (then at least 193) or `average_space=True`.
+        9, and H and W 193 to 224 unless `spatial_squeeze=False` (then at least 193) or `average_space=True`; of other
+        architectures see `spec.clip_limits`.
       is_training: use, and move the averages to, the batch's statistics instead of the moving ones.
       dropout_keep_prob: probability of keeping a pooled feature, in (0, 1]. As in the release it acts
         whether or not `is_training`.
@@ -144,6 +152,8 @@ class Inception(network.Network):
     self.check(clip)
     self.build(clip.shape[-1])
     statistics = self._make_statistics() if is_training else None
+    if self.architecture.pixel_statistics is not None:
+      clip = network.normalize(clip, *self.architecture.pixel_statistics)
     net = tf.cast(clip, self._compute_dtype)
     endpoints = trunk.apply(self._trunk, net, statistics, recompute=self._recompute)
     if statistics is not None:
@@ -159,11 +169,11 @@ class Inception(network.Network):
     if not self.has_head:
       return
     frames, *sides = clip.shape[1:4]
-    if frames is not None and frames < self.MIN_FRAMES:
-      raise ValueError(f"clip has {frames} frames; {self.final_endpoint} needs at least {self.MIN_FRAMES}")
+    min_frames, (low, high) = spec.clip_limits(self.architecture)
+    if frames is not None and frames < min_frames:
+      raise ValueError(f"clip has {frames} frames; {self.final_endpoint} needs at least {min_frames}")
     if self._average_space:
       return
-    low, high = SQUEEZABLE_SIDES
     for axis, side in zip(("height", "width"), sides, strict=True):
       if side is None:
         continue
@@ -190,16 +200,16 @@ class Inception(network.Network):
     return endpoints | {spec.POOLED_FEATURES: pooled, spec.STEP_LOGITS: step_logits}
 
   def _make_head(self) -> snt.Module:
-    name = spec.conv_name(spec.HEAD_CONV, self.ARCHITECTURE)
+    name = spec.conv_name(spec.HEAD_CONV, self.architecture)
     make_units = lambda: [units.classifier(self.num_classes, name=name)]
     return units.Chain(make_units, name=spec.LOGITS)
 
   def _average_pool(self, net: tf.Tensor) -> tf.Tensor:
     """The head's VALID average pool, with `average_space` no larger than the map."""
-    time, *sides = self.ARCHITECTURE.head_pool
+    time, *sides = self.architecture.head_pool
     if net.shape[1] is None:
       # A pool over too few steps is empty, not an error, and its mean NaN.
-      message = f"clip has too few frames; Logits needs at least {self.MIN_FRAMES}"
+      message = f"clip has too few frames; Logits needs at least {spec.clip_limits(self.architecture)[0]}"
       with tf.control_dependencies([tf.debugging.assert_greater_equal(tf.shape(net)[1], time, message)]):
         net = tf.identity(net)
     if self._average_space and None in net.shape[2:4]:
@@ -222,8 +232,6 @@ class InceptionI3d(Inception):
   each the whole gradient.
   """
 
-  ARCHITECTURE = spec.I3D
-  MIN_FRAMES = MIN_FRAMES
   VALID_ENDPOINTS = spec.ENDPOINTS
 
 
@@ -239,8 +247,6 @@ class InceptionV1(Inception):
   """
 
   ARCHITECTURE = spec.INCEPTION_V1
-  MIN_FRAMES = 1
-  VALID_ENDPOINTS = spec.endpoints(spec.INCEPTION_V1)
 
   def __call__(
       self, clip: tf.Tensor, is_training: bool = False, dropout_keep_prob: float = 1.0, **more
@@ -274,17 +280,40 @@ def _average_places(net: tf.Tensor, kernel: Sequence[int]) -> tf.Tensor:
   return tf.einsum("bthwc,h,w->btc", net, *shares)[:, :, tf.newaxis, tf.newaxis]
 
 
-def _make_row(row: spec.Row, architecture: spec.Architecture, owner: str | None = None, **padding: str) -> snt.Module:
-  """The module of one row; `owner` names the Mixed row that a branch's row stands in."""
+def _make_row(row: spec.Row, architecture: spec.Architecture, temporal_padding: str) -> snt.Module:
+  """The module of one row."""
   name = spec.endpoint_name(row, architecture)
-  if isinstance(row, spec.Mixed):
-    make_chain = lambda index, rows: units.Chain(
-        lambda: [_make_row(inner, architecture, row.name, **padding) for inner in rows], name=f"Branch_{index}"
-    )
-    make_branches = lambda: [make_chain(index, rows) for index, rows in enumerate(row.branches())]
-    return units.Concat(make_branches, name=name)
-  kernel = (spec.temporal_kernel(row, architecture, owner or row.name), row.kernel, row.kernel)
-  stride = (1 if owner else architecture.strides.get(row.name, 1), row.stride, row.stride)
+  if not isinstance(row, spec.Mixed):
+    return _make_inner(row, architecture, row.name, temporal_padding, is_last=True)
+
+  def make_branch(index: int, branch: tuple[spec.Conv | spec.Pool, ...]) -> units.Chain:
+    make_units = lambda: [
+        _make_inner(inner, architecture, row.name, temporal_padding, is_last=inner is branch[-1]) for inner in branch
+    ]
+    return units.Chain(make_units, name=f"Branch_{index}")
+
+  return units.Concat(lambda: [make_branch(*each) for each in enumerate(row.branches())], name=name)
+
+
+def _make_inner(
+    row: spec.Conv | spec.Pool, architecture: spec.Architecture, owner: str, temporal_padding: str, *, is_last: bool
+) -> snt.Module:
+  """The module of a row that stands in the one named `owner`, or is it; `is_last` if nothing follows in its branch."""
+  name = spec.endpoint_name(row, architecture)
+  kernel = (spec.temporal_kernel(row, architecture, owner), row.kernel, row.kernel)
+  stride = (architecture.strides.get(row.name, 1) if row.name == owner else 1, row.stride, row.stride)
+  padding = tuple((extent - 1) // 2 for extent in kernel) if architecture.symmetric_padding else "SAME"
   if isinstance(row, spec.Pool):
-    return units.MaxPool3D(kernel, stride, name=name)
-  return units.Unit3D(row.channels, kernel, stride, name=name, **padding)
+    return units.MaxPool3D(kernel, stride, padding=padding, name=name)
+  options = {
+      "padding": padding, "temporal_padding": temporal_padding,
+      "batch_norm": {"with_scale": architecture.batch_norm_scale},
+  }  # fmt: skip
+  is_separable = spec.is_separable(row, architecture, owner)
+  is_gated = is_last and owner in architecture.gated
+  if not is_separable and not is_gated:
+    return units.Unit3D(row.channels, kernel, stride, name=name, **options)
+  return separable.ExtendedUnit3D(
+      row.channels, kernel, stride, is_separable=is_separable, is_gated=is_gated,
+      temporal_batch_norm=architecture.temporal_batch_norm, name=name, **options,
+  )  # fmt: skip

@@ -7,7 +7,8 @@ are loops over the two.
 
 Sources: google-deepmind/kinetics-i3d i3d.py at 0667e889 for names, kernels, strides and channels;
 every weight shape is compared with the released checkpoints' manifests in the tests. Names and head of the
-2D network: tensorflow/models research/slim/nets/inception_v1.py.
+2D network: tensorflow/models research/slim/nets/inception_v1.py. Architectures of other networks than these two are in
+`s3d_spec`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -97,19 +98,37 @@ class Architecture:
 
   Attributes:
     kernels, strides: temporal ones by row name; a row that is absent has 1.
+    flat: rows whose convolutions have no temporal kernel all the same; their pools keep theirs.
+    separable: rows whose convolutions, where they have a temporal kernel, are two: one in space, one in time.
+    gated: rows with a gate after the last convolution of each branch (of a Conv row: after it).
+    temporal_batch_norm: the second halves of separable convolutions have batch norm; otherwise a bias.
+    batch_norm_scale: batch norm has a gamma.
+    symmetric_padding: as much padding before as after, (kernel - 1) // 2, as PyTorch has it; otherwise SAME.
+    regular_names: no block spells a name in a way of its own.
     conv_prefix, pool_prefix: what the names of convolutions and max pools begin with.
     head_pool: (time, height, width) of the head's average pool, VALID, stride 1.
+    pixel_statistics: mean and standard deviation of each channel of RGB in [0, 1], by which the network normalises what
+      it is given; None: it takes clips as they are.
   """
 
   kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)
   strides: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  flat: frozenset[str] = frozenset()
+  separable: frozenset[str] = frozenset()
+  gated: frozenset[str] = frozenset()
+  temporal_batch_norm: bool = False
+  batch_norm_scale: bool = False
+  symmetric_padding: bool = False
+  regular_names: bool = False
   conv_prefix: str = "Conv3d"
   pool_prefix: str = "MaxPool3d"
   head_pool: tuple[int, int, int] = (2, 7, 7)
+  pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
   def __post_init__(self):
     known = {row.name for row in ROWS}
-    unknown = sorted((set(self.kernels) | set(self.strides)) - known)
+    named = {*self.kernels, *self.strides, *self.flat, *self.separable, *self.gated}
+    unknown = sorted(named - known)
     if unknown:
       raise ValueError(f"architecture names unknown rows {unknown}; allowed are {sorted(known)}")
 
@@ -126,6 +145,14 @@ I3D = Architecture(
 )
 # Every frame by itself.
 INCEPTION_V1 = Architecture(conv_prefix="Conv2d", pool_prefix="MaxPool", head_pool=(1, 7, 7))
+
+
+def rows(architecture: Architecture = I3D) -> tuple[Row, ...]:
+  """The rows as the architecture spells them."""
+  if not architecture.regular_names:
+    return ROWS
+  regular = Mixed.branch_2_conv
+  return tuple(dataclasses.replace(row, branch_2_conv=regular) if isinstance(row, Mixed) else row for row in ROWS)
 
 
 def conv_name(row_name: str, architecture: Architecture = I3D) -> str:
@@ -171,16 +198,36 @@ def out_channels(row: Row, in_channels: int) -> int:
   return row.branch_0 + row.branch_1[1] + row.branch_2[1] + row.branch_3
 
 
+PARTS = WHOLE, SPATIAL, TEMPORAL, GATE = "whole", "spatial", "temporal", "gate"
+TEMPORAL_NAME, GATE_NAME = "temporal", "self_gating"  # what a unit calls them, as slim's s3dg.py does
+_BIAS = ("conv_3d/b",)
+
+
 @dataclasses.dataclass(frozen=True)
 class Unit:
-  """One convolution of the network, located and sized. Kernels are (time, height, width)."""
+  """One convolution of the network, located and sized.
+
+  Attributes:
+    endpoint: that it is a part of.
+    name: with those of the endpoint and of the branch.
+    kernel: (time, height, width).
+    in_channels, out_channels: of it.
+    vectors: names of the variables that it has beside its kernel.
+    part: one of `PARTS`: all of what its row asks for, the spatial or temporal half of it, or a gate behind it.
+  """
 
   endpoint: str
   name: str
   kernel: tuple[int, int, int]
   in_channels: int
   out_channels: int
-  batch_norm: bool = True
+  vectors: tuple[str, ...]
+  part: str = WHOLE
+
+  @property
+  def batch_norm(self) -> bool:
+    """Whether it has batch norm."""
+    return len(self.vectors) > 1
 
   @property
   def num_weights(self) -> int:
@@ -189,14 +236,26 @@ class Unit:
 
 def temporal_kernel(row: Conv | Pool, architecture: Architecture, owner: str) -> int:
   """The temporal kernel of `row`, which stands in (or is) the top-level row named `owner`."""
-  return 1 if row.kernel == 1 else architecture.kernels.get(owner, 1)
+  is_flat = row.kernel == 1 or (isinstance(row, Conv) and owner in architecture.flat)
+  return 1 if is_flat else architecture.kernels.get(owner, 1)
+
+
+def is_separable(row: Conv, architecture: Architecture, owner: str) -> bool:
+  """Whether the convolution of `row`, which stands in (or is) the row named `owner`, is one in space, one in time."""
+  return owner in architecture.separable and temporal_kernel(row, architecture, owner) > 1
+
+
+def batch_norm_vectors(architecture: Architecture) -> tuple[str, ...]:
+  """Names of the variables of a batch norm, as they stand behind a unit's."""
+  names = ("beta", *(("gamma",) if architecture.batch_norm_scale else ()), "moving_mean", "moving_variance")
+  return tuple(f"batch_norm/{name}" for name in names)
 
 
 def units(
     architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> Iterator[Unit]:
   """Every convolution in order, the classifier of the head last."""
-  for row in (scale_channels(row, width_multiplier) for row in ROWS):
+  for row in (scale_channels(row, width_multiplier) for row in rows(architecture)):
     endpoint = endpoint_name(row, architecture)
     if isinstance(row, Mixed):
       for index, branch in enumerate(row.branches()):
@@ -205,15 +264,29 @@ def units(
       yield from _branch_units((row,), "", endpoint, row.name, architecture, in_channels)
     in_channels = out_channels(row, in_channels)
   head = f"{LOGITS}/{conv_name(HEAD_CONV, architecture)}"
-  yield Unit(LOGITS, head, (1, 1, 1), in_channels, num_classes, batch_norm=False)
+  yield Unit(LOGITS, head, (1, 1, 1), in_channels, num_classes, _BIAS)
 
 
-def _branch_units(rows, path, endpoint, owner, architecture, in_channels) -> Iterator[Unit]:
-  for row in rows:
+def _branch_units(branch, path, endpoint, owner, architecture, in_channels) -> Iterator[Unit]:
+  for row in branch:
+    name = path + conv_name(row.name, architecture)
     if isinstance(row, Conv):
-      kernel = (temporal_kernel(row, architecture, owner), row.kernel, row.kernel)
-      yield Unit(endpoint, path + conv_name(row.name, architecture), kernel, in_channels, row.channels)
+      yield from _conv_units(row, name, endpoint, owner, architecture, in_channels)
     in_channels = out_channels(row, in_channels)
+  if owner in architecture.gated:
+    yield Unit(endpoint, f"{name}/{GATE_NAME}", (1, 1, 1), in_channels, in_channels, (), GATE)
+
+
+def _conv_units(row, name, endpoint, owner, architecture, in_channels) -> Iterator[Unit]:
+  steps, space = temporal_kernel(row, architecture, owner), (row.kernel, row.kernel)
+  vectors = batch_norm_vectors(architecture)
+  if not is_separable(row, architecture, owner):
+    yield Unit(endpoint, name, (steps, *space), in_channels, row.channels, vectors)
+    return
+  yield Unit(endpoint, name, (1, *space), in_channels, row.channels, vectors, SPATIAL)
+  vectors = vectors if architecture.temporal_batch_norm else _BIAS
+  name = f"{name}/{TEMPORAL_NAME}"
+  yield Unit(endpoint, name, (steps, 1, 1), row.channels, row.channels, vectors, TEMPORAL)
 
 
 def variable_shapes(
@@ -222,12 +295,8 @@ def variable_shapes(
   """The release's variable names (without stream prefix) and shapes; batch-norm vectors as (C,)."""
   shapes = {}
   for unit in units(architecture, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier):
-    vector = (unit.out_channels,)
     shapes[f"{unit.name}/conv_3d/w"] = (*unit.kernel, unit.in_channels, unit.out_channels)
-    if unit.batch_norm:
-      shapes.update({f"{unit.name}/batch_norm/{name}": vector for name in ("beta", "moving_mean", "moving_variance")})
-    else:
-      shapes[f"{unit.name}/conv_3d/b"] = vector
+    shapes |= {f"{unit.name}/{vector}": (unit.out_channels,) for vector in unit.vectors}
   return shapes
 
 
@@ -237,10 +306,27 @@ def is_trainable(variable_name: str) -> bool:
 
 
 def output_size(size: tuple[int, int, int], row: Row, architecture: Architecture = I3D) -> tuple[int, int, int]:
-  """(frames, height, width) after a row; every padding is SAME, so each is ceil(size / stride)."""
-  spatial = 1 if isinstance(row, Mixed) else row.stride
-  strides = (architecture.strides.get(row.name, 1), spatial, spatial)
+  """(frames, height, width) after a row: ceil(size / stride) if padding is SAME."""
+  if isinstance(row, Mixed):
+    return size
+  strides = (architecture.strides.get(row.name, 1), row.stride, row.stride)
+  kernels = (temporal_kernel(row, architecture, row.name), row.kernel, row.kernel)
+  if architecture.symmetric_padding:
+    size = tuple(extent + 2 * ((kernel - 1) // 2) - kernel + 1 for extent, kernel in zip(size, kernels, strict=True))
   return tuple(-(-extent // stride) for extent, stride in zip(size, strides, strict=True))
+
+
+def clip_limits(architecture: Architecture = I3D) -> tuple[int, tuple[int, int]]:
+  """The fewest frames, and the smallest and largest side, of which the head's pool makes at least one step, and one
+  place."""
+  candidates = range(1, 512)
+  sizes = {extent: (extent, extent, extent) for extent in candidates}
+  for row in rows(architecture):
+    sizes = {extent: output_size(size, row, architecture) for extent, size in sizes.items()}
+  frames, side, _ = architecture.head_pool
+  least = next(extent for extent in candidates if sizes[extent][0] >= frames)
+  sides = [extent for extent in candidates if sizes[extent][1] == side]
+  return least, (sides[0], sides[-1])
 
 
 def multiply_adds(
@@ -256,8 +342,12 @@ def multiply_adds(
   One multiply-add counts 1; taps on padding are counted; biases, batch norm and pools are not.
   """
   sizes = {}
-  for row in ROWS:
-    size = sizes[endpoint_name(row, architecture)] = output_size(size, row, architecture)
-  sizes[LOGITS] = tuple(extent - kernel + 1 for extent, kernel in zip(size, architecture.head_pool, strict=True))
+  for row in rows(architecture):
+    endpoint, (frames, _, _) = endpoint_name(row, architecture), size
+    size = sizes[endpoint, WHOLE] = sizes[endpoint, TEMPORAL] = output_size(size, row, architecture)
+    sizes[endpoint, SPATIAL] = (frames, *size[1:])
+    sizes[endpoint, GATE] = (1, 1, 1)
+  pairs = zip(size, architecture.head_pool, strict=True)
+  sizes[LOGITS, WHOLE] = tuple(extent - kernel + 1 for extent, kernel in pairs)
   network = units(architecture, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier)
-  return sum(unit.num_weights * math.prod(sizes[unit.endpoint]) for unit in network)
+  return sum(unit.num_weights * math.prod(sizes[unit.endpoint, unit.part]) for unit in network)

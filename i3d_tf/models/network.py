@@ -103,6 +103,21 @@ def check_common(num_classes: int, width_multiplier: float, compute_dtype: str) 
     raise ValueError(f"compute_dtype is {compute_dtype!r}; allowed are {', '.join(COMPUTE_DTYPES)}")
 
 
+def normalize(clip: tf.Tensor, means: Sequence[float], deviations: Sequence[float]) -> tf.Tensor:
+  """RGB as other frameworks' networks take it: by the statistics of each channel of pixels in [0, 1].
+
+  A part of the network, since no change of the first kernel is the same where it meets padding.
+
+  Args:
+    clip: `[B, T, H, W, C]` in [-1, 1]; what has not as many channels as there are means, flow, is returned as it is.
+    means, deviations: of each channel.
+  """
+  if clip.shape[-1] != len(means):
+    return clip
+  mean, deviation = (tf.constant(values, clip.dtype) for values in (means, deviations))
+  return (clip - (2 * mean - 1)) / (2 * deviation)
+
+
 def dropout(
     net: tf.Tensor, keep_prob: float, seeds: tf.Tensor | None, *, whole_channels: bool = False, layer: int = 0
 ) -> tf.Tensor:

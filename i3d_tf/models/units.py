@@ -24,7 +24,8 @@ ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "none": tf.identity}
 class Conv3D(snt.Module):
   """A 3D convolution that owns `w` `[kt, kh, kw, Cin, Cout]` and perhaps a bias `b`.
 
-  Weights start as Sonnet's default: truncated normal with standard deviation 1/sqrt(fan in); biases at 0.
+  Weights start, if nothing else is asked for, as Sonnet's default: truncated normal with standard deviation
+  1/sqrt(fan in); biases at 0.
 
   Attributes:
     frozen: not to be trained.
@@ -39,6 +40,7 @@ class Conv3D(snt.Module):
       with_bias: bool = False,
       padding: Padding = "SAME",
       temporal_padding: str = "zeros",
+      initializer: snt.initializers.Initializer | None = None,
       name: str = "conv_3d",
   ):
     """Describes the convolution.
@@ -50,6 +52,7 @@ class Conv3D(snt.Module):
       padding: 'SAME', 'VALID', or how much on both sides of (time, height, width).
       temporal_padding: what 'SAME' puts before the first and after the last frame: 'zeros', or by 'edge' these
         frames again.
+      initializer: of `w`.
       name: of the module.
     """
     super().__init__(name=name)
@@ -61,6 +64,7 @@ class Conv3D(snt.Module):
     self._with_bias = with_bias
     self._padding = _simplest(padding, self._kernel, self._stride)
     self._repeats_edges = temporal_padding == "edge" and padding == "SAME" and self._kernel[0] > 1
+    self._initializer = initializer
     self.frozen = False
 
   @snt.once
@@ -68,7 +72,8 @@ class Conv3D(snt.Module):
     """Creates the variables for inputs of `in_channels` channels."""
     shape = (*self._kernel, in_channels, self._channels)
     fan_in = shape[0] * shape[1] * shape[2] * in_channels
-    self.w = tf.Variable(snt.initializers.TruncatedNormal(stddev=fan_in**-0.5)(shape, tf.float32), name="w")
+    initializer = self._initializer or snt.initializers.TruncatedNormal(stddev=fan_in**-0.5)
+    self.w = tf.Variable(initializer(shape, tf.float32), name="w")
     if self._with_bias:
       self.b = tf.Variable(tf.zeros([self._channels]), name="b")
 
@@ -125,7 +130,7 @@ class Unit3D(snt.Module):
       batch_norm: Mapping[str, Any] | None = None,
       activation: str = "relu",
       name: str,
-      **padding: Any,
+      **convolution: Any,
   ):
     """Describes the unit.
 
@@ -135,14 +140,14 @@ class Unit3D(snt.Module):
       batch_norm: arguments of `batch_norm.BatchNorm`, if they are not the Inception family's.
       activation: one of `ACTIVATIONS`.
       name: of the module.
-      **padding: `padding` and `temporal_padding` of `Conv3D`.
+      **convolution: `padding`, `temporal_padding` and `initializer` of `Conv3D`.
     """
     super().__init__(name=name)
     if activation not in ACTIVATIONS:
       raise ValueError(f"activation is {activation!r}; allowed are {', '.join(ACTIVATIONS)}")
     self._channels = channels
     self._activation = activation
-    self.conv_3d = Conv3D(channels, kernel, stride, with_bias=not use_batch_norm, **padding)
+    self.conv_3d = Conv3D(channels, kernel, stride, with_bias=not use_batch_norm, **convolution)
     self.batch_norm = norm.BatchNorm(**(batch_norm or {})) if use_batch_norm else None
     self.frozen = False
 
