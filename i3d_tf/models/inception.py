@@ -1,6 +1,6 @@
-"""The networks of the Inception-v1 family: InceptionI3d, and InceptionV1, which sees every frame by itself.
+"""The networks of the Inception-v1 family: InceptionI3d, S3D, and InceptionV1, which sees every frame by itself.
 
-What tells them and their relatives (`s3d_spec`) apart is their `spec.Architecture`.
+What tells them apart is their `spec.Architecture`; further ones of I3D's and S3D's kind are in `s3d_spec`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import tensorflow as tf
 from i3d_tf.models import batch_norm
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import network
+from i3d_tf.models import s3d_spec
 from i3d_tf.models import separable
 from i3d_tf.models import trunk
 from i3d_tf.models import units
@@ -233,6 +234,20 @@ class InceptionI3d(Inception):
   """
 
   VALID_ENDPOINTS = spec.ENDPOINTS
+
+
+class S3D(Inception):
+  """Inception-v1 whose temporal convolutions are units of their own, behind the spatial ones; with gates S3D-G.
+
+  The network of "Rethinking Spatiotemporal Feature Learning" (arXiv 1712.04851) as tensorflow/models
+  research/slim/nets/s3dg.py defines it, with its endpoint names and defaults: a first kernel 3 x 7 x 7, and temporal
+  kernels from Conv2d_2c_3x3 on, which start as the identity. `s3d_spec.s3d` makes architectures with other first
+  kernels, temporal kernels in fewer rows, and gates; `s3d_spec.s3d_torchvision` that of torchvision.
+
+  It takes what `InceptionI3d` takes, and has its head.
+  """
+
+  ARCHITECTURE = s3d_spec.s3d()
 
 
 class InceptionV1(Inception):

@@ -10,19 +10,25 @@ MODES = ("mean", "center")
 _BATCH_NORM = ("beta", "moving_mean", "moving_variance")
 
 
-def inflate(values: Mapping[str, np.ndarray], *, mode: str = "mean") -> dict[str, np.ndarray]:
+def inflate(
+    values: Mapping[str, np.ndarray], architecture: spec.Architecture = spec.I3D, *, mode: str = "mean"
+) -> dict[str, np.ndarray]:
   """I3D's variables from those of Inception-v1, all but the classifier's, which is new for videos.
 
   Kernels are inflated by `inflate_kernel`, batch-norm vectors copied. So, with moving statistics, I3D gives for a still
   video what Inception-v1 gives for its frame: by 'mean' (arXiv 1705.07750, section 2.4) at the steps whose receptive
   field lies within the video, or at all with temporal_padding='edge'; by 'center' at all.
 
+  Of other architectures the temporal halves of convolutions, and gates, stay new. Without gates the same is true of
+  them, if temporal halves start as the identity.
+
   Args:
     values: those of an `InceptionV1` of any width and number of channels, by names without the module's.
+    architecture: of the new network.
     mode: one of `MODES`.
 
   Returns:
-    228 values by the release's names, for instance 'Conv3d_1a_7x7/conv_3d/w'.
+    228 values by the new network's names, for instance 'Conv3d_1a_7x7/conv_3d/w'.
 
   Raises:
     ValueError: for another mode, or naming the variables that are missing, and those that Inception-v1 does not have.
@@ -32,7 +38,8 @@ def inflate(values: Mapping[str, np.ndarray], *, mode: str = "mean") -> dict[str
   if missing or strangers:
     raise ValueError(f"these are not Inception-v1's variables: missing are {missing}, and unknown {strangers}")
   inflated = {}
-  for flat, deep in zip(spec.units(spec.INCEPTION_V1), spec.units(spec.I3D), strict=True):
+  deep_units = (unit for unit in spec.units(architecture) if unit.part in (spec.WHOLE, spec.SPATIAL))
+  for flat, deep in zip(spec.units(spec.INCEPTION_V1), deep_units, strict=True):
     if deep.batch_norm:
       steps = deep.kernel[0]
       inflated[f"{deep.name}/conv_3d/w"] = inflate_kernel(values[f"{flat.name}/conv_3d/w"], steps, mode=mode)

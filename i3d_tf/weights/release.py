@@ -194,7 +194,7 @@ def assign(
 
 def _beyond(model: snt.Module, variables: Mapping[str, tf.Variable]) -> set[str]:
   """Names of the whole network that a model cut at an earlier endpoint does not have."""
-  return set(inception_spec.variable_shapes(model.ARCHITECTURE)) - set(variables)
+  return set(inception_spec.variable_shapes(model.architecture)) - set(variables)
 
 
 def is_head(name: str) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf import resources
+from i3d_tf.models import inception
 from i3d_tf.models import inflation
 from i3d_tf.models import network
 from i3d_tf.models import zoo
@@ -169,8 +170,9 @@ def initialize(
   values, other = read(name_or_path)
   notes = []
   if other.model != info.model and other.model == "inception_v1" and zoo.get(info.model).trunk is not None:
-    values = _place_trunk(values, info)
-    how = ", inflated" if info.model == "i3d" else ""
+    is_inflated = isinstance(model, inception.Inception)
+    values = inflation.inflate(values, model.architecture) if is_inflated else _place_trunk(values, info)
+    how = ", inflated" if is_inflated else ""
     notes.append(f"The trunk is that of {name_or_path}, an {other.model}{how}; the rest is new.")
     new_head = is_part = True
   elif other.model != info.model or len(other.streams) != len(info.streams):
@@ -195,8 +197,6 @@ def initialize(
 
 def _place_trunk(values: Mapping[str, np.ndarray], info: ModelInfo) -> dict[str, np.ndarray]:
   """An Inception-v1's variables under the names that they have in another network."""
-  if info.model == "i3d":
-    return inflation.inflate(values)
   trunk = zoo.get(info.model).trunk
   return {
       f"{trunk.format(stream=stream)}{name}": value
