@@ -70,6 +70,7 @@ class Inception(network.Network):
     """
     super().__init__(name=name)
     self.architecture = self.ARCHITECTURE if architecture is None else architecture
+    self.rgb_mean, self.rgb_std = self.architecture.rgb_mean, self.architecture.rgb_std
     allowed = spec.endpoints(self.architecture)
     if final_endpoint not in allowed:
       raise ValueError(f"final_endpoint is {final_endpoint!r}; allowed are {', '.join(allowed)}")
@@ -153,9 +154,7 @@ class Inception(network.Network):
     self.check(clip)
     self.build(clip.shape[-1])
     statistics = self._make_statistics() if is_training else None
-    if self.architecture.pixel_statistics is not None:
-      clip = network.normalize(clip, *self.architecture.pixel_statistics)
-    net = tf.cast(clip, self._compute_dtype)
+    net = tf.cast(self._normalized(clip), self._compute_dtype)
     endpoints = trunk.apply(self._trunk, net, statistics, recompute=self._recompute)
     if statistics is not None:
       statistics.move_averages()

@@ -107,8 +107,7 @@ class Architecture:
     regular_names: no block spells a name in a way of its own.
     conv_prefix, pool_prefix: what the names of convolutions and max pools begin with.
     head_pool: (time, height, width) of the head's average pool, VALID, stride 1.
-    pixel_statistics: mean and standard deviation of each channel of RGB in [0, 1], by which the network normalises what
-      it is given; None: it takes clips as they are.
+    rgb_mean, rgb_std: see `network.Network`.
   """
 
   kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -123,7 +122,8 @@ class Architecture:
   conv_prefix: str = "Conv3d"
   pool_prefix: str = "MaxPool3d"
   head_pool: tuple[int, int, int] = (2, 7, 7)
-  pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  rgb_mean: tuple[float, float, float] | None = None
+  rgb_std: tuple[float, float, float] | None = None
 
   def __post_init__(self):
     known = {row.name for row in ROWS}
@@ -200,7 +200,6 @@ def out_channels(row: Row, in_channels: int) -> int:
 
 PARTS = WHOLE, SPATIAL, TEMPORAL, GATE = "whole", "spatial", "temporal", "gate"
 TEMPORAL_NAME, GATE_NAME = "temporal", "self_gating"  # what a unit calls them, as slim's s3dg.py does
-_BIAS = ("conv_3d/b",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +211,7 @@ class Unit:
     name: with those of the endpoint and of the branch.
     kernel: (time, height, width).
     in_channels, out_channels: of it.
-    vectors: names of the variables that it has beside its kernel.
+    batch_norm: whether it has batch norm; what has none has a bias, but for gates.
     part: one of `PARTS`: all of what its row asks for, the spatial or temporal half of it, or a gate behind it.
   """
 
@@ -221,13 +220,8 @@ class Unit:
   kernel: tuple[int, int, int]
   in_channels: int
   out_channels: int
-  vectors: tuple[str, ...]
+  batch_norm: bool = True
   part: str = WHOLE
-
-  @property
-  def batch_norm(self) -> bool:
-    """Whether it has batch norm."""
-    return len(self.vectors) > 1
 
   @property
   def num_weights(self) -> int:
@@ -245,8 +239,10 @@ def is_separable(row: Conv, architecture: Architecture, owner: str) -> bool:
   return owner in architecture.separable and temporal_kernel(row, architecture, owner) > 1
 
 
-def batch_norm_vectors(architecture: Architecture) -> tuple[str, ...]:
-  """Names of the variables of a batch norm, as they stand behind a unit's."""
+def vectors(unit: Unit, architecture: Architecture) -> tuple[str, ...]:
+  """Names, as they stand behind the unit's, of the variables that it has beside its kernel."""
+  if not unit.batch_norm:
+    return () if unit.part == GATE else ("conv_3d/b",)
   names = ("beta", *(("gamma",) if architecture.batch_norm_scale else ()), "moving_mean", "moving_variance")
   return tuple(f"batch_norm/{name}" for name in names)
 
@@ -264,7 +260,7 @@ def units(
       yield from _branch_units((row,), "", endpoint, row.name, architecture, in_channels)
     in_channels = out_channels(row, in_channels)
   head = f"{LOGITS}/{conv_name(HEAD_CONV, architecture)}"
-  yield Unit(LOGITS, head, (1, 1, 1), in_channels, num_classes, _BIAS)
+  yield Unit(LOGITS, head, (1, 1, 1), in_channels, num_classes, batch_norm=False)
 
 
 def _branch_units(branch, path, endpoint, owner, architecture, in_channels) -> Iterator[Unit]:
@@ -274,19 +270,17 @@ def _branch_units(branch, path, endpoint, owner, architecture, in_channels) -> I
       yield from _conv_units(row, name, endpoint, owner, architecture, in_channels)
     in_channels = out_channels(row, in_channels)
   if owner in architecture.gated:
-    yield Unit(endpoint, f"{name}/{GATE_NAME}", (1, 1, 1), in_channels, in_channels, (), GATE)
+    yield Unit(endpoint, f"{name}/{GATE_NAME}", (1, 1, 1), in_channels, in_channels, batch_norm=False, part=GATE)
 
 
 def _conv_units(row, name, endpoint, owner, architecture, in_channels) -> Iterator[Unit]:
   steps, space = temporal_kernel(row, architecture, owner), (row.kernel, row.kernel)
-  vectors = batch_norm_vectors(architecture)
   if not is_separable(row, architecture, owner):
-    yield Unit(endpoint, name, (steps, *space), in_channels, row.channels, vectors)
+    yield Unit(endpoint, name, (steps, *space), in_channels, row.channels)
     return
-  yield Unit(endpoint, name, (1, *space), in_channels, row.channels, vectors, SPATIAL)
-  vectors = vectors if architecture.temporal_batch_norm else _BIAS
-  name = f"{name}/{TEMPORAL_NAME}"
-  yield Unit(endpoint, name, (steps, 1, 1), row.channels, row.channels, vectors, TEMPORAL)
+  yield Unit(endpoint, name, (1, *space), in_channels, row.channels, part=SPATIAL)
+  name, has_norm = f"{name}/{TEMPORAL_NAME}", architecture.temporal_batch_norm
+  yield Unit(endpoint, name, (steps, 1, 1), row.channels, row.channels, has_norm, TEMPORAL)
 
 
 def variable_shapes(
@@ -296,7 +290,7 @@ def variable_shapes(
   shapes = {}
   for unit in units(architecture, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier):
     shapes[f"{unit.name}/conv_3d/w"] = (*unit.kernel, unit.in_channels, unit.out_channels)
-    shapes |= {f"{unit.name}/{vector}": (unit.out_channels,) for vector in unit.vectors}
+    shapes |= {f"{unit.name}/{vector}": (unit.out_channels,) for vector in vectors(unit, architecture)}
   return shapes
 
 

@@ -25,12 +25,16 @@ class Network(snt.Module):
     has_head: whether the network goes on to its logits.
     num_classes: number of logits.
     in_channels: C, by stream if there are two; None before `build`.
+    rgb_mean, rgb_std: what its published weights want RGB in [0, 1] less and divided by, a number or one a channel;
+      the network does this to clips of three channels. None: RGB is taken as it comes, in [-1, 1].
   """
 
   LOSS = LOGITS
   has_head = True
   num_classes: int
   in_channels: int | Mapping[str, int] | None = None
+  rgb_mean: float | tuple[float, float, float] | None = None
+  rgb_std: float | tuple[float, float, float] | None = None
 
   @property
   def trained_variables(self) -> tuple[tf.Variable, ...]:
@@ -64,6 +68,12 @@ class Network(snt.Module):
   def check(self, clip: tf.Tensor | tf.TensorSpec | Mapping[str, tf.Tensor | tf.TensorSpec]) -> None:
     """Raises ValueError for a clip, or what will be one, that does not fit, as far as its shape is known."""
     check_clip(clip)
+
+  def _normalized(self, clip: tf.Tensor) -> tf.Tensor:
+    if self.rgb_mean is None or clip.shape[-1] != 3:
+      return clip
+    mean, std = (tf.constant(value, clip.dtype) for value in (self.rgb_mean, self.rgb_std))
+    return (clip * 0.5 + 0.5 - mean) / std
 
   def _check_channels(self, channels: int | Mapping[str, int]) -> bool:
     """Whether the network is still to be built for `channels`; an error if it was built for others."""
@@ -101,21 +111,6 @@ def check_common(num_classes: int, width_multiplier: float, compute_dtype: str) 
     raise ValueError(f"width_multiplier is {width_multiplier}; it must be positive")
   if compute_dtype not in COMPUTE_DTYPES:
     raise ValueError(f"compute_dtype is {compute_dtype!r}; allowed are {', '.join(COMPUTE_DTYPES)}")
-
-
-def normalize(clip: tf.Tensor, means: Sequence[float], deviations: Sequence[float]) -> tf.Tensor:
-  """RGB as other frameworks' networks take it: by the statistics of each channel of pixels in [0, 1].
-
-  A part of the network, since no change of the first kernel is the same where it meets padding.
-
-  Args:
-    clip: `[B, T, H, W, C]` in [-1, 1]; what has not as many channels as there are means, flow, is returned as it is.
-    means, deviations: of each channel.
-  """
-  if clip.shape[-1] != len(means):
-    return clip
-  mean, deviation = (tf.constant(values, clip.dtype) for values in (means, deviations))
-  return (clip - (2 * mean - 1)) / (2 * deviation)
 
 
 def dropout(

@@ -11,8 +11,8 @@ import dataclasses
 from i3d_tf.models import inception_spec as spec
 
 FIRST_KERNELS = (1, 3, 5, 7)
-# Of [0, 1] pixels: torchvision's transforms for its video networks.
-_TORCHVISION_PIXELS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+# torchvision's transforms for its video networks.
+_TORCHVISION_RGB = {"rgb_mean": (0.43216, 0.394666, 0.37645), "rgb_std": (0.22803, 0.22145, 0.216989)}
 
 
 def mixed_depth(*, first_3d: str | None = None, last_3d: str | None = None) -> spec.Architecture:
@@ -90,7 +90,7 @@ def s3d_torchvision(*, gated: bool = False, normalizes: bool = True) -> spec.Arc
       temporal_batch_norm=True,
       batch_norm_scale=True,
       symmetric_padding=True,
-      pixel_statistics=_TORCHVISION_PIXELS if normalizes else None,
+      **(_TORCHVISION_RGB if normalizes else {}),
   )
 
 

@@ -19,15 +19,8 @@ class TrunkNetwork(network.Network):
   between mean and dropout, `_head`; one with another head overrides `_classify`. It takes clips of any length and size
   unless its `check` says otherwise.
 
-  Attributes:
-    rgb_mean, rgb_std: what its published weights want RGB in [0, 1] less and divided by, a number or one a channel;
-      the network does this to clips of three channels. None: RGB is taken as it comes, in [-1, 1].
-
   Endpoints are the rows', 'PooledFeatures' `[B, C]`, the mean, and 'Logits' `[B, classes]`.
   """
-
-  rgb_mean: float | tuple[float, float, float] | None = None
-  rgb_std: float | tuple[float, float, float] | None = None
 
   def __init__(
       self,
@@ -112,12 +105,6 @@ class TrunkNetwork(network.Network):
     for name, module in self._head.items():
       net = endpoints[name] = module(net, statistics)
     return endpoints | {network.LOGITS: tf.squeeze(self._classifier(drop(net)), [1, 2, 3])}
-
-  def _normalized(self, clip: tf.Tensor) -> tf.Tensor:
-    if self.rgb_mean is None or clip.shape[-1] != 3:
-      return clip
-    mean, std = (tf.constant(value, clip.dtype) for value in (self.rgb_mean, self.rgb_std))
-    return (clip * 0.5 + 0.5 - mean) / std
 
   def _width(self, channels: int) -> int:
     """A width, multiplied; at least 4."""

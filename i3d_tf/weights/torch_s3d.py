@@ -51,7 +51,7 @@ class Layout:
       else:
         conv, module = (f"{self.unit(unit)}.{part}" for part in self.parts[unit.part])
       found[f"{unit.name}/conv_3d/w"] = f"{conv}.weight"
-      for vector in unit.vectors:
+      for vector in spec.vectors(unit, _ARCHITECTURE):
         last = vector.rpartition("/")[-1]
         found[f"{unit.name}/{vector}"] = f"{module}.{torch_names.VECTORS[last]}" if module else f"{conv}.bias"
     return found
