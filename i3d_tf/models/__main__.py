@@ -13,10 +13,12 @@ USAGE = """Prints every network that --model=NAME means: what it takes, what it 
 
 Parameters are trained values for 400 classes. Multiply-adds are of one training clip forward: a multiplication with
 its addition counts 1, taps on padding are counted; batch norm, biases and pools are not. Accuracies are top-1 on
-Kinetics-400, in percent: of the paper's networks on the test set, of later ones on the validation set."""
+Kinetics-400, in percent: of the paper's networks on the test set, of later ones on the validation set; "unsaid" are
+those whose source does not say what the network started from."""
 
 FLAGS = flags.FLAGS
-_COLUMNS = ("network", "stream", "clip", "test", "parameters", "G multiply-adds", "from scratch", "from ImageNet")
+_STARTS = {"scratch": "from scratch", "imagenet": "from ImageNet", "unknown": "unsaid"}
+_COLUMNS = ("network", "stream", "clip", "test", "parameters", "G multiply-adds", *_STARTS.values())
 
 
 def main(names: list[str]) -> None:
@@ -56,11 +58,12 @@ def _clip(entry: zoo_entry.Entry, stream: str) -> str:
 def _test(entry: zoo_entry.Entry) -> str:
   if entry.test["protocol"] == "release":
     return f"all, up to {entry.test['max_frames']}"
-  return f"{entry.test['num_clips']} clips"
+  count = entry.test["num_clips"]
+  return f"{count} clip{'s' * (count > 1)}"
 
 
 def _accuracies(entry: zoo_entry.Entry, stream: str) -> tuple[str, ...]:
-  found = [entry.accuracies.get(start, {}).get(stream) for start in ("scratch", "imagenet")]
+  found = [entry.accuracies.get(start, {}).get(stream) for start in _STARTS]
   return tuple("" if value is None else f"{value:.1f}" for value in found)
 
 

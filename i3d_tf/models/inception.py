@@ -79,6 +79,7 @@ class Inception(network.Network):
       raise ValueError("average_space=True removes the spatial axes and needs spatial_squeeze=True")
     if self.architecture.symmetric_padding and temporal_padding != "zeros":
       raise ValueError(f"temporal_padding is {temporal_padding!r}; with symmetric padding it can only be 'zeros'")
+    self._clip_limits = spec.clip_limits(self.architecture)
     self.num_classes = num_classes
     self.final_endpoint = final_endpoint
     self.width_multiplier = width_multiplier
@@ -169,7 +170,7 @@ class Inception(network.Network):
     if not self.has_head:
       return
     frames, *sides = clip.shape[1:4]
-    min_frames, (low, high) = spec.clip_limits(self.architecture)
+    min_frames, (low, high) = self._clip_limits
     if frames is not None and frames < min_frames:
       raise ValueError(f"clip has {frames} frames; {self.final_endpoint} needs at least {min_frames}")
     if self._average_space:
@@ -209,7 +210,7 @@ class Inception(network.Network):
     time, *sides = self.architecture.head_pool
     if net.shape[1] is None:
       # A pool over too few steps is empty, not an error, and its mean NaN.
-      message = f"clip has too few frames; Logits needs at least {spec.clip_limits(self.architecture)[0]}"
+      message = f"clip has too few frames; Logits needs at least {self._clip_limits[0]}"
       with tf.control_dependencies([tf.debugging.assert_greater_equal(tf.shape(net)[1], time, message)]):
         net = tf.identity(net)
     if self._average_space and None in net.shape[2:4]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from i3d_tf import errors
 from i3d_tf.models import zoo_entry
+from i3d_tf.models import zoo_inception
 from i3d_tf.models import zoo_paper
 
-_FAMILIES = (zoo_paper.MODELS,)
+_FAMILIES = (zoo_paper.MODELS, zoo_inception.MODELS)
 MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType(
     {name: entry for family in _FAMILIES for name, entry in family.items()}
 )

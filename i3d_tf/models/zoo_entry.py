@@ -26,8 +26,9 @@ class Entry:
     parameters: trained values by stream, for 400 classes.
     giga_multiply_adds: of a clip of training, forward, by stream. One multiplication and addition counts 1, those on
       padding included; biases, batch norm, pools and gates between units are not counted.
-    accuracies: published top-1 accuracy in percent on Kinetics-400, by what it started from ('scratch' or 'imagenet')
-      and by stream; of the paper's networks on the test set, of later ones on the validation set.
+    accuracies: published top-1 accuracy in percent on Kinetics-400, by what it started from ('scratch', 'imagenet', or
+      'unknown' if its source does not say) and by stream; of the paper's networks on the test set, of later ones on the
+      validation set.
     source: of architecture and accuracies.
   """
 

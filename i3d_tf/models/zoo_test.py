@@ -1,5 +1,6 @@
 """The table is true of the networks: counts, goldens, and that recipes and sources are there."""
 
+import math
 import pathlib
 
 from absl.testing import absltest
@@ -37,6 +38,21 @@ _GOLDENS = {
     ("fused_two_stream", "joint"): (-0.326884, -0.234483, 0.143635, 1.14099),
     ("inception_v1", "rgb"): (1.57618, -1.23454, -0.593235, 3.29196),
     ("inception_v1", "flow"): (1.85845, -1.33653, -0.65966, 3.76277),
+    ("i2d", "rgb"): (-1.00727, 0.231842, -0.494982, 4.57437),
+    ("i2d", "flow"): (-0.990222, 0.304895, -0.474837, 4.04279),
+    ("i3d_bottom_heavy", "rgb"): (-1.67209, -0.905292, -0.0383718, 2.58525),
+    ("i3d_bottom_heavy", "flow"): (-1.85931, -0.910817, -0.108917, 2.83215),
+    ("i3d_top_heavy", "rgb"): (-1.2938, -0.159664, -1.55951, 5.56125),
+    ("i3d_top_heavy", "flow"): (-0.978085, -0.274854, -1.53138, 6.07322),
+    ("s3d", "rgb"): (6.40636, -0.144815, -4.00744, 17.4899),
+    ("s3d", "flow"): (5.92106, -0.0418166, -3.89174, 16.2712),
+    ("s3d_g", "rgb"): (0.00298575, -0.0238032, -0.087571, 0.308348),
+    ("s3d_g", "flow"): (0.0029716, -0.0238042, -0.087662, 0.308359),
+    ("fast_s3d", "rgb"): (-3.0971, 1.24651, -1.86012, 10.773),
+    ("fast_s3d", "flow"): (-3.02223, 1.10342, -2.01196, 10.2333),
+    ("s3d_torchvision", "rgb"): (2.30664, -28.1821, 21.7388, 52.604),
+    ("s3d_kylemin", "rgb"): (2.67734, 6.09513, 13.0459, 21.8565),
+    ("s3d_g_torchvision", "rgb"): (-0.165726, 0.0486066, -0.0916929, 0.245559),
 }
 
 
@@ -63,11 +79,25 @@ def _num_trained(model: network.Network) -> int:
   return sum(variable.shape.num_elements() for variable in model.trainable_variables)
 
 
+def _counts(architecture: inception_spec.Architecture, info: saved.ModelInfo) -> tuple[int, int]:
+  """Trained values, and multiply-adds of a clip."""
+  sizes = {"in_channels": info.in_channels, "num_classes": info.num_classes, "width_multiplier": info.width_multiplier}
+  shapes = inception_spec.variable_shapes(architecture, **sizes)
+  trained = sum(math.prod(shape) for name, shape in shapes.items() if inception_spec.is_trainable(name))
+  return trained, inception_spec.multiply_adds((info.num_frames, info.crop, info.crop), architecture, **sizes)
+
+
 class ZooTest(parameterized.TestCase):
 
   @parameterized.parameters(*_ALL)
   def test_parameters_and_multiply_adds(self, name, stream):
     info = _info(name, stream)
+    if isinstance(zoo.get(name).arguments.get("architecture"), inception_spec.Architecture):
+      # Of its rows, which takes no time; that networks are what their rows say is tested for small ones.
+      parameters, counted = _counts(zoo.get(name).arguments["architecture"], info)
+      self.assertEqual(parameters, zoo.get(name).parameters[stream])
+      self.assertAlmostEqual(counted / 1e9, zoo.get(name).giga_multiply_adds[stream], delta=0.005)
+      return
     model = saved.make_model(info)
     self.assertEqual(_num_trained(model), zoo.get(name).parameters[stream])
     counted = cost.multiply_adds(lambda clip: model(clip, is_training=True)[0], _specs(info))
@@ -106,6 +136,10 @@ class ZooTest(parameterized.TestCase):
   def test_golden_output(self, name, stream):
     info = small_info(name, stream)
     model = saved.make_model(info)
+    if isinstance(model, inception.Inception):
+      shapes = {each: tuple(variable.shape) for each, variable in release.named_variables(model).items()}
+      sizes = {"in_channels": info.in_channels, "num_classes": 10, "width_multiplier": info.width_multiplier}
+      self.assertEqual(shapes, inception_spec.variable_shapes(model.architecture, **sizes))
     for each, variable in release.named_variables(model).items():
       variable.assign(testing.golden_values(f"{name}/{each}", variable.shape.as_list()))
     rng = np.random.default_rng(5)

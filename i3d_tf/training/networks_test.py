@@ -24,7 +24,7 @@ _STREAMS = {name: zoo.get(name).streams[-1] for name in _NAMES}
 _CLIPS = {
     "i3d": {"num_frames": 9}, "c3d": {"num_frames": 4}, "convnet_lstm": {"num_frames": 3},
     "fused_two_stream": {"num_frames": 2, "flow_stack": 4}, "two_stream": {"num_frames": 1, "flow_stack": 4},
-    "inception_v1": {"num_frames": 1},
+    "inception_v1": {"num_frames": 1}, "s3d": {"num_frames": 9},
 }  # fmt: skip
 
 
