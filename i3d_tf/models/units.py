@@ -8,12 +8,14 @@ moving statistics.
 """
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 import sonnet as snt
 import tensorflow as tf
 
 from i3d_tf.models import batch_norm as norm
+from i3d_tf.models import channelwise as channelwise_lib
 
 TEMPORAL_PADDINGS = ("zeros", "edge")
 # 'SAME', 'VALID', or what is put both before and after (time, height, width), as PyTorch's networks have it.
@@ -23,6 +25,9 @@ ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "none": tf.identity}
 
 class Conv3D(snt.Module):
   """A 3D convolution that owns `w` `[kt, kh, kw, Cin, Cout]` and perhaps a bias `b`.
+
+  A channel-wise one, of which every channel out sees the channel in of the same number and no other, owns `w`
+  `[kt, kh, kw, C]`.
 
   Weights start, if nothing else is asked for, as Sonnet's default: truncated normal with standard deviation
   1/sqrt(fan in); biases at 0.
@@ -40,6 +45,7 @@ class Conv3D(snt.Module):
       with_bias: bool = False,
       padding: Padding = "SAME",
       temporal_padding: str = "zeros",
+      channelwise: bool = False,
       initializer: snt.initializers.Initializer | None = None,
       name: str = "conv_3d",
   ):
@@ -52,8 +58,12 @@ class Conv3D(snt.Module):
       padding: 'SAME', 'VALID', or how much on both sides of (time, height, width).
       temporal_padding: what 'SAME' puts before the first and after the last frame: 'zeros', or by 'edge' these
         frames again.
+      channelwise: convolve every channel by itself; there are as many in as out.
       initializer: of `w`.
       name: of the module.
+
+    Raises:
+      ValueError: for an unknown padding, or if a channel-wise convolution is to pad by a length not known yet.
     """
     super().__init__(name=name)
     if temporal_padding not in TEMPORAL_PADDINGS:
@@ -62,7 +72,10 @@ class Conv3D(snt.Module):
     self._kernel = tuple(kernel)
     self._stride = tuple(stride)
     self._with_bias = with_bias
+    self._channelwise = channelwise
     self._padding = _simplest(padding, self._kernel, self._stride)
+    if channelwise and (temporal_padding == "edge" or (self._padding == "SAME" and max(self._stride) > 1)):
+      raise ValueError(f"a channel-wise convolution of stride {self._stride} takes padding by zeros, in numbers")
     self._repeats_edges = temporal_padding == "edge" and padding == "SAME" and self._kernel[0] > 1
     self._initializer = initializer
     self.frozen = False
@@ -70,8 +83,10 @@ class Conv3D(snt.Module):
   @snt.once
   def build(self, in_channels: int) -> None:
     """Creates the variables for inputs of `in_channels` channels."""
-    shape = (*self._kernel, in_channels, self._channels)
-    fan_in = shape[0] * shape[1] * shape[2] * in_channels
+    if self._channelwise and in_channels != self._channels:
+      raise ValueError(f"{self.name} is channel-wise, from {in_channels} to {self._channels} channels; give as many")
+    shape = (*self._kernel, self._channels) if self._channelwise else (*self._kernel, in_channels, self._channels)
+    fan_in = math.prod(shape[:-1])
     initializer = self._initializer or snt.initializers.TruncatedNormal(stddev=fan_in**-0.5)
     self.w = tf.Variable(initializer(shape, tf.float32), name="w")
     if self._with_bias:
@@ -91,11 +106,19 @@ class Conv3D(snt.Module):
   def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Convolves with `kernel` in place of `w`, which has its shape."""
     padding = self._padding
+    if self._channelwise:
+      return channelwise_lib.convolve(inputs, tf.cast(kernel, inputs.dtype), self._stride, self._pads())
     if self._repeats_edges:
       inputs, padding = self._pad(inputs), "VALID"
     elif not isinstance(padding, str):
       inputs, padding = tf.pad(inputs, _both_sides(padding)), "VALID"
     return tf.nn.conv3d(inputs, tf.cast(kernel, inputs.dtype), (1, *self._stride, 1), padding)
+
+  def _pads(self) -> list[tuple[int, int]]:
+    """Padding (before, after) by axis, which for 'SAME' at a stride of 1 is known beforehand."""
+    if self._padding == "SAME":
+      return [((extent - 1) // 2, extent // 2) for extent in self._kernel]
+    return [(extent, extent) for extent in ((0, 0, 0) if self._padding == "VALID" else self._padding)]
 
   def _pad(self, inputs: tf.Tensor) -> tf.Tensor:
     """SAME padding by the rule total = max((ceil(n / s) - 1) * s + k - n, 0), half of it, rounded down, before."""
@@ -140,7 +163,7 @@ class Unit3D(snt.Module):
       batch_norm: arguments of `batch_norm.BatchNorm`, if they are not the Inception family's.
       activation: one of `ACTIVATIONS`.
       name: of the module.
-      **convolution: `padding`, `temporal_padding` and `initializer` of `Conv3D`.
+      **convolution: `padding`, `temporal_padding`, `channelwise` and `initializer` of `Conv3D`.
     """
     super().__init__(name=name)
     if activation not in ACTIVATIONS:
