@@ -20,7 +20,7 @@ from i3d_tf.models import channelwise as channelwise_lib
 TEMPORAL_PADDINGS = ("zeros", "edge")
 # 'SAME', 'VALID', or what is put both before and after (time, height, width), as PyTorch's networks have it.
 Padding = str | tuple[int, int, int]
-ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "none": tf.identity}
+ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "sigmoid": tf.nn.sigmoid, "none": tf.identity}
 
 
 class Conv3D(snt.Module):
@@ -159,18 +159,18 @@ class Unit3D(snt.Module):
 
     Args:
       channels, kernel, stride: of the convolution.
-      use_batch_norm: if not, the convolution has a bias.
+      use_batch_norm: if not, the convolution has a bias unless `with_bias=False`.
       batch_norm: arguments of `batch_norm.BatchNorm`, if they are not the Inception family's.
       activation: one of `ACTIVATIONS`.
       name: of the module.
-      **convolution: `padding`, `temporal_padding`, `channelwise` and `initializer` of `Conv3D`.
+      **convolution: further arguments of `Conv3D`.
     """
     super().__init__(name=name)
     if activation not in ACTIVATIONS:
       raise ValueError(f"activation is {activation!r}; allowed are {', '.join(ACTIVATIONS)}")
     self._channels = channels
     self._activation = activation
-    self.conv_3d = Conv3D(channels, kernel, stride, with_bias=not use_batch_norm, **convolution)
+    self.conv_3d = Conv3D(channels, kernel, stride, **{"with_bias": not use_batch_norm, **convolution})
     self.batch_norm = norm.BatchNorm(**(batch_norm or {})) if use_batch_norm else None
     self.frozen = False
 
@@ -266,6 +266,27 @@ class Concat(snt.Module):
 
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
     return tf.concat([branch(inputs, statistics) for branch in self._branches], axis=-1)
+
+
+class Gate(snt.Module):
+  """The inputs times what units make of their mean over all times and places; then an activation."""
+
+  def __init__(self, make_units, *, activation: str = "none", name: str):
+    super().__init__(name=name)
+    self._units = make_units()
+    self._activate = ACTIVATIONS[activation]
+
+  def build(self, in_channels: int) -> int:
+    channels = in_channels
+    for unit in self._units:
+      channels = unit.build(channels)
+    return in_channels
+
+  def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
+    gates = tf.reduce_mean(inputs, [1, 2, 3], keepdims=True)
+    for unit in self._units:
+      gates = unit(gates, statistics)
+    return self._activate(inputs * gates)
 
 
 def _simplest(padding: Padding, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Padding:
