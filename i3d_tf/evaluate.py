@@ -47,12 +47,13 @@ flags.DEFINE_enum(
     None,
     clip_options.PROTOCOLS,
     "release: one pass over the first --max_frames; clips: --num_clips at equal distances; ten_crop: corners, centre "
-    "and their mirror images of the clip in the middle. Logits are averaged over time and views. Default: the "
-    "network's; i3d: release.",
+    "and their mirror images of the clip in the middle; three_crops: of the clips at equal distances squares of the "
+    "shorter side, at both ends and in the middle. Logits are averaged over time and views. Default: the network's; "
+    "i3d: release.",
 )
 flags.DEFINE_integer("max_frames", _DEFAULT.max_frames, "For release: frames of a video, at most.", lower_bound=1)
-flags.DEFINE_integer("num_clips", None, "For clips: how many of a video. Default: the network's, or 10.", lower_bound=1)
-flags.DEFINE_integer("num_frames", None, "For clips and ten_crop: frames. Default: the network's.", lower_bound=1)
+flags.DEFINE_integer("num_clips", None, "For clips, three_crops: how many. Default: the model's, or 10.", lower_bound=1)
+flags.DEFINE_integer("num_frames", None, "For all but release: frames of a clip. Default: as trained.", lower_bound=1)
 flags.DEFINE_integer("frame_stride", None, "Take every so many frames. Default: as in training.", lower_bound=1)
 flags.DEFINE_integer("short_side", None, "Pixels of the shorter side. Default: as in training.", lower_bound=1)
 flags.DEFINE_integer("crop", None, "Pixels of the crop's side. Default: as in training.", lower_bound=1)

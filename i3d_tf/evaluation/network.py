@@ -16,38 +16,37 @@ FRAMES_AT_ONCE = 250  # of all views together; bounds the memory by that of the 
 
 
 class Network:
-  """A stream's network with its weights, compiled for views of any number and length."""
+  """A stream's network with its weights, to be compiled for views of any number and length."""
 
-  def __init__(self, name_or_path: str, stream: str, *, crop: int | None = None):
+  def __init__(self, name_or_path: str, stream: str):
     """Loads it; see `saved.load` for what that raises.
 
     Args:
       name_or_path: as `saved.load` takes it.
       stream: 'rgb', 'flow', or 'joint' for a network of both.
-      crop: side of the views in pixels; None: as the network was trained.
 
     Raises:
-      I3dError: if the checkpoint is of the other stream, or the crop does not fit it.
+      I3dError: if the checkpoint is of the other stream.
     """
     self.model, self.info = saved.load(name_or_path)
     self.name, self.stream = name_or_path, stream
-    self.crop = self.info.crop if crop is None else crop
     if self.info.stream != stream:
       raise errors.I3dError(
           f"--{stream}_checkpoint={name_or_path} takes clips of the stream {self.info.stream}; give it as "
           f"--{self.info.stream}_checkpoint"
       )
-    channels = self.info.in_channels if stream == "joint" else {stream: self.info.in_channels}
-    specs = {
-        each: tf.TensorSpec([None, None, self.crop, self.crop, number], tf.float32) for each, number in channels.items()
-    }
+
+  def compile(self, crop: int) -> None:
+    """Makes it ready for views of `crop` pixels' side; I3dError if they do not fit it."""
+    channels = self.info.in_channels if self.stream == "joint" else {self.stream: self.info.in_channels}
+    specs = {each: tf.TensorSpec([None, None, crop, crop, number], tf.float32) for each, number in channels.items()}
     # Without AutoGraph, whose errors are pages long.
     apply = lambda views: self.model(network.clip_of(views, self.info.streams), is_training=False)[0]
     self._apply = tf.function(apply, input_signature=[specs], autograph=False)
     try:
       self._apply.get_concrete_function()
     except ValueError as error:
-      raise errors.I3dError(f"--crop={self.crop} does not fit {name_or_path}: {error}") from None
+      raise errors.I3dError(f"--crop={crop} does not fit {self.name}: {error}") from None
 
   def logits(self, video: Mapping[str, tf.Tensor]) -> np.ndarray:
     """The logits `[classes]`, float32, of a video: their mean over its views.

@@ -50,6 +50,7 @@ class NetworkTest(parameterized.TestCase):
     cls.loaded = (cls.model, info)
     with mock.patch.object(network_lib.saved, "load", return_value=cls.loaded):
       cls.network = network_lib.Network("runs/a", "rgb")
+    cls.network.compile(32)
 
   @parameterized.parameters((1, 11, 250), (5, 9, 250), (5, 9, 18), (3, 9, 1))
   def test_mean_over_the_views_however_they_are_fed(self, num_views, num_frames, at_once):
@@ -77,7 +78,7 @@ class NetworkTest(parameterized.TestCase):
     whole.build(3)
     with mock.patch.object(network_lib.saved, "load", return_value=(whole, self.loaded[1])):
       with self.assertRaisesRegex(errors.I3dError, "^--crop=64 does not fit runs/a: .*has height 64; .*193 to 224"):
-        network_lib.Network("runs/a", "rgb", crop=64)
+        network_lib.Network("runs/a", "rgb").compile(64)
 
   def test_fingerprint_is_of_the_weights(self):
     before = self.network.fingerprint()

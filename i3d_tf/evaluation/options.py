@@ -8,8 +8,13 @@ from i3d_tf import errors
 from i3d_tf.video import clip_options
 
 FUSIONS = ("logits", "softmax", "svm")
-# What each protocol uses of the fields of `EvalClips` that say how many frames and clips there are.
-COUNTS = {"release": ("max_frames", "min_frames"), "clips": ("num_clips", "num_frames"), "ten_crop": ("num_frames",)}
+# What each protocol uses of the fields of `EvalClips` that say how many frames and clips there are, and how large.
+USED = {
+    "release": ("max_frames", "min_frames", "crop"),
+    "clips": ("num_clips", "num_frames", "crop"),
+    "ten_crop": ("num_frames", "crop"),
+    "three_crops": ("num_clips", "num_frames"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,4 +98,4 @@ class Evaluation:
 
 def unused(protocol: str) -> set[str]:
   """The fields of `EvalClips` that `protocol` does not use."""
-  return {name for names in COUNTS.values() for name in names} - set(COUNTS[protocol])
+  return {name for names in USED.values() for name in names} - set(USED[protocol])

@@ -31,6 +31,8 @@ class EvaluationTest(parameterized.TestCase):
        "--max_frames is not used by --protocol=clips"),
       ("clips_of_ten", {**_TWO, "clips": {"protocol": "ten_crop", "num_clips": 3}},
        "--num_clips is not used by --protocol=ten_crop"),
+      ("crop_of_three", {**_TWO, "clips": {"protocol": "three_crops", "crop": 224}},
+       "--crop is not used by --protocol=three_crops"),
       ("protocol", {**_TWO, "clips": {"protocol": "best"}}, "protocol is 'best'; allowed are release, clips, ten_crop"),
       ("fusion", {**_FILES, "fusion": "max"}, "--fusion=max; allowed are logits, softmax, svm"),
       ("fusion_of_one", {"score_files": {"rgb": "a"}, "fusion": "softmax"}, "for two streams; only rgb is given"),
@@ -49,6 +51,7 @@ class EvaluationTest(parameterized.TestCase):
       ("release", {"num_clips", "num_frames"}),
       ("clips", {"max_frames", "min_frames"}),
       ("ten_crop", {"max_frames", "min_frames", "num_clips"}),
+      ("three_crops", {"max_frames", "min_frames", "crop"}),
   )
   def test_unused(self, protocol, expected):
     self.assertEqual(options.unused(protocol), expected)

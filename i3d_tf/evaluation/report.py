@@ -85,6 +85,7 @@ def _protocol_words(protocol: Mapping[str, Any]) -> str:
       "release": "one pass over up to {max_frames} frames, centre crop",
       "clips": "{num_clips} clips of {num_frames} frames, centre crop",
       "ten_crop": "ten crops of a clip of {num_frames} frames",
+      "three_crops": "three crops of {num_clips} clips of {num_frames} frames",
   }[protocol["protocol"]].format_map(protocol)
   return f"{words}, and mirrored" if protocol.get("flip") else words
 

@@ -65,11 +65,12 @@ def _scores(options: options_lib.Evaluation, stream: str, folder: pathlib.Path) 
     if found.stream != stream:
       raise errors.I3dError(f"--{stream}_scores={path} holds scores of the {found.stream} stream")
     return found
-  network = network_lib.Network(options.checkpoints[stream], stream, crop=options.clips.get("crop"))
+  network = network_lib.Network(options.checkpoints[stream], stream)
   if options.model not in ("", network.info.model):
     name = options.checkpoints[stream]
     raise errors.I3dError(f"{name} is a network {network.info.model}, not --model={options.model}")
   clips = _clips(options, network.info)
+  network.compile(clips.crop)
   source = pipeline.open_source(options.records, options.split, streams=clip_options.stored(clips))
   return protocols.evaluate(network, source, clips, folder)
 

@@ -59,7 +59,8 @@ def _test(entry: zoo_entry.Entry) -> str:
   if entry.test["protocol"] == "release":
     return f"all, up to {entry.test['max_frames']}"
   count = entry.test["num_clips"]
-  return f"{count} clip{'s' * (count > 1)}"
+  crops = " x 3 crops" if entry.test["protocol"] == "three_crops" else ""
+  return f"{count} clip{'s' * (count > 1)}{crops}"
 
 
 def _accuracies(entry: zoo_entry.Entry, stream: str) -> tuple[str, ...]:

@@ -62,11 +62,11 @@ class X3D(trunk.TrunkNetwork):
       raise ValueError(f"depth_factor is {depth_factor}; it must be positive")
     super().__init__(num_classes, batch_norm_decay=batch_norm_decay, name=name, **options)
     self._window = math.ceil(crop / spec.STRIDE)
-    self._trunk["stem"] = _stem(spec.scale(spec.STEM_WIDTH, self.width_multiplier))
+    self._trunk["stem"] = _stem(self._width(spec.STEM_WIDTH))
     for block in spec.blocks(depth_factor, width_multiplier=self.width_multiplier):
       self._trunk[block.name] = _residual(block)
     self._trunk["conv5"] = units.Unit3D(block.inner, _POINT, batch_norm=_NORM, name="conv5")
-    width = spec.scale(spec.LIN5_WIDTH, self.width_multiplier)
+    width = self._width(spec.LIN5_WIDTH)
     self._head[LIN5] = units.Unit3D(width, _POINT, use_batch_norm=False, with_bias=False, name=LIN5)
 
   def _classify(

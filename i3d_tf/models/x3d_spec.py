@@ -40,19 +40,14 @@ def blocks(depth_factor: float, *, width_multiplier: float = 1.0) -> Iterator[Bl
 
   Args:
     depth_factor: 2.2 of XS, S and M; 5 of L.
-    width_multiplier: multiplies the channels between blocks (small networks for tests).
+    width_multiplier: multiplies the channels between blocks, rounded, at least 4 (small networks for tests).
   """
   for stage, (depth, width) in enumerate(_STAGES, start=1):
-    channels = scale(width, width_multiplier)
+    channels = max(4, round(width * width_multiplier))
     inner = inner_width(channels)
     for index in range(math.ceil(depth * depth_factor)):
       squeezed = None if index % 2 else round_width(inner * _SQUEEZE)
       yield Block(f"layer{stage}_{index}", channels, inner, 1 if index else 2, squeezed)
-
-
-def scale(width: int, multiplier: float) -> int:
-  """A width, multiplied; at least 4."""
-  return max(4, round(width * multiplier))
 
 
 def inner_width(channels: int) -> int:

@@ -15,7 +15,7 @@ STREAMS = tuple(CHANNELS)
 STREAMS_OF = types.MappingProxyType({"rgb": ("rgb",), "flow": ("flow",), "joint": ("rgb", "flow")})
 BACKWARD_FLOW = "backward_flow"  # what records can hold beside the streams
 FLOW_STACKINGS = ("plain", "trajectory", "bidirectional")
-PROTOCOLS = ("release", "clips", "ten_crop")
+PROTOCOLS = ("release", "clips", "ten_crop", "three_crops")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,9 @@ class EvalClips:
   Attributes:
     streams: of `STREAMS`.
     protocol: 'release': one view of the first `max_frames` frames, and of as many flows; 'clips': `num_clips` clips at
-      equal distances; 'ten_crop': corners and centre of the clip in the video's middle, and their mirror images.
+      equal distances; 'ten_crop': corners and centre of the clip in the video's middle, and their mirror images;
+      'three_crops': of the same clips as 'clips' squares of the shorter side, at both ends and in the middle of the
+      longer one (SlowFast's 30 views, facebookresearch/SlowFast, TEST.NUM_SPATIAL_CROPS of 3).
       The first two take the centre crop.
     num_frames: positions of a clip; a shorter video is looped. 'release' takes no more than there are.
     max_frames: 'release': 250 are ten seconds, a Kinetics clip (paper, section 2.4).
@@ -96,7 +98,7 @@ class EvalClips:
     flow_stack, flow_stacking, subtract_mean_flow: see `TrainClips`. Of stacks, 'release' takes those that the video has
       whole, and RGB as many frames.
     short_side: pixels that the shorter side is resized to.
-    crop: pixels of the side of the square that is cut out.
+    crop: pixels of the side of the square that is cut out; of 'three_crops' always `short_side`.
     flip: the mirror image of each view is a view, too.
   """
 
@@ -118,6 +120,8 @@ class EvalClips:
     object.__setattr__(self, "streams", _streams(self.streams))
     if self.protocol not in PROTOCOLS:
       raise errors.I3dError(f"protocol is {self.protocol!r}; allowed are {', '.join(PROTOCOLS)}")
+    if self.protocol == "three_crops":
+      object.__setattr__(self, "crop", self.short_side)
     _check_whole(self, num_frames=1, max_frames=1, min_frames=1, num_clips=1, frame_stride=1, short_side=1, crop=1)
     _check_crop(self)
     _check_flow(self)

@@ -87,23 +87,24 @@ def center(clips: clip_options.TrainClips) -> list[Step]:
 def evaluation(clips: clip_options.EvalClips) -> list[Step]:
   """The steps of all views of a video: 'rgb' uint8 `[V, T, crop, crop, 3]`, 'flow' float32 `[V, T, crop, crop, 2L]`."""
   size = [*_take_stacks_steps(clips), _size_step(clips)]
+  whole = [Step("decode the frames taken", functools.partial(_decode_whole, clips.streams)), *_field_steps(clips)]
+  starts = Step(f"{clips.num_clips} starts at equal distances", functools.partial(_uniform_starts, clips))
+  views = Step(f"views of {clips.num_frames} frames", functools.partial(_divide_views, clips))
   if clips.protocol == "release":
     taken = f"take the first {clips.max_frames} frames, every {clips.frame_stride}; loop up to {clips.min_frames}"
     first = Step(taken, functools.partial(_take_all, clips))
     found = [first, *size, *_center_crop_steps(clips), Step("one view", functools.partial(_one_view, clips))]
   elif clips.protocol == "clips":
-    starts = Step(f"{clips.num_clips} starts at equal distances", functools.partial(_uniform_starts, clips))
-    views = Step(f"views of {clips.num_frames} frames", functools.partial(_divide_views, clips))
     found = [starts, _take_step(clips), *size, *_center_crop_steps(clips), views]
+  elif clips.protocol == "three_crops":
+    places = functools.partial(_crops, clips, ((0, 0), (0.5, 0.5), (1, 1)))
+    crops = Step(f"crops of {clips.crop}x{clips.crop}: both ends, centre", places)
+    found = [starts, _take_step(clips), *size, *whole, crops, views]
   else:
-    found = [
-        Step("start in the middle", functools.partial(_center_start, clips)),
-        _take_step(clips),
-        *size,
-        Step("decode the frames taken", functools.partial(_decode_whole, clips.streams)),
-        *_field_steps(clips),
-        Step(f"crops of {clips.crop}x{clips.crop}: four corners, centre", functools.partial(_five_crops, clips)),
-    ]
+    places = functools.partial(_crops, clips, ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)))
+    crops = Step(f"crops of {clips.crop}x{clips.crop}: four corners, centre", places)
+    middle = Step("start in the middle", functools.partial(_center_start, clips))
+    found = [middle, _take_step(clips), *size, *whole, crops]
   if clips.flip or clips.protocol == "ten_crop":
     found.append(Step("add the mirror image of each view; the flow's x is negated", functools.partial(_mirror, clips)))
   return found
@@ -342,17 +343,18 @@ def _one_view(clips: clip_options.EvalClips, state: State) -> State:
 def _divide_views(clips: clip_options.EvalClips, state: State) -> State:
   divided = {}
   for stream in clips.streams:
-    shape = tf.shape(state[stream])
-    divided[stream] = tf.reshape(state[stream], tf.concat([[clips.num_clips, clips.num_frames], shape[1:]], axis=0))
+    image = tf.shape(state[stream])[-3:]
+    divided[stream] = tf.reshape(state[stream], tf.concat([[-1, clips.num_frames], image], axis=0))
   return {**state, **divided}
 
 
-def _five_crops(clips: clip_options.EvalClips, state: State) -> State:
+def _crops(clips: clip_options.EvalClips, places: tuple[tuple[float, float], ...], state: State) -> State:
+  """Crops at places (down, right), from 0 at the beginning to 1 at the end."""
   views = {}
   for stream in clips.streams:
-    end = state["resized"][stream] - clips.crop
-    corners = [tf.constant([0, 0]), end * [0, 1], end * [1, 0], end, end // 2]
-    views[stream] = tf.stack([_cut(state[stream], place, clips.crop) for place in corners])
+    end = tf.cast(state["resized"][stream] - clips.crop, tf.float32)
+    offsets = [tf.cast(end * place, tf.int32) for place in places]
+    views[stream] = tf.stack([_cut(state[stream], offset, clips.crop) for offset in offsets])
   return {**state, **views}
 
 

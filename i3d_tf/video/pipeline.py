@@ -248,9 +248,9 @@ def _shape(clips: clip_options.TrainClips | clip_options.EvalClips) -> list[int 
   """The shape of an example's clip or views but for the channels; None: it depends on the video."""
   if isinstance(clips, clip_options.TrainClips):
     return [clips.num_frames, clips.crop, clips.crop]
-  mirrored = 2 if clips.flip else 1
-  views = {"release": mirrored, "clips": clips.num_clips * mirrored, "ten_crop": 10}[clips.protocol]
-  return [views, None if clips.protocol == "release" else clips.num_frames, clips.crop, clips.crop]
+  views = {"release": 1, "clips": clips.num_clips, "ten_crop": 10, "three_crops": 3 * clips.num_clips}[clips.protocol]
+  num_frames = None if clips.protocol == "release" else clips.num_frames
+  return [2 * views if clips.flip else views, num_frames, clips.crop, clips.crop]
 
 
 def _batch_steps(streams: tuple[str, ...]) -> list[clip_steps.Step]:

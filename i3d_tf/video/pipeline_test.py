@@ -476,6 +476,16 @@ class EvalVideosTest(PipelineTest):
     np.testing.assert_array_equal(a["rgb"][5:], a["rgb"][:5, :, :, ::-1])
     np.testing.assert_array_equal(_flow_bytes(a["flow"])[5:, ..., 0], 255 - _flow_bytes(a["flow"])[:5, ..., 0])
 
+  def test_three_crops_of_clips_at_equal_distances(self):
+    self.write([_record("a")])
+    (a,) = self.videos(protocol="three_crops", num_frames=4, num_clips=2)
+    self.assertEqual(a["rgb"].shape, (6, 4, 24, 24, 3))
+    (clips,) = self.videos(protocol="clips", num_frames=4, num_clips=2)
+    self.assertEqual(_times(a["rgb"]), _times(clips["rgb"]) * 3)
+    corners = [[0, 0]] * 2 + [[0, 4]] * 2 + [[0, 8]] * 2  # of 24x32
+    self.assertEqual((_bytes(a["rgb"])[:, 0, 0, 0, 1:] // 5).tolist(), corners)
+    self.assertEqual(a["flow"].shape, (6, 4, 24, 24, 2))
+
   def test_skipping(self):
     self.write_ramps(3, 2)
     self.assertEqual([video["id"] for video in self.videos(skip={1, 3})], [b"0/0", b"0/2", b"1/1"])
@@ -513,12 +523,13 @@ class StepsTest(parameterized.TestCase):
     self.assertNotIn("RGB to [-1, 1]", pipeline.steps(clip_options.TrainClips(streams=("flow",))))
 
   @parameterized.parameters(
-      ("release", "one view"), ("clips", "views of 64 frames"), ("ten_crop", "add the mirror image of each view")
-  )
+      ("release", "one view"), ("clips", "views of 64 frames"), ("ten_crop", "add the mirror image of each view"),
+      ("three_crops", "crops of 256x256: both ends, centre"),
+  )  # fmt: skip
   def test_evaluation(self, protocol, expected):
     steps = pipeline.steps(clip_options.EvalClips(protocol=protocol))
     self.assertTrue(any(step.startswith(expected) for step in steps), steps)
-    self.assertIn("decode", steps[steps.index("resize to short side 256") + 1 + (protocol != "ten_crop")])
+    self.assertIn("decode", steps[steps.index("resize to short side 256") + 1 + (protocol in ("release", "clips"))])
 
   def test_frames_are_taken_before_they_are_decoded(self):
     for make, clips in (
