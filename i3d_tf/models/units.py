@@ -269,7 +269,7 @@ class Concat(snt.Module):
 
 
 class Gate(snt.Module):
-  """The inputs times what units make of their mean over all times and places; then an activation."""
+  """The inputs times what units make of their mean over all times and places, in float32; then an activation."""
 
   def __init__(self, make_units, *, activation: str = "none", name: str):
     super().__init__(name=name)
@@ -283,10 +283,10 @@ class Gate(snt.Module):
     return in_channels
 
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
-    gates = tf.reduce_mean(inputs, [1, 2, 3], keepdims=True)
+    gates = tf.reduce_mean(tf.cast(inputs, tf.float32), [1, 2, 3], keepdims=True)
     for unit in self._units:
       gates = unit(gates, statistics)
-    return self._activate(inputs * gates)
+    return self._activate(inputs * tf.cast(gates, inputs.dtype))
 
 
 def _simplest(padding: Padding, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Padding:

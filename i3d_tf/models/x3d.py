@@ -40,7 +40,6 @@ class X3D(trunk.TrunkNetwork):
       *,
       depth_factor: float = 2.2,
       crop: int = 224,
-      batch_norm_decay: float = 0.9,
       name: str | None = None,
       **options: Any,
   ):
@@ -50,8 +49,6 @@ class X3D(trunk.TrunkNetwork):
       num_classes: number of logits.
       depth_factor: 2.2 of XS, S and M; 5 of L.
       crop: height and width of the clips of training.
-      batch_norm_decay: of the moving statistics; SlowFast's by default (before its tests SlowFast takes new ones of 200
-        batches, which is not imitated).
       name: of the module.
       **options: see `trunk.TrunkNetwork`.
 
@@ -60,7 +57,7 @@ class X3D(trunk.TrunkNetwork):
     """
     if not depth_factor > 0:
       raise ValueError(f"depth_factor is {depth_factor}; it must be positive")
-    super().__init__(num_classes, batch_norm_decay=batch_norm_decay, name=name, **options)
+    super().__init__(num_classes, name=name, **options)
     self._window = math.ceil(crop / spec.STRIDE)
     self._trunk["stem"] = _stem(self._width(spec.STEM_WIDTH))
     for block in spec.blocks(depth_factor, width_multiplier=self.width_multiplier):

@@ -12,7 +12,7 @@ STEM_WIDTH = 24  # 12, times the width factor 2 that all four networks have
 STEM_STEPS = 5  # temporal kernel of the stem
 LIN5_WIDTH = 2048
 # Blocks at a depth factor of 1, and channels between blocks at a width factor of 2. Each stage halves height and width.
-_STAGES = ((1, 24), (2, 48), (5, 96), (3, 192))
+STAGES = ((1, 24), (2, 48), (5, 96), (3, 192))
 _INNER = 2.25  # channels within a block, as a multiple of those between blocks
 _SQUEEZE = 1 / 16
 _DIVISOR = 8
@@ -42,7 +42,7 @@ def blocks(depth_factor: float, *, width_multiplier: float = 1.0) -> Iterator[Bl
     depth_factor: 2.2 of XS, S and M; 5 of L.
     width_multiplier: multiplies the channels between blocks, rounded, at least 4 (small networks for tests).
   """
-  for stage, (depth, width) in enumerate(_STAGES, start=1):
+  for stage, (depth, width) in enumerate(STAGES, start=1):
     channels = max(4, round(width * width_multiplier))
     inner = inner_width(channels)
     for index in range(math.ceil(depth * depth_factor)):

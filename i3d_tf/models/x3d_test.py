@@ -1,0 +1,138 @@
+"""X3D beside a definition of its parts in NumPy, and what holds of its shapes, windows and gradients."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import testing
+from i3d_tf.models import network
+from i3d_tf.models import units
+from i3d_tf.models import x3d
+from i3d_tf.models import x3d_spec as spec
+from i3d_tf.weights import release
+
+_SMALL = {"width_multiplier": 0.2, "depth_factor": 1.0}
+
+
+def _noise(*shape: int, seed: int = 0) -> np.ndarray:
+  return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def _made(**options) -> x3d.X3D:
+  model = x3d.X3D(5, **{"crop": 64, **_SMALL, **options})
+  model.build(3)
+  for name, variable in release.named_variables(model).items():
+    variable.assign(testing.golden_values(name, variable.shape.as_list()))
+  return model
+
+
+def _normalised(net: np.ndarray, values, unit: str) -> np.ndarray:
+  norm = {name: values[f"{unit}/batch_norm/{name}"] for name in ("gamma", "beta", "moving_mean", "moving_variance")}
+  return (net - norm["moving_mean"]) / np.sqrt(norm["moving_variance"] + 1e-5) * norm["gamma"] + norm["beta"]
+
+
+def _sigmoid(net: np.ndarray) -> np.ndarray:
+  return 1 / (1 + np.exp(-net))
+
+
+class X3DTest(parameterized.TestCase):
+
+  def test_steps_and_sizes(self):
+    model = x3d.X3D(5, **_SMALL)
+    function = tf.function(lambda clip: model(clip)[1], autograph=False)
+    endpoints = function.get_concrete_function(tf.TensorSpec([1, 6, 224, 224, 3])).structured_outputs
+    sides = {"stem": 112, "layer1_0": 56, "layer2_0": 28, "layer2_1": 28, "layer3_4": 14, "layer4_2": 7, "conv5": 7}
+    self.assertEqual({name: tuple(endpoints[name].shape[1:4]) for name in sides}, {
+        name: (6, side, side) for name, side in sides.items()
+    })
+    blocks = [block.name for block in spec.blocks(1.0)]
+    self.assertCountEqual(endpoints, ["stem", *blocks, "conv5", network.POOLED_FEATURES, x3d.LIN5, network.LOGITS])
+
+  @parameterized.parameters(("layer2_0", "layer1_0"), ("layer2_1", "layer2_0"))
+  def test_a_block_is_its_definition(self, name, before):
+    model = _made()
+    _, endpoints = model(_noise(2, 3, 64, 64, 3))
+    values = {each: value.numpy().astype(np.float64) for each, value in release.named_variables(model).items()}
+    conv = lambda net, unit: net @ values[f"{name}/{unit}/conv_3d/w"][0, 0, 0]
+    has_gate = name.endswith("_0")
+    step = 2 if has_gate else 1
+    inputs = endpoints[before].numpy().astype(np.float64)
+    net = np.maximum(_normalised(conv(inputs, "conv1"), values, f"{name}/conv1"), 0)
+    padded = np.pad(net, [(0, 0), (1, 1), (1, 1), (1, 1), (0, 0)])
+    side = inputs.shape[2] // step
+    net = sum(
+        padded[:, t : t + 3, y : y + step * side : step, x : x + step * side : step]
+        * values[f"{name}/conv2/conv_3d/w"][t, y, x]
+        for t, y, x in np.ndindex(3, 3, 3)
+    )
+    net = _normalised(net, values, f"{name}/conv2")
+    if has_gate:
+      squeezed = conv(net.mean((1, 2, 3), keepdims=True), "gate/squeeze") + values[f"{name}/gate/squeeze/conv_3d/b"]
+      net *= _sigmoid(conv(np.maximum(squeezed, 0), "gate/excite") + values[f"{name}/gate/excite/conv_3d/b"])
+    net *= _sigmoid(net)
+    net = _normalised(conv(net, "conv3"), values, f"{name}/conv3")
+    if has_gate:
+      inputs = _normalised(conv(inputs[:, :, ::2, ::2], "downsample"), values, f"{name}/downsample")
+    np.testing.assert_allclose(endpoints[name], np.maximum(inputs + net, 0), rtol=1e-4, atol=1e-4)
+
+  def test_a_fresh_block_passes_on_its_input(self):
+    _, endpoints = x3d.X3D(5, crop=32, **_SMALL)(_noise(1, 2, 32, 32, 3))
+    self.assertGreater(np.abs(endpoints["layer3_0"]).max(), 1e-3)
+    np.testing.assert_array_equal(endpoints["layer3_4"], endpoints["layer3_0"])
+
+  def test_head_has_a_window_as_large_as_a_clip_of_training(self):
+    model = _made()  # 64 pixels are a map of 2 x 2
+    _, endpoints = model(_noise(1, 2, 96, 70, 3))
+    values = release.named_variables(model)
+    features = endpoints["conv5"].numpy().astype(np.float64).mean(1)
+    self.assertEqual(features.shape[1:3], (3, 3))
+    logits = []
+    for top, left in np.ndindex(2, 2):
+      window = features[:, top : top + 2, left : left + 2].mean((1, 2))
+      hidden = np.maximum(window @ values["lin5/conv_3d/w"][0, 0, 0], 0)
+      np.testing.assert_allclose(endpoints[x3d.LIN5][:, 0, top, left], hidden, rtol=1e-4, atol=1e-4)
+      logits.append(hidden @ values["Logits/conv_3d/w"][0, 0, 0] + values["Logits/conv_3d/b"])
+    np.testing.assert_allclose(endpoints[network.LOGITS], np.mean(logits, 0), rtol=1e-4, atol=1e-4)
+    self.assertEqual(endpoints[network.POOLED_FEATURES].shape, (1, features.shape[-1]))
+
+  def test_clips_of_unknown_or_small_size(self):
+    model, clip = _made(), _noise(2, 3, 96, 96, 3)
+    function = tf.function(lambda clip: model(clip)[0], input_signature=[tf.TensorSpec([None] * 4 + [3])])
+    np.testing.assert_allclose(function(clip), model(clip)[0], rtol=1e-4, atol=1e-4)
+    self.assertTrue(np.isfinite(model(_noise(1, 1, 20, 20, 3))[0]).all())
+
+  def test_every_variable_learns_also_when_activations_are_computed_twice(self):
+    clip, found = _noise(2, 3, 64, 64, 3), []
+    for recompute in (False, True):
+      model = _made(recompute=recompute, depth_factor=0.4)
+
+      @tf.function
+      def gradients(clip, model=model):
+        with tf.GradientTape() as tape:
+          loss = tf.reduce_sum(model(clip, is_training=True)[0][:, 0] ** 2)
+        return tape.gradient(loss, model.trainable_variables)
+
+      found.append([gradient.numpy() for gradient in gradients(clip)])
+    for variable, plain, again in zip(model.trainable_variables, *found, strict=True):
+      self.assertGreater(np.abs(plain).max(), 0, variable.name)
+      np.testing.assert_allclose(again, plain, atol=1e-4 * np.abs(plain).max())
+
+  def test_depth_is_checked(self):
+    with self.assertRaisesRegex(ValueError, "depth_factor is 0; it must be positive"):
+      x3d.X3D(depth_factor=0)
+
+
+class GateTest(absltest.TestCase):
+
+  def test_it_weighs_channels_of_a_clip(self):
+    make_units = lambda: [units.Unit3D(2, (1, 1, 1), use_batch_norm=False, activation="none", name="unit")]
+    gate = units.Gate(make_units, activation="relu", name="gate")
+    self.assertEqual(gate.build(2), 2)
+    gate.variables[1].assign(np.float32([[0, -1], [1, 0]]).reshape(1, 1, 1, 2, 2))
+    clip = np.zeros([1, 1, 1, 2, 2], np.float32) + np.float32([[1, 2], [3, 6]])  # means 2 and 4
+    np.testing.assert_array_equal(gate(tf.constant(clip))[0, 0, 0], [[4, 0], [12, 0]])
+
+
+if __name__ == "__main__":
+  absltest.main()
