@@ -16,7 +16,8 @@ from i3d_tf.models import x3d_spec as spec
 
 LIN5 = "lin5"
 _POINT = (1, 1, 1)
-_NORM = {"with_scale": True, "epsilon": 1e-5}
+EPSILON = 1e-5  # of batch norm
+_NORM = {"with_scale": True, "epsilon": EPSILON}
 _LAST_NORM = {**_NORM, "initial_scale": 0.0}  # a block at first passes on its input
 
 
