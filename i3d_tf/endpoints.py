@@ -41,6 +41,7 @@ class I3dFeatures(tf.Module):
   Attributes:
     endpoints: the names asked for, each once.
     info: what the network is and was trained on, a `saved.ModelInfo`.
+    weights: the CRC-32 of the variables that the endpoints need, as eight hexadecimal digits.
   """
 
   def __init__(
@@ -78,6 +79,7 @@ class I3dFeatures(tf.Module):
     self.info = dataclasses.replace(info, average_space=average_space or info.average_space)
     self._model = saved.make_model(self.info, final_endpoint=_last(endpoints))
     release.assign(self._model, values, os.fspath(checkpoint))
+    self.weights = release.checksum(self._model)
     # As functions, in which what no endpoint needs any more is freed on the way.
     self._apply = tf.function(self._run, autograph=False)
     self._apply_gradient = tf.function(self._gradient, autograph=False)

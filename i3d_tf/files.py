@@ -1,13 +1,14 @@
-"""Writing files so that a reader sees the old one or the new one whole, never a part."""
+"""Writing files so that a reader sees the old one or the new one whole, never a part; and folders made so."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import tempfile
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from i3d_tf import errors
 
@@ -83,17 +84,34 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
+def locked(folder: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
   """Keeps other processes of ours out of the folder, which is made if it is not there.
 
+  Args:
+    folder: where the lock is.
+    wait: until another process that is at work in it has ended.
+
   Raises:
-    I3dError: if another process is at work in it.
+    I3dError: if another process is at work in it, unless `wait`.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / LOCK, "w") as lock:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
       raise errors.I3dError(f"{folder}: another process is writing here; wait for it or stop it") from None
     yield
+
+
+def check_parameters(folder: str | os.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+  """Compares how a folder was made with how it is to be gone on with; both of what JSON holds.
+
+  Raises:
+    I3dError: naming every difference.
+  """
+  new = json.loads(json.dumps(new))  # tuples become lists, as in what was read
+  names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+  if names:
+    listed = "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
+    raise errors.I3dError(f"{folder} was made with other parameters ({listed}); choose another folder or remove it")

@@ -1,13 +1,12 @@
 """Turns a data set of videos into TFRecords with frames and optical flow. See `--help`."""
 
 import functools
-import logging
-import os
 from typing import Any
 
 from absl import flags
 import tqdm
 
+from i3d_tf import beam_pipelines
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workers
@@ -45,7 +44,10 @@ flags.DEFINE_bool(
     "backward_flow", False, "Store the flow from each frame to the one before, too, for --flow_stacking=bidirectional."
 )
 flags.DEFINE_enum(
-    "runner", "local", ["local", *beam_runner.RUNNERS], "Where to work: processes on this machine, or a runner of Beam."
+    "runner",
+    "local",
+    ["local", *beam_pipelines.RUNNERS],
+    "Where to work: processes on this machine, or a runner of Beam.",
 )
 flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
 flags.DEFINE_integer(
@@ -160,13 +162,9 @@ def _beam_pipeline():
     return None
   if FLAGS.num_workers is not None:
     raise errors.I3dError(f"--num_workers is for the local runner; {FLAGS.runner} takes a --beam_option for this")
-  for name in ("videos", "output"):
-    if FLAGS.runner != "DirectRunner" and not os.path.isabs(FLAGS[name].value):
-      raise errors.I3dError(f"--{name}={FLAGS[name].value}: the workers of {FLAGS.runner} need an absolute path")
   cli.import_tensorflow()  # here, where it can be kept quiet
-  if FLAGS.runner == "DirectRunner" and cli.is_quiet():  # those of a cluster tell how far it is
-    logging.getLogger("apache_beam").setLevel(logging.WARNING)
-  return beam_runner.new_pipeline(FLAGS.runner, FLAGS.beam_option)
+  paths = {name: FLAGS[name].value for name in ("videos", "output")}
+  return beam_pipelines.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
 
 
 def _run(folder: shards.Folder, num_clips: int, make) -> None:

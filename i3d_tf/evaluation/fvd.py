@@ -70,7 +70,7 @@ class Embedding:
           f"{checkpoint} is a network {info.model} of stream {info.stream}; FVD needs an i3d of stream {stream}"
       )
     self.stream = stream
-    self.weights = _digest(self.model)
+    self.weights = release.checksum(self.model)
     signature = tf.TensorSpec([None, None, SIDE, SIDE, self.model.in_channels], tf.float32)
     self._apply = tf.function(lambda clips: self.model(clips)[0], input_signature=[signature])
 
@@ -89,14 +89,6 @@ class Embedding:
 def resize(frames: np.ndarray) -> tf.Tensor:
   """Frames `[T, H, W, C]` resized to float32 `[T, 224, 224, C]` by the rule of `RESIZE`; values keep their range."""
   return tf.raw_ops.ResizeBilinear(images=frames, size=[SIDE, SIDE], align_corners=False, half_pixel_centers=False)
-
-
-def _digest(model) -> str:
-  """The CRC-32 of all variables' values, in the order of their names."""
-  crc = 0
-  for _, variable in sorted(release.named_variables(model).items()):
-    crc = zlib.crc32(variable.numpy().tobytes(), crc)
-  return f"{crc:08x}"
 
 
 def list_sources(root: str | os.PathLike, options: Options) -> list[Source]:

@@ -1,47 +1,15 @@
 """The work of `prepare_dataset` on a cluster, or on this machine, through Apache Beam (the extra `beam`).
 
-Only names travel through Beam. The workers put records into the output folder with the code of the local runner
-(`shards.Folder`), so that both write the same bytes, either goes on where the other stopped, and a worker holds one
-record in memory at a time. For this the output folder, like that of the videos, must be visible to the launcher and to
-all workers under the same path: on a network file system, or on one machine.
+The workers put records into the output folder with the code of the local runner (`shards.Folder`), so that both write
+the same bytes, either goes on where the other stopped, and a worker holds one record in memory at a time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-import contextlib
+from collections.abc import Callable, Iterable
 import functools
-import io
-import logging
-import pathlib
-import pickle
-import traceback
 
+from i3d_tf import beam_pipelines
 from i3d_tf import errors
-from i3d_tf import files
 from i3d_tf.video import shards
-
-RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
-
-# Beam's own DirectRunner would first download another runner, Prism, as a binary, and end here where it cannot.
-_CLASSES = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
-_WITH_JOB_SERVER = ("FlinkRunner", "SparkRunner")  # whose options Beam's Python side does not know
-
-
-def new_pipeline(runner: str, options: Sequence[str]):
-  """An empty `beam.Pipeline`.
-
-  Args:
-    runner: one of `RUNNERS`.
-    options: Beam's and the runner's flags, each as '--name=value' or '--name'.
-
-  Raises:
-    I3dError: if Beam or the runner is not installed, or an option is wrong.
-  """
-  beam = _import_beam()
-  _check_options(runner, options)
-  try:
-    return beam.Pipeline(runner=_CLASSES.get(runner, runner), argv=list(options))
-  except (ImportError, ValueError) as error:
-    raise errors.I3dError(f"Apache Beam cannot set up {runner}: {' '.join(str(error).split())}") from error
 
 
 def run(pipeline, folder: shards.Folder, make: Callable[[shards.Task], bytes]) -> None:
@@ -51,7 +19,7 @@ def run(pipeline, folder: shards.Folder, make: Callable[[shards.Task], bytes]) -
   exception, and the death of a worker, is the runner's to retry; if it gives up, what was done stays.
 
   Args:
-    pipeline: from `new_pipeline`.
+    pipeline: from `beam_pipelines.new_pipeline`.
     folder: locked by the caller.
     make: makes the serialized record of a clip; is pickled.
 
@@ -62,50 +30,28 @@ def run(pipeline, folder: shards.Folder, make: Callable[[shards.Task], bytes]) -
   folder.finish_shards()
   if not tasks:
     return
-  listing = folder.work / "tasks.pickle"
-  _write_tasks(listing, tasks, folder)
-  _build(pipeline, listing, folder.path, make)
-  try:
-    pipeline.run().wait_until_finish()
-  except Exception as error:
-    # Beam has logged the traceback; the last line of its own exception is the worker's.
-    reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1].removeprefix("RuntimeError: ")
-    raise errors.I3dError(f"the Beam pipeline failed: {reason}; start again to go on with what is left") from error
-  if left := folder.tasks():
-    raise errors.I3dError(
-        f"the Beam pipeline ended, but {len(left)} of {len(tasks)} clips are not in {folder.path}; do all its workers "
-        "see this folder under this path?"
-    )
+  _build(pipeline, folder, tasks, make)
+  beam_pipelines.wait(pipeline)
+  beam_pipelines.check_done(len(folder.tasks()), len(tasks), "clips", folder.path)
   folder.finish_shards()
 
 
-def _build(pipeline, listing: pathlib.Path, output: pathlib.Path, make: Callable[[shards.Task], bytes]) -> None:
+def _build(pipeline, folder: shards.Folder, tasks: Iterable[shards.Task], make: Callable[[shards.Task], bytes]) -> None:
   """Adds the steps: clips, spread over the workers -> their pieces in the work folder -> shards.
 
   Beam's TFRecord IO (`apache-beam[tfrecord]`) has no part in this: it would itself choose the order of the records and
   which of them share a file. `shards.frame` makes the bytes, as ever.
   """
-  beam = _import_beam()
-  # The graph of the pipeline has a path only: Dataflow takes no graph above 10 MB, and Kinetics has 650,000 clips.
+  import apache_beam as beam
+
+  output = str(folder.path)
+  clips = [(task, folder.num_clips(task.shard)) for task in tasks]
   _ = (
-      pipeline
-      | "Listing" >> beam.Create([str(listing)])
-      | "Clips" >> beam.FlatMap(_read_tasks)
-      | "Spread" >> beam.Reshuffle()
-      | "Make" >> beam.MapTuple(functools.partial(_make_piece, output=str(output), make=make))
+      beam_pipelines.spread(pipeline, folder.work / "tasks.pickle", clips)
+      | "Make" >> beam.MapTuple(functools.partial(_make_piece, output=output, make=make))
       | "Shard" >> beam.GroupByKey()
-      | "Assemble" >> beam.MapTuple(functools.partial(_assemble, output=str(output)))
+      | "Assemble" >> beam.MapTuple(functools.partial(_assemble, output=output))
   )
-
-
-def _write_tasks(listing: pathlib.Path, tasks: Iterable[shards.Task], folder: shards.Folder) -> None:
-  listing.parent.mkdir(exist_ok=True)
-  with files.replacing(listing) as file:
-    pickle.dump([(task, folder.num_clips(task.shard)) for task in tasks], file)
-
-
-def _read_tasks(listing: str) -> list[tuple[shards.Task, int]]:
-  return pickle.loads(pathlib.Path(listing).read_bytes())
 
 
 def _make_piece(
@@ -126,39 +72,3 @@ def _make_piece(
 def _assemble(name: str, nums_clips: Iterable[int], *, output: str) -> None:
   """Makes a shard when all its clips are there; a runner may do this twice, and at the same time."""
   shards.Folder(output, ()).assemble(name, next(iter(nums_clips)))
-
-
-def _check_options(runner: str, options: Sequence[str]) -> None:
-  from apache_beam.options import pipeline_options
-
-  for option in options:
-    if not option.startswith("--") or option.partition("=")[0] == "--runner":
-      raise errors.I3dError(f"the Beam option {option!r} must have the form --name=value, and name no runner")
-  parsed = pipeline_options.PipelineOptions(list(options))
-  try:
-    with contextlib.redirect_stderr(io.StringIO()) as said, _no_warnings():
-      known = parsed.get_all_options()
-      everything = parsed.get_all_options(retain_unknown_options=True)
-  except SystemExit:
-    raise errors.I3dError(f"Beam's options: {said.getvalue().strip().rpartition('error: ')[2]}") from None
-  if runner not in _WITH_JOB_SERVER and (unknown := sorted(set(everything) - set(known))):
-    raise errors.I3dError(f"Beam has no option --{unknown[0]}")
-
-
-def _import_beam():
-  try:
-    with _no_warnings():  # of what else could be installed
-      import apache_beam
-  except ImportError as error:
-    raise errors.I3dError(f"--runner needs Apache Beam ({error}): pip install 'i3d_tf[beam]'") from None
-  return apache_beam
-
-
-@contextlib.contextmanager
-def _no_warnings():
-  before = logging.root.manager.disable
-  logging.disable(logging.WARNING)
-  try:
-    yield
-  finally:
-    logging.disable(before)

@@ -52,6 +52,18 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     capture.release()
 
 
+def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE) -> int:
+  """How many frames `iter_frames` yields of a video, by a pass that decodes it but converts and keeps no frame.
+
+  No header tells it: frames are placed by their timestamps, and containers declare frames that they do not hold.
+
+  Raises:
+    VideoError: as `iter_frames`, but for frames of several sizes, which are not looked at.
+  """
+  _check_rate(fps)
+  return sum(1 for _ in _resample(_timed_frames(path, retrieve=False), fps))
+
+
 def iter_frames(
     path: str | os.PathLike, *, fps: float = FRAME_RATE, short_side: int | None = SHORT_SIDE
 ) -> Iterator[np.ndarray]:
@@ -63,8 +75,7 @@ def iter_frames(
     VideoError: if the file cannot be opened, holds no frames, or ends well before the length it declares. The last
       is found out only after the frames it does hold.
   """
-  if not 0 < fps < float("inf"):
-    raise ValueError(f"fps is {fps}; it must be positive and finite")
+  _check_rate(fps)
   if short_side is not None and short_side < 1:
     raise ValueError(f"short_side is {short_side}; it must be at least 1")
   previous = source = None
@@ -129,6 +140,11 @@ def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
   return videos
 
 
+def _check_rate(fps: float) -> None:
+  if not 0 < fps < float("inf"):
+    raise ValueError(f"fps is {fps}; it must be positive and finite")
+
+
 def _open(path: str | os.PathLike) -> cv2.VideoCapture:
   path = os.fspath(path)
   if not os.path.exists(path):
@@ -157,8 +173,11 @@ def _info(capture: cv2.VideoCapture) -> VideoInfo:
   )
 
 
-def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
-  """Yields (seconds since the first frame, BGR frame) and checks at the end that the file was whole."""
+def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator[tuple[float, np.ndarray | None]]:
+  """Yields (seconds since the first frame, BGR frame) and checks at the end that the file was whole.
+
+  Unless `retrieve`, the frames are decoded only, and None stands for each.
+  """
   capture = _open(path)
   try:
     info = _info(capture)
@@ -167,11 +186,11 @@ def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]
     times = _MonotonicClock(duration)
     last = 0.0
     while True:
-      decoded, frame = capture.read()
+      decoded, frame = capture.read() if retrieve else (capture.grab(), None)
       if not decoded:
         break
       count += 1
-      if frame.shape[:2] != (info.height, info.width):
+      if retrieve and frame.shape[:2] != (info.height, info.width):
         raise errors.VideoError(
             f"{path}: frame {count} has {frame.shape[1]}x{frame.shape[0]} pixels, the video {info.width}x{info.height}"
         )

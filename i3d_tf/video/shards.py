@@ -96,14 +96,7 @@ class Folder:
         raise errors.I3dError(f"{strangers[0]}: there are records here, but no {INFO} that says how they were made")
       self._write_info({"parameters": parameters, "complete": False})
       return
-    old = self.read_info()["parameters"]
-    new = json.loads(json.dumps(parameters))
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if names:
-      listed = "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
-      raise errors.I3dError(
-          f"{self.path} was made with other parameters ({listed}); choose another folder or remove it"
-      )
+    files.check_parameters(self.path, self.read_info()["parameters"], parameters)
 
   def read_info(self) -> dict:
     """The content of dataset.json; I3dError if it cannot be read."""

@@ -7,6 +7,7 @@ also holds the optimizer's Momentum slots (google-deepmind/kinetics-i3d data/che
 from collections.abc import Mapping
 import dataclasses
 import os
+import zlib
 
 import numpy as np
 import sonnet as snt
@@ -119,6 +120,14 @@ def named_variables(model: snt.Module) -> dict[str, tf.Variable]:
   """The model's variables by the release's names, without stream prefix and module name."""
   scope = model.name_scope.name
   return {variable.name.removeprefix(scope).removesuffix(":0"): variable for variable in model.variables}
+
+
+def checksum(model: snt.Module) -> str:
+  """The CRC-32 of all variables' values in the order of their names: tells weights apart, wherever they came from."""
+  crc = 0
+  for _, variable in sorted(named_variables(model).items()):
+    crc = zlib.crc32(variable.numpy().tobytes(), crc)
+  return f"{crc:08x}"
 
 
 def read(name_or_path: str | os.PathLike) -> tuple[LoadedCheckpoint, dict[str, np.ndarray]]:

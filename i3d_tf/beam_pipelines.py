@@ -1,0 +1,126 @@
+"""Pipelines of Apache Beam (the extra `beam`) that do many tasks on a cluster, or on this machine.
+
+Only names travel through Beam: the tasks stand in a file, and what comes of them is written by the workers. So the
+folder of both, like that of the inputs, must be visible to the launcher and to all workers under the same path: on a
+network file system, or on one machine.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import io
+import logging
+import os
+import pathlib
+import pickle
+import traceback
+from typing import Any
+
+from i3d_tf import errors
+from i3d_tf import files
+
+RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
+
+# Beam's own DirectRunner would first download another runner, Prism, as a binary, and end here where it cannot.
+_CLASSES = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
+_WITH_JOB_SERVER = ("FlinkRunner", "SparkRunner")  # whose options Beam's Python side does not know
+
+
+def new_pipeline(runner: str, options: Sequence[str], *, paths: Mapping[str, str] | None = None, quiet: bool = False):
+  """An empty `beam.Pipeline`.
+
+  Args:
+    runner: one of `RUNNERS`.
+    options: Beam's and the runner's flags, each as '--name=value' or '--name'.
+    paths: by flag, those that the workers are to see.
+    quiet: keep back what Beam notes of itself with DirectRunner; those of clusters tell how far they are.
+
+  Raises:
+    I3dError: if Beam or the runner is not installed, an option is wrong, or a path means nothing to another machine.
+  """
+  for name, path in (paths or {}).items():
+    if runner != "DirectRunner" and not os.path.isabs(path):
+      raise errors.I3dError(f"--{name}={path}: the workers of {runner} need an absolute path")
+  if runner == "DirectRunner" and quiet:
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+  beam = _import_beam()
+  _check_options(runner, options)
+  try:
+    return beam.Pipeline(runner=_CLASSES.get(runner, runner), argv=list(options))
+  except (ImportError, ValueError) as error:
+    raise errors.I3dError(f"Apache Beam cannot set up {runner}: {' '.join(str(error).split())}") from error
+
+
+def spread(pipeline, listing: pathlib.Path, tasks: Iterable[Any]):
+  """The tasks as a `beam.PCollection`, spread over the workers, which read them from the file `listing`.
+
+  The graph of the pipeline has a path only: Dataflow takes no graph above 10 MB, and Kinetics has 650,000 clips.
+  """
+  beam = _import_beam()
+  listing.parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(listing) as file:
+    pickle.dump(list(tasks), file)
+  return (
+      pipeline
+      | "Listing" >> beam.Create([str(listing)])
+      | "Tasks" >> beam.FlatMap(_read_tasks)
+      | "Spread" >> beam.Reshuffle()
+  )
+
+
+def wait(pipeline) -> None:
+  """Runs the pipeline to its end; I3dError if it fails."""
+  try:
+    pipeline.run().wait_until_finish()
+  except Exception as error:
+    # Beam has logged the traceback; the last line of its own exception is the worker's.
+    reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1].removeprefix("RuntimeError: ")
+    raise errors.I3dError(f"the Beam pipeline failed: {reason}; start again to go on with what is left") from error
+
+
+def check_done(left: int, total: int, what: str, folder: str | os.PathLike) -> None:
+  """Raises I3dError if `left` of `total` tasks have not come to the folder, though the pipeline has ended."""
+  if left:
+    raise errors.I3dError(
+        f"the Beam pipeline ended, but {left} of {total} {what} are not in {folder}; do all its workers see this "
+        "folder under this path?"
+    )
+
+
+def _read_tasks(listing: str) -> list[Any]:
+  return pickle.loads(pathlib.Path(listing).read_bytes())
+
+
+def _check_options(runner: str, options: Sequence[str]) -> None:
+  from apache_beam.options import pipeline_options
+
+  for option in options:
+    if not option.startswith("--") or option.partition("=")[0] == "--runner":
+      raise errors.I3dError(f"the Beam option {option!r} must have the form --name=value, and name no runner")
+  parsed = pipeline_options.PipelineOptions(list(options))
+  try:
+    with contextlib.redirect_stderr(io.StringIO()) as said, _no_warnings():
+      known = parsed.get_all_options()
+      everything = parsed.get_all_options(retain_unknown_options=True)
+  except SystemExit:
+    raise errors.I3dError(f"Beam's options: {said.getvalue().strip().rpartition('error: ')[2]}") from None
+  if runner not in _WITH_JOB_SERVER and (unknown := sorted(set(everything) - set(known))):
+    raise errors.I3dError(f"Beam has no option --{unknown[0]}")
+
+
+def _import_beam():
+  try:
+    with _no_warnings():  # of what else could be installed
+      import apache_beam
+  except ImportError as error:
+    raise errors.I3dError(f"--runner needs Apache Beam ({error}): pip install 'i3d_tf[beam]'") from None
+  return apache_beam
+
+
+@contextlib.contextmanager
+def _no_warnings():
+  before = logging.root.manager.disable
+  logging.disable(logging.WARNING)
+  try:
+    yield
+  finally:
+    logging.disable(before)

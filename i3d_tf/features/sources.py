@@ -1,0 +1,239 @@
+"""What features are taken of: video files, and the records of `prepare_dataset`, as streams of frames and flow."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+
+import cv2
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf.features import background
+from i3d_tf.video import decode
+from i3d_tf.video import flow as flow_lib
+from i3d_tf.video import inspection
+from i3d_tf.video import records
+from i3d_tf.video import tvl1
+
+_AHEAD = 32  # decoded frames that wait for their flow
+_CONTEXT_TAG = b"\x0a"  # of a SequenceExample's first field, its context (tensorflow/core/example/example.proto)
+_LONGEST_VARINT = 10  # bytes
+
+Position = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One video, or what was taken for one.
+
+  Attributes:
+    name: tells it from all others: the path of its file, and of a record its number, too.
+    id: names its output: its path below the folder given, without the file name's ending; of a record, its own id.
+    path: its file.
+    entry: its place, if it is a record.
+  """
+
+  name: str
+  id: str
+  path: str
+  entry: inspection.Entry | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """An opened source.
+
+  Attributes:
+    fps: frames per second of what `positions` yields.
+    estimate: of the number of frames, from what the file declares; for progress only.
+    count: counts them.
+    positions: yields them, see `iter_positions`.
+  """
+
+  fps: float
+  estimate: int
+  count: Callable[[], int]
+  positions: Callable[[], Iterator[Position]]
+
+
+def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
+  """The videos that `inputs` stand for: files, those in folders and below them, and the records in folders of records.
+
+  Raises:
+    I3dError: if a folder holds none, or two videos would have the same id.
+  """
+  found = []
+  for path in map(os.fspath, inputs):
+    if os.path.isdir(path) and any(pathlib.Path(path).glob("*.tfrecord*")):
+      found += [_record_source(entry) for file in inspection.find_files(path) for entry in inspection.scan(file)]
+      continue
+    root = pathlib.Path(path) if os.path.isdir(path) else pathlib.Path(path).parent
+    found += [
+        Source(str(video), pathlib.PurePath(os.path.relpath(video, root)).with_suffix("").as_posix(), str(video))
+        for video in decode.list_videos([path])
+    ]
+  return list({source.name: source for source in reversed(found)}.values())[::-1]
+
+
+def check_ids(sources: Iterable[Source], name: Callable[[Source], str]) -> None:
+  """Raises I3dError if two videos have the same `name`, and so one's files would be overwritten by the other's."""
+  seen = {}
+  for source in sources:
+    other = seen.setdefault(name(source), source)
+    if other is not source:
+      raise errors.I3dError(
+          f"{other.name} and {source.name} would have the same output, {name(source)}; rename one, or give them in two "
+          "runs with different --output"
+      )
+
+
+def _record_source(entry: inspection.Entry) -> Source:
+  name = f"{entry.path.name}-{entry.number}"
+  with contextlib.suppress(errors.I3dError, OSError):  # taking its features says why
+    found = _read_id(entry)
+    if found and not {"", ".."} & set(found.split("/")):  # so that no output lies outside its folder
+      name = found
+  return Source(str(entry), name, str(entry.path), entry)
+
+
+def _read_id(entry: inspection.Entry) -> str:
+  """A record's id, of which no more than the context is read where that stands first, as in all that we know of."""
+  if entry.damage:
+    return ""
+  with open(entry.path, "rb") as file:
+    file.seek(entry.offset)
+    head = file.read(1 + _LONGEST_VARINT)
+    length, size = _varint(head[1:])
+    if head[:1] != _CONTEXT_TAG or size is None or 1 + size + length > entry.length:
+      return entry.load().id
+    file.seek(entry.offset + 1 + size)
+    context = _CONTEXT_TAG + head[1 : 1 + size] + file.read(length)
+  return records.deserialize(context).id
+
+
+def _varint(content: bytes) -> tuple[int, int | None]:
+  """The number at the beginning, seven bits a byte, the lowest first, and how many bytes it has; None if no end."""
+  value = 0
+  for index, byte in enumerate(content):
+    value |= (byte & 127) << 7 * index
+    if byte < 128:
+      return value, index + 1
+  return 0, None
+
+
+def open_video(
+    source: Source,
+    *,
+    streams: Sequence[str],
+    pairs: bool,
+    fps: float,
+    short_side: int,
+    threads: int | None,
+) -> Video:
+  """Opens a source.
+
+  Args:
+    source: what to open.
+    streams: of 'rgb' and 'flow'; what positions have.
+    pairs: leave out the last frame, which has no flow.
+    fps: frames per second; 0: the video's own average rate. A record has a rate, which cannot be changed.
+    short_side: pixels of the frames' shorter side.
+    threads: for optical flow; None: one a core.
+
+  Raises:
+    I3dError: if it is no video, or a record that does not have the streams or another rate.
+  """
+  if source.entry is not None:
+    record = source.entry.load()
+    rate = _check_record(record, source, streams, fps)
+    num_frames = len(record.frames) or len(record.flow_frames) + 1
+    positions = lambda: _record_positions(record, source, streams, pairs, short_side, threads)
+    return Video(rate, num_frames, lambda: num_frames, positions)
+  info = decode.probe(source.path)
+  rate = fps or info.frame_rate
+  frames = lambda: decode.iter_frames(source.path, fps=rate, short_side=short_side)
+  return Video(
+      rate,
+      round(info.num_frames / info.frame_rate * rate),
+      lambda: decode.count_frames(source.path, fps=rate),
+      lambda: iter_positions(frames(), streams=streams, pairs=pairs, threads=threads),
+  )
+
+
+def iter_positions(
+    frames: Iterator[np.ndarray], *, streams: Sequence[str], pairs: bool, threads: int | None
+) -> Iterator[Position]:
+  """Yields for each frame 'rgb', uint8 `[H, W, 3]`, and 'flow', float32 `[H, W, 2]` in [-1, 1], to the next frame.
+
+  Frames are decoded in a thread of their own, flow is solved in `threads` more. With `pairs` or flow the last frame,
+  which has no next one, is not among them.
+  """
+  if "flow" not in streams:
+    yield from ({"rgb": frame} for frame in (_without_last(frames) if pairs else frames))
+    return
+  with background.ahead(frames, depth=_AHEAD) as decoded:
+    waiting = collections.deque()
+    for field in tvl1.iter_flow(_grays(decoded, waiting), threads=threads):
+      position = {"rgb": waiting.popleft(), "flow": flow_lib.scale(field)}
+      yield {stream: position[stream] for stream in streams}
+
+
+def _grays(frames: Iterator[np.ndarray], waiting: collections.deque) -> Iterator[np.ndarray]:
+  """Yields the frames in gray, and keeps them in `waiting`."""
+  for frame in frames:
+    waiting.append(frame)
+    yield cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def _without_last(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+  last = next(items, None)
+  for item in items:
+    yield last
+    last = item
+
+
+def _check_record(record: records.Record, source: Source, streams: Sequence[str], fps: float) -> float:
+  """The record's frames per second; I3dError if it cannot give what is asked for."""
+  rate = record.frame_rate or decode.FRAME_RATE
+  if fps and abs(fps - rate) > 1e-3 * rate:
+    raise errors.I3dError(
+        f"{source.name}: the record has {rate:g} frames per second, not {fps:g}; give --fps={rate:g}, or prepare others"
+    )
+  if "rgb" in streams and not record.frames or not (record.frames or record.flow_frames):
+    raise errors.I3dError(f"{source.name}: the record has no frames; give --streams=flow, or prepare them with rgb")
+  return rate
+
+
+def _record_positions(
+    record: records.Record,
+    source: Source,
+    streams: Sequence[str],
+    pairs: bool,
+    short_side: int,
+    threads: int | None,
+) -> Iterator[Position]:
+  """As `iter_positions`, with the record's flow where it has one."""
+  frames = (decode.resize(_decode_image(image, source), short_side) for image in record.frames)
+  if "flow" not in streams or not record.flow_frames:
+    yield from iter_positions(frames, streams=streams, pairs=pairs, threads=threads)
+    return
+  bound = record.flow_bound or flow_lib.BOUND
+  for index, image in enumerate(record.flow_frames):
+    field = flow_lib.decode(np.ascontiguousarray(_decode_image(image, source)[..., :2]), bound=bound)
+    height, width = decode.resize(field[..., 0], short_side).shape
+    if (height, width) != field.shape[:2]:
+      field = flow_lib.resize(field, height, width)
+    position = {"flow": flow_lib.scale(field)}
+    if "rgb" in streams:
+      position = {"rgb": next(frames), **position}
+    yield position
+
+
+def _decode_image(image: bytes, source: Source) -> np.ndarray:
+  try:
+    return inspection.decode_image(image)
+  except errors.I3dError as error:
+    raise errors.I3dError(f"{source.name}: {error}") from None
