@@ -5,7 +5,7 @@ folder of both, like that of the inputs, must be visible to the launcher and to 
 network file system, or on one machine.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import contextlib
 import io
 import logging
@@ -25,19 +25,19 @@ _CLASSES = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApi
 _WITH_JOB_SERVER = ("FlinkRunner", "SparkRunner")  # whose options Beam's Python side does not know
 
 
-def new_pipeline(runner: str, options: Sequence[str], *, paths: Mapping[str, str] | None = None, quiet: bool = False):
+def new_pipeline(runner: str, options: Sequence[str], *, paths: Iterable[tuple[str, str]] = (), quiet: bool = False):
   """An empty `beam.Pipeline`.
 
   Args:
     runner: one of `RUNNERS`.
     options: Beam's and the runner's flags, each as '--name=value' or '--name'.
-    paths: by flag, those that the workers are to see.
+    paths: those that the workers are to see, each behind its flag's name.
     quiet: keep back what Beam notes of itself with DirectRunner; those of clusters tell how far they are.
 
   Raises:
     I3dError: if Beam or the runner is not installed, an option is wrong, or a path means nothing to another machine.
   """
-  for name, path in (paths or {}).items():
+  for name, path in paths:
     if runner != "DirectRunner" and not os.path.isabs(path):
       raise errors.I3dError(f"--{name}={path}: the workers of {runner} need an absolute path")
   if runner == "DirectRunner" and quiet:

@@ -31,7 +31,7 @@ class BeamPipelinesTest(absltest.TestCase):
 
   def test_a_cluster_needs_absolute_paths(self):
     with self.assertRaisesRegex(errors.I3dError, "^--output=out: the workers of FlinkRunner need an absolute path$"):
-      beam_pipelines.new_pipeline("FlinkRunner", [], paths={"output": "out"})
+      beam_pipelines.new_pipeline("FlinkRunner", [], paths=[("output", "out")])
 
   def test_a_missing_beam_is_named(self):
     with mock.patch.dict(sys.modules, {"apache_beam": None}):

@@ -8,6 +8,8 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf.features import options as options_lib
+from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import zoo
 from i3d_tf.video import clip_options
 
@@ -24,6 +26,9 @@ USAGE = """Measures on this machine, and prints what it measured beside a bound 
   python -m i3d_tf.benchmark train --records=FOLDER
                                          seconds and clips per second of a training on these records, the share of
                                          them that it waits for its input, and its peak memory
+  python -m i3d_tf.benchmark extract --video=FILE
+                                         seconds per second of video of extract_features, beside its stages (decode,
+                                         flow, network) alone; with --lengths its peak memory for longer videos
 
 Figures are medians over --rounds rounds; ratios are taken round by round."""
 
@@ -33,28 +38,37 @@ flags.DEFINE_enum("model", "i3d", list(zoo.MODELS), "network, train: which one."
 flags.DEFINE_integer("frames", None, "network, input, train: frames of the clip. Default: the model's.", lower_bound=1)
 flags.DEFINE_integer("batch", 1, "network, train: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
-    "stream", "rgb", list(clip_options.STREAMS_OF), "network, train: what the model takes; input: any."
+    "stream", "rgb", list(clip_options.STREAMS_OF), "network, train: what the model takes; input, extract: any."
 )
 flags.DEFINE_string("openvino", None, "network: a Python interpreter with OpenVINO, to time the same graph.")
-flags.DEFINE_string("video", None, "flow: the video whose frames are used, at 340x256 pixels.")
+flags.DEFINE_string("video", None, "flow: the video whose frames are used, at 340x256 pixels; extract: the video.")
 flags.DEFINE_list("images", None, "flow: two images to use in place of a video, in their own size.")
 flags.DEFINE_integer("first", 0, "flow: the first frame to use, at 25 per second.", lower_bound=0)
 flags.DEFINE_integer("pairs", 4, "flow: how many pairs of frames.", lower_bound=1)
 flags.DEFINE_string("records", None, "input, train: the folder of records that prepare_dataset made.")
 flags.DEFINE_string("split", "train", "input, train: the split of them.")
 flags.DEFINE_integer(
-    "short_side", None, "input, train: pixels of the shorter side before the crop. Default: the model's.", lower_bound=1
+    "short_side",
+    None,
+    "input, train, extract: pixels of the shorter side before the crop. Default: the model's.",
+    lower_bound=1,
 )
 flags.DEFINE_integer(
-    "crop", None, "network, input, train: height and width of the clip in pixels. Default: the model's.", lower_bound=1
+    "crop",
+    None,
+    "network, input, train, extract: height and width of the clip in pixels. Default: the model's.",
+    lower_bound=1,
 )
 flags.DEFINE_integer("clips", 16, "input: clips in a round.", lower_bound=1)
 flags.DEFINE_boolean("recompute", False, "train: compute activations twice to save memory.")
+flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, list(options_lib.ENDPOINTS), "extract: which features.")
+flags.DEFINE_integer("window", 64, "extract: frames of a window; 0: all of the video.", lower_bound=0)
+flags.DEFINE_list("lengths", [], "extract: seconds of videos, made by repeating --video, whose memory is measured.")
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(arguments: list[str]) -> int:
-  subjects = {"network": _network, "flow": _flow, "input": _input, "train": _train}
+  subjects = {"network": _network, "flow": _flow, "input": _input, "train": _train, "extract": _extract}
   if len(arguments) != 1 or arguments[0] not in subjects:
     given = " ".join(arguments) or "nothing"
     raise errors.I3dError(f"say what to measure: {', '.join(subjects)}; got {given}")
@@ -146,6 +160,25 @@ def _input():
   )
   report = input_benchmark.measure(options)
   print(input_benchmark.describe(report))
+  return report
+
+
+def _extract():
+  if not FLAGS.video:
+    raise errors.I3dError("--video is missing: the video whose features are extracted")
+  try:
+    lengths = tuple(map(float, FLAGS.lengths))
+  except ValueError:
+    raise errors.I3dError(f"--lengths={','.join(FLAGS.lengths)}; it takes numbers of seconds, as 60,1200") from None
+  cli.import_tensorflow()
+  from i3d_tf.benchmarks import extract
+
+  options = extract.Options(
+      rounds=FLAGS.rounds, video=FLAGS.video, streams=clip_options.STREAMS_OF[FLAGS.stream], endpoint=FLAGS.endpoint,
+      window=FLAGS.window, short_side=FLAGS.short_side or 256, crop=FLAGS.crop or 224, lengths=lengths,
+  )  # fmt: skip
+  report = extract.measure(options)
+  print(extract.describe(report))
   return report
 
 

@@ -80,15 +80,35 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertAlmostEqual(report["ratio_to_raw"], report["images_per_second"] / report["raw_images_per_second"])
     self.assertIn("clips/s", done.stdout)
 
+  def test_extract(self):
+    with tempfile.TemporaryDirectory() as folder:
+      testing.write_moving_video(f"{folder}/v.avi", seed=0, num_frames=18)
+      output = pathlib.Path(folder) / "report.json"
+      small = ("--short_side=36", "--crop=32", "--window=9", "--endpoint=Mixed_3c", "--rounds=1", "--lengths=1")
+      done = _run("extract", f"--video={folder}/v.avi", "--stream=joint", *small, f"--json={output}")
+      self.assertEqual(done.returncode, 0, done.stderr)
+      report = json.loads(output.read_text())
+    self.assertEqual((report["frames"], report["video_seconds"], report["streams"]), (18, 0.72, ["rgb", "flow"]))
+    stages = report["stages"]
+    self.assertEqual(list(stages), ["decode", "flow", "network"])
+    self.assertAlmostEqual(report["ratio_to_largest"], report["end_to_end"] / max(stages.values()))
+    self.assertAlmostEqual(report["ratio_to_sum"], report["end_to_end"] / sum(stages.values()))
+    self.assertAlmostEqual(report["ratio_to_flow"], report["end_to_end"] / stages["flow"])
+    self.assertGreater(report["end_to_end"], 0)
+    self.assertGreater(report["peak_bytes"]["1"], 2**28)
+    self.assertIn("of the flow alone", done.stdout)
+
   @parameterized.parameters(
-      (("speed",), "say what to measure: network, flow, input, train; got speed"),
-      ((), "say what to measure: network, flow, input, train; got nothing"),
+      (("speed",), "say what to measure: network, flow, input, train, extract; got speed"),
+      ((), "say what to measure: network, flow, input, train, extract; got nothing"),
       (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
       (("network", "--stream=joint"), "--stream=joint: i3d takes rgb or flow; train its streams apart"),
       (("network", "--crop=112"), "--model=i3d does not take these clips: clip has height 112"),
       (("flow",), "give --video, or two --images"),
       (("input",), "--records is missing: the folder of records that prepare_dataset made"),
       (("input", "--records=/no/folder"), "/no/folder: there is no such file or folder"),
+      (("extract",), "--video is missing: the video whose features are extracted"),
+      (("extract", "--video=v.avi", "--lengths=long"), "--lengths=long; it takes numbers of seconds"),
       (("flow", "--images=a.png"), "--images takes two files, not 1"),
       (("flow", "--images=a.png,b.png"), "a.png and b.png: these are not two images"),
       (("network", "--json=/no/folder/x.json"), "/no/folder/x.json: No such file or directory"),

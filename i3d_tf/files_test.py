@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.error
 
 from absl.testing import absltest
@@ -192,6 +193,28 @@ class NewFolderTest(parameterized.TestCase):
         with files.new_folder(path):
           self.fail("the body must not run")
     self.assertEqual((self.folder / "file").read_bytes(), b"1")
+
+
+class LockedTest(absltest.TestCase):
+
+  def test_others_are_kept_out_or_wait(self):
+    with tempfile.TemporaryDirectory() as folder:
+      entered = []
+
+      def work() -> None:
+        with files.locked(folder, wait=True):
+          entered.append("other")
+
+      other = threading.Thread(target=work)
+      with files.locked(folder):
+        with self.assertRaisesRegex(errors.I3dError, f"{folder}: another process is writing here"):
+          with files.locked(folder):
+            self.fail("the folder is locked")
+        other.start()
+        other.join(0.1)
+        entered.append("this")
+      other.join()
+      self.assertEqual(entered, ["this", "other"])
 
 
 if __name__ == "__main__":

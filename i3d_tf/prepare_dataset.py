@@ -163,7 +163,7 @@ def _beam_pipeline():
   if FLAGS.num_workers is not None:
     raise errors.I3dError(f"--num_workers is for the local runner; {FLAGS.runner} takes a --beam_option for this")
   cli.import_tensorflow()  # here, where it can be kept quiet
-  paths = {name: FLAGS[name].value for name in ("videos", "output")}
+  paths = [(name, FLAGS[name].value) for name in ("videos", "output")]
   return beam_pipelines.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
 
 

@@ -37,5 +37,9 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
 
 def peak_memory_bytes() -> int:
   """The largest resident memory this process has had."""
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return peak if platform.system() == "Darwin" else peak * 1024
+  return max_resident_bytes(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def max_resident_bytes(usage: resource.struct_rusage) -> int:
+  """The largest resident memory of what `usage` is of."""
+  return usage.ru_maxrss if platform.system() == "Darwin" else usage.ru_maxrss * 1024

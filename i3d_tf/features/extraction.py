@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import operator
 
 import numpy as np
 
@@ -111,12 +112,17 @@ class Extractor:
 
   @contextlib.contextmanager
   def extract(
-      self, source: sources_lib.Source, *, on_frames: Callable[[int, int], None] = lambda done, total: None
+      self,
+      source: sources_lib.Source,
+      *,
+      video: sources_lib.Video | None = None,
+      on_frames: Callable[[int, int], None] = lambda done, total: None,
   ) -> Iterator[Features]:
     """Gives the features of a video; their temporary files are removed at the end of the body.
 
     Args:
       source: the video.
+      video: the same, if it has been opened.
       on_frames: called with (frames done, frames in all), the last an estimate, after each pass of the network.
 
     Raises:
@@ -128,7 +134,7 @@ class Extractor:
           for stream in self.networks
       }
       try:
-        video = self.open(source)
+        video = self.open(source) if video is None else video
         fill = self._fill_whole if self.options.window == options_lib.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
       except errors.I3dError as error:
@@ -145,8 +151,9 @@ class Extractor:
     """Fills the arrays window by window, and returns the number of positions."""
     options = self.options
     counter = _Counter()
-    with self._ahead(video, options.num_batch * options.window) as positions:
-      cut = functools.partial(windows.cut, window=options.window, hop=options.step, tail=options.tail)
+    cut = lambda _, frames: windows.cut(frames, window=options.window, hop=options.step, tail=options.tail)
+    # As many positions wait as a pass of the network takes, so that the next one need not wait.
+    with background.ahead(video.positions(), depth=options.num_batch * options.window) as positions:
       clips = _by_stream(counter.count(positions), self.networks, cut)
       while batch := list(itertools.islice(clips, options.num_batch)):
         for stream, network in self.networks.items():
@@ -167,17 +174,16 @@ class Extractor:
     means = {stream: {name: _Mean() for name in options.endpoints} for stream in self.networks}
     counter = _Counter()
     pooling = "space" if options.pooling == "space_time" else options.pooling  # over time it is a mean of the chunks
-    with self._ahead(video, options.chunk) as positions:
-      streams = iter(self.networks)  # `_by_stream` cuts them in this order
 
-      def cut(frames: Iterator[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        network = self.networks[next(streams)]
-        apply = lambda clips: {name: value[0] for name, value in network(clips, pooling=pooling).items()}
-        views = (frame[np.newaxis] for frame in frames)
-        return chunks.extract(
-            apply, views, endpoints=options.endpoints, num_frames=num_positions, chunk=options.chunk
-        )
+    def cut(stream: str, frames: Iterator[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+      network = self.networks[stream]
+      return chunks.extract(
+          lambda clips: {name: value[0] for name, value in network(clips, pooling=pooling).items()},
+          (frame[np.newaxis] for frame in frames),
+          endpoints=options.endpoints, num_frames=num_positions, chunk=options.chunk,
+      )  # fmt: skip
 
+    with background.ahead(video.positions(), depth=options.chunk) as positions:
       for piece in _by_stream(counter.count(positions), self.networks, cut):
         for stream, values in piece.items():
           for name, value in values.items():
@@ -192,12 +198,6 @@ class Extractor:
         for name, mean in by_name.items():
           arrays[stream][name].append(mean.value()[np.newaxis])
     return num_positions
-
-  @contextlib.contextmanager
-  def _ahead(self, video: sources_lib.Video, depth: int) -> Iterator[Iterator[sources_lib.Position]]:
-    """The video's positions, decoded and with their flow solved while the network runs on those before."""
-    with background.ahead(video.positions(), depth=depth) as positions:
-      yield positions
 
 
 class _Counter:
@@ -227,7 +227,9 @@ class _Mean:
 
 
 def _by_stream(
-    positions: Iterator[sources_lib.Position], streams: Iterable[str], cut: Callable[[Iterator[np.ndarray]], Iterator]
+    positions: Iterator[sources_lib.Position],
+    streams: Iterable[str],
+    cut: Callable[[str, Iterator[np.ndarray]], Iterator],
 ) -> Iterator[dict]:
   """Yields by stream what `cut` makes of the stream's frames, together.
 
@@ -235,6 +237,6 @@ def _by_stream(
   """
   streams = tuple(streams)
   copies = itertools.tee(positions, len(streams))
-  frames = [(position[stream] for position in copy) for stream, copy in zip(streams, copies, strict=True)]
-  for pieces in zip(*map(cut, frames), strict=True):
-    yield dict(zip(streams, pieces, strict=True))
+  pieces = [cut(stream, map(operator.itemgetter(stream), copy)) for stream, copy in zip(streams, copies, strict=True)]
+  for together in zip(*pieces, strict=True):
+    yield dict(zip(streams, together, strict=True))

@@ -1,13 +1,12 @@
 """What features are taken of: video files, and the records of `prepare_dataset`, as streams of frames and flow."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
 import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import os
 import pathlib
 
-import cv2
 import numpy as np
 
 from i3d_tf import errors
@@ -176,16 +175,16 @@ def iter_positions(
     return
   with background.ahead(frames, depth=_AHEAD) as decoded:
     waiting = collections.deque()
-    for field in tvl1.iter_flow(_grays(decoded, waiting), threads=threads):
+    for field in tvl1.iter_flow(_kept(decoded, waiting), threads=threads):
       position = {"rgb": waiting.popleft(), "flow": flow_lib.scale(field)}
       yield {stream: position[stream] for stream in streams}
 
 
-def _grays(frames: Iterator[np.ndarray], waiting: collections.deque) -> Iterator[np.ndarray]:
-  """Yields the frames in gray, and keeps them in `waiting`."""
+def _kept(frames: Iterator[np.ndarray], waiting: collections.deque) -> Iterator[np.ndarray]:
+  """Yields the frames, and keeps them in `waiting`."""
   for frame in frames:
     waiting.append(frame)
-    yield cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    yield frame
 
 
 def _without_last(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -221,7 +220,7 @@ def _record_positions(
     yield from iter_positions(frames, streams=streams, pairs=pairs, threads=threads)
     return
   bound = record.flow_bound or flow_lib.BOUND
-  for index, image in enumerate(record.flow_frames):
+  for image in record.flow_frames:
     field = flow_lib.decode(np.ascontiguousarray(_decode_image(image, source)[..., :2]), bound=bound)
     height, width = decode.resize(field[..., 0], short_side).shape
     if (height, width) != field.shape[:2]:

@@ -11,10 +11,6 @@ import itertools
 import os
 import pathlib
 
-# Set before OpenCV loads its back end: FFmpeg's own complaints would stand beside our sentences.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-
 import cv2
 import numpy as np
 

@@ -251,6 +251,7 @@ class RealClipsTest(parameterized.TestCase):
       self.assertEqual(indices, list(range(decoded)))
     got = list(decode.iter_frames(file, short_side=None))
     self.assertLen(got, resampled)
+    self.assertEqual(decode.count_frames(file), resampled)
     for frame, index in zip(got, indices):
       np.testing.assert_array_equal(frame, frames[index])
 

@@ -1,0 +1,183 @@
+"""Seconds per second of video that extraction takes, beside its stages alone; and its memory for longer videos."""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import itertools
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf import provenance
+from i3d_tf.benchmarks import timing
+from i3d_tf.features import extraction
+from i3d_tf.features import options as options_lib
+from i3d_tf.features import sources as sources_lib
+from i3d_tf.video import decode
+from i3d_tf.video import tvl1
+from i3d_tf.weights import saved
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What to measure: features of a `video` by networks with new weights, whose cost is that of trained ones.
+
+  `lengths` are the seconds of the videos, made by repeating this one, whose memory is measured.
+  """
+
+  rounds: int
+  video: str
+  streams: tuple[str, ...] = ("rgb",)
+  endpoint: str = "PooledFeatures"
+  window: int = 64
+  short_side: int = 256
+  crop: int = 224
+  lengths: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What was measured.
+
+  Stages are medians over the rounds, in seconds per second of video, each alone on all cores with what it takes in
+  memory: 'decode', 'flow' if it is taken, and 'network', of all streams. Ratios are taken round by round: of the whole
+  to the largest stage, to the sum of all, and of both streams to the flow alone. Peak bytes are those of a process of
+  its own, by the video's seconds.
+  """
+
+  machine: str
+  tensorflow: str
+  video: str
+  streams: tuple[str, ...]
+  endpoint: str
+  window: int
+  frames: int
+  crop: int
+  video_seconds: float
+  stages: dict[str, float]
+  end_to_end: float
+  ratio_to_largest: float
+  ratio_to_sum: float
+  ratio_to_flow: float | None
+  peak_bytes: dict[str, int]
+
+
+def measure(options: Options) -> Report:
+  """Measures; I3dError if the video cannot be used."""
+  with tempfile.TemporaryDirectory() as folder:
+    checkpoints = {f"{stream}_checkpoint": _make_network(folder, stream, options) for stream in options.streams}
+    extractor = extraction.Extractor(
+        options_lib.Options(
+            streams=options.streams, endpoints=(options.endpoint,), window=options.window, tail="pad",
+            pooling="space", **checkpoints,
+        )  # fmt: skip
+    )
+    source = sources_lib.Source(options.video, "video", options.video)
+    frames = list(decode.iter_frames(options.video, short_side=options.short_side))
+    tasks = _stages(extractor, options, source, frames)
+    seconds = timing.in_turn({**tasks, "end to end": lambda: _run(extractor, source, None)}, options.rounds)
+    peaks = {f"{length:g}": _peak_bytes(folder, checkpoints, options, frames, length) for length in options.lengths}
+  whole, stages = seconds.pop("end to end"), seconds
+  video_seconds = len(frames) / decode.FRAME_RATE
+  largest, total = ([function(each) for each in zip(*stages.values(), strict=True)] for function in (max, sum))
+  return Report(
+      machine=provenance.machine(),
+      tensorflow=tf.__version__,
+      video=options.video,
+      streams=options.streams,
+      endpoint=options.endpoint,
+      window=options.window,
+      frames=len(frames),
+      crop=options.crop,
+      video_seconds=video_seconds,
+      stages={name: statistics.median(each) / video_seconds for name, each in stages.items()},
+      end_to_end=statistics.median(whole) / video_seconds,
+      ratio_to_largest=timing.median_ratio(whole, largest),
+      ratio_to_sum=timing.median_ratio(whole, total),
+      ratio_to_flow=timing.median_ratio(whole, stages["flow"]) if "flow" in stages else None,
+      peak_bytes=peaks,
+  )
+
+
+def describe(report: Report) -> str:
+  """The report as lines of text."""
+  window = "all of the video" if report.window == options_lib.ALL else f"windows of {report.window} frames"
+  lines = [
+      f"machine         {report.machine}; TensorFlow {report.tensorflow}",
+      f"video           {report.video_seconds:.2f} s, {report.frames} frames, of {os.path.basename(report.video)}",
+      f"features        {report.endpoint} of {' and '.join(report.streams)}, {window}, {report.crop}x{report.crop}",
+      *(f"{name:15} {seconds:.3f} s per second of video, alone" for name, seconds in report.stages.items()),
+      f"end to end      {report.end_to_end:.3f} s per second of video: {report.ratio_to_largest:.2f} of the largest "
+      f"stage, {report.ratio_to_sum:.2f} of their sum",
+  ]
+  if report.ratio_to_flow is not None:
+    lines.append(f"                {report.ratio_to_flow:.2f} of the flow alone")
+  lines += [f"peak memory     {peak / 1e6:.0f} MB for {length} s" for length, peak in report.peak_bytes.items()]
+  return "\n".join(lines)
+
+
+def _make_network(folder: str, stream: str, options: Options) -> str:
+  """Writes a network with new weights; returns its place."""
+  info = saved.ModelInfo(stream=stream, num_classes=400, short_side=options.short_side, crop=options.crop)
+  path = os.path.join(folder, stream)
+  os.mkdir(path)
+  saved.save(path, saved.make_model(info), info)
+  return path
+
+
+def _stages(
+    extractor: extraction.Extractor, options: Options, source: sources_lib.Source, frames: Sequence[np.ndarray]
+) -> dict[str, Callable[[], None]]:
+  """Each stage alone."""
+  grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+  stages = {"decode": lambda: _exhaust(decode.iter_frames(options.video, short_side=options.short_side))}
+  if "flow" in options.streams:
+    stages["flow"] = lambda: _exhaust(tvl1.iter_flow(grays))
+  positions = list(
+      sources_lib.iter_positions(iter(frames), streams=options.streams, pairs="flow" in options.streams, threads=None)
+  )
+  video = sources_lib.Video(decode.FRAME_RATE, len(frames), lambda: len(frames), lambda: iter(positions))
+  stages["network"] = lambda: _run(extractor, source, video)
+  return stages
+
+
+def _exhaust(items: Iterator) -> None:
+  for _ in items:
+    pass
+
+
+def _run(extractor: extraction.Extractor, source: sources_lib.Source, video: sources_lib.Video | None) -> None:
+  with extractor.extract(source, video=video):
+    pass
+
+
+def _peak_bytes(
+    folder: str, checkpoints: dict[str, str], options: Options, frames: Sequence[np.ndarray], seconds: float
+) -> int:
+  """The peak memory of a process that extracts features from a video of so many seconds."""
+  path = pathlib.Path(folder) / f"{seconds:g}.mp4"
+  height, width = frames[0].shape[:2]
+  writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), decode.FRAME_RATE, (width, height))
+  for frame in itertools.islice(itertools.cycle(frames), round(seconds * decode.FRAME_RATE)):
+    writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+  writer.release()
+  window = "all" if options.window == options_lib.ALL else str(options.window)
+  command = [
+      sys.executable, "-m", "i3d_tf.extract_features", f"--input={path}", f"--output={folder}/{seconds:g}",
+      f"--streams={','.join(options.streams)}", f"--endpoints={options.endpoint}", f"--window={window}",
+      "--pooling=space", *(f"--{name}={value}" for name, value in checkpoints.items()),
+  ]  # fmt: skip
+  process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+  _, status, usage = os.wait4(process.pid, 0)
+  process.returncode = os.waitstatus_to_exitcode(status)
+  path.unlink()
+  if process.returncode:
+    raise errors.I3dError(f"extract_features failed with status {process.returncode} on a video of {seconds:g} s")
+  return timing.max_resident_bytes(usage)

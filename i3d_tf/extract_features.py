@@ -1,0 +1,219 @@
+"""Extracts features from videos. See `--help`."""
+
+import functools
+import pathlib
+import sys
+
+from absl import flags
+import tqdm
+
+from i3d_tf import beam_pipelines
+from i3d_tf import cli
+from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf import provenance
+from i3d_tf.features import options as options_lib
+from i3d_tf.features import windows
+from i3d_tf.video import clip_options
+
+USAGE = f"""Extracts the features that I3D sees in videos.
+
+  python -m i3d_tf.extract_features --input=videos --output=features --rgb_checkpoint=rgb_scratch
+
+--input takes videos, folders (searched with their sub-folders) and folders of records of prepare_dataset. A video is
+resampled to --fps and cut into windows, each of which is run by itself; --window=all runs all of it, exactly as one
+pass would, in memory that does not grow with its length. Flow is computed from the frames (TV-L1), or comes from the
+record. With flow a video of N frames has N - 1 positions, for RGB, too, if both are taken.
+
+Profiles, that is which files are written, and the flags that they set if these are not given:
+  ours            ID-STREAM-ENDPOINT.npz: features, timestamps and what they are of
+  video_features  STEM_rgb.npy, STEM_flow.npy [N, 1024], STEM_fps.npy, STEM_timestamps_ms.npy
+                  --streams=rgb,flow --window=64 --tail=drop
+  pytorch_i3d     ID.npy [N, 1, 1, 1024]; of two streams rgb/ID.npy, flow/ID.npy     --window=all
+  cmcs            ID-rgb.npz, ID-flow.npz: feature [crops, N, 1024], frame_cnt, video_name
+                  --streams=rgb,flow --window=16 --tail=drop
+  actionformer    ID.npy [N, 2048]: RGB, then flow     --streams=rgb,flow --window=16 --hop=4 --tail=drop
+  rtfm            ID_i3d.npy [N, 10, 1024]             --window=16 --crops=10 --tail=drop
+The layouts are those of the projects of these names, and so are the defaults except for --fps (0: the video's own).
+
+The output holds manifest.jsonl, a line an input: its files with their shapes and checksums, the seconds it took, or why
+it could not be used. Such inputs are named, too, and the exit status is 1. A run can be stopped or killed at any
+moment; started again it goes on with what is left. On several machines, give each --num_shards and its --shard, with
+one --output for all; or --runner for a cluster with Apache Beam (pip install 'i3d_tf[beam]'), whose workers must see
+--input and --output under the same paths.
+
+Endpoints: {", ".join(options_lib.ENDPOINTS)}."""
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("input", [], "Videos, folders of videos, and folders of records, separated by commas.")
+flags.DEFINE_string("output", None, "Folder for the features; made if it is not there.")
+flags.DEFINE_enum("profile", "ours", list(options_lib.PROFILES), "Which files to write; see above.")
+flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
+flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released name, a path, or a run of train.")
+flags.DEFINE_list("streams", None, "rgb, flow or both. Default: rgb, or the profile's.")
+flags.DEFINE_list("endpoints", None, "What to take of the network, separated by commas. Default: PooledFeatures.")
+flags.DEFINE_enum(
+    "pooling",
+    None,
+    list(windows.POOLINGS),
+    "Average nothing, over space, or over space and a window's time. Default: space_time, or the profile's.",
+)
+flags.DEFINE_string(
+    "window", None, "Frames of a window after resampling, or all: the whole video. Default: 64, or the profile's."
+)
+flags.DEFINE_integer("hop", None, "Frames from one window to the next. Default: the window.", lower_bound=1)
+flags.DEFINE_enum(
+    "tail",
+    None,
+    list(windows.TAILS),
+    "Frames at the end that fill no window: leave out, fill up with the last frame, or with the video from its "
+    "beginning. Default: pad, or the profile's.",
+)
+flags.DEFINE_enum(
+    "crops", None, [str(number) for number in options_lib.CROPS],
+    "1: the centre; 5: the corners, too; 10: and their mirror images. Default: 1, or the profile's.",
+)  # fmt: skip
+flags.DEFINE_float("fps", 25.0, "Frames per second to resample videos to; 0: each video's own rate.", lower_bound=0)
+flags.DEFINE_integer("short_side", None, "Pixels of the frames' shorter side. Default: the network's.", lower_bound=16)
+flags.DEFINE_integer("crop", None, "Pixels of the side of the square crop. Default: the network's.", lower_bound=16)
+flags.DEFINE_integer(
+    "batch", None, "Windows that the network takes at once. Default: as many as have 64 frames.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "chunk", 128, "With --window=all: frames from one pass to the next; more are faster and need more memory.",
+    lower_bound=8,
+)  # fmt: skip
+flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
+flags.DEFINE_bool("retry_failures", False, "Try again the inputs that failed in earlier runs.")
+flags.DEFINE_integer("num_shards", 1, "Divide the inputs among so many runs.", lower_bound=1)
+flags.DEFINE_integer("shard", 0, "Which of the shards this run does, counted from 0.", lower_bound=0)
+flags.DEFINE_enum("runner", "local", ["local", *beam_pipelines.RUNNERS], "Where to work: here, or a runner of Beam.")
+flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
+
+
+def main(arguments: list[str]) -> int:
+  del arguments
+  options = _options()
+  cli.import_tensorflow()
+  pipeline = _beam_pipeline()
+  from i3d_tf.features import profiles
+  from i3d_tf.features import results
+  from i3d_tf.features import sources as sources_lib
+
+  sources = sources_lib.list_sources(FLAGS.input)
+  sources_lib.check_ids(sources, lambda source: profiles.output_name(options.profile, source.id))
+  sources = sources[FLAGS.shard :: FLAGS.num_shards]
+  folder = results.Folder(FLAGS.output)
+  with files.locked(_work(folder)):
+    done = folder.entries()
+    tasks = [
+        source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
+    ]
+    _run(tasks, len(sources), options, folder, pipeline)
+    folder.finish()
+    return _report(sources, tasks, folder)
+
+
+def _options() -> options_lib.Options:
+  """The options that the flags give, those not given as the profile has them."""
+  for name in ("input", "output"):
+    if not FLAGS[name].value:
+      raise errors.I3dError(f"--{name} is missing; see --help")
+  if FLAGS.shard >= FLAGS.num_shards:
+    raise errors.I3dError(f"--shard={FLAGS.shard}; shards are counted from 0, and there are {FLAGS.num_shards}")
+  for stream in clip_options.STREAMS:
+    streams = FLAGS.streams or options_lib.PROFILES[FLAGS.profile]["streams"]
+    if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
+      raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={','.join(streams)} has no {stream}")
+  given = {name: FLAGS[name].value for name in ("streams", "endpoints", "pooling", "hop", "tail")}
+  given |= {"window": _window(), "crops": None if FLAGS.crops is None else int(FLAGS.crops)}
+  own = {name: value for name, value in given.items() if value is not None}
+  if FLAGS.hop is None and "window" in own:
+    own["hop"] = None  # the profile's is for its own window
+  return cli.from_flags(options_lib.Options, **{**options_lib.PROFILES[FLAGS.profile], **own})
+
+
+def _window() -> int | None:
+  if FLAGS.window is None:
+    return None
+  if FLAGS.window == "all":
+    return options_lib.ALL
+  if not FLAGS.window.isdecimal() or int(FLAGS.window) < 1:
+    raise errors.I3dError(f"--window={FLAGS.window}; it is a number of frames, or all")
+  return int(FLAGS.window)
+
+
+def _beam_pipeline():
+  """The pipeline for a runner of Beam; None for the local one."""
+  if FLAGS.runner == "local":
+    if FLAGS.beam_option:
+      raise errors.I3dError("--beam_option is for a runner of Beam; name one with --runner")
+    return None
+  paths = [("output", FLAGS.output), *(("input", path) for path in FLAGS.input)]
+  return beam_pipelines.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
+
+
+def _run(tasks: list, num_sources: int, options: options_lib.Options, folder, pipeline) -> None:
+  """Does what is left to do."""
+  from i3d_tf.features import extraction
+  from i3d_tf.features import runs
+
+  extractor = extraction.Extractor(options)
+  folder.prepare(extractor.meaning, provenance.collect())
+  if not tasks:
+    return
+  if pipeline is not None:
+    _run_beam(pipeline, tasks, options, folder)
+    return
+  with tqdm.tqdm(total=num_sources, initial=num_sources - len(tasks), unit="video", disable=None) as bar:
+    for source in tasks:
+      with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
+        entry = runs.extract(source, extractor, folder, on_frames=functools.partial(_show, current))
+      if "error" in entry:
+        tqdm.tqdm.write(f"{cli.program()}: error: {entry['error']}", file=sys.stderr)
+      bar.update()
+
+
+def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
+  bar.total = max(done, total)
+  bar.update(done - bar.n)
+
+
+def _run_beam(pipeline, tasks: list, options: options_lib.Options, folder) -> None:
+  import apache_beam as beam
+
+  from i3d_tf.features import runs
+
+  function = functools.partial(runs.extract_in_worker, options=options, output=FLAGS.output)
+  listing = _work(folder) / "tasks.pickle"
+  _ = beam_pipelines.spread(pipeline, listing, tasks) | "Extract" >> beam.Map(function)
+  beam_pipelines.wait(pipeline)
+  listing.unlink()
+  entries = folder.entries()
+  beam_pipelines.check_done(sum(source.name not in entries for source in tasks), len(tasks), "videos", folder.path)
+
+
+def _work(folder) -> pathlib.Path:
+  """The folder that belongs to this shard while it is worked on."""
+  return folder.work / f"shard-{FLAGS.shard:05}-of-{FLAGS.num_shards:05}"
+
+
+def _report(sources: list, tasks: list, folder) -> int:
+  entries = folder.entries()
+  failed = [source for source in sources if "error" in entries[source.name]]
+  before = set(source.name for source in failed) - set(source.name for source in tasks)
+  print(f"{len(sources) - len(failed)} of {len(sources)} videos have features in {folder.path}, {len(failed)} failed")
+  if before:
+    print(f"{len(before)} failed in earlier runs; --retry_failures tries them again, {folder.manifest} says why")
+  elif failed:
+    print(f"why they failed: {folder.manifest}")
+  return int(bool(failed))
+
+
+def run() -> None:
+  """The console script."""
+  cli.run(main, usage=USAGE)
+
+
+if __name__ == "__main__":
+  run()

@@ -1,0 +1,221 @@
+"""Features of whole videos against the network itself, applied to the frames that the windows are of."""
+
+import functools
+import pathlib
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i3d_tf import endpoints as endpoints_lib
+from i3d_tf import errors
+from i3d_tf import testing
+from i3d_tf.features import extraction
+from i3d_tf.features import networks
+from i3d_tf.features import options as options_lib
+from i3d_tf.features import sources as sources_lib
+from i3d_tf.features import windows
+from i3d_tf.video import decode
+from i3d_tf.video import flow as flow_lib
+from i3d_tf.video import tvl1
+
+_FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
+_CROP = 32
+_NETWORK = dict(average_space=True, short_side=36, crop=_CROP)
+
+
+@functools.cache
+def _checkpoint(stream):
+  path = pathlib.Path(_FOLDER.name) / stream
+  testing.write_network(path, stream=stream, **_NETWORK)
+  return str(path)
+
+
+@functools.cache
+def _video(num_frames):
+  path = pathlib.Path(_FOLDER.name) / f"{num_frames}.avi"
+  testing.write_moving_video(path, seed=num_frames, num_frames=num_frames)
+  return sources_lib.Source(str(path), path.stem, str(path))
+
+
+@functools.cache
+def _inputs(stream, num_frames, pairs=False):
+  """The network's input, whole frames `[T, H, W, C]` in [-1, 1]."""
+  frames = decode.read_video(_video(num_frames).path, short_side=36)
+  if stream == "flow":
+    return flow_lib.scale(tvl1.tvl1_flow(frames))
+  return (2 * frames[: len(frames) - pairs].astype(np.float32) / 255 - 1).astype(np.float32)
+
+
+@functools.cache
+def _network(stream, endpoints):
+  return endpoints_lib.I3dFeatures(_checkpoint(stream), endpoints)
+
+
+def _expected(stream, clips, endpoint):
+  """The endpoint of the centre crop of clips `[B, T, H, W, C]`."""
+  top, left = ((side - _CROP) // 2 for side in clips.shape[2:4])
+  view = clips[:, :, top : top + _CROP, left : left + _CROP]
+  return _network(stream, (endpoint,))(np.ascontiguousarray(view))[endpoint].numpy()
+
+
+def _options(**changes):
+  given = {f"{stream}_checkpoint": _checkpoint(stream) for stream in ("rgb", "flow")}
+  return options_lib.Options(**{"window": 16, "hop": 8, "threads": 1, **given, **changes})
+
+
+@functools.cache
+def _extractor(options):
+  return extraction.Extractor(options)
+
+
+def _extract(num_frames, **changes):
+  """The features, and the arrays by (stream, endpoint)."""
+  with _extractor(_options(**changes)).extract(_video(num_frames)) as features:
+    arrays = {(s, e): array.load() for s, by_endpoint in features.arrays.items() for e, array in by_endpoint.items()}
+    return features, arrays
+
+
+class WindowsTest(parameterized.TestCase):
+
+  @parameterized.parameters(("drop", 1), ("pad", 3), ("loop", 2))
+  def test_windows_are_the_networks_of_their_frames(self, tail, batch):
+    features, arrays = _extract(45, tail=tail, batch=batch)
+    indices = windows.indices(45, window=16, hop=8, tail=tail)
+    expected = _expected("rgb", _inputs("rgb", 45)[indices], "PooledFeatures").mean(axis=1)
+    self.assertEqual(features.num_positions, 45)
+    self.assertLen(indices, {"drop": 4, "pad": 5, "loop": 5}[tail])
+    np.testing.assert_allclose(arrays["rgb", "PooledFeatures"][:, 0], expected, atol=1e-5)
+    # One in another's place would be seen.
+    self.assertGreater(np.abs(np.diff(expected, axis=0)).max(axis=1).min(), 1e-3)
+    np.testing.assert_allclose(features.timestamps("PooledFeatures"), (8 * np.arange(len(indices)) + 7.5) / 25)
+
+  @parameterized.parameters(*windows.POOLINGS)
+  def test_poolings_of_several_endpoints(self, pooling):
+    names = ("Mixed_3c", "StepLogits", "Logits")
+    features, arrays = _extract(33, endpoints=names, pooling=pooling, hop=16, tail="drop")
+    clips = _inputs("rgb", 33)[windows.indices(33, window=16, hop=16, tail="drop")]
+    for name in names:
+      expected = windows.pool(_expected("rgb", clips, name), pooling)
+      np.testing.assert_allclose(arrays["rgb", name][:, 0], expected, atol=1e-5)
+    # Of Mixed_3c a step every 2 frames, the middle one's first frame half a stride after the first's padding.
+    times = features.timestamps("Mixed_3c")
+    self.assertEqual(times.shape, {"space_time": (2,)}.get(pooling, (2, 8)))
+    if pooling != "space_time":
+      np.testing.assert_allclose(np.diff(times, axis=1), 2 / 25)
+      np.testing.assert_allclose(np.diff(times, axis=0), 16 / 25)
+
+  def test_both_streams_have_as_many_positions_as_flows(self):
+    features, arrays = _extract(34, streams=("rgb", "flow"), tail="drop")
+    indices = windows.indices(33, window=16, hop=8, tail="drop")
+    self.assertEqual(features.num_positions, 33)
+    for stream in ("rgb", "flow"):
+      expected = _expected(stream, _inputs(stream, 34, pairs=True)[indices], "PooledFeatures").mean(axis=1)
+      np.testing.assert_allclose(arrays[stream, "PooledFeatures"][:, 0], expected, atol=1e-5)
+
+  def test_crops(self):
+    for stream in ("rgb", "flow"):
+      _, arrays = _extract(17, streams=(stream,), crops=10, tail="drop")
+      clips = _inputs(stream, 17)[np.newaxis, :16]
+      mirrored = clips[..., ::-1, :] * (np.float32([-1, 1]) if stream == "flow" else 1)
+      height, width = clips.shape[2:4]
+      corners = ((0, 0), (0, width - _CROP), (height - _CROP, 0), (height - _CROP, width - _CROP))
+      places = (*corners, ((height - _CROP) // 2, (width - _CROP) // 2))
+      for number, (top, left) in enumerate(places):
+        for crop, whole, first in ((number, clips, left), (number + 5, mirrored, width - _CROP - left)):
+          view = whole[:, :, top : top + _CROP, first : first + _CROP]
+          expected = _network(stream, ("PooledFeatures",))(np.ascontiguousarray(view))["PooledFeatures"].numpy()
+          np.testing.assert_allclose(arrays[stream, "PooledFeatures"][0, crop], expected.mean(axis=1)[0], atol=1e-5)
+
+  def test_five_crops_are_the_first_of_ten(self):
+    found = [_extract(17, streams=("rgb",), crops=crops, tail="drop")[1] for crops in (5, 10)]
+    five, ten = (arrays["rgb", "PooledFeatures"] for arrays in found)
+    self.assertEqual((five.shape[1], ten.shape[1]), (5, 10))
+    np.testing.assert_array_equal(five, ten[:, :5])
+
+  def test_a_video_shorter_than_a_window(self):
+    with self.assertRaisesRegex(errors.VideoError, "12.avi: the video has 12 frames, fewer than a window of 16; tail="):
+      _extract(12, tail="drop", batch=1)
+    with self.assertRaisesRegex(errors.VideoError, "the video has 11 frames with flow, fewer"):
+      _extract(12, tail="drop", streams=("flow",), crops=10)
+    _, arrays = _extract(12, tail="loop", batch=2)
+    clips = _inputs("rgb", 12)[np.newaxis, np.arange(16) % 12]
+    np.testing.assert_allclose(
+        arrays["rgb", "PooledFeatures"][0, 0], _expected("rgb", clips, "PooledFeatures")[0, 0], atol=1e-5
+    )
+
+  def test_progress_ends_at_the_end(self):
+    seen = []
+    with _extractor(_options(tail="loop", batch=2)).extract(_video(45), on_frames=lambda *values: seen.append(values)):
+      self.assertEqual(seen, [(24, 45), (40, 45), (45, 45)])
+
+
+class WholeTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ("Mixed_3c", "none"), ("Mixed_5c", "none"), ("Mixed_5c", "space"), ("Mixed_5c", "space_time"),
+      ("StepLogits", "none"),
+  )  # fmt: skip
+  def test_chunks_are_the_single_pass(self, endpoint, pooling):
+    expected = _expected("rgb", _inputs("rgb", 150)[np.newaxis], endpoint)[0]
+    features, arrays = _extract(150, endpoints=(endpoint,), pooling=pooling, window=0, hop=None, chunk=24)
+    value = windows.pool(expected[np.newaxis], pooling)
+    value = value if pooling == "space_time" else value[0]
+    np.testing.assert_allclose(arrays["rgb", endpoint][:, 0], value, atol=1e-5)
+    self.assertLen(features.timestamps(endpoint), len(value))
+    self.assertGreater(np.abs(np.diff(expected.reshape(len(expected), -1), axis=0)).max(axis=1).min(), 1e-4)
+
+  def test_several_streams_endpoints_and_crops_together(self):
+    names = ("Mixed_4b", "PooledFeatures")
+    _, arrays = _extract(
+        101, streams=("rgb", "flow"), endpoints=names, pooling="space", window=0, hop=None, chunk=40, crops=10
+    )
+    for stream in ("rgb", "flow"):
+      for name in names:
+        expected = windows.pool(_expected(stream, _inputs(stream, 101, pairs=True)[np.newaxis], name), "space")[0]
+        np.testing.assert_allclose(arrays[stream, name][:, 4], expected, atol=1e-5)
+        self.assertGreater(np.abs(arrays[stream, name][:, 9] - expected).max(), 1e-3)
+
+  def test_the_time_of_a_step_is_the_middle_of_what_it_sees(self):
+    features, _ = _extract(64, endpoints=("Mixed_5c", "Conv3d_1a_7x7"), pooling="space", window=0, hop=None)
+    # By hand, see chunks_test: the first step of Mixed_5c sees frames -44 to 54, that of the convolution -2 to 4.
+    np.testing.assert_allclose(features.timestamps("Mixed_5c"), (5 + 8 * np.arange(8)) / 25)
+    np.testing.assert_allclose(features.timestamps("Conv3d_1a_7x7"), (1 + 2 * np.arange(32)) / 25)
+
+  def test_too_short_and_changing_videos_are_named(self):
+    with self.assertRaisesRegex(errors.VideoError, "8.avi: the video has 8 frames, too few for PooledFeatures"):
+      _extract(8, pooling="space", window=0, hop=None)
+    with mock.patch.object(decode, "count_frames", lambda *_, **__: 46):
+      with self.assertRaisesRegex(errors.VideoError, "45.avi: the video ended after 45 of 46 frames"):
+        _extract(45, pooling="space", window=0, hop=None)
+
+
+class ExtractorTest(absltest.TestCase):
+
+  def test_what_does_not_go_together(self):
+    for changes, message in (
+        (dict(rgb_checkpoint=_checkpoint("flow")), "takes clips of the stream flow; give it as --flow_checkpoint"),
+        (dict(crop=40), "crop is 40 pixels; it must be at most short_side, which is 36"),
+    ):
+      with self.assertRaisesRegex(errors.I3dError, message):
+        extraction.Extractor(_options(**changes))
+
+  def test_features_that_are_not_finite_are_an_error(self):
+    network = networks.StreamNetwork("rgb", _options())
+    network._apply = lambda clips: {"PooledFeatures": mock.Mock(numpy=lambda: np.full([1, 1, 2], np.nan))}
+    with self.assertRaisesRegex(errors.I3dError, "PooledFeatures of .* is not finite"):
+      network(np.zeros([1, 16, 36, 48, 3], np.uint8))
+
+  def test_other_weights_have_another_meaning(self):
+    meaning = _extractor(_options()).meaning
+    self.assertEqual((meaning["short_side"], meaning["crop"]), (36, {"rgb": 32}))
+    path = pathlib.Path(_FOLDER.name) / "other"
+    testing.write_network(path, dataset="other", **_NETWORK)
+    self.assertEqual(extraction.Extractor(_options(rgb_checkpoint=str(path))).meaning, meaning)
+    self.assertNotEqual(extraction.Extractor(_options(endpoints=("Mixed_3c",))).meaning["weights"], meaning["weights"])
+
+
+if __name__ == "__main__":
+  absltest.main()

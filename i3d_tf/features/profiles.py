@@ -1,0 +1,172 @@
+"""The files that other projects' code reads: for each output profile a pure function from features to files' contents.
+
+Their options, window lengths among them, are in `options.PROFILES`. Values are those of our networks, frames and TV-L1
+flow: of the other projects it is the layout, not the numbers.
+"""
+
+from collections.abc import Callable, Mapping
+import importlib.metadata
+import json
+import platform
+import types
+from typing import Any
+
+import numpy as np
+
+import i3d_tf
+from i3d_tf import errors
+from i3d_tf.features import array_file
+from i3d_tf.features import extraction
+
+# Contents by the file's path below the output folder: an array of a .npy, or arrays by key of an .npz.
+Content = np.ndarray | Mapping[str, Any]
+Files = dict[str, Content]
+
+# Which of our ten crops are top left and right, centre, bottom left and right of the image, then of its mirror image
+# (AadSah/pytorch-i3d-feature-extraction:extract_features.py, which writes CMCS's files). The mirrored image's top left
+# is the mirror image of our top right. Of five, the first five.
+_MIRRORED_CROPS = (0, 1, 4, 2, 3, 6, 5, 9, 8, 7)
+
+
+def ours(features: extraction.Features) -> Files:
+  """A file for each stream and endpoint, with what it is: `features` `[N, ...]`, or of several crops `[N, crops, ...]`.
+
+  Beside them `timestamps` in seconds, see `Features.timestamps`; `fps`; `num_frames`, positions seen; `stream`,
+  `endpoint`, `pooling`, `window` (0: all), `hop`, `tail`, `crops`; `checkpoint`, `weights`; and `versions` as JSON.
+  """
+  options = features.options
+  found = {}
+  for stream, by_endpoint in features.arrays.items():
+    for endpoint, array in by_endpoint.items():
+      shape = array.shape if options.crops > 1 else (array.shape[0], *array.shape[2:])
+      found[f"{features.source.id}-{stream}-{endpoint}.npz"] = {
+          "features": Reshaped(array, shape),
+          "timestamps": features.timestamps(endpoint),
+          "fps": np.float64(features.fps),
+          "num_frames": np.int64(features.num_positions),
+          "stream": np.array(stream),
+          "endpoint": np.array(endpoint),
+          "pooling": np.array(options.pooling),
+          "window": np.int64(options.window),
+          "hop": np.int64(options.step),
+          "tail": np.array(options.tail),
+          "crops": np.int64(options.crops),
+          "checkpoint": np.array(features.checkpoints[stream]),
+          "weights": np.array(features.weights[stream]),
+          "versions": np.array(json.dumps(versions())),
+      }
+  return found
+
+
+def video_features(features: extraction.Features) -> Files:
+  """STEM_rgb.npy and STEM_flow.npy `[N, 1024]`, STEM_fps.npy, a scalar, and STEM_timestamps_ms.npy `[N]`; all float64.
+
+  A window needs one frame more than it has flows, for RGB alone, too, and its time is that of this last frame; without
+  a whole window there are empty arrays `[0]` (v-iashin/video_features:models/i3d/extract_i3d.py; names of make_path in
+  utils/utils.py; the lists of Python floats that it collects become float64).
+  """
+  stem = _stem(features)
+  found = {}
+  for stream in features.arrays:
+    vectors = _vectors(features, stream)
+    found[f"{stem}_{stream}.npy"] = vectors[:, 0].astype(np.float64) if len(vectors) else np.empty(0)
+  found[f"{stem}_fps.npy"] = np.array(features.fps, np.float64)
+  found[f"{stem}_timestamps_ms.npy"] = features.window_ends() / features.fps * 1000
+  return found
+
+
+def pytorch_i3d(features: extraction.Features) -> Files:
+  """ID.npy float32 `[N, 1, 1, 1024]`, all steps of one pass; of two streams in folders rgb/ and flow/.
+
+  (piergiaj/pytorch-i3d:extract_features.py, which saves one stream in the folder that it is given. There videos of more
+  than 1600 frames are cut into overlapping pieces whose border steps are wrong, so that it has other counts for them.)
+  """
+  found = {}
+  for stream in features.arrays:
+    folder = f"{stream}/" if len(features.arrays) > 1 else ""
+    found[f"{folder}{_stem(features)}.npy"] = _vectors(features, stream)[:, :, np.newaxis]
+  return found
+
+
+def cmcs(features: extraction.Features) -> Files:
+  """ID-rgb.npz and ID-flow.npz: `feature` float32 `[crops, N, 1024]`, `frame_cnt`, `video_name`.
+
+  frame_cnt is the number of positions, the same for both streams, as their reader wants it
+  (Finspire13/CMCS-Temporal-Action-Localization:utils.py, __load_features; AadSah/pytorch-i3d-feature-extraction:
+  extract_features.py).
+  """
+  return {
+      f"{_stem(features)}-{stream}.npz": {
+          "feature": np.swapaxes(_vectors(features, stream), 0, 1),
+          "frame_cnt": np.int64(features.num_positions),
+          "video_name": np.array(_stem(features)),
+      }
+      for stream in features.arrays
+  }
+
+
+def actionformer(features: extraction.Features) -> Files:
+  """ID.npy float32 `[N, 2048]`: RGB, then flow; of one stream its 1024.
+
+  (happyharrycn/actionformer_release:libs/datasets/thumos14.py; their order and RGB alone: issue 60 there.)
+  """
+  return {f"{_stem(features)}.npy": _concatenated(features)[:, 0]}
+
+
+def rtfm(features: extraction.Features) -> Files:
+  """ID_i3d.npy float32 `[N, 10, 1024]`, of two streams `[N, 10, 2048]`, RGB, then flow.
+
+  (tianyu0207/RTFM:dataset.py, list/ucf-i3d.list; their own 2048 values are of a ResNet-50.)
+  """
+  return {f"{_stem(features)}_i3d.npy": _concatenated(features)}
+
+
+LAYOUTS: Mapping[str, Callable[[extraction.Features], Files]] = types.MappingProxyType({
+    "ours": ours,
+    "video_features": video_features,
+    "pytorch_i3d": pytorch_i3d,
+    "cmcs": cmcs,
+    "actionformer": actionformer,
+    "rtfm": rtfm,
+})  # fmt: skip
+
+
+def output_name(profile: str, source_id: str) -> str:
+  """What tells a video's files from another's: its id, or for the other projects, which have one folder, its end."""
+  return source_id if profile == "ours" else source_id.rpartition("/")[2]
+
+
+def versions() -> dict[str, str]:
+  """What the features were computed with."""
+  packages = {name: importlib.metadata.version(name) for name in ("tensorflow", "numpy")}
+  return {"i3d_tf": i3d_tf.__version__, "python": platform.python_version(), **packages}
+
+
+class Reshaped:
+  """An array file of another shape with as many values."""
+
+  def __init__(self, array: array_file.ArrayFile, shape: tuple[int, ...]):
+    self._array, self.shape = array, shape
+
+  def write_npy(self, file) -> None:
+    """Writes it in NumPy's .npy format."""
+    self._array.write_npy(file, self.shape)
+
+
+def _stem(features: extraction.Features) -> str:
+  return output_name(features.options.profile, features.source.id)
+
+
+def _vectors(features: extraction.Features, stream: str) -> np.ndarray:
+  """`[N, crops, channels]` of the one endpoint, crops in the other projects' order."""
+  (array,) = features.arrays[stream].values()
+  values = array.load()
+  if values.ndim == 1:  # there is no window
+    return values
+  if values.ndim != 3:
+    raise errors.I3dError(f"features of shape {values.shape[2:]} are no vectors")
+  return values[:, list(_MIRRORED_CROPS[: values.shape[1]])] if values.shape[1] > 1 else values
+
+
+def _concatenated(features: extraction.Features) -> np.ndarray:
+  return np.concatenate([_vectors(features, stream) for stream in features.arrays], axis=2)

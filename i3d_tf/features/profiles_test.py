@@ -1,0 +1,166 @@
+"""The files of each profile, read as the code of its users reads them, for videos of several lengths."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from i3d_tf.features import array_file
+from i3d_tf.features import chunks
+from i3d_tf.features import extraction
+from i3d_tf.features import options as options_lib
+from i3d_tf.features import profiles
+from i3d_tf.features import results
+from i3d_tf.features import sources as sources_lib
+from i3d_tf.features import windows
+
+
+class ProfilesTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = pathlib.Path(folder.name)
+    self.stack = self.enter_context(contextlib.ExitStack())
+
+  def _write(self, profile, num_positions, *, video="some/v_1", fps=25.0, **changes):
+    """Writes the files of made features, whose value tells stream, window and crop: 1000, 10 and 1 times their numbers.
+
+    Returns:
+      The features.
+    """
+    given = {**options_lib.PROFILES[profile], **changes}
+    options = options_lib.Options(profile=profile, **given)
+    if options.window == options_lib.ALL:
+      count = chunks.num_steps("PooledFeatures", num_positions)
+    else:
+      count = len(windows.indices(num_positions, window=options.window, hop=options.step, tail=options.tail))
+    arrays = {}
+    for number, stream in enumerate(options.streams):
+      array = self.stack.enter_context(array_file.ArrayFile())
+      values = 1000 * number + 10 * np.arange(count)[:, np.newaxis] + np.arange(options.crops)
+      if count:
+        array.append(np.repeat(values[..., np.newaxis], 1024, axis=2).astype(np.float32))
+      arrays[stream] = {"PooledFeatures": array}
+    source = sources_lib.Source(f"/videos/{video}.mp4", video, f"/videos/{video}.mp4")
+    names = {stream: f"{stream}_imagenet" for stream in options.streams}
+    features = extraction.Features(source, options, fps, num_positions, arrays, names, names)
+    contents = profiles.LAYOUTS[profile](features)
+    self.outputs = results.Folder(self.folder).write(contents)
+    self.assertCountEqual(
+        [output["path"] for output in self.outputs],
+        [os.path.relpath(file, self.folder) for file in self.folder.rglob("*") if file.is_file()],
+    )
+    return features
+
+  def test_ours(self):
+    self._write("ours", 150, streams=("rgb", "flow"), hop=50)
+    for number, stream in enumerate(("rgb", "flow")):
+      with np.load(self.folder / f"some/v_1-{stream}-PooledFeatures.npz", allow_pickle=False) as file:
+        self.assertEqual((file["features"].shape, file["features"].dtype), ((3, 1024), np.float32))
+        np.testing.assert_array_equal(file["features"][:, 7], 1000 * number + np.array([0, 10, 20]))
+        np.testing.assert_allclose(file["timestamps"], (np.array([0, 50, 100]) + 31.5) / 25)
+        self.assertEqual((float(file["fps"]), int(file["num_frames"])), (25.0, 150))
+        self.assertEqual((str(file["endpoint"]), str(file["stream"])), ("PooledFeatures", stream))
+        self.assertEqual((str(file["checkpoint"]), str(file["tail"])), (f"{stream}_imagenet", "pad"))
+        self.assertIn("tensorflow", json.loads(str(file["versions"])))
+
+  def test_ours_keeps_crops_apart_if_there_are_several(self):
+    self._write("ours", 128, crops=5)
+    with np.load(self.folder / "some/v_1-rgb-PooledFeatures.npz") as file:
+      np.testing.assert_array_equal(file["features"][..., 0], [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]])
+
+  # Of F frames there are F - 1 positions; a stack of 64 needs 65 frames, and the next one begins 64 on.
+  @parameterized.parameters((64, 0), (65, 1), (128, 1), (129, 2), (194, 3), (1000, 15))
+  def test_video_features(self, num_frames, count):
+    self.assertEqual(sum(start + 65 <= num_frames for start in range(0, num_frames, 64)), count)
+    self._write("video_features", num_frames - 1, fps=29.97)
+    loaded = {key: np.load(self.folder / f"v_1_{key}.npy") for key in ("rgb", "flow", "fps", "timestamps_ms")}
+    for number, stream in enumerate(("rgb", "flow")):
+      self.assertEqual(loaded[stream].dtype, np.float64)
+      self.assertEqual(loaded[stream].shape, (count, 1024) if count else (0,))
+      np.testing.assert_array_equal(loaded[stream][..., :1].ravel(), 1000 * number + 10 * np.arange(count))
+    self.assertEqual((loaded["fps"].shape, float(loaded["fps"])), ((), 29.97))
+    self.assertEqual(loaded["timestamps_ms"].dtype, np.float64)
+    np.testing.assert_allclose(loaded["timestamps_ms"], 64 * (1 + np.arange(count)) / 29.97 * 1000)
+
+  def test_video_features_with_another_step(self):
+    self._write("video_features", 99, streams=("rgb",), window=24, hop=10)
+    self.assertEqual(np.load(self.folder / "v_1_rgb.npy").shape, (8, 1024))
+    np.testing.assert_allclose(np.load(self.folder / "v_1_timestamps_ms.npy")[:2], [24 * 40, 34 * 40])
+
+  @parameterized.parameters((9, 1), (16, 1), (17, 2), (64, 7), (79, 9), (250, 31))
+  def test_pytorch_i3d(self, num_frames, count):
+    self._write("pytorch_i3d", num_frames)
+    feat = np.load(os.path.join(self.folder, "v_1.npy"))
+    self.assertEqual((feat.shape, feat.dtype), ((count, 1, 1, 1024), np.float32))
+    np.testing.assert_array_equal(feat[:, 0, 0, 3], 10 * np.arange(count))
+
+  def test_pytorch_i3d_of_two_streams_is_a_folder_for_each(self):
+    self._write("pytorch_i3d", 64, streams=("rgb", "flow"))
+    self.assertEqual(np.load(self.folder / "flow" / "v_1.npy")[2, 0, 0, 0], 1020)
+    self.assertEqual(np.load(self.folder / "rgb" / "v_1.npy")[2, 0, 0, 0], 20)
+
+  # `range(clipped_length // frequency + 1)` chunks of 16, with clipped_length = frame_cnt - 16.
+  @parameterized.parameters((17, 4, 1), (20, 4, 2), (111, 4, 24), (31, 16, 1), (32, 16, 2), (250, 16, 15))
+  def test_cmcs(self, num_frames, hop, count):
+    self.assertEqual((num_frames - 16) // hop + 1, count)
+    self._write("cmcs", num_frames, hop=hop)
+    lengths = set()
+    for number, stream in enumerate(("rgb", "flow")):
+      feature_data = np.load(os.path.join(self.folder, f"v_1-{stream}.npz"))
+      frame_cnt = feature_data["frame_cnt"].item()
+      feature = feature_data["feature"]
+      self.assertEqual((frame_cnt, feature_data["video_name"].item()), (num_frames, "v_1"))
+      self.assertEqual((feature.shape, feature.dtype), ((1, count, 1024), np.float32))
+      np.testing.assert_array_equal(feature[0, :, 5], 1000 * number + 10 * np.arange(count))
+      lengths.add((frame_cnt, feature.shape[1]))
+    self.assertLen(lengths, 1)
+
+  def test_cmcs_of_ten_crops_has_the_order_of_its_extractor(self):
+    self._write("cmcs", 40, crops=10, streams=("rgb",))
+    feature = np.load(self.folder / "v_1-rgb.npz")["feature"]
+    self.assertEqual(feature.shape, (10, 2, 1024))
+    # Ours: corners top left and right, bottom left and right, centre; their mirror images from 5 on. The mirrored
+    # image's top left corner shows our top right one.
+    np.testing.assert_array_equal(feature[:, 0, 0], [0, 1, 4, 2, 3, 6, 5, 9, 8, 7])
+
+  @parameterized.parameters((16, 1), (19, 1), (20, 2), (500, 122))
+  def test_actionformer(self, num_frames, count):
+    self._write("actionformer", num_frames)
+    feats = np.load(os.path.join(self.folder, "v_1" + ".npy")).astype(np.float32)
+    self.assertEqual(feats.shape, (count, 2048))
+    np.testing.assert_array_equal(feats[:, 1023], 10 * np.arange(count))
+    np.testing.assert_array_equal(feats[:, 1024], 1000 + 10 * np.arange(count))
+    self.assertEqual(np.ascontiguousarray(feats.transpose()).shape, (2048, count))
+
+  @parameterized.parameters((("rgb",), 1024), (("rgb", "flow"), 2048))
+  def test_rtfm(self, streams, size):
+    self._write("rtfm", 50, streams=streams)
+    features = np.array(np.load(self.folder / "v_1_i3d.npy", allow_pickle=True), dtype=np.float32)
+    self.assertEqual(features.shape, (3, 10, size))
+    features = features.transpose(1, 0, 2)
+    np.testing.assert_array_equal(features[:, 2, 0], 20 + np.array([0, 1, 4, 2, 3, 6, 5, 9, 8, 7]))
+
+  def test_the_same_features_are_the_same_bytes(self):
+    digests = []
+    for _ in range(2):
+      self._write("ours", 70)
+      digests.append([output["sha256"] for output in self.outputs])
+      self.assertEqual([output["shape"] for output in self.outputs], [[2, 1024]])
+      (self.folder / self.outputs[0]["path"]).unlink()
+    self.assertEqual(*digests)
+
+  def test_outputs_have_the_shapes_of_the_files(self):
+    self._write("cmcs", 40)
+    self.assertEqual([output["shape"] for output in self.outputs], [[1, 2, 1024]] * 2)
+
+
+if __name__ == "__main__":
+  absltest.main()
