@@ -31,7 +31,7 @@ def convert(
   own = {name: array for name, array in arrays.items() if not name.endswith(_COUNTER)}
   wanted = set(names.values())
   bundle.raise_for({"missing": sorted(wanted - set(own)), "unmatched": sorted(set(own) - wanted)}, what)
-  values = {name: _ours(own[theirs]) for name, theirs in names.items()}
+  values = {name: _ours(own[theirs], shapes[name]) for name, theirs in names.items()}
   misshapen = [
       f"{names[name]} {value.dtype} {own[names[name]].shape} for {shapes[name]}"
       for name, value in values.items()
@@ -41,5 +41,15 @@ def convert(
   return values
 
 
-def _ours(array: np.ndarray) -> np.ndarray:
-  return array.transpose(_FROM_TORCH) if array.ndim == len(_FROM_TORCH) else array
+def _ours(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """The array in the form of `shape`, if it can be brought to it.
+
+  A fully connected layer, `[out, in]`, is a kernel of 1x1x1 for us, and a channel-wise kernel `[C, 1, kt, kh, kw]` is
+  `[kt, kh, kw, C]`.
+  """
+  if array.ndim == 2 and len(shape) == len(_FROM_TORCH):
+    array = array[..., np.newaxis, np.newaxis, np.newaxis]
+  if array.ndim != len(_FROM_TORCH):
+    return array
+  kernel = array.transpose(_FROM_TORCH)
+  return np.squeeze(kernel, 3) if len(shape) == 4 and kernel.shape[3] == 1 else kernel
