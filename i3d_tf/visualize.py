@@ -112,7 +112,7 @@ def _open(path: str):
   return encode.writing(path, fps=decode.FRAME_RATE)
 
 
-def _progress(things, name: str, total: int | None):
+def _progress(things, name: str, total: int):
   return tqdm.tqdm(things, desc=name, total=total, unit="frame", disable=None)
 
 
@@ -132,7 +132,7 @@ def _video(names: list[str], opened: dict) -> None:
   from i3d_tf.evaluation import classification
   from i3d_tf.visualization import annotate
 
-  networks = [annotate.StreamNetwork(FLAGS[f"{stream}_checkpoint"].value, stream) for stream in streams]
+  networks = [annotate.StepNetwork(FLAGS[f"{stream}_checkpoint"].value, stream) for stream in streams]
   annotations = annotate.annotate(
       names[0], networks, opened[".mp4"], draw_flow=FLAGS.draw_flow, top_k=FLAGS.top_k, threads=FLAGS.threads,
       progress=_progress,

@@ -55,7 +55,7 @@ class Annotation:
     return sum(curve.mean for curve in self.curves)
 
 
-class StreamNetwork:
+class StepNetwork:
   """A network of one stream that gives the logits of a video of any length, step by step."""
 
   def __init__(self, checkpoint: str | os.PathLike, stream: str):
@@ -94,7 +94,7 @@ def prepare(image: np.ndarray, stream: str, crop: int | None) -> np.ndarray:
 
 def annotate(
     path: str | os.PathLike,
-    networks: Sequence[StreamNetwork],
+    networks: Sequence[StepNetwork],
     write: Callable[[np.ndarray], None],
     *,
     draw_flow: bool = True,
@@ -126,9 +126,7 @@ def annotate(
   """
   info = classification.check_together([network.info for network in networks])
   streams = [network.stream for network in networks]
-  video = source.survey(
-      path, short_side=info.short_side, streams=[*streams, *(["flow"] if draw_flow else [])], progress=progress
-  )
+  video = source.survey(path, short_side=info.short_side, streams=streams)
   store = source.FlowStore()
   found = tuple(_curve(network, video, store, threads, progress) for network in networks)
   if draw_flow and "flow" not in streams:
@@ -143,7 +141,7 @@ def annotate(
 
 
 def _curve(
-    network: StreamNetwork, video: source.Video, store: source.FlowStore, threads: int | None, progress: source.Progress
+    network: StepNetwork, video: source.Video, store: source.FlowStore, threads: int | None, progress: source.Progress
 ) -> curves_lib.Curve:
   if network.stream == "rgb":
     return network.curve(progress(video.frames(), "rgb", video.num_frames), video.num_frames)

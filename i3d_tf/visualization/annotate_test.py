@@ -55,7 +55,7 @@ def _video() -> pathlib.Path:
 
 @functools.cache
 def _annotated(*streams: str, **options):
-  networks = [annotate.StreamNetwork(_checkpoint(stream), stream) for stream in streams]
+  networks = [annotate.StepNetwork(_checkpoint(stream), stream) for stream in streams]
   pages = []
   annotations = annotate.annotate(_video(), networks, pages.append, **options)
   return {each.name: each for each in annotations}, pages
@@ -117,12 +117,12 @@ class AnnotateTest(absltest.TestCase):
 
   def test_networks_that_do_not_go_together(self):
     networks = [
-        annotate.StreamNetwork(_checkpoint("rgb"), "rgb"), annotate.StreamNetwork(_checkpoint("flow", crop=30), "flow")
+        annotate.StepNetwork(_checkpoint("rgb"), "rgb"), annotate.StepNetwork(_checkpoint("flow", crop=30), "flow")
     ]  # fmt: skip
     with self.assertRaisesRegex(errors.I3dError, "^the checkpoints do not go together: crop is 32 and 30$"):
       annotate.annotate(_video(), networks, lambda page: self.fail("nothing is drawn"))
     with self.assertRaisesRegex(errors.I3dError, "is a network of stream rgb; one of flow is needed$"):
-      annotate.StreamNetwork(_checkpoint("rgb"), "flow")
+      annotate.StepNetwork(_checkpoint("rgb"), "flow")
 
 
 if __name__ == "__main__":

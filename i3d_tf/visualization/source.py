@@ -15,13 +15,13 @@ from i3d_tf.video import prepare
 from i3d_tf.video import tvl1
 
 # Wraps what takes long: of (things to be gone through, what they are, how many) it returns the things.
-Progress = Callable[[Iterable, str, int | None], Iterable]
+Progress = Callable[[Iterable, str, int], Iterable]
 _SPEED_BIN = 0.05  # pixels per frame, of the histogram from which the scale of the colours is taken
 _SPEED_BINS = round(np.hypot(flow_lib.BOUND, flow_lib.BOUND) / _SPEED_BIN) + 1
 _SETTINGS = prepare.Settings()
 
 
-def silently(things: Iterable, name: str, total: int | None) -> Iterable:
+def silently(things: Iterable, name: str, total: int) -> Iterable:
   """A `Progress` that shows none."""
   del name, total
   return things
@@ -57,19 +57,16 @@ class Video:
     return tvl1.iter_flow(self.frames(), threads=threads)
 
 
-def survey(path: str | os.PathLike, *, short_side: int, streams: Iterable[str], progress: Progress = silently) -> Video:
+def survey(path: str | os.PathLike, *, short_side: int, streams: Iterable[str]) -> Video:
   """Goes through a video and says how long and large it is.
 
   Raises:
     VideoError: if it cannot be read whole, or is too short for a network of one of the streams.
   """
-  declared = decode.probe(path)
-  count, shape = 0, ()
-  expected = round(declared.num_frames * decode.FRAME_RATE / declared.frame_rate) or None
-  for frame in progress(decode.iter_frames(path, short_side=short_side), "reading", expected):
-    count, shape = count + 1, frame.shape
+  count = decode.count_frames(path)
   classification.check_length(path, count, has_flow="flow" in streams)
-  return Video(os.fspath(path), short_side, count, *shape[:2])
+  height, width = next(decode.iter_frames(path, short_side=short_side)).shape[:2]
+  return Video(os.fspath(path), short_side, count, height, width)
 
 
 class FlowStore:
