@@ -100,7 +100,7 @@ class AnnotateTest(absltest.TestCase):
     _, pages = _annotated("rgb", draw_flow=False)
     for time in (3, 20):
       is_line = (pages[time][-180:] == canvas.INK).all(-1).sum(axis=0) > 80
-      width = 1000 - 2 * canvas.MARGIN - 350 - 24 - 34 - 12  # the axes', less the ranking and the gaps
+      width = 1000 - 2 * canvas.MARGIN - 350 - 24 - 34 - 22  # the axes', less the ranking and the gaps
       self.assertEqual(np.flatnonzero(is_line).tolist(), [canvas.MARGIN + 34 + round(width * time / _NUM_FRAMES)])
 
   def test_flow_is_drawn_for_rgb_too_unless_it_is_not_wanted(self):

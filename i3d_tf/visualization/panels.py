@@ -14,7 +14,7 @@ PALETTE = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180
 OTHER = (160, 168, 180)  # classes that have no colour of their own
 _SEEN = (238, 241, 246)
 _DPI = 100
-_LEFT, _RIGHT, _TOP, BELOW_AXES = 34, 12, 8, 24  # pixels of paper around the axes
+_LEFT, _RIGHT, _TOP, BELOW_AXES = 34, 22, 8, 24  # pixels of paper around the axes
 ROW, _CHIP = 26, 6  # pixels: height of a class in a ranking, width of its colour
 _NUMBER = 56  # pixels
 

@@ -19,9 +19,9 @@ class PanelsTest(absltest.TestCase):
   def test_timeline(self):
     times = np.linspace(0, 8, 200)
     curves = np.stack([np.full(200, 0.75), np.where(times < 4, 0.0, 0.5)], axis=1)
-    timeline = panels.Timeline(times, curves, [_RED, _BLUE], seconds=8, size=(346, 132), limits=(0, 1))
+    timeline = panels.Timeline(times, curves, [_RED, _BLUE], seconds=8, size=(356, 132), limits=(0, 1))
     picture = timeline.at(2.0, (1.2, 3.0))
-    self.assertEqual(picture.shape, (132, 346, 3))
+    self.assertEqual(picture.shape, (132, 356, 3))
     # The axes are 300 pixels wide and begin at the 34th, 100 high and begin at the 8th.
     self.assertEqual(_columns(picture, canvas.INK, 90), [34 + 75])
     self.assertEqual(_columns(timeline.at(6.0, (6.0, 6.0)), canvas.INK, 90), [34 + 225])
