@@ -33,6 +33,7 @@ DISTRIBUTIONS = {  # by import name
     "matplotlib": "matplotlib",
     "numba": "numba",
     "numpy": "numpy",
+    "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "sklearn": "scikit-learn",

@@ -95,6 +95,7 @@ class ExportTest(parameterized.TestCase):
     testing.write_network(cls.networks / "rgb", **_SMALL)
     testing.write_network(cls.networks / "flow", **_SMALL, stream="flow")
     testing.write_network(cls.networks / "c3d", model="c3d", num_frames=8, short_side=48, crop=48)
+    testing.write_network(cls.networks / "convnet_lstm", model="convnet_lstm", num_frames=5, short_side=48, crop=48)
     values, _ = saved.read(cls.networks / "rgb")
     for layout in release.LAYOUTS:
       release.write(cls.networks / "layouts" / layout / "model.ckpt", values, release.LAYOUTS[layout])
@@ -130,20 +131,27 @@ class ExportTest(parameterized.TestCase):
 
   @parameterized.parameters(*graphs.CONVERTERS)
   def test_other_runtimes_compute_the_same(self, form):
-    output, error = self._run("rgb", format=form, num_frames=12, size=48)
+    output, error = self._run("rgb", "flow", format=form, num_frames=12, size=48)
     self.assertEqual(error, "")
     batch = 1 if form == "tflite" else "?"
-    self.assertIn(f"serving_default  rgb [{batch}, 12, 48, 48, 3]  logits [{batch}, 3]", output)
+    inputs = f"rgb [{batch}, 12, 48, 48, 3], flow [{batch}, 12, 48, 48, 2]"
+    self.assertIn(f"serving_default  {inputs}  logits [{batch}, 3]", output)
     self.assertCountEqual(os.listdir(self.output), [f"model.{form}", "classes.txt", "input.json"])
-    clip = np.random.default_rng(0).uniform(-1, 1, [1, 12, 48, 48, 3]).astype(np.float32)
+    draw = lambda channels: np.random.default_rng(0).uniform(-1, 1, [1, 12, 48, 48, channels]).astype(np.float32)
+    clips = {"rgb": draw(3), "flow": draw(2)}
     path = os.fspath(self.output / f"model.{form}")
     if form == "tflite":
-      actual = interpreter.Interpreter(path).get_signature_runner("serving_default")(rgb=clip)["logits"]
+      actual = interpreter.Interpreter(path).get_signature_runner("serving_default")(**clips)["logits"]
     else:
       session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-      (actual,) = session.run(["logits"], {"rgb": clip})
-    expected = saved.load(self.networks / "rgb")[0](clip)[0]
+      (actual,) = session.run(["logits"], clips)
+    expected = sum(saved.load(self.networks / stream)[0](clip)[0] for stream, clip in clips.items())
     np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+  @parameterized.parameters(*graphs.CONVERTERS)
+  def test_a_network_that_a_converter_does_not_manage_is_refused(self, form):
+    self.assertRegex(self._run("convnet_lstm", format=form)[1], "does not manage this network: .*TensorList")
+    self.assertFalse(self.output.parent.exists())
 
   @parameterized.parameters(*release.LAYOUTS)
   def test_release_layouts_are_written_as_they_were(self, layout):

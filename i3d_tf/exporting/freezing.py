@@ -1,9 +1,12 @@
 """A traced function as a graph of constants, and without the 3D pools that small runtimes do not have."""
 
 from collections.abc import Iterator
+import textwrap
 
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
+
+from i3d_tf import errors
 
 _POOLS = {"MaxPool3D": tf.nn.max_pool2d, "AvgPool3D": tf.nn.avg_pool2d}
 ConcreteFunction = tf.types.experimental.ConcreteFunction
@@ -27,10 +30,14 @@ def with_2d_pools(function: ConcreteFunction) -> ConcreteFunction:
       nodes |= {new.name: new for new in _pool_2d(operation, node.input[0])}
   del graph.node[:]
   graph.node.extend(nodes.values())
-  # Controls that the pools' inputs may have stand in no constant graph's outputs.
   imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
   names = lambda tensors: [imported.graph.get_tensor_by_name(tensor.name) for tensor in tensors]
   return imported.prune(names(function.inputs), names(function.outputs))
+
+
+def reason(error: Exception) -> str:
+  """What a converter complains of, without the pages that follow."""
+  return textwrap.shorten(errors.first_line(error), 200, placeholder=" ...")
 
 
 def _pool_2d(operation: tf.Operation, source: str) -> Iterator[tf.compat.v1.NodeDef]:

@@ -1,5 +1,6 @@
 """A network as an ONNX model, float32, by tf2onnx, the extra `onnx`."""
 
+from collections.abc import Iterator
 import contextlib
 import io
 import logging
@@ -18,23 +19,36 @@ def convert(signature: signatures_lib.Signature) -> bytes:
     I3dError: if tf2onnx is not installed, or does not manage the network.
   """
   try:
+    import onnx
     import tf2onnx
   except ImportError as error:
     raise errors.I3dError(f"ONNX needs tf2onnx ({error}): pip install 'i3d_tf[onnx]'") from None
-  logging.getLogger("tf2onnx").setLevel(logging.ERROR)
   frozen = freezing.freeze(signature.function)
   names = lambda tensors: [tensor.name for tensor in tensors]
   inputs, outputs = names(frozen.inputs), names(frozen.outputs)
   try:
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _quiet():
       model, _ = tf2onnx.convert.from_graph_def(
           frozen.graph.as_graph_def(), input_names=inputs, output_names=outputs, opset=_OPSET
       )
-  except Exception as error:  # it raises what it likes
-    raise errors.I3dError(f"tf2onnx does not manage this network: {errors.first_line(error)}") from None
-  given = (*signature.inputs, *signature.function.structured_outputs)
-  _rename(model.graph, dict(zip([*inputs, *outputs], given, strict=True)))
+    # Of loops it makes models that no runtime loads.
+    onnx.checker.check_model(model, full_check=True)
+  except Exception as error:  # both raise what they like
+    raise errors.I3dError(f"tf2onnx does not manage this network: {freezing.reason(error)}") from None
+  given = [tensor.op.name for tensor in frozen.inputs]
+  _rename(model.graph, dict(zip([*inputs, *outputs], [*given, *signature.function.structured_outputs], strict=True)))
   return model.SerializeToString()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps back what tf2onnx prints, and TensorFlow's warnings of what it calls."""
+  logging.disable(logging.WARNING)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.disable(logging.NOTSET)
 
 
 def _rename(graph, names: dict[str, str]) -> None:

@@ -73,7 +73,8 @@ class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
     return response
 
 model = tf.saved_model.load(sys.argv[1])
-server = grpc.server(futures.ThreadPoolExecutor(1))
+unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]  # as TensorFlow Serving has it
+server = grpc.server(futures.ThreadPoolExecutor(1), options=unlimited)
 prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
 print(server.add_insecure_port("127.0.0.1:0"), flush=True)
 server.start()

@@ -18,9 +18,9 @@ def convert(signature: signatures_lib.Signature) -> bytes:
   try:
     frozen = freezing.with_2d_pools(freezing.freeze(signature.function))
     outputs = signature.function.structured_outputs
-    apply = lambda **inputs: dict(zip(outputs, frozen(*(inputs[name] for name in signature.inputs)), strict=True))
+    apply = lambda **inputs: dict(zip(outputs, frozen(**inputs), strict=True))
     named = tf.function(apply, autograph=False).get_concrete_function(**signature.inputs)
     return tf.lite.TFLiteConverter.from_concrete_functions([named], tf.Module()).convert()
   except Exception as error:  # the converter raises what it likes
-    reason = errors.first_line(error)
+    reason = freezing.reason(error)
     raise errors.I3dError(f"TensorFlow Lite's converter does not manage this network: {reason}") from None
