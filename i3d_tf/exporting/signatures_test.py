@@ -16,7 +16,8 @@ from i3d_tf.models import zoo
 from i3d_tf.video import decode
 from i3d_tf.video import ops
 
-_ONE_OF_EACH_KIND = tuple({entry.constructor: name for name, entry in zoo.MODELS.items()}.values())
+# The first, which is the smallest.
+_ONE_OF_EACH_KIND = tuple({entry.constructor: name for name, entry in reversed(zoo.MODELS.items())}.values())
 _SMALL = {"average_space": True, "num_frames": 16, "short_side": 72, "crop": 64}
 
 
