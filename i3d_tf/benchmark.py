@@ -1,7 +1,9 @@
 """Measures this machine. See `--help`."""
 
+import contextlib
 import dataclasses
 import json
+import sys
 
 from absl import flags
 
@@ -29,14 +31,22 @@ USAGE = """Measures on this machine, and prints what it measured beside a bound 
   python -m i3d_tf.benchmark extract --video=FILE
                                          seconds per second of video of extract_features, beside its stages (decode,
                                          flow, network) alone; with --lengths its peak memory for longer videos
+  python -m i3d_tf.benchmark zoo --plot=FILE
+                                         all networks, each in a process of its own: parameters, multiply-adds, seconds
+                                         per clip, clips per second of training steps, peak memory; and published
+                                         accuracy drawn against the seconds
 
 Figures are medians over --rounds rounds; ratios are taken round by round."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 7, "Rounds of measurement after one that does not count.", lower_bound=1)
 flags.DEFINE_enum("model", "i3d", list(zoo.MODELS), "network, train: which one.")
-flags.DEFINE_integer("frames", None, "network, input, train: frames of the clip. Default: the model's.", lower_bound=1)
-flags.DEFINE_integer("batch", 1, "network, train: clips in a batch.", lower_bound=1)
+flags.DEFINE_list("models", None, "zoo: which ones. Default: all.")
+flags.DEFINE_string("plot", None, "zoo: draw to this file, a PNG image.")
+flags.DEFINE_integer(
+    "frames", None, "network, input, train: frames of the clip; zoo: at the most. Default: the model's.", lower_bound=1
+)
+flags.DEFINE_integer("batch", 1, "network, train, zoo: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
     "stream", "rgb", list(clip_options.STREAMS_OF), "network, train: what the model takes; input, extract: any."
 )
@@ -54,11 +64,9 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_integer(
-    "crop",
-    None,
-    "network, input, train, extract: height and width of the clip in pixels. Default: the model's.",
-    lower_bound=1,
-)
+    "crop", None, "network, input, train, extract: height and width of the clip in pixels; zoo: at the most. Default: "
+    "the model's.", lower_bound=1
+)  # fmt: skip
 flags.DEFINE_integer("clips", 16, "input: clips in a round.", lower_bound=1)
 flags.DEFINE_boolean("recompute", False, "train: compute activations twice to save memory.")
 flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, list(options_lib.ENDPOINTS), "extract: which features.")
@@ -68,17 +76,20 @@ flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(arguments: list[str]) -> int:
-  subjects = {"network": _network, "flow": _flow, "input": _input, "train": _train, "extract": _extract}
+  subjects = {
+      "network": _network, "flow": _flow, "input": _input, "train": _train, "extract": _extract, "zoo": _zoo,
+  }  # fmt: skip
   if len(arguments) != 1 or arguments[0] not in subjects:
     given = " ".join(arguments) or "nothing"
     raise errors.I3dError(f"say what to measure: {', '.join(subjects)}; got {given}")
   measure = subjects[arguments[0]]
   if FLAGS.json is None:
-    measure()
-    return 0
-  with files.replacing(FLAGS.json) as file:
-    file.write(json.dumps(dataclasses.asdict(measure()), indent=2).encode() + b"\n")
-  return 0
+    report = measure()
+  else:
+    with files.replacing(FLAGS.json) as file:
+      report = measure()
+      file.write(json.dumps(dataclasses.asdict(report), indent=2).encode() + b"\n")
+  return int(bool(getattr(report, "failures", None)))
 
 
 def _network():
@@ -140,6 +151,27 @@ def _train():
   )  # fmt: skip
   report = train.measure(options)
   print(train.describe(report))
+  return report
+
+
+def _zoo():
+  models = list(zoo.MODELS) if FLAGS.models is None else FLAGS.models
+  for model in models:
+    zoo.get(model)
+  cli.import_tensorflow()
+  from i3d_tf.benchmarks import zoo as zoo_benchmark
+  from i3d_tf.benchmarks import zoo_figure
+
+  options = zoo_benchmark.Options(
+      models=models, rounds=FLAGS.rounds, batch=FLAGS.batch, max_frames=FLAGS.frames, max_crop=FLAGS.crop
+  )
+  with files.replacing(FLAGS.plot) if FLAGS.plot else contextlib.nullcontext() as plot:
+    report = zoo_benchmark.measure(options)
+    print(zoo_benchmark.describe(report))
+    if plot is not None:
+      plot.write(zoo_figure.draw(report))
+  for model, reason in report.failures.items():
+    print(f"{model} could not be measured: {reason}", file=sys.stderr)
   return report
 
 

@@ -98,12 +98,34 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertGreater(report["peak_bytes"]["1"], 2**28)
     self.assertIn("of the flow alone", done.stdout)
 
+  def test_zoo(self):
+    with tempfile.TemporaryDirectory() as folder:
+      output, plot = pathlib.Path(folder) / "report.json", pathlib.Path(folder) / "plot.png"
+      small = ("--models=two_stream,i3d", "--frames=8", "--crop=32", "--rounds=1")
+      done = _run("zoo", *small, f"--json={output}", f"--plot={plot}")
+      report = json.loads(output.read_text())
+      image = cv2.imread(str(plot))
+    # The network that does not take such clips is named, and the other measured all the same.
+    self.assertEqual(done.returncode, 1, done.stderr)
+    self.assertEqual(list(report["failures"]), ["i3d"])
+    self.assertIn("i3d could not be measured: --model=i3d does not take these clips: clip has 8 frames", done.stderr)
+    self.assertNotIn("Traceback", done.stderr)
+    [row] = report["rows"]
+    self.assertEqual((row["model"], row["clip"], row["parameters"]), ("two_stream", [1, 32, 32], 6_002_624))
+    self.assertEqual((row["accuracy"], row["start"]), (62.2, "imagenet"))
+    self.assertGreater(1 / row["train_clips_per_second"], row["forward_seconds"])
+    self.assertGreaterEqual(row["train_peak_bytes"], row["forward_peak_bytes"])
+    self.assertIn("two_stream  1x32x32", done.stdout)
+    blue = (image[..., 0] > image[..., 2] + 60).sum()  # the point, of a network that started from ImageNet
+    self.assertGreater(blue, 100)
+
   @parameterized.parameters(
-      (("speed",), "say what to measure: network, flow, input, train, extract; got speed"),
-      ((), "say what to measure: network, flow, input, train, extract; got nothing"),
+      (("speed",), "say what to measure: network, flow, input, train, extract, zoo; got speed"),
+      ((), "say what to measure: network, flow, input, train, extract, zoo; got nothing"),
       (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
       (("network", "--stream=joint"), "--stream=joint: i3d takes rgb or flow; train its streams apart"),
       (("network", "--crop=112"), "--model=i3d does not take these clips: clip has height 112"),
+      (("zoo", "--models=resnet"), "--model is 'resnet'; there are i3d,"),
       (("flow",), "give --video, or two --images"),
       (("input",), "--records is missing: the folder of records that prepare_dataset made"),
       (("input", "--records=/no/folder"), "/no/folder: there is no such file or folder"),

@@ -26,7 +26,10 @@ _MATRIX = 4096  # large enough that the product's rate no longer grows with it
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What to measure: a network of the zoo, its clip, and `openvino`, an interpreter that has OpenVINO, or None."""
+  """What to measure: a network of the zoo, its clip, and `openvino`, an interpreter that has OpenVINO, or None.
+
+  `average_space` lets a network that has this option take clips of any size.
+  """
 
   rounds: int
   batch: int
@@ -35,6 +38,7 @@ class Options:
   model: str = "i3d"
   stream: str = "rgb"
   flow_stack: int = 1
+  average_space: bool = False
   openvino: str | None = None
 
 
@@ -43,7 +47,8 @@ class Report:
   """Medians over the rounds, and ratios round by round.
 
   A task's ratio to the matrix product is (multiply-adds per second of the network) / (of the product): 1 means
-  that the network runs at the product's rate. Memory is the process's peak in bytes after each stage.
+  that the network runs at the product's rate. Memory is the process's peak in bytes after each stage. Parameters are
+  trained values, for 400 classes.
   """
 
   machine: str
@@ -51,6 +56,7 @@ class Report:
   model: str
   stream: str
   shape: tuple[int, ...]
+  parameters: int
   giga_multiply_adds: float
   matrix_product_gmac_per_second: float
   forward_seconds: float
@@ -67,7 +73,7 @@ def measure(options: Options) -> Report:
   """Measures the network of `options`; takes a few seconds a round."""
   info = saved.ModelInfo(
       model=options.model, stream=options.stream, num_classes=_CLASSES, num_frames=options.num_frames,
-      crop=options.crop, flow_stack=options.flow_stack,
+      crop=options.crop, flow_stack=options.flow_stack, average_space=options.average_space,
   )  # fmt: skip
   model = saved.make_model(info)
   shapes = _shapes(info, options.batch)
@@ -94,6 +100,7 @@ def measure(options: Options) -> Report:
       model=options.model,
       stream=options.stream,
       shape=tuple(shapes[info.streams[-1]]),
+      parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
       giga_multiply_adds=work,
       matrix_product_gmac_per_second=product / statistics.median(seconds["matrix"]),
       forward_seconds=statistics.median(seconds["forward"]),
@@ -112,7 +119,7 @@ def describe(report: Report) -> str:
   clip = "x".join(map(str, report.shape))
   lines = [
       f"machine                {report.machine}; TensorFlow {report.tensorflow}",
-      f"network                {report.model}, {report.stream}",
+      f"network                {report.model}, {report.stream}, {report.parameters / 1e6:.2f} M parameters",
       f"clip                   {clip}, {report.giga_multiply_adds:.2f} G multiply-adds forward",
       f"matrix product         {report.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
       f"forward                {report.forward_seconds:.3f} s, {report.forward_ratio_to_matrix_product:.2f} of the "

@@ -19,16 +19,16 @@ _DPI = 160
 MOST_CLASSES_BESIDE = 20  # up to which the confusion matrix can be read at half the page's width
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
 _MOST_CLASSES_WITH_NAMES = 60
-_STYLE = {
+STYLE = {
     "font.family": "sans-serif", "font.size": 9.5, "text.color": _INK, "axes.labelcolor": _FAINT,
     "axes.edgecolor": "#c9d1dc", "xtick.color": _FAINT, "ytick.color": _FAINT, "axes.titlesize": 10.5,
 }  # fmt: skip
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
   """The fraction of videos whose label is among the k best, against k."""
-  drawing, axes = _new(5.2, 3.5)
+  drawing, axes = new(5.2, 3.5)
   num_classes = len(next(iter(measured.values())).accuracy_at)
   steps = np.arange(1, min(20, num_classes) + 1)
   for stream, metrics in measured.items():
@@ -37,13 +37,13 @@ def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
   axes.plot(steps, 100 * steps / num_classes, ":", color="#a9b3c1", lw=1.2, label="chance")
   axes.set(xlabel="k", ylabel="label among the k best, %", ylim=(0, 103), xticks=_some(steps, 10))
   axes.legend(frameon=False, loc="lower right")
-  return _png(drawing)
+  return png(drawing)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
   """Accuracy against confidence, each point as large as its share of the videos."""
-  drawing, axes = _new(5.2, 3.5)
+  drawing, axes = new(5.2, 3.5)
   axes.plot([0, 100], [0, 100], "--", color="#a9b3c1", lw=1.2, label="calibrated")
   for stream, metrics in measured.items():
     calibration = metrics.calibration
@@ -58,10 +58,10 @@ def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
   axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(-3, 103), ylim=(-3, 103))
   for handle in axes.legend(frameon=False, loc="upper left").legend_handles[1:]:
     handle.set_sizes([30])
-  return _png(drawing)
+  return png(drawing)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
   """Loss and accuracy by training step, solid for training and dashed for validation.
 
@@ -84,10 +84,10 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     axes.set_ylim(bottom=0, top=103 if factor == 100 else None)
     if axes.lines:
       axes.legend(frameon=False)
-  return _png(drawing)
+  return png(drawing)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def confusion(matrix: np.ndarray, classes: Sequence[str], stream: str) -> bytes:
   """Labels down, predictions across, each row as fractions of its videos; names and numbers where there is room."""
   count = len(classes)
@@ -118,7 +118,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], stream: str) -> bytes:
       color = "white" if fractions[label, predicted] > 0.5 else _INK
       axes.text(predicted, label, matrix[label, predicted], ha="center", va="center", color=color,
                 fontsize=float(np.clip(220 / count, 5, 9.5)))  # fmt: skip
-  return _png(drawing)
+  return png(drawing)
 
 
 def _figure(width: float, height: float) -> figure.Figure:
@@ -127,7 +127,7 @@ def _figure(width: float, height: float) -> figure.Figure:
   return drawing
 
 
-def _new(width: float, height: float):
+def new(width: float, height: float):
   drawing = _figure(width, height)
   axes = drawing.subplots()
   _plain(axes)
@@ -140,7 +140,7 @@ def _plain(axes) -> None:
   axes.set_axisbelow(True)
 
 
-def _png(drawing: figure.Figure) -> bytes:
+def png(drawing: figure.Figure) -> bytes:
   stream = io.BytesIO()
   drawing.savefig(stream, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
   return stream.getvalue()
