@@ -158,7 +158,6 @@ def _zoo():
   models = list(zoo.MODELS) if FLAGS.models is None else FLAGS.models
   for model in models:
     zoo.get(model)
-  cli.import_tensorflow()
   from i3d_tf.benchmarks import zoo as zoo_benchmark
   from i3d_tf.benchmarks import zoo_figure
 

@@ -86,8 +86,8 @@ def describe(report: Report) -> str:
   return "\n".join([f"{report.machine}; batches of {batch} clip{'s' * (batch > 1)}", "", *map(str.rstrip, aligned)])
 
 
-def _measure_alone(options: Mapping[str, Any]):
-  """The `network.Report` that a new process makes; I3dError if it cannot, or does not live to."""
+def _measure_alone(options: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of the `network.Report` that a new process makes; I3dError if it cannot, or does not live to."""
   with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
     try:
       return pool.submit(_measure, options).result()
@@ -95,11 +95,11 @@ def _measure_alone(options: Mapping[str, Any]):
       raise errors.I3dError("its process ended before it was measured; is there enough memory?") from None
 
 
-def _measure(options: Mapping[str, Any]):
+def _measure(options: Mapping[str, Any]) -> dict[str, Any]:
   cli.import_tensorflow(quiet=True)
   from i3d_tf.benchmarks import network
 
-  return network.measure(network.Options(**options))
+  return dataclasses.asdict(network.measure(network.Options(**options)))
 
 
 def _network_options(options: Options, model: str) -> dict[str, Any]:
@@ -117,20 +117,19 @@ def _network_options(options: Options, model: str) -> dict[str, Any]:
   }
 
 
-def _row(model: str, measured, options: Options) -> Row:
-  """Of a `network.Report`."""
+def _row(model: str, measured: Mapping[str, Any], options: Options) -> Row:
   accuracies = {start: figures[_STREAM] for start, figures in zoo.get(model).accuracies.items() if _STREAM in figures}
   start = max(accuracies, key=accuracies.get, default=None)
   return Row(
       model=model,
-      clip=measured.shape[1:4],
-      parameters=measured.parameters,
-      giga_multiply_adds=measured.giga_multiply_adds / options.batch,
-      forward_seconds=measured.forward_seconds / options.batch,
-      forward_peak_bytes=measured.forward_peak_bytes,
-      train_clips_per_second=options.batch / measured.train_seconds,
-      train_peak_bytes=measured.train_peak_bytes,
-      matrix_product_gmac_per_second=measured.matrix_product_gmac_per_second,
+      clip=measured["shape"][1:4],
+      parameters=measured["parameters"],
+      giga_multiply_adds=measured["giga_multiply_adds"] / options.batch,
+      forward_seconds=measured["forward_seconds"] / options.batch,
+      forward_peak_bytes=measured["forward_peak_bytes"],
+      train_clips_per_second=options.batch / measured["train_seconds"],
+      train_peak_bytes=measured["train_peak_bytes"],
+      matrix_product_gmac_per_second=measured["matrix_product_gmac_per_second"],
       accuracy=accuracies.get(start),
       start=start,
   )
