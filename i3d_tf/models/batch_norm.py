@@ -179,9 +179,12 @@ def _sum(values: tf.Tensor) -> tf.Tensor:
 
 def _normalize(inputs, mean, variance, epsilon, scale, offset) -> tf.Tensor:
   """scale * (inputs - mean) / sqrt(variance + epsilon) + offset, in one pass over the inputs."""
-  # The operation is quicker with 4 axes than with 5.
+  # The operation is quicker with 4 axes than with 5. Maps of one place are quickest or as quick, but take four times as
+  # long as others if the number of channels is not a multiple of 4, such as X3D's 54 and R(2+1)D's 45 and 230.
+  channels = inputs.shape[-1]
+  place = [1, 1] if channels % 4 == 0 else tf.unstack(tf.shape(inputs)[2:4])
   outputs = tf.raw_ops.FusedBatchNormV3(
-      x=tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]]),
+      x=tf.reshape(inputs, [-1, *place, channels]),
       scale=scale,
       offset=offset,
       mean=mean,
