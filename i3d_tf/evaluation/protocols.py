@@ -69,7 +69,7 @@ def evaluate(
       videos, network.stream, total=source.num_records, initial=len(tally.numbers), unit="video", disable=None
   ) as bar:
     for video in bar:
-      tally.add(video, network)
+      tally.add(pipeline.scaled(video), network)
       if time.monotonic() - saved_at >= save_seconds:
         tally.save()
         saved_at = time.monotonic()

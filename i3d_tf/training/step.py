@@ -10,6 +10,7 @@ from i3d_tf.models import network
 from i3d_tf.training import multi_task
 from i3d_tf.training import optimizers
 from i3d_tf.training import options as options_lib
+from i3d_tf.video import pipeline
 
 
 class Outcome(NamedTuple):
@@ -137,7 +138,7 @@ class Step:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(variables)
       keep_prob = 1 - self._options.dropout
-      clip = network.clip_of(batch, self._streams)
+      clip = network.clip_of(pipeline.scaled(batch), self._streams)
       logits, endpoints = self._model(clip, True, keep_prob, dropout_seeds=batch["seed"])
       sums = clip_sums(
           logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks

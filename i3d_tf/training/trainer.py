@@ -199,8 +199,9 @@ class Trainer:
           "--clip_norm or --warmup_steps may help"
       )
     if progress.step == 0:
+      first = pipeline.scaled({name: self._local(value)[0][:4] for name, value in batch.items()})
       for stream in self._info.streams:
-        monitor.clips(0, stream, self._local(batch[stream])[0][:4].numpy())
+        monitor.clips(0, stream, first[stream].numpy())
     progress.step += 1
     self._stop = outcome.stop > 0
     monitor.step(

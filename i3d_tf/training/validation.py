@@ -62,5 +62,5 @@ class Validation:
     return [self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
 
   def _measure_on_replica(self, batch):
-    logits, _ = self._model(network.clip_of(batch, self._streams), is_training=False)
+    logits, _ = self._model(network.clip_of(pipeline.scaled(batch), self._streams), is_training=False)
     return tf.unstack(steps.clip_sums(logits, batch, tasks=self._tasks))

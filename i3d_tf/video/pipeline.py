@@ -5,7 +5,7 @@ or not, so that going on at step k needs no saved state. Records that cannot be 
 reason. Only TensorFlow's own ops are in the graphs, so that workers of a tf.data service can run them.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import socket
 from typing import Any
 
@@ -26,6 +26,7 @@ _ENDLESS = 2**40  # batches
 _DAMAGED = "its checksum is wrong, so it was damaged after it was written, or its file cannot be read"
 _NO_EXAMPLE = "it is no SequenceExample of a clip"
 _NO_IMAGE = "an image of it cannot be decoded, or has another size"
+_SCALING = "RGB to [-1, 1]"
 
 
 def train_batches(
@@ -56,10 +57,10 @@ def train_batches(
       the same absolute paths, do the work. Every batch is made once; with several workers the order varies.
 
   Returns:
-    Dictionaries: 'rgb' float32 `[B, T, crop, crop, 3]` and 'flow' float32 `[B, T, crop, crop, 2L]`, those of
-    `clips.streams`, in [-1, 1], or flow in [-2, 2] where means are subtracted; 'label' int32 `[B]`; 'id' string `[B]`;
-    'weight' float32 `[B]`, 1, or 0 for a record that cannot be used, whose clip is zeros and whose label is 0; 'error'
-    string `[B]`: '' or file, record and reason; 'seed' int32 `[B, 2]`.
+    Dictionaries: 'rgb' uint8 `[B, T, crop, crop, 3]`, which `scaled` makes what a network takes, and 'flow' float32
+    `[B, T, crop, crop, 2L]` in [-1, 1], or in [-2, 2] where means are subtracted, those of `clips.streams`; 'label'
+    int32 `[B]`; 'id' string `[B]`; 'weight' float32 `[B]`, 1, or 0 for a record that cannot be used, whose clip is
+    zeros and whose label is 0; 'error' string `[B]`: '' or file, record and reason; 'seed' int32 `[B, 2]`.
 
   Raises:
     I3dError: if the shards do not fit the source or the batch, or the service cannot be reached.
@@ -130,14 +131,33 @@ def eval_videos(source: Source, clips: clip_options.EvalClips, *, skip: Collecti
   load = _Loader(source, clips, clip_steps.evaluation(clips))
   todo = sorted(set(range(source.num_records)).difference(skip))
   dataset = tf.data.Dataset.from_tensor_slices(tf.constant(todo, tf.int64))
-  dataset = _parallel(dataset, lambda record: {**load(record, tf.zeros([2], tf.int32)), "record": record})
-  return _finish(dataset, remove=("seed",), prefetch=1)
+
+  def views(record: tf.Tensor) -> dict[str, tf.Tensor]:
+    loaded = load(record, tf.zeros([2], tf.int32))
+    del loaded["seed"]
+    return {**loaded, "record": record}
+
+  return _finish(_parallel(dataset, views), prefetch=1)
+
+
+def scaled(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """A batch, or a video's views, with RGB as float32 in [-1, 1], and zeros for a record that cannot be used.
+
+  The last step, for the device that the network is on: on the way there frames are bytes, a quarter of the size. What
+  is floating point already stays as it is.
+  """
+  if "rgb" not in batch or batch["rgb"].dtype != tf.uint8:
+    return dict(batch)
+  weight = batch["weight"]
+  frames = ops.scale_rgb(batch["rgb"])
+  factor = tf.reshape(weight, weight.shape.as_list() + [1] * (frames.shape.rank - weight.shape.rank))
+  return {**batch, "rgb": tf.cond(tf.reduce_all(weight > 0), lambda: frames, lambda: frames * factor)}
 
 
 def steps(clips: clip_options.TrainClips | clip_options.EvalClips) -> list[str]:
-  """The names of the steps that `train_batches`, or `eval_videos`, applies, in order."""
+  """The names of the steps that `train_batches`, or `eval_videos`, and `scaled` apply, in order."""
   make = clip_steps.training if isinstance(clips, clip_options.TrainClips) else clip_steps.evaluation
-  return [step.name for step in (*_READING, *make(clips), *_batch_steps(clips.streams))]
+  return [*(step.name for step in (*_READING, *make(clips))), *[_SCALING] * ("rgb" in clips.streams)]
 
 
 class _Loader:
@@ -253,37 +273,17 @@ def _shape(clips: clip_options.TrainClips | clip_options.EvalClips) -> list[int 
   return [2 * views if clips.flip else views, num_frames, clips.crop, clips.crop]
 
 
-def _batch_steps(streams: tuple[str, ...]) -> list[clip_steps.Step]:
-  """What is done last, with whole batches: frames stay bytes, a quarter of the size, as long as possible."""
-  if "rgb" not in streams:
-    return []
-  return [clip_steps.Step("RGB to [-1, 1]", _scale_rgb)]
-
-
-def _scale_rgb(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """Scales RGB, and keeps the zeros of records that cannot be used."""
-  scaled, weight = ops.scale_rgb(batch["rgb"]), batch["weight"]
-  factor = tf.reshape(weight, weight.shape.as_list() + [1] * (scaled.shape.rank - weight.shape.rank))
-  return {**batch, "rgb": tf.cond(tf.reduce_all(weight > 0), lambda: scaled, lambda: scaled * factor)}
-
-
 def _parallel(dataset: tf.data.Dataset, apply: Callable[[Any], Any]) -> tf.data.Dataset:
   # There is no Python control flow on tensors to convert, and looking for it takes most of the time to start.
   apply = tf.autograph.experimental.do_not_convert(apply)
   return dataset.map(apply, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _finish(dataset: tf.data.Dataset, *, remove: Sequence[str] = (), prefetch: int = 2) -> tf.data.Dataset:
-  """Applies the batch's steps, and makes what comes next while the last is used."""
-
-  def apply(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    for step in _batch_steps(tuple(stream for stream in clip_options.STREAMS if stream in batch)):
-      batch = step.apply(batch)
-    return {name: value for name, value in batch.items() if name not in remove}
-
+def _finish(dataset: tf.data.Dataset, *, prefetch: int = 2) -> tf.data.Dataset:
+  """Makes what comes next while the last is used."""
   options = tf.data.Options()
   options.deterministic = True
-  return _parallel(dataset, apply).prefetch(prefetch).with_options(options)
+  return dataset.prefetch(prefetch).with_options(options)
 
 
 def _check_service(address: str) -> None:

@@ -121,11 +121,11 @@ class StacksTest(parameterized.TestCase):
   def batches(self, count: int, *, batch_size=4, streams=_BOTH, **options) -> list[dict]:
     clips = clip_options.TrainClips(**{"streams": streams, "short_side": _SIZE[0], "crop": _CROP, **options})
     dataset = pipeline.train_batches(self.source(streams), clips, batch_size=batch_size, seed=1)
-    return list(dataset.take(count).as_numpy_iterator())
+    return list(dataset.take(count).map(pipeline.scaled).as_numpy_iterator())
 
   def videos(self, *, streams=_BOTH, **options) -> list[dict]:
     clips = clip_options.EvalClips(streams=streams, short_side=_SIZE[0], crop=_CROP, **options)
-    return list(pipeline.eval_videos(self.source(streams), clips).as_numpy_iterator())
+    return list(pipeline.eval_videos(self.source(streams), clips).map(pipeline.scaled).as_numpy_iterator())
 
   def assert_stacks(self, example: dict, expected: dict, num_frames: int, *, num_flows: int = 10) -> None:
     """Compares the flow of clips `[..., T, H, W, 2L]` with that of their RGB, whose pixels tell the place."""
@@ -283,7 +283,7 @@ class EvaluationTest(StacksTest):
     clips = clip_options.TrainClips(
         streams=_BOTH, num_frames=2, frame_stride=3, flow_stack=10, short_side=24, crop=_CROP, **expected
     )
-    (batch,) = pipeline.center_clips(self.source(), clips, batch_size=2).as_numpy_iterator()
+    (batch,) = pipeline.center_clips(self.source(), clips, batch_size=2).map(pipeline.scaled).as_numpy_iterator()
     self.assertEqual(_times(batch["rgb"]), [[10, 13], [6, 9]])  # 5 + 10 // 2, 5 + 3 // 2
     for index, num_frames in enumerate((24, 17)):
       example = {name: value[index] for name, value in batch.items()}
@@ -315,7 +315,7 @@ class UnusableRecordsTest(StacksTest):
 
   def videos_of_flow(self, **options) -> list[dict]:
     clips = clip_options.EvalClips(streams=("flow",), short_side=_SIZE[0], crop=_CROP, **options)
-    return list(pipeline.eval_videos(self.source(()), clips).as_numpy_iterator())
+    return list(pipeline.eval_videos(self.source(()), clips).map(pipeline.scaled).as_numpy_iterator())
 
 
 class StepsTest(absltest.TestCase):

@@ -83,7 +83,7 @@ class PipelineTest(parameterized.TestCase):
   def batches(self, count: int, *, streams=("rgb",), seed=1, batch_size=2, options=None, **more) -> list[dict]:
     clips = clip_options.TrainClips(**{"streams": streams, **_SMALL, **(options or {})})
     dataset = pipeline.train_batches(self.source(streams), clips, batch_size=batch_size, seed=seed, **more)
-    return list(dataset.take(count).as_numpy_iterator())
+    return list(dataset.take(count).map(pipeline.scaled).as_numpy_iterator())
 
   def assert_same(self, actual: list[dict], expected: list[dict]) -> None:
     self.assertLen(actual, len(expected))
@@ -145,6 +145,14 @@ class TrainBatchesTest(PipelineTest):
     self.write([_record("only", num_frames)])
     taken = {tuple(_times(clip)) for batch in self.batches(12, options=options) for clip in batch["rgb"]}
     self.assertEqual(taken, set(expected))
+
+  def test_frames_are_bytes_until_they_are_scaled(self):
+    self.write([_record("only")])
+    (batch,) = pipeline.train_batches(self.source(), clip_options.TrainClips(**_SMALL), batch_size=1, seed=1).take(1)
+    self.assertEqual(batch["rgb"].dtype, tf.uint8)
+    scaled = pipeline.scaled(batch)
+    np.testing.assert_allclose(scaled["rgb"], batch["rgb"].numpy() / 127.5 - 1, atol=1e-6)
+    self.assertIs(pipeline.scaled(scaled)["rgb"], scaled["rgb"])
 
   def test_flow_without_rgb(self):
     self.write([_record("only", 7, streams=("flow",))])
@@ -401,7 +409,8 @@ class CenterClipsTest(PipelineTest):
 
   def clips(self, **options):
     clips = clip_options.TrainClips(streams=("rgb", "flow"), **_SMALL)
-    return list(pipeline.center_clips(self.source(clips.streams), clips, **options).as_numpy_iterator())
+    batches = pipeline.center_clips(self.source(clips.streams), clips, **options)
+    return list(batches.map(pipeline.scaled).as_numpy_iterator())
 
   def test_middle(self):
     self.write([_record("a"), _record("b", 3)])
@@ -433,7 +442,7 @@ class EvalVideosTest(PipelineTest):
 
   def videos(self, *, skip=(), streams=("rgb", "flow"), **options):
     clips = clip_options.EvalClips(streams=streams, short_side=24, crop=16, **options)
-    return list(pipeline.eval_videos(self.source(streams), clips, skip=skip).as_numpy_iterator())
+    return list(pipeline.eval_videos(self.source(streams), clips, skip=skip).map(pipeline.scaled).as_numpy_iterator())
 
   def test_release(self):
     self.write([_record("a"), _record("b", 3), _record("c", 2, frames=(b"x",) * 2)])

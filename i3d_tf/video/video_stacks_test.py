@@ -47,7 +47,7 @@ class VideoStacksTest(absltest.TestCase):
         streams=("rgb", "flow"), num_frames=1, short_side=height, crop=height, **options
     )
     source = pipeline.open_source(self.folder, "train", streams=clip_options.stored(clips))
-    (batch,) = pipeline.center_clips(source, clips, batch_size=1).as_numpy_iterator()
+    (batch,) = pipeline.center_clips(source, clips, batch_size=1).map(pipeline.scaled).as_numpy_iterator()
     frame = np.rint((batch["rgb"][0, 0] + 1) * 127.5).astype(np.uint8)
     return frame, 20 * batch["flow"][0, 0].reshape(height, height, clips.flow_stack, 2)
 
