@@ -11,6 +11,7 @@ import dataclasses
 from i3d_tf.models import inception_spec as spec
 
 FIRST_KERNELS = (1, 3, 5, 7)
+_STEM = spec.ROWS[0].name
 # torchvision's transforms for its video networks.
 _TORCHVISION_RGB = {"rgb_mean": (0.43216, 0.394666, 0.37645), "rgb_std": (0.22803, 0.22145, 0.216989)}
 
@@ -92,9 +93,6 @@ def s3d_torchvision(*, gated: bool = False, normalizes: bool = True) -> spec.Arc
       symmetric_padding=True,
       **(_TORCHVISION_RGB if normalizes else {}),
   )
-
-
-_STEM = spec.ROWS[0].name
 
 
 def _index(names: list[str], name: str | None, default: int) -> int:

@@ -43,10 +43,8 @@ class ExtendedUnit3D(units.Unit3D):
       name: of the unit.
       **options: of both halves, see `units.Unit3D`.
     """
-    if is_separable:
-      of_space, of_time = _halves(kernel, stride, padding)
-    else:
-      of_space, of_time = {"kernel": kernel, "stride": stride, "padding": padding}, None
+    whole = {"kernel": kernel, "stride": stride, "padding": padding}
+    of_space, of_time = _halves(**whole) if is_separable else (whole, None)
     super().__init__(channels, name=name, **of_space, **options)
     self._followers = []
     if is_separable:
