@@ -99,6 +99,22 @@ class InitializeTest(absltest.TestCase):
     for name, value in after.items():
       np.testing.assert_array_equal(value, testing.golden_values(name, value.shape), name)
 
+  def test_s3d_takes_the_spatial_halves_of_inception_v1(self):
+    small = {"stream": "rgb", "num_classes": 3, "width_multiplier": 0.05}
+    flat = saved.ModelInfo(model="inception_v1", **small)
+    before, after, notes = self._start(flat, saved.ModelInfo(model="s3d_g", **small))
+    self.assertRegex(notes[0], "The trunk is that of .*inception_v1.*inflated; the rest is new.")
+    old = _values(_model(flat))
+    for name, value in after.items():
+      # Slim's networks spell one name of Mixed_5b differently.
+      flat_name = name.replace("Mixed_5b/Branch_2/Conv2d_0b_3x3", "Mixed_5b/Branch_2/Conv2d_0a_3x3")
+      if name == "Conv2d_1a_7x7/conv_3d/w":
+        np.testing.assert_allclose(value, np.repeat(old[name] / 3, 3, axis=0), rtol=1e-6)
+      elif "temporal" in name or "self_gating" in name or name.startswith("Logits"):
+        np.testing.assert_array_equal(value, before[name], name)
+      else:
+        np.testing.assert_array_equal(value, old[flat_name], name)
+
   def test_other_classes_keep_the_new_classifier(self):
     for num_classes, classes in ((5, ()), (3, ("a", "b", "d"))):
       before, after, notes = self._start(_INFO, dataclasses.replace(_INFO, num_classes=num_classes, classes=classes))
