@@ -71,6 +71,7 @@ flags.DEFINE_integer("clips", 16, "input: clips in a round.", lower_bound=1)
 flags.DEFINE_boolean("recompute", False, "train: compute activations twice to save memory.")
 flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, list(options_lib.ENDPOINTS), "extract: which features.")
 flags.DEFINE_integer("window", 64, "extract: frames of a window; 0: all of the video.", lower_bound=0)
+flags.DEFINE_integer("threads", None, "extract: threads for optical flow. Default: the cores.", lower_bound=1)
 flags.DEFINE_list("lengths", [], "extract: seconds of videos, made by repeating --video, whose memory is measured.")
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -206,7 +207,8 @@ def _extract():
 
   options = extract.Options(
       rounds=FLAGS.rounds, video=FLAGS.video, streams=clip_options.STREAMS_OF[FLAGS.stream], endpoint=FLAGS.endpoint,
-      window=FLAGS.window, short_side=FLAGS.short_side or 256, crop=FLAGS.crop or 224, lengths=lengths,
+      window=FLAGS.window, short_side=FLAGS.short_side or 256, crop=FLAGS.crop or 224, threads=FLAGS.threads,
+      lengths=lengths,
   )  # fmt: skip
   report = extract.measure(options)
   print(extract.describe(report))

@@ -29,7 +29,8 @@ from i3d_tf.weights import saved
 class Options:
   """What to measure: features of a `video` by networks with new weights, whose cost is that of trained ones.
 
-  `lengths` are the seconds of the videos, made by repeating this one, whose memory is measured.
+  `threads` are those of the flow, in its stage alone and in the whole; None: one a core. `lengths` are the seconds of
+  the videos, made by repeating this one, whose memory is measured.
   """
 
   rounds: int
@@ -39,6 +40,7 @@ class Options:
   window: int = 64
   short_side: int = 256
   crop: int = 224
+  threads: int | None = None
   lengths: tuple[float, ...] = ()
 
 
@@ -46,10 +48,10 @@ class Options:
 class Report:
   """What was measured.
 
-  Stages are medians over the rounds, in seconds per second of video, each alone on all cores with what it takes in
-  memory: 'decode', 'flow' if it is taken, and 'network', of all streams. Ratios are taken round by round: of the whole
-  to the largest stage, to the sum of all, and of both streams to the flow alone. Peak bytes are those of a process of
-  its own, by the video's seconds.
+  Stages are medians over the rounds, in seconds per second of video, each alone with what it takes in memory: 'decode',
+  'flow' if it is taken, and 'network', of all streams. Ratios are taken round by round: of the whole to the largest
+  stage, to the sum of all, and of both streams to the flow alone. Peak bytes are those of a process of its own, by the
+  video's seconds.
   """
 
   machine: str
@@ -76,7 +78,7 @@ def measure(options: Options) -> Report:
     extractor = extraction.Extractor(
         options_lib.Options(
             streams=options.streams, endpoints=(options.endpoint,), window=options.window, tail="pad",
-            pooling="space", **checkpoints,
+            pooling="space", threads=options.threads, **checkpoints,
         )  # fmt: skip
     )
     source = sources_lib.Source(options.video, "video", options.video)
@@ -136,10 +138,9 @@ def _stages(
     extractor: extraction.Extractor, options: Options, source: sources_lib.Source, frames: Sequence[np.ndarray]
 ) -> dict[str, Callable[[], None]]:
   """Each stage alone."""
-  grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
   stages = {"decode": lambda: _exhaust(decode.iter_frames(options.video, short_side=options.short_side))}
   if "flow" in options.streams:
-    stages["flow"] = lambda: _exhaust(tvl1.iter_flow(grays))
+    stages["flow"] = lambda: _exhaust(tvl1.iter_flow(frames, threads=options.threads))
   positions = list(
       sources_lib.iter_positions(iter(frames), streams=options.streams, pairs="flow" in options.streams, threads=None)
   )

@@ -74,9 +74,8 @@ def _middles(endpoint: str, num_frames: int, pooling: str) -> np.ndarray | float
   """Frames from the first to the middle of an endpoint's steps, `[steps]`, or of the clip if they are averaged."""
   if pooling == "space_time" or endpoint != options_lib.steps_endpoint(endpoint):
     return (num_frames - 1) / 2
-  first = np.array([chunks.seen_frames(endpoint, (0, 1), num_frames)])
-  steps = np.arange(chunks.num_steps(endpoint, num_frames))
-  return (first.sum() - 1) / 2 + chunks.stride(endpoint) * steps
+  first, end = chunks.seen_frames(endpoint, (0, 1), num_frames)
+  return (first + end - 1) / 2 + chunks.stride(endpoint) * np.arange(chunks.num_steps(endpoint, num_frames))
 
 
 class Extractor:
