@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import sys
+import textwrap
 
 from absl import flags
 import tqdm
@@ -42,7 +43,7 @@ moment; started again it goes on with what is left. On several machines, give ea
 one --output for all; or --runner for a cluster with Apache Beam (pip install 'i3d_tf[beam]'), whose workers must see
 --input and --output under the same paths.
 
-Endpoints: {", ".join(options_lib.ENDPOINTS)}."""
+{textwrap.fill(f"Endpoints: {', '.join(options_lib.ENDPOINTS)}.", 120)}"""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("input", [], "Videos, folders of videos, and folders of records, separated by commas.")
@@ -96,6 +97,7 @@ def main(arguments: list[str]) -> int:
   options = _options()
   cli.import_tensorflow()
   pipeline = _beam_pipeline()
+  from i3d_tf.features import extraction
   from i3d_tf.features import profiles
   from i3d_tf.features import results
   from i3d_tf.features import sources as sources_lib
@@ -103,13 +105,18 @@ def main(arguments: list[str]) -> int:
   sources = sources_lib.list_sources(FLAGS.input)
   sources_lib.check_ids(sources, lambda source: profiles.output_name(options.profile, source.id))
   sources = sources[FLAGS.shard :: FLAGS.num_shards]
+  extractor = extraction.Extractor(options)
   folder = results.Folder(FLAGS.output)
   with files.locked(_work(folder)):
+    folder.prepare(extractor.meaning, provenance.collect())
     done = folder.entries()
     tasks = [
         source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
     ]
-    _run(tasks, len(sources), options, folder, pipeline)
+    if tasks and pipeline is not None:
+      _run_beam(pipeline, tasks, options, folder)
+    else:
+      _run(tasks, len(sources), extractor, folder)
     folder.finish()
     return _report(sources, tasks, folder)
 
@@ -153,18 +160,10 @@ def _beam_pipeline():
   return beam_pipelines.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
 
 
-def _run(tasks: list, num_sources: int, options: options_lib.Options, folder, pipeline) -> None:
-  """Does what is left to do."""
-  from i3d_tf.features import extraction
+def _run(tasks: list, num_sources: int, extractor, folder) -> None:
+  """Does what is left to do, with a progress bar over the videos and one over the current one."""
   from i3d_tf.features import runs
 
-  extractor = extraction.Extractor(options)
-  folder.prepare(extractor.meaning, provenance.collect())
-  if not tasks:
-    return
-  if pipeline is not None:
-    _run_beam(pipeline, tasks, options, folder)
-    return
   with tqdm.tqdm(total=num_sources, initial=num_sources - len(tasks), unit="video", disable=None) as bar:
     for source in tasks:
       with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
@@ -180,6 +179,7 @@ def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
 
 
 def _run_beam(pipeline, tasks: list, options: options_lib.Options, folder) -> None:
+  """The same on the workers of a pipeline."""
   import apache_beam as beam
 
   from i3d_tf.features import runs
