@@ -59,15 +59,15 @@ class Video:
 
 
 def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
-  """The videos that `inputs` stand for: files, those in folders and below them, and the records in folders of records.
+  """The videos that `inputs` stand for: files, those in folders and below them, and the records of TFRecord files.
 
   Raises:
     I3dError: if a folder holds none, or two videos would have the same id.
   """
   found = []
   for path in map(os.fspath, inputs):
-    if os.path.isdir(path) and any(pathlib.Path(path).glob("*.tfrecord*")):
-      found += [_record_source(entry) for file in inspection.find_files(path) for entry in inspection.scan(file)]
+    if files := _find_records(path):
+      found += [_record_source(entry) for file in files for entry in inspection.scan(file)]
       continue
     root = pathlib.Path(path) if os.path.isdir(path) else pathlib.Path(path).parent
     found += [
@@ -75,6 +75,14 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
         for video in decode.list_videos([path])
     ]
   return list({source.name: source for source in reversed(found)}.values())[::-1]
+
+
+def _find_records(path: str) -> list[pathlib.Path]:
+  """The TFRecord files that `path` stands for, none if it stands for videos."""
+  if os.path.isdir(path) or path.endswith(".tfrecord"):
+    with contextlib.suppress(errors.I3dError):
+      return inspection.find_files(path)
+  return []
 
 
 def check_ids(sources: Iterable[Source], name: Callable[[Source], str]) -> None:

@@ -64,6 +64,10 @@ class SourcesTest(parameterized.TestCase):
     numbered = [f"{file.name}-{number}" for number in (1, 2, 3)]
     self.assertEqual([source.id for source in found], ["train/run/a", *numbered])
     self.assertEqual(found[0].name, f"{file}, record 0")
+    bare = file.rename(file.with_suffix(""))  # as MediaSequence names them
+    self.assertEqual(sources_lib.list_sources([self.folder / "records"])[0].id, "train/run/a")
+    bare.rename(file)
+    self.assertEqual(sources_lib.list_sources([file]), found)
     with self.assertRaisesRegex(errors.I3dError, "record 3: the file ends within it"):
       sources_lib.open_video(found[3], **_OPEN)
 
