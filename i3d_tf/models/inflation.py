@@ -47,6 +47,30 @@ def inflate(
   return inflated
 
 
+def inflate_to(
+    values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, mode: str = "mean"
+) -> dict[str, np.ndarray]:
+  """Those variables of a network of images that a network of the same names has, but for the classifier's.
+
+  Kernels are inflated by `inflate_kernel` to the steps that they have there, and vectors copied.
+
+  Args:
+    values: by names without the module's.
+    shapes: of the new network's variables.
+    mode: one of `MODES`.
+
+  Raises:
+    ValueError: for another mode; naming variables that the new network does not have.
+  """
+  trunk = {name: value for name, value in values.items() if not _is_head(name)}
+  if strangers := [name for name in trunk if name not in shapes]:
+    raise ValueError(f"the new network has no variables {', '.join(strangers[:3])}")
+  return {
+      name: inflate_kernel(value, shapes[name][0], mode=mode) if value.ndim == 5 else value
+      for name, value in trunk.items()
+  }
+
+
 def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.ndarray:
   """A kernel of `steps` in time from one of a single step.
 

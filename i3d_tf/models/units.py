@@ -56,7 +56,7 @@ class Conv3D(snt.Module):
       kernel, stride: (time, height, width).
       with_bias: add `b`.
       padding: 'SAME', 'VALID', or how much on both sides of (time, height, width).
-      temporal_padding: what 'SAME' puts before the first and after the last frame: 'zeros', or by 'edge' these
+      temporal_padding: what padding puts before the first and after the last frame: 'zeros', or by 'edge' these
         frames again.
       channelwise: convolve every channel by itself; there are as many in as out.
       initializer: of `w`.
@@ -76,8 +76,8 @@ class Conv3D(snt.Module):
     self._padding = _simplest(padding, self._kernel, self._stride)
     if channelwise and (temporal_padding == "edge" or (self._padding == "SAME" and max(self._stride) > 1)):
       raise ValueError(f"a channel-wise convolution of stride {self._stride} takes padding by zeros, in numbers")
-    self._repeats_edges = temporal_padding == "edge" and padding == "SAME" and self._kernel[0] > 1
     self._initializer = initializer
+    self._repeats_edges = temporal_padding == "edge" and self._padding != "VALID" and self._kernel[0] > 1
     self.frozen = False
 
   @snt.once
@@ -121,16 +121,14 @@ class Conv3D(snt.Module):
     return [(extent, extent) for extent in ((0, 0, 0) if self._padding == "VALID" else self._padding)]
 
   def _pad(self, inputs: tf.Tensor) -> tf.Tensor:
-    """SAME padding by the rule total = max((ceil(n / s) - 1) * s + k - n, 0), half of it, rounded down, before."""
-    before_after = []
-    for axis, (kernel, stride) in enumerate(zip(self._kernel, self._stride, strict=True), start=1):
-      extent = tf.shape(inputs)[axis]
-      total = tf.maximum((-(-extent // stride) - 1) * stride + kernel - extent, 0)
-      before_after.append((total // 2, total - total // 2))
-    (before, after), *space = before_after
-    frames = tf.shape(inputs)[1]
-    inputs = tf.gather(inputs, tf.clip_by_value(tf.range(-before, frames + after), 0, frames - 1), axis=1)
-    return tf.pad(inputs, [(0, 0), (0, 0), *space, (0, 0)])
+    """Pads by hand, in time with the outermost frames."""
+    extents = tf.unstack(tf.shape(inputs)[1:4])
+    if isinstance(self._padding, str):
+      (before, after), *space = map(_same, extents, self._kernel, self._stride)
+    else:
+      (before, after), *space = ((extent, extent) for extent in self._padding)
+    frames = tf.clip_by_value(tf.range(-before, extents[0] + after), 0, extents[0] - 1)
+    return tf.pad(tf.gather(inputs, frames, axis=1), [(0, 0), (0, 0), *space, (0, 0)])
 
 
 class Unit3D(snt.Module):
@@ -298,6 +296,12 @@ def _simplest(padding: Padding, kernel: tuple[int, int, int], stride: tuple[int,
   axes = zip(kernel, stride, padding, strict=True)
   is_same = all(step == 1 and extent == 2 * before + 1 for extent, step, before in axes)
   return "SAME" if is_same else tuple(padding)
+
+
+def _same(extent: tf.Tensor, kernel: int, stride: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """SAME padding by the rule total = max((ceil(n / s) - 1) * s + k - n, 0), half of it, rounded down, before."""
+  total = tf.maximum((-(-extent // stride) - 1) * stride + kernel - extent, 0)
+  return total // 2, total - total // 2
 
 
 def _both_sides(padding: tuple[int, int, int]) -> list[tuple[int, int]]:
