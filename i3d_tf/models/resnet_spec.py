@@ -23,7 +23,7 @@ SHORTCUT = "downsample"
 _POINT = (1, 1, 1)
 # Widths of the four stages; from the second on each halves height and width.
 _WIDTHS = (64, 128, 256, 512)
-_NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _EXPANSION = 4  # of a bottleneck: what its output is wider than its 3x3 convolution
 _STEM_WIDTH = 64
 _STEM_MIDDLE = 45  # of R(2+1)D; not by the rule of `middle_width`
@@ -183,7 +183,7 @@ def rows(architecture: Architecture, *, width_multiplier: float = 1.0) -> Iterat
   if architecture.pool is not None:
     yield Pool("pool1", (1, 3, 3), (architecture.pool, 2, 2))
   channels = scale(_STEM_WIDTH)
-  for stage, num_blocks in enumerate(_NUM_BLOCKS[architecture.depth]):
+  for stage, num_blocks in enumerate(NUM_BLOCKS[architecture.depth]):
     for index in range(num_blocks):
       block = _block(architecture, stage, index, channels, scale(_WIDTHS[stage]))
       channels = block.branch[-1].channels

@@ -12,6 +12,7 @@ import tensorflow as tf
 from i3d_tf import testing
 from i3d_tf.models import inception_spec
 from i3d_tf.models import network
+from i3d_tf.models import resnet_spec
 from i3d_tf.models import x3d_spec
 from i3d_tf.models import zoo
 from i3d_tf.training import optimizers
@@ -27,6 +28,7 @@ _CLIPS = {
     "i3d": {"num_frames": 9}, "c3d": {"num_frames": 4}, "convnet_lstm": {"num_frames": 3},
     "fused_two_stream": {"num_frames": 2, "flow_stack": 4}, "two_stream": {"num_frames": 1, "flow_stack": 4},
     "inception_v1": {"num_frames": 1}, "s3d": {"num_frames": 9}, "x3d_xs": {"num_frames": 2},
+    "r3d_18": {"num_frames": 3},
 }  # fmt: skip
 
 
@@ -34,6 +36,7 @@ def _keep_few_rows() -> None:
   """In a process of its own, makes networks short, whose many units take long to build for each replica."""
   inception_spec.ROWS = tuple(row for row in inception_spec.ROWS if row.name in ("1a_7x7", "2a_3x3", "2c_3x3", "5c"))
   x3d_spec.STAGES = x3d_spec.STAGES[:1]
+  resnet_spec.NUM_BLOCKS = {18: (1, 1)}
 
 
 def _average(name: str) -> dict[str, bool]:
