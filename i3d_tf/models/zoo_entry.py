@@ -19,7 +19,9 @@ class Entry:
     arguments: of the constructor, that make of the class this network and no other of its family.
     streams: what it can be trained on: 'rgb', 'flow', or 'joint' for both at once.
     options: arguments of the constructor, beside those that all have, by the names of `saved.ModelInfo`.
-    trunk: what the names of its Inception-v1 begin with, '{stream}' standing for the stream; None if it has none.
+    trunk: what the names of the network of images begin with that it holds or is inflated from, '{stream}' standing for
+      the stream; None if there is none.
+    base: the name of that network of images.
     training: what a clip of training is, by the names of `clip_options.TrainClips`.
     test: protocol and number of clips or frames of its test, by the names of `clip_options.EvalClips`; the clips are
       those of training.
@@ -38,6 +40,7 @@ class Entry:
   streams: tuple[str, ...]
   options: tuple[str, ...] = ()
   trunk: str | None = None
+  base: str = "inception_v1"
   training: Mapping[str, Any]
   test: Mapping[str, Any]
   parameters: Mapping[str, int]

@@ -16,6 +16,7 @@ _VMZ = "Tran et al., arXiv 1711.11248; facebookresearch/VMZ"
 _SLOWFAST = "facebookresearch/SlowFast MODEL_ZOO.md (10 clips x 3 crops)"
 _SMALL = {"short_side": 128, "crop": 112}
 _THIRTY_VIEWS = {"protocol": "three_crops", "num_clips": 10}
+_FROM_IMAGES = {"trunk": "", "base": "resnet_50"}
 _8X8 = {"num_frames": 8, "frame_stride": 8, **zoo_entry.FULL_SIZE}
 
 
@@ -80,6 +81,7 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
     "i3d_r50": _entry(
         "i3d_r50",
         title="I3D-ResNet-50, 8 frames: temporal kernels in every second bottleneck",
+        **_FROM_IMAGES,
         training=_8X8,
         test=_THIRTY_VIEWS,
         parameters={"rgb": 28_043_472},
@@ -90,6 +92,7 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
     "i3d_r50_non_local": _entry(
         "i3d_r50_non_local",
         title="I3D-ResNet-50, 8 frames, with five non-local blocks",
+        **_FROM_IMAGES,
         training=_8X8,
         test=_THIRTY_VIEWS,
         parameters={"rgb": 35_397_840},
@@ -100,6 +103,7 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
     "i3d_r50_32x2": _entry(
         "i3d_r50_32x2",
         title="I3D-ResNet-50, 32 frames, of which stem and pools make four steps",
+        **_FROM_IMAGES,
         training={"num_frames": 32, "frame_stride": 2, **zoo_entry.FULL_SIZE},
         test=_THIRTY_VIEWS,
         parameters={"rgb": 28_043_472},
@@ -110,6 +114,7 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
     "c2d_r50": _entry(
         "c2d_r50",
         title="C2D: ResNet-50 on every frame, with a pool over time",
+        **_FROM_IMAGES,
         training=_8X8,
         test=_THIRTY_VIEWS,
         parameters={"rgb": 24_327_632},
@@ -120,6 +125,7 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
     "tsm_r50": _entry(
         "tsm_r50",
         title="TSM-ResNet-50: channels move between neighbouring frames",
+        **_FROM_IMAGES,
         training=_8X8,
         test=_THIRTY_VIEWS,
         parameters={"rgb": 24_327_632},

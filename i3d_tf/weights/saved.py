@@ -28,14 +28,16 @@ from i3d_tf.weights import release
 from i3d_tf.weights import slim
 from i3d_tf.weights import slim_archive
 from i3d_tf.weights import torch_files
-from i3d_tf.weights import torch_i3d
+from i3d_tf.weights import torch_networks
 
 INFO = "model.json"
 CLIP_FIELDS = (
     "num_frames", "frame_stride", "flow_stack", "flow_stacking", "subtract_mean_flow", "short_side", "crop",
 )  # fmt: skip
 BEST = "best"  # the folder of a run's best network
-_FIRST_KERNELS = ("Conv3d_1a_7x7/conv_3d/w", "Conv2d_1a_7x7/conv_3d/w", "conv1a/conv_3d/w")
+_FIRST_KERNELS = tuple(
+    f"{unit}/conv_3d/w" for unit in ("Conv3d_1a_7x7", "Conv2d_1a_7x7", "conv1a", "stem", "stem/spatial")
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,8 +129,8 @@ def load(
 
   Args:
     name_or_path: a released checkpoint's name, a checkpoint in the release's layout (a prefix, one of its files, or a
-      folder with model.ckpt) or in slim's of Inception-v1, a PyTorch state dict of I3D (see `torch_i3d`), or the folder
-      of a training run, which means its best network.
+      folder with model.ckpt) or in slim's of Inception-v1, a PyTorch state dict (see `torch_networks`), or the
+      folder of a training run, which means its best network.
     average_space: take clips of any height and width, see `inception.InceptionI3d`, even if it was not trained so.
 
   Raises:
@@ -158,8 +160,8 @@ def initialize(
   """Starts a network from another's weights.
 
   The classifier stays new when the classes differ, and a flow network takes the mean of an RGB network's first kernel
-  over its inputs (see `inflation.adapt_in_channels`). A network that holds Inception-v1, or is it inflated, starts from
-  that, too, and the rest of it stays new.
+  over its inputs (see `inflation.adapt_in_channels`). A network that holds a network of images, or is it inflated,
+  starts from that, too, and the rest of it stays new.
 
   Returns:
     What was done beyond copying, one sentence each.
@@ -169,10 +171,10 @@ def initialize(
   """
   values, other = read(name_or_path)
   notes = []
-  if other.model != info.model and other.model == "inception_v1" and zoo.get(info.model).trunk is not None:
-    is_inflated = isinstance(model, inception.Inception)
-    values = inflation.inflate(values, model.architecture) if is_inflated else _place_trunk(values, info)
-    how = ", inflated" if is_inflated else ""
+  entry = zoo.get(info.model)
+  if other.model != info.model and other.model == entry.base and entry.trunk is not None:
+    values = _place_trunk(values, info, model)
+    how = ", inflated" if any(value.ndim == 5 and len(value) > 1 for value in values.values()) else ""
     notes.append(f"The trunk is that of {name_or_path}, an {other.model}{how}; the rest is new.")
     new_head = is_part = True
   elif other.model != info.model or len(other.streams) != len(info.streams):
@@ -195,15 +197,21 @@ def initialize(
   return notes
 
 
-def _place_trunk(values: Mapping[str, np.ndarray], info: ModelInfo) -> dict[str, np.ndarray]:
-  """An Inception-v1's variables under the names that they have in another network."""
+def _place_trunk(
+    values: Mapping[str, np.ndarray], info: ModelInfo, model: network.Network
+) -> dict[str, np.ndarray]:
+  """The variables of a network of images under the names that they have in another network, inflated to that."""
+  if isinstance(model, inception.Inception):
+    return inflation.inflate(values, model.architecture)
   trunk = zoo.get(info.model).trunk
-  return {
+  placed = {
       f"{trunk.format(stream=stream)}{name}": value
       for stream in info.streams
       for name, value in values.items()
       if not release.is_head(name)
   }
+  shapes = {name: tuple(variable.shape) for name, variable in release.named_variables(model).items()}
+  return inflation.inflate_to(placed, shapes)
 
 
 def _adapt_first_kernels(
@@ -239,8 +247,8 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
   if info is not None and info.model != "i3d":
     return bundle.read(bundle.find_prefix(checkpoint)), info
   if info is None and torch_files.is_torch(checkpoint):
-    values = torch_i3d.from_torch(torch_files.read(checkpoint), checkpoint)
-    return values, _describe(checkpoint, values)
+    model, values = torch_networks.from_torch(torch_files.read(checkpoint), checkpoint)
+    return values, _describe(checkpoint, values, model)
   if info is None and slim.is_slim(checkpoint):
     values = slim.read(checkpoint)
     info = ModelInfo(model="inception_v1", stream="rgb", num_classes=values[slim.HEAD_BIAS].size, num_frames=1)
@@ -286,18 +294,19 @@ def _read_info(path: pathlib.Path) -> dict:
   raise errors.CheckpointError(f"{path}: this is not what train writes")
 
 
-def _describe(path: str, values: Mapping[str, np.ndarray]) -> ModelInfo:
-  """The info of a checkpoint of I3D that comes without: one of the release, in its layout, or of a PyTorch port."""
-  kernel, bias = values.get(release.FIRST_KERNEL), values.get(release.HEAD_BIAS)
+def _describe(path: str, values: Mapping[str, np.ndarray], model: str = "i3d") -> ModelInfo:
+  """The info of a checkpoint that comes without: of I3D in the release's layout, or of any network from PyTorch."""
   missing = [name for name in (release.FIRST_KERNEL, release.HEAD_BIAS) if name not in values]
-  if missing:
+  if missing and model == "i3d":
     raise errors.CheckpointError(f"checkpoint {path} is not whole: it has no {missing[0]}")
-  channels = kernel.shape[-2]
+  channels = next(iter(first_kernels(values).values())).shape[-2]
+  num_classes = next(value.size for name, value in values.items() if release.is_head(name) and name.endswith("/b"))
   streams = [stream for stream, number in clip_options.CHANNELS.items() if number == channels]
   if not streams:
     raise errors.CheckpointError(f"checkpoint {path} is for clips of {channels} channels; allowed are 3 and 2")
   try:
-    classes = resources.class_names(bias.size)
+    classes = resources.class_names(num_classes)
   except errors.I3dError:
     classes = ()
-  return ModelInfo(stream=streams[0], num_classes=bias.size, classes=classes)
+  clip = {name: value for name, value in zoo.training_clips(model, streams[0]).items() if name in CLIP_FIELDS}
+  return ModelInfo(model=model, stream=streams[0], num_classes=num_classes, classes=classes, **clip)

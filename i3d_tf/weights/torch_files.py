@@ -10,8 +10,8 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import files
 
-SUFFIXES = (".pt", ".pth")
-_WRAPPER = "state_dict"  # under which training scripts keep the weights beside other things
+SUFFIXES = (".pt", ".pth", ".pyth")
+_WRAPPERS = ("state_dict", "model_state")  # under which training scripts keep the weights beside other things
 _PARALLEL = "module."  # what DataParallel puts before every name
 
 
@@ -21,7 +21,7 @@ def is_torch(path: str | os.PathLike) -> bool:
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads a state dict, alone in its file or under 'state_dict', with or without DataParallel's prefix.
+  """Reads a state dict, alone in its file or beside other things, with or without DataParallel's prefix.
 
   Only tensors are unpickled, so that a file cannot run code.
 
@@ -35,8 +35,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     content = torch.load(path, map_location="cpu", weights_only=True)
   except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
     raise errors.CheckpointError(f"{path} cannot be read as PyTorch's weights: {errors.first_line(error)}") from None
-  if isinstance(content, Mapping) and isinstance(content.get(_WRAPPER), Mapping):
-    content = content[_WRAPPER]
+  for wrapper in _WRAPPERS:
+    if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+      content = content[wrapper]
   is_state_dict = isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
   if not is_state_dict or not content:
     raise errors.CheckpointError(f"{path} holds no state dict of PyTorch; save model.state_dict()")
