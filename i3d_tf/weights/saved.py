@@ -175,7 +175,7 @@ def initialize(
   if other.model != info.model and other.model == entry.base and entry.trunk is not None:
     values = _place_trunk(values, info, model)
     how = ", inflated" if any(value.ndim == 5 and len(value) > 1 for value in values.values()) else ""
-    notes.append(f"The trunk is that of {name_or_path}, an {other.model}{how}; the rest is new.")
+    notes.append(f"The trunk is that of {name_or_path}, a network {other.model}{how}; the rest is new.")
     new_head = is_part = True
   elif other.model != info.model or len(other.streams) != len(info.streams):
     raise errors.CheckpointError(

@@ -134,6 +134,29 @@ class InitializeTest(absltest.TestCase):
         np.testing.assert_allclose(after[release.FIRST_KERNEL][..., channel, :], mean, rtol=1e-6, atol=1e-8)
       self.assertRegex(notes[0], r"mean of .* over its 3 inputs")
 
+  def test_a_residual_network_starts_from_resnet_50_inflated(self):
+    small = {"stream": "rgb", "num_classes": 3, "width_multiplier": 0.05}
+    images = saved.ModelInfo(model="resnet_50", **small)
+    before, after, notes = self._start(images, saved.ModelInfo(model="i3d_r50_non_local", **small))
+    self.assertRegex(notes[0], "The trunk is that of .*, a network resnet_50, inflated; the rest is new.")
+    flat = _values(_model(images))
+    for name, value in after.items():
+      if "non_local" in name or name.startswith("Logits"):
+        np.testing.assert_array_equal(value, before[name], name)
+      elif value.ndim == 5:
+        expected = np.broadcast_to(flat[name] / len(value), value.shape)
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
+      else:
+        np.testing.assert_array_equal(value, flat[name], name)
+    _, shifted, notes = self._start(images, saved.ModelInfo(model="tsm_r50", **small))
+    self.assertNotIn("inflated", notes[0])
+    np.testing.assert_array_equal(shifted["layer4_2/conv3/conv_3d/w"], flat["layer4_2/conv3/conv_3d/w"])
+
+  def test_a_network_of_another_family_is_refused(self):
+    small = {"stream": "rgb", "num_classes": 3, "width_multiplier": 0.05}
+    with self.assertRaisesRegex(errors.CheckpointError, "is a network resnet_50 .*; r3d_18 of stream rgb cannot start"):
+      self._start(saved.ModelInfo(model="resnet_50", **small), saved.ModelInfo(model="r3d_18", **small))
+
   def test_another_width_is_refused(self):
     with self.assertRaisesRegex(errors.CheckpointError, "misshapen"):
       self._start(_INFO, dataclasses.replace(_INFO, width_multiplier=0.1))

@@ -10,7 +10,7 @@ from i3d_tf.weights import bundle
 VECTORS: Mapping[str, str] = {
     "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
 }  # fmt: skip
-_COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, of use for cumulative averages only
+COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, of use for cumulative averages only
 _FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cout]
 
 
@@ -28,7 +28,7 @@ def convert(
   Raises:
     CheckpointError: listing what is missing, unmatched or misshapen.
   """
-  own = {name: array for name, array in arrays.items() if not name.endswith(_COUNTER)}
+  own = {name: array for name, array in arrays.items() if not name.endswith(COUNTER)}
   wanted = set(names.values())
   bundle.raise_for({"missing": sorted(wanted - set(own)), "unmatched": sorted(set(own) - wanted)}, what)
   values = {name: _ours(own[theirs], shapes[name]) for name, theirs in names.items()}

@@ -7,9 +7,11 @@ import numpy as np
 
 from i3d_tf.weights import torch_i3d
 from i3d_tf.weights import torch_resnet
+from i3d_tf.weights import torch_s3d
 
-# Each tells by the names in a state dict whether it is of its family. I3D comes last, and says so if it is of none.
-_FAMILIES = (torch_resnet,)
+# Each finds by the names in a state dict which network of its family that is of. I3D comes last, and says so if it is
+# of none.
+_FAMILIES = (torch_resnet, torch_s3d)
 
 
 def from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
@@ -19,6 +21,7 @@ def from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> tup
     CheckpointError: if it is of no network, or listing what is missing, unmatched or misshapen.
   """
   for family in _FAMILIES:
-    if family.recognises(arrays):
-      return family.from_torch(arrays, path)
+    model = family.find(arrays)
+    if model is not None:
+      return model, family.from_torch(arrays, model, path)
   return "i3d", torch_i3d.from_torch(arrays, path)

@@ -12,12 +12,11 @@ import re
 
 import numpy as np
 
-from i3d_tf import errors
 from i3d_tf.models import resnet_spec as spec
-from i3d_tf.weights import bundle
+from i3d_tf.weights import torch_names
 
-_COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, of use for cumulative averages only
-_BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+# Of SlowFast's non-local blocks, a bias and the moving mean of the batch norm that follows it.
+_BIAS, _MEAN = ".conv_out.bias", ".norm.running_mean"
 _BLOCK = re.compile(r"layer(\d)_(\d+)(_non_local)?/(\w+)(?:/(\w+))?")
 
 
@@ -28,12 +27,10 @@ class Layout:
   Attributes:
     architectures: the project's networks, keys of `resnet_spec.ARCHITECTURES`.
     names: from a unit's name to those of its convolution and its batch norm.
-    has_time: whether kernels have a time axis.
   """
 
   architectures: tuple[str, ...]
   names: Callable[[str], tuple[str, str]]
-  has_time: bool = True
 
 
 def _torchvision_video(unit: str) -> tuple[str, str]:
@@ -118,98 +115,85 @@ LAYOUTS: Mapping[str, Layout] = {
     "torchvision's networks of clips": Layout(
         ("r3d_18", "mc3_18", "rmc3_18", "r2plus1d_18", "r2plus1d_34"), _torchvision_video
     ),
-    "torchvision's networks of images": Layout(("resnet_50",), _torchvision_image, has_time=False),
+    "torchvision's networks of images": Layout(("resnet_50",), _torchvision_image),
     "SlowFast": Layout(("i3d_r50", "i3d_r50_non_local", "c2d_r50"), _slowfast),
     "PyTorchVideo": Layout(("i3d_r50", "c2d_r50"), _pytorchvideo),
     "MMAction2": Layout(("i3d_r50_32x2",), _mmaction2),
-    "MMAction2, shifted": Layout(("tsm_r50",), _mmaction2_shift, has_time=False),
-    "temporal-shift-module": Layout(("tsm_r50",), _temporal_shift_module, has_time=False),
+    "MMAction2, shifted": Layout(("tsm_r50",), _mmaction2_shift),
+    "temporal-shift-module": Layout(("tsm_r50",), _temporal_shift_module),
 }
 
 
-def recognises(arrays: Mapping[str, np.ndarray]) -> bool:
-  """Whether a state dict is of one of the layouts, by the name of its first kernel."""
-  return any(f"{layout.names('stem')[0]}.weight" in arrays for layout in LAYOUTS.values())
+def find(arrays: Mapping[str, np.ndarray]) -> str | None:
+  """The architecture that a state dict is of, or comes nearest to; None if it is in none of the layouts."""
+  own, misfits = _prepared(arrays), {}
+  for layout in _layouts(own):
+    for architecture in layout.architectures:
+      names, shapes = _names(layout, architecture), _shapes(own, layout, architecture)
+      fitting = [name for name, theirs in names.items() if theirs in own and _fits(own[theirs], shapes[name])]
+      misfits[architecture] = len(set(own) | set(names.values())) - len(fitting)
+  return min(misfits, key=misfits.get) if misfits else None
 
 
-def from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
-  """The architecture of a state dict, and its variables by our names; `path` is its file, for messages.
+def from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The variables by our names, from a state dict of the architecture `model`; `path` is its file, for messages.
 
   Raises:
-    CheckpointError: if it is of no architecture: listing what is missing, unmatched or misshapen in the one that it is
-      nearest to.
+    CheckpointError: listing what is missing, unmatched or misshapen.
   """
-  arrays = {name: array for name, array in arrays.items() if not name.endswith(_COUNTER)}
-  attempts = []
-  for layout in LAYOUTS.values():
-    for architecture in layout.architectures:
-      values, problems = _convert(arrays, layout, spec.ARCHITECTURES[architecture])
-      if not any(problems.values()):
-        return architecture, values
-      attempts.append((sum(map(len, problems.values())), architecture, problems))
-  if not recognises(arrays):
-    some = ", ".join(list(arrays)[:3])
-    raise errors.CheckpointError(f"{path} is of none of {', '.join(LAYOUTS)}; its names begin with {some}")
-  _, nearest, problems = min(attempts, key=lambda attempt: attempt[0])
-  bundle.raise_for(problems, f"{path} is no network of ours, and nearest to {nearest}")
-  raise AssertionError("there are problems, so that the line above raises")
+  own = _prepared(arrays)
+  layout = next(layout for layout in _layouts(own) if model in layout.architectures)
+  what = f"{path} is of no network of ours, and nearest to {model}"
+  return torch_names.convert(own, _names(layout, model), _shapes(own, layout, model), what)
 
 
-def _convert(
-    arrays: Mapping[str, np.ndarray], layout: Layout, architecture: spec.Architecture
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-  """The variables, and what is missing, unmatched and misshapen."""
-  theirs = _their_names(layout, architecture)
-  values = {own: _to_ours(own, arrays[name]) for own, name in theirs.items() if name in arrays}
-  biases = _fold_biases(arrays, layout, architecture, values)
-  shapes = spec.variable_shapes(architecture, **_sizes(values))
-  return values, {
-      "missing": [name for name in theirs.values() if name not in arrays],
-      "unmatched": sorted(set(arrays) - set(theirs.values()) - biases),
-      "misshapen": [
-          f"{theirs[own]} {arrays[theirs[own]].shape}" for own, value in values.items() if value.shape != shapes[own]
-      ],
-  }
+def _layouts(arrays: Mapping[str, np.ndarray]) -> list[Layout]:
+  """Those in which the first kernel has the name that it has in the state dict."""
+  return [layout for layout in LAYOUTS.values() if _first_kernel(layout) in arrays]
 
 
-def _their_names(layout: Layout, architecture: spec.Architecture) -> dict[str, str]:
+def _first_kernel(layout: Layout) -> str:
+  return f"{layout.names('stem')[0]}.weight"
+
+
+def _names(layout: Layout, architecture: str) -> dict[str, str]:
+  """The names of all variables by ours."""
   names = {}
-  for unit in spec.units(architecture):
+  for unit in spec.units(spec.ARCHITECTURES[architecture]):
     conv, norm = layout.names(unit.name)
     names[f"{unit.name}/conv_3d/w"] = f"{conv}.weight"
     if unit.batch_norm:
-      names |= {f"{unit.name}/batch_norm/{own}": f"{norm}.{their}" for their, own in _BATCH_NORM.items()}
+      vectors = torch_names.VECTORS.items()
+      names |= {f"{unit.name}/batch_norm/{vector}": f"{norm}.{theirs}" for vector, theirs in vectors}
     else:
       names[f"{unit.name}/conv_3d/b"] = f"{conv}.bias"
   return names
 
 
-def _to_ours(name: str, array: np.ndarray) -> np.ndarray:
-  """A kernel of any rank as `[kt, kh, kw, Cin, Cout]`; vectors stay."""
-  if not name.endswith("/w"):
-    return array
-  kernel = array.transpose(*range(2, array.ndim), 1, 0)
-  return kernel.reshape((1,) * (5 - kernel.ndim) + kernel.shape)
+def _shapes(arrays: Mapping[str, np.ndarray], layout: Layout, architecture: str) -> dict[str, tuple[int, ...]]:
+  """Of our variables, for the state dict's channels in and number of classes."""
+  bias = arrays.get(f"{layout.names(spec.LOGITS)[0]}.bias")
+  sizes = {"in_channels": arrays[_first_kernel(layout)].shape[1], "num_classes": 400 if bias is None else bias.size}
+  return spec.variable_shapes(spec.ARCHITECTURES[architecture], **sizes)
 
 
-def _fold_biases(
-    arrays: Mapping[str, np.ndarray],
-    layout: Layout,
-    architecture: spec.Architecture,
-    values: dict[str, np.ndarray],
-) -> set[str]:
-  """Subtracts biases before batch norm from moving means; returns their names."""
-  folded = set()
-  for unit in spec.units(architecture):
-    bias, mean = f"{layout.names(unit.name)[0]}.bias", f"{unit.name}/batch_norm/moving_mean"
-    if bias in arrays and mean in values:
-      values[mean] = values[mean] - arrays[bias]
-      folded.add(bias)
-  return folded
+def _fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
+  """Whether an array of theirs is a variable of ours of this shape."""
+  return array.shape == ((shape[4], shape[3], *shape[:3]) if len(shape) == 5 else shape)
 
 
-def _sizes(values: Mapping[str, np.ndarray]) -> dict[str, int]:
-  """What a network of the family may have any number of: channels in, and classes."""
-  kernels = [values[name] for name in ("stem/conv_3d/w", "stem/spatial/conv_3d/w") if name in values]
-  bias = values.get(f"{spec.LOGITS}/conv_3d/b")
-  return {"in_channels": kernels[0].shape[-2] if kernels else 3, "num_classes": 400 if bias is None else bias.size}
+def _prepared(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The state dict with all axes of kernels, and without counters and biases before batch norm."""
+  prepared = {}
+  for name, array in arrays.items():
+    if array.ndim == 4:
+      array = array[:, :, np.newaxis]
+    elif array.ndim == 2:
+      array = array[..., np.newaxis, np.newaxis, np.newaxis]
+    if not name.endswith(torch_names.COUNTER):
+      prepared[name] = array
+  for name in [name for name in prepared if name.endswith(_BIAS)]:
+    mean = name.removesuffix(_BIAS) + _MEAN
+    if mean in prepared:
+      prepared[mean] = prepared[mean] - prepared.pop(name)
+  return prepared

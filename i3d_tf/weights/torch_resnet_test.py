@@ -70,6 +70,7 @@ _NAMES = {
         "backbone.layer2.1.conv2.conv.weight": "layer2_1/conv2/conv_3d/w",
     }),
 }  # fmt: skip
+_FLAT = ("torchvision's networks of images", "MMAction2, shifted", "temporal-shift-module")  # without an axis of time
 _PARTS = {
     "w": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
     "moving_variance": "running_var",
@@ -91,7 +92,7 @@ def _values(architecture: str) -> dict[str, np.ndarray]:
 
 def _state(layout: str, architecture: str, values=None) -> dict[str, np.ndarray]:
   """A state dict of a network with these values, or of ones without memory, as PyTorch would write it."""
-  layout = torch_resnet.LAYOUTS[layout]
+  is_flat, layout = layout in _FLAT, torch_resnet.LAYOUTS[layout]
   arrays = {}
   for name, shape in spec.variable_shapes(spec.ARCHITECTURES[architecture]).items():
     unit, _, part = name.rsplit("/", 2)
@@ -99,7 +100,7 @@ def _state(layout: str, architecture: str, values=None) -> dict[str, np.ndarray]
     value = np.broadcast_to(np.float32(1), shape) if values is None else values[name]
     if part == "w":
       value = value.transpose(4, 3, 0, 1, 2)
-      value = value[..., 0, 0, 0] if unit == spec.LOGITS else value if layout.has_time else value[:, :, 0]
+      value = value[..., 0, 0, 0] if unit == spec.LOGITS else value[:, :, 0] if is_flat else value
     arrays[f"{conv if part in 'wb' else norm}.{_PARTS[part]}"] = value
     if part == "gamma":
       arrays[f"{norm}.num_batches_tracked"] = np.array(7)
@@ -122,7 +123,7 @@ class TorchResnetTest(parameterized.TestCase):
   @parameterized.parameters(*_NAMES)
   def test_names_are_the_project_s(self, layout):
     architecture, names = _NAMES[layout]
-    made = torch_resnet._their_names(torch_resnet.LAYOUTS[layout], spec.ARCHITECTURES[architecture])
+    made = torch_resnet._names(torch_resnet.LAYOUTS[layout], architecture)
     self.assertEqual({theirs: own for own, theirs in made.items() if theirs in names}, names)
 
   @parameterized.parameters(
@@ -149,11 +150,12 @@ class TorchResnetTest(parameterized.TestCase):
   def test_what_is_wrong_is_listed(self):
     state = _state("torchvision's networks of clips", "r3d_18")
     state["layer5.weight"] = state.pop("layer1.1.conv2.0.weight")
-    state["stem.0.weight"] = state["stem.0.weight"][..., :5]
-    message = (
-        r"(?s)made.pth is no network of ours, and nearest to r3d_18.*missing.*layer1.1.conv2.0.weight.*"
-        r"unmatched.*layer5.weight.*misshapen.*stem.0.weight \(64, 3, 3, 7, 5\)"
-    )
+    what = "made.pth is of no network of ours, and nearest to r3d_18"
+    message = f"(?s){what}.*missing.*layer1.1.conv2.0.weight.*unmatched.*layer5.weight"
+    with self.assertRaisesRegex(errors.CheckpointError, message):
+      torch_networks.from_torch(state, "made.pth")
+    state["layer1.1.conv2.0.weight"] = state.pop("layer5.weight")[..., :2]
+    message = rf"(?s){what}.*misshapen.*conv2.0.weight .*\(64, 64, 3, 3, 2\)"
     with self.assertRaisesRegex(errors.CheckpointError, message):
       torch_networks.from_torch(state, "made.pth")
 
