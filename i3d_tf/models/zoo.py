@@ -11,9 +11,10 @@ from i3d_tf import errors
 from i3d_tf.models import zoo_entry
 from i3d_tf.models import zoo_inception
 from i3d_tf.models import zoo_paper
+from i3d_tf.models import zoo_resnet
 from i3d_tf.models import zoo_x3d
 
-_FAMILIES = (zoo_paper.MODELS, zoo_inception.MODELS, zoo_x3d.MODELS, zoo_resnet.MODELS)
+_FAMILIES = (zoo_paper.MODELS, zoo_inception.MODELS, zoo_resnet.MODELS, zoo_x3d.MODELS)
 MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType(
     {name: entry for family in _FAMILIES for name, entry in family.items()}
 )
