@@ -11,13 +11,20 @@ from typing import Any
 
 from i3d_tf.models import zoo_entry
 
-_TORCHVISION = "torchvision models/video/resnet.py, weights KINETICS400_V1 (5 clips)"
 _VMZ = "Tran et al., arXiv 1711.11248; facebookresearch/VMZ"
 _SLOWFAST = "facebookresearch/SlowFast MODEL_ZOO.md (10 clips x 3 crops)"
 _SMALL = {"short_side": 128, "crop": 112}
-_THIRTY_VIEWS = {"protocol": "three_crops", "num_clips": 10}
-_FROM_IMAGES = {"trunk": "", "base": "resnet_50"}
-_8X8 = {"num_frames": 8, "frame_stride": 8, **zoo_entry.FULL_SIZE}
+_TORCHVISION: Mapping[str, Any] = {
+    "training": {"num_frames": 16, "frame_stride": 2, **_SMALL},
+    "test": {"protocol": "clips", "num_clips": 5},
+    "source": "torchvision models/video/resnet.py, weights KINETICS400_V1 (5 clips)",
+}
+_FROM_IMAGES: Mapping[str, Any] = {
+    "trunk": "",
+    "base": "resnet_50",
+    "training": {"num_frames": 8, "frame_stride": 8, **zoo_entry.FULL_SIZE},
+    "test": {"protocol": "three_crops", "num_clips": 10},
+}
 
 
 def _entry(architecture: str, **fields: Any) -> zoo_entry.Entry:
@@ -31,22 +38,18 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
     "r3d_18": _entry(
         "r3d_18",
         title="R3D-18: ResNet-18 with 3x3x3 convolutions",
-        training={"num_frames": 16, "frame_stride": 2, **_SMALL},
-        test={"protocol": "clips", "num_clips": 5},
+        **_TORCHVISION,
         parameters={"rgb": 33_371_472},
         giga_multiply_adds={"rgb": 40.70},
         accuracies={"scratch": {"rgb": 63.2}},
-        source=_TORCHVISION,
     ),
     "mc3_18": _entry(
         "mc3_18",
         title="MC3-18: ResNet-18, in 3D up to its first stage and in 2D above",
-        training={"num_frames": 16, "frame_stride": 2, **_SMALL},
-        test={"protocol": "clips", "num_clips": 5},
+        **_TORCHVISION,
         parameters={"rgb": 11_695_440},
         giga_multiply_adds={"rgb": 43.34},
         accuracies={"scratch": {"rgb": 63.96}},
-        source=_TORCHVISION,
     ),
     "rmc3_18": _entry(
         "rmc3_18",
@@ -61,12 +64,10 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
     "r2plus1d_18": _entry(
         "r2plus1d_18",
         title="R(2+1)D-18: ResNet-18, each convolution one in space and one in time",
-        training={"num_frames": 16, "frame_stride": 2, **_SMALL},
-        test={"protocol": "clips", "num_clips": 5},
+        **_TORCHVISION,
         parameters={"rgb": 31_505_325},
         giga_multiply_adds={"rgb": 40.52},
         accuracies={"scratch": {"rgb": 67.463}},
-        source=_TORCHVISION,
     ),
     "r2plus1d_34": _entry(
         "r2plus1d_34",
@@ -82,8 +83,6 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
         "i3d_r50",
         title="I3D-ResNet-50, 8 frames: temporal kernels in every second bottleneck",
         **_FROM_IMAGES,
-        training=_8X8,
-        test=_THIRTY_VIEWS,
         parameters={"rgb": 28_043_472},
         giga_multiply_adds={"rgb": 28.41},
         accuracies={"scratch": {"rgb": 73.5}},
@@ -93,8 +92,6 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
         "i3d_r50_non_local",
         title="I3D-ResNet-50, 8 frames, with five non-local blocks",
         **_FROM_IMAGES,
-        training=_8X8,
-        test=_THIRTY_VIEWS,
         parameters={"rgb": 35_397_840},
         giga_multiply_adds={"rgb": 36.53},
         accuracies={"scratch": {"rgb": 74.0}},
@@ -103,9 +100,7 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
     "i3d_r50_32x2": _entry(
         "i3d_r50_32x2",
         title="I3D-ResNet-50, 32 frames, of which stem and pools make four steps",
-        **_FROM_IMAGES,
-        training={"num_frames": 32, "frame_stride": 2, **zoo_entry.FULL_SIZE},
-        test=_THIRTY_VIEWS,
+        **_FROM_IMAGES | {"training": {"num_frames": 32, "frame_stride": 2, **zoo_entry.FULL_SIZE}},
         parameters={"rgb": 28_043_472},
         giga_multiply_adds={"rgb": 33.13},
         accuracies={"imagenet": {"rgb": 73.47}},
@@ -115,8 +110,6 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
         "c2d_r50",
         title="C2D: ResNet-50 on every frame, with a pool over time",
         **_FROM_IMAGES,
-        training=_8X8,
-        test=_THIRTY_VIEWS,
         parameters={"rgb": 24_327_632},
         giga_multiply_adds={"rgb": 19.49},
         accuracies={"scratch": {"rgb": 71.46}},
@@ -126,8 +119,6 @@ MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType({
         "tsm_r50",
         title="TSM-ResNet-50: channels move between neighbouring frames",
         **_FROM_IMAGES,
-        training=_8X8,
-        test=_THIRTY_VIEWS,
         parameters={"rgb": 24_327_632},
         giga_multiply_adds={"rgb": 32.70},
         accuracies={"imagenet": {"rgb": 74.1}},
