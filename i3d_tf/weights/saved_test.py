@@ -149,7 +149,7 @@ class InitializeTest(absltest.TestCase):
       else:
         np.testing.assert_array_equal(value, flat[name], name)
     _, shifted, notes = self._start(images, saved.ModelInfo(model="tsm_r50", **small))
-    self.assertNotIn("inflated", notes[0])
+    self.assertRegex(notes[0], "a network resnet_50; the rest is new.")
     np.testing.assert_array_equal(shifted["layer4_2/conv3/conv_3d/w"], flat["layer4_2/conv3/conv_3d/w"])
 
   def test_a_network_of_another_family_is_refused(self):

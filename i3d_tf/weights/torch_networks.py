@@ -8,20 +8,21 @@ import numpy as np
 from i3d_tf.weights import torch_i3d
 from i3d_tf.weights import torch_resnet
 from i3d_tf.weights import torch_s3d
+from i3d_tf.weights import torch_x3d
 
-# Each finds by the names in a state dict which network of its family that is of. I3D comes last, and says so if it is
-# of none.
-_FAMILIES = (torch_resnet, torch_s3d)
+# Each finds by its names which network of its family a state dict is of. X3D comes before other networks of the same
+# projects, whose first kernel is called as one of its own.
+_FAMILIES = (torch_x3d, torch_s3d, torch_resnet)
 
 
 def from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
   """The network's name in the zoo, and its variables, from a state dict; `path` is its file, for messages.
 
   Raises:
-    CheckpointError: if it is of no network, or listing what is missing, unmatched or misshapen.
+    CheckpointError: if it is of no network (then by I3D's), or listing what is missing, unmatched or misshapen.
   """
   for family in _FAMILIES:
-    model = family.find(arrays)
+    model = family.find(arrays, path)
     if model is not None:
       return model, family.from_torch(arrays, model, path)
   return "i3d", torch_i3d.from_torch(arrays, path)

@@ -124,8 +124,9 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-def find(arrays: Mapping[str, np.ndarray]) -> str | None:
+def find(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
   """The architecture that a state dict is of, or comes nearest to; None if it is in none of the layouts."""
+  del path
   own, misfits = _prepared(arrays), {}
   for layout in _layouts(own):
     for architecture in layout.architectures:
@@ -179,19 +180,16 @@ def _shapes(arrays: Mapping[str, np.ndarray], layout: Layout, architecture: str)
 
 def _fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
   """Whether an array of theirs is a variable of ours of this shape."""
-  return array.shape == ((shape[4], shape[3], *shape[:3]) if len(shape) == 5 else shape)
+  return array.shape == ((shape[4], shape[3], *shape[:3])[: array.ndim] if len(shape) == 5 else shape)
 
 
 def _prepared(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The state dict with all axes of kernels, and without counters and biases before batch norm."""
-  prepared = {}
-  for name, array in arrays.items():
-    if array.ndim == 4:
-      array = array[:, :, np.newaxis]
-    elif array.ndim == 2:
-      array = array[..., np.newaxis, np.newaxis, np.newaxis]
-    if not name.endswith(torch_names.COUNTER):
-      prepared[name] = array
+  """The state dict with an axis of time in all kernels, and without counters and biases before batch norm."""
+  prepared = {
+      name: array[:, :, np.newaxis] if array.ndim == 4 else array
+      for name, array in arrays.items()
+      if not name.endswith(torch_names.COUNTER)
+  }
   for name in [name for name in prepared if name.endswith(_BIAS)]:
     mean = name.removesuffix(_BIAS) + _MEAN
     if mean in prepared:

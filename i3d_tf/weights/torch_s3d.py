@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 
-from i3d_tf import errors
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import s3d_spec
 from i3d_tf.weights import torch_names
@@ -72,27 +71,20 @@ LAYOUTS: Mapping[str, Layout] = {
 }  # fmt: skip
 
 
-def recognises(arrays: Mapping[str, np.ndarray]) -> bool:
-  """Whether a state dict is of one of the layouts, by the name of its first kernel."""
-  return _find(arrays) is not None
+def find(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
+  """The zoo's name of the network that a state dict is of, by the name of its first kernel; None if it is no S3D."""
+  del path
+  first = f"{next(spec.units(_ARCHITECTURE)).name}/conv_3d/w"
+  return next((model for model, layout in LAYOUTS.items() if layout.names()[first] in arrays), None)
 
 
-def from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
-  """The zoo's name of a state dict's network, and its variables by our names; `path` is its file, for messages.
+def from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The variables by our names, from a state dict of the network `model`; `path` is its file, for messages.
 
   Raises:
-    CheckpointError: if it is of neither layout, or listing what is missing, unmatched or misshapen.
+    CheckpointError: listing what is missing, unmatched or misshapen.
   """
-  model = _find(arrays)
-  if model is None:
-    some = ", ".join(list(arrays)[:3])
-    raise errors.CheckpointError(f"{path} is of none of {', '.join(LAYOUTS)}; its names begin with {some}")
   layout = LAYOUTS[model]
   bias = arrays.get(f"{layout.classifier}.bias")
   shapes = spec.variable_shapes(_ARCHITECTURE, num_classes=_NUM_CLASSES if bias is None else bias.size)
-  return model, torch_names.convert(arrays, layout.names(), shapes, f"{path} is not of {model}")
-
-
-def _find(arrays: Mapping[str, np.ndarray]) -> str | None:
-  first = f"{next(spec.units(_ARCHITECTURE)).name}/conv_3d/w"
-  return next((model for model, layout in LAYOUTS.items() if layout.names()[first] in arrays), None)
+  return torch_names.convert(arrays, layout.names(), shapes, f"{path} is not of {model}")
