@@ -22,7 +22,8 @@ def write(
   """Writes the SavedModel.
 
   Loaded, it has `signatures`, and is itself called with a clip, or clips by stream, for the logits, as Keras' layers
-  of TensorFlow Hub do; `variables` and `trainable_variables` are for training it further.
+  of TensorFlow Hub do; `variables` and `trainable_variables` are for training it further, which networks with
+  channel-wise convolutions (X3D) do not allow: their gradient stays behind.
 
   Args:
     folder: to write to.
@@ -43,9 +44,19 @@ def write(
     )
     module.__call__ = _call(classifier, specs)
     try:
-      tf.saved_model.save(module, os.fspath(folder), signatures=functions)
+      save(module, folder, functions)
     except (tf.errors.OpError, OSError) as error:
       raise errors.I3dError(f"{folder} cannot be written: {errors.first_line(error)}") from None
+
+
+def save(
+    module: tf.train.Checkpoint | tf.Module,
+    folder: str | os.PathLike,
+    functions: Mapping[str, tf.types.experimental.ConcreteFunction],
+) -> None:
+  """`tf.saved_model.save`, which cannot save gradients of our own that hold a variable's value."""
+  options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+  tf.saved_model.save(module, os.fspath(folder), signatures=dict(functions), options=options)
 
 
 def _asset(path: pathlib.Path, content: bytes) -> tf.saved_model.Asset:

@@ -147,6 +147,14 @@ class SavedModelTest(absltest.TestCase):
     response = stub.Predict(request, timeout=120, wait_for_ready=True)
     np.testing.assert_allclose(tf.make_ndarray(response.outputs[output]), expected, atol=1e-6, err_msg=signature)
 
+  def test_a_network_with_a_gradient_of_its_own_is_saved_without_it(self):
+    testing.write_network(self.folder / "x3d", model="x3d_xs", num_frames=4, short_side=48, crop=48)
+    graphs.write(self.folder / "exported", (os.fspath(self.folder / "x3d"),), graphs.Options())
+    clip = {"rgb": tf.constant(self.clips["rgb"])}
+    actual = tf.saved_model.load(self.folder / "exported").signatures["serving_default"](**clip)["logits"]
+    expected = classifier_lib.Classifier([self.folder / "x3d"])(clip)["Logits"]
+    self.assertLess(testing.relative_error(actual, expected), 1e-5)
+
   def test_assets_tell_the_classes_and_what_the_clips_are_to_be(self):
     assets = self.folder / "one" / "assets"
     self.assertEqual((assets / "classes.txt").read_text(), "down\nright\nstill\n")
