@@ -35,7 +35,9 @@ Weights alone:
   --format=release               TensorFlow 1 checkpoints in the layouts of google-deepmind/kinetics-i3d
   --format=pytorch_i3d           a PyTorch state dict for piergiaj/pytorch-i3d (pip install 'i3d_tf[torch]')
   --format=kinetics_i3d_pytorch  the same for hassony2/kinetics_i3d_pytorch
-PyTorch state dicts of these two, files *.pt or *.pth, are read wherever a checkpoint is."""
+PyTorch state dicts, files *.pt, *.pth or *.pyth, are read wherever a checkpoint is: of these two; of torchvision's
+R3D, MC3, R(2+1)D, S3D and ResNet-50; of SlowFast's and PyTorchVideo's I3D-ResNets, C2D and X3D; of MMAction2's I3D and
+TSM; and of temporal-shift-module and kylemin/S3D."""
 
 _SAVED_MODEL, _TFLITE, _ONNX = "saved_model", "tflite", "onnx"
 _GRAPHS = (_SAVED_MODEL, _TFLITE, _ONNX)
@@ -47,7 +49,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list(
     "checkpoint",
     None,
-    "The network: a released name, a path, a run of train, or a PyTorch state dict of I3D. Or two, of RGB and flow, "
+    "The network: a released name, a path, a run of train, or a PyTorch state dict. Or two, of RGB and flow, "
     "separated by a comma.",
     required=True,
 )

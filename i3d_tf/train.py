@@ -50,7 +50,8 @@ flags.DEFINE_string(
     "initial_checkpoint", _RUN["initial_checkpoint"],
     "Weights to start from: a released checkpoint's name, a path, or the folder of a run. The classifier is new where "
     "the classes differ; a flow network takes the mean of an RGB network's first kernel. inception_v1 is TF-slim's, "
-    "from ImageNet: the networks that hold it start from it, and i3d from it inflated.",
+    "from ImageNet: the networks that hold it start from it, and i3d and s3d from it inflated. A PyTorch state dict "
+    "(.pt, .pth, .pyth) of a network of the zoo, too; from torchvision's resnet50 start those that hold resnet_50.",
 )  # fmt: skip
 flags.DEFINE_boolean(
     "rescale_first_kernel", _RUN["rescale_first_kernel"],
