@@ -11,6 +11,9 @@ from i3d_tf.models import temporal_shift
 from i3d_tf.models import trunk
 from i3d_tf.models import units
 
+# All sources start by He's rule (arXiv 1502.01852), from the number of outputs.
+_INITIALIZER = snt.initializers.VarianceScaling(2.0, mode="fan_out", distribution="normal")
+
 
 class ResNet(trunk.TrunkNetwork):
   """A network of `resnet_spec.ARCHITECTURES`, for clips of any length and size.
@@ -80,5 +83,6 @@ def _make_conv(conv: spec.Conv, architecture: spec.Architecture, temporal_paddin
       activation="relu" if conv.relu else "none",
       padding=conv.padding,
       temporal_padding=temporal_padding,
+      initializer=_INITIALIZER,
       name=conv.name,
   )

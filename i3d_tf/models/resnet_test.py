@@ -81,6 +81,14 @@ class ResNetTest(parameterized.TestCase):
     names = [variable.name for variable, each in zip(model.trainable_variables, found) if not np.abs(each).max()]
     self.assertEmpty(names)
 
+  def test_kernels_start_by_what_they_give(self):
+    tf.random.set_seed(0)
+    model = resnet.ResNet(5, architecture="r3d_18", width_multiplier=0.5)
+    model.build(3)
+    kernel = release.named_variables(model)["layer3_0/conv1/conv_3d/w"]
+    self.assertEqual(kernel.shape, (3, 3, 3, 64, 128))
+    self.assertAlmostEqual(float(tf.math.reduce_std(kernel)) / np.sqrt(2 / (27 * 128)), 1, delta=0.01)
+
   def test_unknown_architecture(self):
     with self.assertRaisesRegex(ValueError, "architecture is 'r3d_50'; allowed are r3d_18, mc3_18"):
       resnet.ResNet(architecture="r3d_50")
