@@ -76,10 +76,12 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       complete.mkdir()
       yield complete
       complete.rename(target)
-  except BaseException:
+  except BaseException as error:
     for parent in made:
       with contextlib.suppress(OSError):
         parent.rmdir()
+    if isinstance(error, OSError) and str(error.filename).startswith(os.path.join(target.parent, f".{target.name}.")):
+      raise OSError(error.errno, error.strerror, os.fspath(path)) from None  # a temporary name would tell nothing
     raise
 
 

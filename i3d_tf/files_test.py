@@ -186,6 +186,12 @@ class NewFolderTest(parameterized.TestCase):
         raise ZeroDivisionError
     self.assertEqual([path.name for path in self.folder.rglob("*")], ["old"])
 
+  def test_an_error_names_the_folder_that_was_asked_for(self):
+    with self.assertRaises(OSError) as caught:
+      with files.new_folder("/proc/new"):
+        self.fail("the body must not run")
+    self.assertEqual(caught.exception.filename, "/proc/new")
+
   def test_what_is_there_is_kept(self):
     (self.folder / "file").write_bytes(b"1")
     for path, sentence in ((self.folder, "holds file already"), (self.folder / "file", "is a file; name a folder")):

@@ -33,8 +33,11 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   torch = import_torch()
   try:
     content = torch.load(path, map_location="cpu", weights_only=True)
-  except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-    raise errors.CheckpointError(f"{path} cannot be read as PyTorch's weights: {errors.first_line(error)}") from None
+  except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError):
+    # What torch says advises to let the file run code.
+    raise errors.CheckpointError(
+        f"{path} cannot be read as PyTorch's weights: it is damaged or holds more than tensors; save model.state_dict()"
+    ) from None
   for wrapper in _WRAPPERS:
     if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
       content = content[wrapper]
