@@ -39,7 +39,7 @@ def draw(report: zoo.Report) -> bytes:
       title=f"{report.machine}; areas are parameters",
   )  # fmt: skip
   if rows:
-    axes.legend(frameon=False, loc="lower right")
+    drawing.legend(frameon=False, loc="outside upper right", ncols=len(_STARTS))  # where no point can be
     _label(drawing, axes, rows)
   return figures.png(drawing)
 
