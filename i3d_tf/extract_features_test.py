@@ -202,17 +202,6 @@ class RefusalsTest(absltest.TestCase):
         self.assertStartsWith(done.stderr, f"extract_features: error: {message}")
         self.assertLen(done.stderr.splitlines(), 1)
 
-  def test_help_imports_nothing_large(self):
-    program = "import runpy, sys\nsys.argv = ['extract_features', '--help']\ntry:\n"
-    program += "  runpy.run_module('i3d_tf.extract_features', run_name='__main__', alter_sys=True)\n"
-    program += "finally:\n  print([name for name in ('tensorflow', 'cv2', 'numba') if name in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": os.fspath(_ROOT)},
-    )  # fmt: skip
-    self.assertEndsWith(done.stdout, "\n[]\n")
-    self.assertEqual(done.stderr, "")
-
 
 if __name__ == "__main__":
   absltest.main()

@@ -6,8 +6,6 @@ import io
 import multiprocessing
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 from absl.testing import absltest
@@ -21,8 +19,6 @@ from i3d_tf.video import decode
 from i3d_tf.video import encode
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
-
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def run_main(arguments: list[str], folder: str) -> tuple[int, str, str]:
@@ -76,22 +72,6 @@ class VisualizeTest(parameterized.TestCase):
 
   def _names(self) -> list[str]:
     return sorted(path.name for path in self.folder.iterdir())
-
-  def test_help_imports_nothing_large(self):
-    program = """
-import runpy, sys
-sys.argv = ["visualize", "--help"]
-try:
-  runpy.run_module("i3d_tf.visualize", run_name="__main__", alter_sys=True)
-finally:
-  print([module for module in ("tensorflow", "sonnet", "cv2", "matplotlib", "av") if module in sys.modules])
-"""
-    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=100, check=False
-    )
-    self.assertEndsWith(done.stdout, "\n[]\n")
-    self.assertIn("python -m i3d_tf.visualize filters rgb_scratch [MORE]", done.stdout)
 
   def test_video(self):
     checkpoints = ("--rgb_checkpoint={made}/rgb", "--flow_checkpoint={made}/flow")
