@@ -29,10 +29,10 @@ _SMALL = (
 _FEW_ROWS = """
 import sys, time
 from i3d_tf import cli, train
-from i3d_tf.models import inception_spec
-inception_spec.ROWS = inception_spec.ROWS[:3]
 cli.import_tensorflow(quiet=True)
-from i3d_tf.training import monitor
+from i3d_tf.models import inception_spec
+from i3d_tf.training import monitor, trainer  # whose imports want all rows
+inception_spec.ROWS = inception_spec.ROWS[:3]
 step = monitor.Monitor.step
 monitor.Monitor.step = lambda *a, **b: (time.sleep(0.1), step(*a, **b))
 train.run()
@@ -257,8 +257,8 @@ class TrainTest(ProcessTest):
 class BadInputTest(ProcessTest):
   """Each is one sentence, and leaves no run behind."""
 
-  def _assert_refused(self, sentence: str, *flags: str) -> None:
-    self.assertRegex(self._fails("--num_steps=2", "--output=run", *flags), sentence)
+  def _assert_refused(self, sentence: str, *flags: str, **more) -> None:
+    self.assertRegex(self._fails("--num_steps=2", "--output=run", *flags, **more), sentence)
     self.assertEmpty(list(self.folder.glob("run/best/*")) + list(self.folder.glob("run/checkpoints/*")))
 
   def test_records(self):
@@ -278,8 +278,10 @@ class BadInputTest(ProcessTest):
     sized = ("--noaverage_space", "--model=c3d")
     self._assert_refused("--stream=joint: c3d takes rgb or flow", *sized, "--stream=joint")
     self._assert_refused("--average_space is not an option of c3d", "--model=c3d")
-    self._assert_refused("does not take these clips: clip has 8 frames; Logits needs at least 9", "--num_frames=8")
-    self._assert_refused("does not take these clips: clip has height 32; Logits needs 193", "--noaverage_space")
+    whole = {"few_rows": False}  # what the clips must be follows from the rows
+    message = "does not take these clips: clip has "
+    self._assert_refused(f"{message}8 frames; Logits needs at least 9", "--num_frames=8", **whole)
+    self._assert_refused(f"{message}height 32; Logits needs 193", "--noaverage_space", **whole)
 
   def test_labels_out_of_range(self):
     info = json.loads((self.folder / "records" / "dataset.json").read_text())

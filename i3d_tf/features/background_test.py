@@ -12,9 +12,13 @@ from i3d_tf.features import background
 
 class AheadTest(parameterized.TestCase):
 
+  def setUp(self):
+    super().setUp()
+    self.threads = set(threading.enumerate())
+
   def tearDown(self):
     super().tearDown()
-    self.assertEqual(threading.active_count(), 1)
+    self.assertContainsSubset(set(threading.enumerate()), self.threads)
 
   @parameterized.parameters(1, 3, 100)
   def test_the_same_items_in_order(self, depth):
