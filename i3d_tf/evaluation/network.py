@@ -30,11 +30,7 @@ class Network:
     """
     self.model, self.info = saved.load(name_or_path)
     self.name, self.stream = name_or_path, stream
-    if self.info.stream != stream:
-      raise errors.I3dError(
-          f"--{stream}_checkpoint={name_or_path} takes clips of the stream {self.info.stream}; give it as "
-          f"--{self.info.stream}_checkpoint"
-      )
+    saved.check_stream(self.info, name_or_path, stream)
 
   def compile(self, crop: int) -> None:
     """Makes it ready for views of `crop` pixels' side; I3dError if they do not fit it."""

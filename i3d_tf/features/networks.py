@@ -11,6 +11,7 @@ from i3d_tf.features import options as options_lib
 from i3d_tf.features import windows
 from i3d_tf.video import flow as flow_lib
 from i3d_tf.video import ops
+from i3d_tf.weights import saved
 
 _FRAMES_AT_ONCE = 256  # of crops of windows; a pass over one window, or chunk, may have more
 
@@ -36,11 +37,7 @@ class StreamNetwork:
     # Clips of the size that the head pools to one place have the same features with and without averaging over places.
     features = endpoints_lib.I3dFeatures(self.checkpoint, options.endpoints, average_space=True)
     info = features.info
-    if info.stream != stream:
-      raise errors.I3dError(
-          f"--{stream}_checkpoint={self.checkpoint} takes clips of the stream {info.stream}; give it as "
-          f"--{info.stream}_checkpoint"
-      )
+    saved.check_stream(info, self.checkpoint, stream)
     self.weights = features.weights
     self.short_side = info.short_side if options.short_side is None else options.short_side
     self.crop = info.crop if options.crop is None else options.crop

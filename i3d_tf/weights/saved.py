@@ -150,6 +150,15 @@ def load(
   return model, info
 
 
+def check_stream(info: ModelInfo, name_or_path: str | os.PathLike, stream: str) -> None:
+  """Raises I3dError if a network that was given as the checkpoint of a stream is of another."""
+  if info.stream != stream:
+    raise errors.I3dError(
+        f"--{stream}_checkpoint={name_or_path} takes clips of the stream {info.stream}; give it as "
+        f"--{info.stream}_checkpoint"
+    )
+
+
 def initialize(
     model: network.Network,
     info: ModelInfo,

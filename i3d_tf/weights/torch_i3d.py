@@ -16,9 +16,9 @@ from i3d_tf import errors
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.weights import bundle
 from i3d_tf.weights import release
+from i3d_tf.weights import torch_names
 
-_COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, of use for cumulative averages only
-_KERNEL_TO_TORCH, _KERNEL_FROM_TORCH = (4, 3, 0, 1, 2), (2, 3, 4, 1, 0)
+_KERNEL_TO_TORCH = (4, 3, 0, 1, 2)  # the way back of `torch_names.FROM_TORCH`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +107,11 @@ def from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> dic
   layout, what = find_layout(arrays, path), f"{path} is not of I3D"
   names = {name: layout.name(name) for name in spec.variable_shapes()}
   scales = {unit.name: layout.scale(unit.name) for unit in spec.units() if unit.batch_norm}
-  own = {name: array for name, array in arrays.items() if not name.endswith(_COUNTER)}
+  own = {name: array for name, array in arrays.items() if not name.endswith(torch_names.COUNTER)}
   _check_names(set(own), {*names.values(), *scales.values()}, what)
   is_kernel = lambda name: name.endswith("/w") and own[names[name]].ndim == 5
   values = {
-      name: own[theirs].transpose(_KERNEL_FROM_TORCH) if is_kernel(name) else own[theirs]
+      name: own[theirs].transpose(torch_names.FROM_TORCH) if is_kernel(name) else own[theirs]
       for name, theirs in names.items()
   }
   _check_shapes(values, what)

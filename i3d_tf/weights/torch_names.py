@@ -11,7 +11,7 @@ VECTORS: Mapping[str, str] = {
     "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
 }  # fmt: skip
 COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, of use for cumulative averages only
-_FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cout]
+FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cout]
 
 
 def convert(
@@ -47,9 +47,9 @@ def _ours(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   A fully connected layer, `[out, in]`, is a kernel of 1x1x1 for us, and a channel-wise kernel `[C, 1, kt, kh, kw]` is
   `[kt, kh, kw, C]`.
   """
-  if array.ndim == 2 and len(shape) == len(_FROM_TORCH):
+  if array.ndim == 2 and len(shape) == len(FROM_TORCH):
     array = array[..., np.newaxis, np.newaxis, np.newaxis]
-  if array.ndim != len(_FROM_TORCH):
+  if array.ndim != len(FROM_TORCH):
     return array
-  kernel = array.transpose(_FROM_TORCH)
+  kernel = array.transpose(FROM_TORCH)
   return np.squeeze(kernel, 3) if len(shape) == 4 and kernel.shape[3] == 1 else kernel
