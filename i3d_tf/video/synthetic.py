@@ -1,12 +1,15 @@
-"""Made action clips: textured objects that move over a slowly panning ground, eight kinds of motion.
+"""Made action clips: textured objects that move over a slowly panning ground, in eight kinds of motion.
 
-The classes differ in motion only. All else (shapes, textures, colours, places, sizes, speeds, phases) is drawn from the
-seed alone, so that clips of one seed begin with the same frame in all eight classes. What a motion changes (place on a
-frame that wraps around, angle, point in the cycle of sizes) starts evenly distributed and stays so: no single frame
-tells the class, whichever it is.
+The classes of actions differ in motion only. All else (shapes, textures, colours, places, sizes, speeds, phases) is
+drawn from the seed alone, so that clips of one seed begin with the same frame in all eight classes. What a motion
+changes (place on a frame that wraps around, angle, point in the cycle of sizes) starts evenly distributed and stays so:
+no single frame tells the class, whichever it is.
 
 Every class is its own mirror image (a slide goes left or right, a spin either way), so that training may flip clips
 from left to right. Rise and fall are each other in reverse.
+
+The classes of looks are the counterpart, for networks of images to learn from: they differ in what the objects look
+like, in every frame, and the seed draws one of the eight motions, too.
 
 Lengths are in short sides of the frame, times in units of 1/25 s, whatever the size and the frame rate.
 """
@@ -32,6 +35,7 @@ import tqdm
 from i3d_tf import errors
 from i3d_tf import files
 
+MOTION, APPEARANCE = "motion", "appearance"  # what classes may differ in
 SPLITS = ("train", "val", "test")
 CLIPS_PER_CLASS = types.MappingProxyType({"train": 20, "test": 5})
 NUM_FRAMES = 40
@@ -49,6 +53,9 @@ _RADIUS = (0.2, 0.25)
 _SWELL = 0.3  # the radius varies by this part, up and down
 _SPIN_RADIUS = 0.125  # so far from the centre a spin moves at the clip's speed
 _OUTLINE = 0.1  # width of the dark rim, in radii
+_LOBES = (2, 3, 4, 5)
+_LOBE_STRENGTH = 0.3  # of a look's outline, in mean radii
+_STRIPE = 0.13  # width of a dark stripe and a light one, in short sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +79,14 @@ class _Change:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Look:
+  """What the objects of a class of looks have in common."""
+
+  lobes: int
+  striped: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class _Object:
   sprite: np.ndarray  # float32 [S, S, 4], the object at its largest: RGB times opacity, opacity
   place: tuple[float, float]  # right, down, at time 0
@@ -85,6 +100,7 @@ class _Scene:
   pan: tuple[float, float]  # right, down, per time unit
   objects: tuple[_Object, ...]
   motion: _Motion
+  action: str  # the kind of motion, for a class that leaves it open
 
 
 def _swing(motion: _Motion, time: float) -> float:
@@ -108,7 +124,12 @@ _MOTIONS: dict[str, Callable[[_Motion, float], _Change]] = {
     "spin": lambda motion, time: _Change(angle=motion.sign * motion.speed / _SPIN_RADIUS * time),
     "sway": lambda motion, time: _Change(right=_swing(motion, time)),
 }
-CLASSES: tuple[str, ...] = tuple(_MOTIONS)
+_LOOKS = {
+    f"{'striped' if striped else 'blotted'}_{outline}": _Look(lobes, striped)
+    for striped in (False, True)
+    for lobes, outline in zip(_LOBES, ("peanut", "trefoil", "quatrefoil", "cinquefoil"))
+}
+CLASSES = types.MappingProxyType({MOTION: tuple(_MOTIONS), APPEARANCE: tuple(_LOOKS)})
 
 
 def render_clip(
@@ -125,7 +146,8 @@ def render_clip(
 
   Args:
     label: one of `CLASSES`.
-    seed: draws all but the motion's kind. Clips of one seed and different labels begin with the same frame.
+    seed: draws all but what the label says: the kind of motion, or outline and pattern of the objects. Clips of one
+      seed and different motions begin with the same frame; those of different looks move alike.
     num_frames: frames of the clip.
     size: height and width in pixels.
     fps: frames per second. It changes no speed: 1.6 to 2.6 pixels in 1/25 s where the short side is 64.
@@ -140,6 +162,7 @@ def render_clip(
 def write_dataset(
     folder: str | os.PathLike,
     *,
+    differ_in: str = MOTION,
     clips_per_class: Mapping[str, int] = CLIPS_PER_CLASS,
     seed: int = 0,
     num_frames: int = NUM_FRAMES,
@@ -153,6 +176,7 @@ def write_dataset(
 
   Args:
     folder: made if it is not there.
+    differ_in: whose classes, of `CLASSES`.
     clips_per_class: how many clips each class has in each split, of `SPLITS`.
     seed: another one gives another data set.
     num_frames: frames of each clip.
@@ -165,14 +189,16 @@ def write_dataset(
   """
   _check(num_frames=num_frames, size=size, fps=fps, seed=seed)
   _check_counts(clips_per_class)
+  if differ_in not in CLASSES:
+    raise errors.I3dError(f"differ_in is {differ_in!r}; allowed are {', '.join(CLASSES)}")
   if not os.fspath(folder):  # pathlib would take it for the current folder
     raise errors.I3dError("the folder for the clips has an empty name")
   folder = pathlib.Path(folder)
-  _claim(folder, _settings(clips_per_class, seed, num_frames, size, fps))
+  _claim(folder, _settings(differ_in, clips_per_class, seed, num_frames, size, fps))
   clips = [
       (split, label, number)
       for split in SPLITS
-      for label in CLASSES
+      for label in CLASSES[differ_in]
       for number in range(clips_per_class.get(split, 0))
   ]
   paths = [clip_path(folder, *clip) for clip in clips]
@@ -194,9 +220,10 @@ def clip_seed(seed: int, split: str, label: str, number: int) -> int:
   return int.from_bytes(hashlib.sha256(f"{seed} {split} {label} {number}".encode()).digest()[:8], "big")
 
 
-def _check(*, num_frames: int, size: tuple[int, int], fps: int, seed: int, label: str = CLASSES[0]) -> None:
-  if label not in CLASSES:
-    raise errors.I3dError(f"label is {label!r}; the classes are {', '.join(CLASSES)}")
+def _check(*, num_frames: int, size: tuple[int, int], fps: int, seed: int, label: str | None = None) -> None:
+  labels = [*_MOTIONS, *_LOOKS]
+  if label not in (None, *labels):
+    raise errors.I3dError(f"label is {label!r}; the classes are {', '.join(labels)}")
   if len(size) != 2 or min(size) < MIN_SIDE:
     raise errors.I3dError(f"size is {tuple(size)}; it must be height and width of at least {MIN_SIDE} pixels")
   for name, value, least in (("num_frames", num_frames, 1), ("fps", fps, 1), ("seed", seed, 0)):
@@ -213,10 +240,11 @@ def _check_counts(clips_per_class: Mapping[str, int]) -> None:
 
 
 def _settings(
-    clips_per_class: Mapping[str, int], seed: int, num_frames: int, size: tuple[int, int], fps: int
-) -> dict[str, int]:
+    differ_in: str, clips_per_class: Mapping[str, int], seed: int, num_frames: int, size: tuple[int, int], fps: int
+) -> dict[str, int | str]:
   counts = {f"{split}_clips": clips_per_class.get(split, 0) for split in SPLITS}
   return counts | {
+      "differ_in": differ_in,
       "seed": seed,
       "num_frames": num_frames,
       "height": size[0],
@@ -226,7 +254,7 @@ def _settings(
   }
 
 
-def _claim(folder: pathlib.Path, settings: dict[str, int]) -> None:
+def _claim(folder: pathlib.Path, settings: dict[str, int | str]) -> None:
   """Makes the folder and notes the settings in it, or compares them with those it was made with."""
   if folder.exists() and not folder.is_dir():
     raise errors.I3dError(f"{folder}: this is a file, not a folder")
@@ -281,16 +309,18 @@ def _render(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields each frame, and where its objects are: float32 `[H, W]`, 0 to 1."""
   height, width = size
-  scene = _draw_scene(np.random.default_rng(seed), height * _SUPERSAMPLING, width * _SUPERSAMPLING)
+  look = _LOOKS.get(label)
+  scene = _draw_scene(np.random.default_rng(seed), height * _SUPERSAMPLING, width * _SUPERSAMPLING, look)
+  move = _MOTIONS[scene.action if look else label]
   for step in range(num_frames):
     time = step * decode.FRAME_RATE / fps
-    canvas = _paint(scene, time, _MOTIONS[label](scene.motion, time))
+    canvas = _paint(scene, time, move(scene.motion, time))
     frame = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     yield np.clip(np.rint(frame[..., :3] * 255), 0, 255).astype(np.uint8), frame[..., 3]
 
 
-def _draw_scene(rng: np.random.Generator, height: int, width: int) -> _Scene:
-  """Draws all that the seed decides, for frames of `height` x `width` pixels."""
+def _draw_scene(rng: np.random.Generator, height: int, width: int, look: _Look | None) -> _Scene:
+  """Draws all that the seed decides, for frames of `height` x `width` pixels; and how objects look if None is given."""
   side = min(height, width)
   direction, pan_speed = rng.uniform(0, math.tau), rng.uniform(0.003, 0.008)
   motion = _Motion(
@@ -300,11 +330,13 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int) -> _Scene:
       sign=rng.choice([-1, 1]),
   )
   number = max(2, round(_OBJECTS_PER_SQUARE * height * width / side**2))
+  places = lambda: _places(rng, number, height / side, width / side)
   return _Scene(
-      ground=_texture(rng, height, width, 0.12 * side, _ground_colours(rng)),
+      ground=_mixed(_ground_colours(rng), _blots(rng, height, width, 0.12 * side)),
       pan=(pan_speed * math.cos(direction), pan_speed * math.sin(direction)),
-      objects=tuple(_draw_object(rng, place, side) for place in _places(rng, number, height / side, width / side)),
+      objects=tuple(_draw_object(rng, place, side, look) for place in places()),
       motion=motion,
+      action=list(_MOTIONS)[rng.integers(len(_MOTIONS))],
   )
 
 
@@ -333,10 +365,8 @@ def _object_colours(rng: np.random.Generator) -> list[tuple[float, float, float]
   ]
 
 
-def _texture(
-    rng: np.random.Generator, height: int, width: int, grain: float, colours: list[tuple[float, float, float]]
-) -> np.ndarray:
-  """Smooth blots of two colours, `grain` pixels wide, that wrap around; float32 `[height, width, 3]`, 0 to 1."""
+def _blots(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
+  """Smooth blots, `grain` pixels wide, that wrap around: the second colour's share, float32 `[height, width]`."""
   frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
   (noise,) = rng.spawn(1)  # so that what is drawn later does not depend on the size
   blots = 0
@@ -344,17 +374,24 @@ def _texture(
     spectrum = np.fft.rfft2(noise.standard_normal((height, width)))
     layer = np.fft.irfft2(spectrum * np.exp(-2 * (part * grain * frequency) ** 2), s=(height, width))
     blots = blots + strength * layer / layer.std()
-  share = (0.5 + 0.5 * np.tanh(1.3 * (blots - blots.mean()) / blots.std()))[..., None].astype(np.float32)
-  dark, light = np.array(colours, np.float32)
-  return dark + (light - dark) * share
+  return (0.5 + 0.5 * np.tanh(1.3 * (blots - blots.mean()) / blots.std())).astype(np.float32)
 
 
-def _draw_object(rng: np.random.Generator, place: tuple[float, float], side: int) -> _Object:
+def _mixed(colours: list[tuple[float, float, float]], share: np.ndarray) -> np.ndarray:
+  """The first colour where `share` is 0, the second where it is 1; float32 `[..., 3]`."""
+  first, second = np.array(colours, np.float32)
+  return first + (second - first) * share[..., None]
+
+
+def _draw_object(rng: np.random.Generator, place: tuple[float, float], side: int, look: _Look | None) -> _Object:
   pixels = rng.uniform(*_RADIUS) * (1 + _SWELL) * side  # of the largest radius
   texture_side = 2 * math.ceil(pixels + 2)
-  texture = _texture(rng, texture_side, texture_side, 0.1 * side, _object_colours(rng))
+  colours, share = _object_colours(rng), _blots(rng, texture_side, texture_side, 0.1 * side)
   down, right = np.mgrid[:texture_side, :texture_side] - (texture_side - 1) / 2
-  inside = _outline(rng, np.arctan2(down, right)) * pixels - np.hypot(down, right)  # pixels to the edge
+  if look and look.striped:
+    share = (0.5 + 0.5 * np.tanh(3 * np.sin(math.tau * right / (_STRIPE * side)))).astype(np.float32)
+  texture = _mixed(colours, share)
+  inside = _outline(rng, np.arctan2(down, right), look) * pixels - np.hypot(down, right)  # pixels to the edge
   opacity = np.clip(inside + 0.5, 0, 1)
   rim = np.clip(_OUTLINE * pixels - inside + 0.5, 0, 1)
   colour = texture * (1 - 0.75 * rim[..., None])
@@ -362,10 +399,12 @@ def _draw_object(rng: np.random.Generator, place: tuple[float, float], side: int
   return _Object(sprite=sprite, place=place, angle=rng.uniform(0, math.tau), swell=rng.uniform(0, math.tau))
 
 
-def _outline(rng: np.random.Generator, angle: np.ndarray) -> np.ndarray:
-  """The distance of a random shape's edge from its centre in the direction `angle`, at most 1."""
-  lobes = np.arange(2, 6)
+def _outline(rng: np.random.Generator, angle: np.ndarray, look: _Look | None) -> np.ndarray:
+  """The distance of a shape's edge from its centre in the direction `angle`, at most 1; a random shape's if None."""
+  lobes = np.array(_LOBES)
   strengths = rng.dirichlet(np.ones(len(lobes))) * rng.uniform(0.15, 0.4)
+  if look:
+    strengths = np.where(lobes == look.lobes, _LOBE_STRENGTH, 0)
   phases = rng.uniform(0, math.tau, len(lobes))
   wave = lambda at: 1 + (strengths * np.cos(lobes * at[..., None] + phases)).sum(axis=-1)
   return wave(angle) / wave(np.linspace(0, math.tau, 720)).max()

@@ -1,4 +1,4 @@
-"""Tests of synthetic: one frame says nothing of the class, its motion all; files are whole, resumed and repeatable."""
+"""Tests of synthetic: of an action one frame says nothing and motion all, of a look a frame all; files are whole."""
 
 import functools
 import os
@@ -19,6 +19,8 @@ from i3d_tf.video import synthetic
 
 _SMALL = {"num_frames": 5, "size": (32, 40)}
 _FEW = {"train": 2, "test": 1}
+_MOTIONS = synthetic.CLASSES["motion"]
+_LOOKS = synthetic.CLASSES["appearance"]
 _FOREGROUND = 0.9  # of a pixel is an object
 
 
@@ -76,11 +78,11 @@ def class_by_flow(frames: np.ndarray, shares: np.ndarray) -> str:
 @functools.cache
 def last_frames(split: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Frames half a swing after the start, of independent tiny clips; their objects; and the class numbers."""
-  clips = [(label, number) for label in synthetic.CLASSES for number in range(count)]
+  clips = [(label, number) for label in _MOTIONS for number in range(count)]
   seeds = [synthetic.clip_seed(0, split, *clip) for clip in clips]
   made = [render(label, seed, num_frames=7, size=(32, 32)) for (label, _), seed in zip(clips, seeds)]
   frames, shares = (np.stack([item[i][-1] for item in made]) for i in range(2))
-  return frames / 255, shares, np.repeat(np.arange(len(synthetic.CLASSES)), count)
+  return frames / 255, shares, np.repeat(np.arange(len(_MOTIONS)), count)
 
 
 class TemporaryFolderTest(parameterized.TestCase):
@@ -101,7 +103,7 @@ class RenderTest(parameterized.TestCase):
     self.assertEqual(clip.dtype, np.uint8)
     self.assertEqual(synthetic.render_clip("bob", seed=0).shape, (40, 72, 96, 3))
 
-  @parameterized.parameters(*synthetic.CLASSES)
+  @parameterized.parameters(*_MOTIONS)
   def test_same_seed_same_pixels_and_another_seed_others(self, label):
     clip = synthetic.render_clip(label, seed=7, **_SMALL)
     np.testing.assert_array_equal(synthetic.render_clip(label, seed=7, **_SMALL), clip)
@@ -109,12 +111,12 @@ class RenderTest(parameterized.TestCase):
     self.assertGreater(np.abs(synthetic.render_clip(label, seed=8, **_SMALL).astype(int) - clip).mean(), 20)
 
   def test_classes_of_one_seed_begin_alike_and_go_on_differently(self):
-    clips = np.stack([synthetic.render_clip(label, seed=3, num_frames=9) for label in synthetic.CLASSES]).astype(int)
+    clips = np.stack([synthetic.render_clip(label, seed=3, num_frames=9) for label in _MOTIONS]).astype(int)
     np.testing.assert_array_equal(clips[:, 0], np.broadcast_to(clips[:1, 0], clips[:, 0].shape))
     for i, j in zip(*np.triu_indices(len(clips), 1)):
-      self.assertGreater(np.abs(clips[i, 8] - clips[j, 8]).mean(), 3, (synthetic.CLASSES[i], synthetic.CLASSES[j]))
+      self.assertGreater(np.abs(clips[i, 8] - clips[j, 8]).mean(), 3, (_MOTIONS[i], _MOTIONS[j]))
 
-  @parameterized.parameters(*synthetic.CLASSES)
+  @parameterized.parameters(*_MOTIONS)
   def test_frame_rate_changes_no_speed(self, label):
     usual = synthetic.render_clip(label, seed=5, num_frames=4)
     np.testing.assert_array_equal(synthetic.render_clip(label, seed=5, num_frames=7, fps=50)[::2], usual)
@@ -167,7 +169,7 @@ class OneFrameTest(parameterized.TestCase):
     unseen, answers = self._features("test", 15, kind)
     spread = features.std(axis=0) + 1e-3
     features, unseen = ((values - features.mean(axis=0)) / spread for values in (features, unseen))
-    targets = np.eye(len(synthetic.CLASSES))[labels]
+    targets = np.eye(len(_MOTIONS))[labels]
     if classifier == "nearest_mean":
       means = targets.T @ features / targets.sum(axis=0)[:, None]
       scores = -np.linalg.norm(unseen[:, None] - means, axis=-1)
@@ -181,14 +183,14 @@ class MotionTest(parameterized.TestCase):
 
   def test_flow_tells_the_class(self):
     wrong = []
-    for label in synthetic.CLASSES:
+    for label in _MOTIONS:
       for number in range(3):
         found = class_by_flow(*render(label, synthetic.clip_seed(0, "test", label, number), num_frames=30))
         if found != label:
           wrong.append((label, number, found))
     self.assertLessEqual(len(wrong), 1, wrong)  # of 24
 
-  @parameterized.parameters(*synthetic.CLASSES)
+  @parameterized.parameters(*_MOTIONS)
   def test_tvl1_sees_one_to_three_pixels_on_objects_and_less_on_the_ground(self, label):
     engine = cv2.optflow.DualTVL1OpticalFlow_create()
     of_objects, of_ground = [], []
@@ -200,6 +202,63 @@ class MotionTest(parameterized.TestCase):
       of_ground.append(np.median(speed[shares[2] < 0.01]))
     self.assertBetween(np.mean(of_objects), 0.9, 3)
     self.assertBetween(np.mean(of_ground), 0.15, 0.6)
+
+
+class LookTest(parameterized.TestCase):
+
+  def _object(self, label: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The gray values of the largest whole object of a first frame, and its mask, about its centre."""
+    frames, shares = render(label, seed, num_frames=1, size=(144, 192))
+    mask = (shares[0] > _FOREGROUND).astype(np.uint8)
+    _, objects, boxes, _ = cv2.connectedComponentsWithStats(mask)
+    whole = [
+        i for i, (left, top, width, height, _) in enumerate(boxes)
+        if left > 0 and top > 0 and left + width < 192 and top + height < 144
+    ]  # fmt: skip
+    self.assertNotEmpty(whole)
+    biggest = max(whole, key=lambda i: boxes[i][4])
+    return cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY).astype(float), objects == biggest
+
+  def _lobes(self, mask: np.ndarray) -> int:
+    """How often the outline waves, by the moments of the object about its centre."""
+    down, right = np.nonzero(mask)
+    point = (right - right.mean()) + 1j * (down - down.mean())
+    waves = [np.abs(np.mean(np.abs(point) ** 2 * np.exp(1j * lobes * np.angle(point)))) for lobes in range(2, 6)]
+    return 2 + int(np.argmax(waves))
+
+  def _coherence(self, gray: np.ndarray, mask: np.ndarray) -> float:
+    """How alike in direction the edges inside the object are, 0 to 1: the structure tensor's."""
+    inside = cv2.erode(mask.astype(np.uint8), np.ones((9, 9))) > 0
+    down, right = (part[inside] for part in np.gradient(gray))
+    return np.hypot((right**2 - down**2).mean(), 2 * (right * down).mean()) / (right**2 + down**2).mean()
+
+  def test_one_frame_tells_the_look(self):
+    patterns = {"blotted": [], "striped": []}
+    wrong = []
+    for label in _LOOKS:
+      pattern, outline = label.split("_")
+      for seed in (1, 4, 5):
+        gray, mask = self._object(label, seed)
+        patterns[pattern].append(self._coherence(gray, mask))
+        if self._lobes(mask) != {"peanut": 2, "trefoil": 3, "quatrefoil": 4, "cinquefoil": 5}[outline]:
+          wrong.append((label, seed))
+    self.assertLessEqual(len(wrong), 1, wrong)  # of 24
+    self.assertGreater(min(patterns["striped"]), max(patterns["blotted"]))
+
+  def test_looks_of_one_seed_move_alike_and_seeds_draw_the_motion(self):
+    actions = set()
+    for seed in range(40):
+      scenes = [synthetic._draw_scene(np.random.default_rng(seed), 64, 64, look) for look in synthetic._LOOKS.values()]
+      motions = {(scene.action, scene.motion, scene.pan, *(o.place for o in scene.objects)) for scene in scenes}
+      self.assertLen(motions, 1)
+      actions.add(scenes[0].action)
+    self.assertEqual(actions, set(_MOTIONS))
+
+  def test_the_motion_is_that_of_the_action(self):
+    seed = 3
+    action = synthetic._draw_scene(np.random.default_rng(seed), 64, 64, None).action
+    self.assertEqual(class_by_flow(*render("striped_peanut", seed, num_frames=30)), action)
+
 
 class DatasetTest(TemporaryFolderTest):
 
@@ -215,7 +274,7 @@ class DatasetTest(TemporaryFolderTest):
     expected = {
         f"{split}/{label}/{split}_{label}_000{number}.avi"
         for split, count in _FEW.items()
-        for label in synthetic.CLASSES
+        for label in _MOTIONS
         for number in range(count)
     }
     self.assertEqual({os.fspath(path.relative_to(self.folder / "a")) for path in paths}, expected)
@@ -288,6 +347,7 @@ class DatasetTest(TemporaryFolderTest):
 
   @parameterized.parameters(
       (dict(seed=1), r"seed 0 \(not 1\);"),
+      (dict(differ_in="appearance"), r"differ_in motion \(not appearance\);"),
       (dict(num_frames=6), r"num_frames 5 \(not 6\);"),
       (dict(size=(40, 44), fps=30), r"height 32 \(not 40\), width 40 \(not 44\), fps 25 \(not 30\);"),
       (dict(clips_per_class={"train": 2, "val": 1}), r"val_clips 0 \(not 1\), test_clips 1 \(not 0\);"),
@@ -298,6 +358,13 @@ class DatasetTest(TemporaryFolderTest):
     with self.assertRaisesRegex(errors.I3dError, f"^{self.folder}/a: it was made with {sentence} give the same, or "):
       self._write(**changed)
     self.assertEqual(self._contents(), before)
+
+  def test_looks(self):
+    paths = self._write(differ_in="appearance", clips_per_class={"test": 1})
+    self.assertEqual([path.parent.name for path in paths], list(_LOOKS))
+    frames = synthetic.render_clip(_LOOKS[0], seed=synthetic.clip_seed(0, "test", _LOOKS[0], 0), **_SMALL)
+    decoded = decode.read_video(paths[0], fps=25, short_side=None)
+    self.assertLess(np.abs(decoded.astype(float) - frames).mean(), 6)
 
   @parameterized.parameters(b"", b"{", b"[1]", b"3", b'{"seed": 0}', b"\xff")
   def test_damaged_settings_are_refused(self, content):
@@ -318,6 +385,7 @@ class DatasetTest(TemporaryFolderTest):
       (dict(clips_per_class={"train": 0}), "clips_per_class is {'train': 0}; counts must be at least 0"),
       (dict(clips_per_class={"train": 2, "val": -1}), "clips_per_class is {'train': 2, 'val': -1}; counts must be"),
       (dict(size=(8, 8)), r"size is \(8, 8\)"),
+      (dict(differ_in="colour"), "differ_in is 'colour'; allowed are motion, appearance"),
       (dict(seed=-1), "seed is -1"),
   )
   def test_impossible_arguments_leave_nothing(self, changed, sentence):
@@ -361,7 +429,7 @@ class MainTest(TemporaryFolderTest):
     sentence = f"{self.folder}/a: it was made with seed 0 (not 3); give the same, or another folder"
     self.assertEqual((done.returncode, done.stdout, done.stderr), (1, "", f"make_synthetic: error: {sentence}\n"))
 
-  @parameterized.parameters("--seed=-1", "--width=31", "--nonsense=1")
+  @parameterized.parameters("--seed=-1", "--width=31", "--differ_in=colour", "--nonsense=1")
   def test_impossible_flags(self, word):
     with self.subTest(word):
       done = self._run(word)
