@@ -79,7 +79,7 @@ class ConvNetLstm(network.Network):
       *,
       dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network; see `network.Network` and `inception.InceptionI3d`. Dropout acts on the pooled features."""
+    """Applies the network; see `network.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
     network.check_keep_prob(dropout_keep_prob)
     clip = clip if isinstance(clip, Mapping) else tf.convert_to_tensor(clip)
     self.check(clip)

@@ -3,7 +3,7 @@
 What tells them apart is their `spec.Architecture`; further ones of I3D's and S3D's kind are in `s3d_spec`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import sonnet as snt
 import tensorflow as tf
@@ -19,8 +19,16 @@ from i3d_tf.models import units
 MIN_FRAMES, SQUEEZABLE_SIDES = spec.clip_limits(spec.I3D)  # 9, for fewer leave one step to a pool that spans two
 
 
-class Inception(network.Network):
-  """A network of the family, by its architecture; see `InceptionI3d` and `InceptionV1`."""
+class Inception(trunk.TrunkNetwork):
+  """A network of the family, by its architecture; see `InceptionI3d` and `InceptionV1`.
+
+  Called with a clip it takes T of at least 9 frames to reach the logits, and H and W 193 to 224 unless
+  `spatial_squeeze=False` (then at least 193) or `average_space=True`; of other architectures see `spec.clip_limits`.
+
+  'Logits' and 'Predictions' are averaged over time, `[B, classes]` or, without squeezing, `[B, h, w, classes]`. Beside
+  the release's names there are the endpoints 'PooledFeatures' `[B, T' - 1, 1024]` and 'StepLogits'
+  `[B, T' - 1, classes]`, before averaging (with their spatial axes if not squeezed).
+  """
 
   ARCHITECTURE: spec.Architecture = spec.I3D  # unless the constructor is given another
 
@@ -68,29 +76,24 @@ class Inception(network.Network):
     Raises:
       ValueError: for an unknown endpoint or an argument out of range.
     """
-    super().__init__(name=name)
     self.architecture = self.ARCHITECTURE if architecture is None else architecture
     self.rgb_mean, self.rgb_std = self.architecture.rgb_mean, self.architecture.rgb_std
     allowed = spec.endpoints(self.architecture)
     if final_endpoint not in allowed:
       raise ValueError(f"final_endpoint is {final_endpoint!r}; allowed are {', '.join(allowed)}")
-    network.check_common(num_classes, width_multiplier, compute_dtype)
     if average_space and not spatial_squeeze:
       raise ValueError("average_space=True removes the spatial axes and needs spatial_squeeze=True")
     if self.architecture.symmetric_padding and temporal_padding != "zeros":
       raise ValueError(f"temporal_padding is {temporal_padding!r}; with symmetric padding it can only be 'zeros'")
-    self._clip_limits = spec.clip_limits(self.architecture)
-    self.num_classes = num_classes
     self.final_endpoint = final_endpoint
-    self.width_multiplier = width_multiplier
+    super().__init__(
+        num_classes, width_multiplier=width_multiplier, sync_batch_norm=sync_batch_norm,
+        batch_norm_decay=batch_norm_decay, recompute=recompute, compute_dtype=compute_dtype, name=name,
+    )  # fmt: skip
+    self._clip_limits = spec.clip_limits(self.architecture)
     self._spatial_squeeze = spatial_squeeze
     self._average_space = average_space
     self._spatial_dropout = spatial_dropout
-    self._sync_batch_norm = sync_batch_norm
-    self._batch_norm_decay = batch_norm_decay
-    self._recompute = recompute
-    self._compute_dtype = tf.as_dtype(compute_dtype)
-    self._trunk = {}
     self.out_channels = 0  # of the trunk
     for row in spec.rows(self.architecture):
       endpoint = spec.endpoint_name(row, self.architecture)
@@ -99,70 +102,11 @@ class Inception(network.Network):
       self.out_channels = spec.out_channels(scaled, self.out_channels)
       if endpoint == final_endpoint:
         break
-    self._head = self._make_head() if self.has_head else None
 
   @property
   def has_head(self) -> bool:
     """Whether the network goes on to its logits."""
     return self.final_endpoint in (spec.LOGITS, spec.PREDICTIONS)
-
-  def build(self, in_channels: int) -> None:
-    """Creates all variables for clips of `in_channels` channels; does nothing the second time.
-
-    Raises:
-      ValueError: if the network was built for another number of channels.
-    """
-    if self._check_channels(in_channels):
-      channels = in_channels
-      with tf.init_scope():
-        for module in self._trunk.values():
-          channels = module.build(channels)
-        if self._head is not None:
-          self._head.build(channels)
-      self.in_channels = in_channels
-
-  def __call__(
-      self,
-      clip: tf.Tensor,
-      is_training: bool = False,
-      dropout_keep_prob: float = 1.0,
-      *,
-      dropout_seeds: tf.Tensor | None = None,
-  ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network.
-
-    Args:
-      clip: `[B, T, H, W, C]` floating point in [-1, 1], cast to `compute_dtype`. To reach the logits T must be at least
-        9, and H and W 193 to 224 unless `spatial_squeeze=False` (then at least 193) or `average_space=True`; of other
-        architectures see `spec.clip_limits`.
-      is_training: use, and move the averages to, the batch's statistics instead of the moving ones.
-      dropout_keep_prob: probability of keeping a pooled feature, in (0, 1]. As in the release it acts
-        whether or not `is_training`.
-      dropout_seeds: integers `[B, 2]`, a seed for each clip, of which alone its dropout is then a function,
-        not of how clips are divided into batches.
-
-    Returns:
-      `(output, endpoints)`: the final endpoint, and every endpoint up to it by name. 'Logits' and
-      'Predictions' are averaged over time, `[B, classes]` or, without squeezing, `[B, h, w, classes]`.
-      Beside the release's names there are 'PooledFeatures' `[B, T' - 1, 1024]` and 'StepLogits'
-      `[B, T' - 1, classes]`, before averaging (with their spatial axes if not squeezed).
-
-    Raises:
-      ValueError: for a clip or an argument that does not fit, as the release does.
-    """
-    clip = tf.convert_to_tensor(clip)
-    network.check_keep_prob(dropout_keep_prob)
-    self.check(clip)
-    self.build(clip.shape[-1])
-    statistics = self._make_statistics() if is_training else None
-    net = tf.cast(self._normalized(clip), self._compute_dtype)
-    endpoints = trunk.apply(self._trunk, net, statistics, recompute=self._recompute)
-    if statistics is not None:
-      statistics.move_averages()
-    if self._head is not None:
-      net = endpoints[list(self._trunk)[-1]]
-      endpoints |= self._classify(tf.cast(net, tf.float32), dropout_keep_prob, dropout_seeds)
-    return endpoints[self.final_endpoint], endpoints
 
   def check(self, clip: tf.Tensor | tf.TensorSpec) -> None:
     """Raises ValueError for a clip that does not fit, as far as its shape is known."""
@@ -182,15 +126,12 @@ class Inception(network.Network):
         allowed = f"{low} to {high}" if self._spatial_squeeze else f"at least {low}"
         raise ValueError(f"clip has {axis} {side}; {self.final_endpoint} needs {allowed}, or average_space=True")
 
-  def _make_statistics(self) -> batch_norm.BatchStatistics:
-    return batch_norm.BatchStatistics(synchronized=self._sync_batch_norm, decay=self._batch_norm_decay)
-
   def _classify(
-      self, net: tf.Tensor, dropout_keep_prob: float, dropout_seeds: tf.Tensor | None = None
+      self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
-    pooled = self._average_pool(net)
-    pooled = network.dropout(pooled, dropout_keep_prob, dropout_seeds, whole_channels=self._spatial_dropout)
-    step_logits = self._head(pooled)
+    pooled = self._average_pool(tf.cast(net, tf.float32))
+    pooled = drop(pooled, whole_channels=self._spatial_dropout)
+    step_logits = self._classifier(pooled)
     if self._average_space:
       pooled, step_logits = (tf.reduce_mean(x, [2, 3]) for x in (pooled, step_logits))
     elif self._spatial_squeeze:
@@ -200,7 +141,7 @@ class Inception(network.Network):
       endpoints[spec.PREDICTIONS] = tf.nn.softmax(endpoints[spec.LOGITS])
     return endpoints | {spec.POOLED_FEATURES: pooled, spec.STEP_LOGITS: step_logits}
 
-  def _make_head(self) -> snt.Module:
+  def _make_classifier(self) -> snt.Module:
     name = spec.conv_name(spec.HEAD_CONV, self.architecture)
     make_units = lambda: [units.classifier(self.num_classes, name=name)]
     return units.Chain(make_units, name=spec.LOGITS)

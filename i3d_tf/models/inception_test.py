@@ -209,7 +209,7 @@ class HeadTest(parameterized.TestCase):
     weights.assign(tf.ones_like(weights) / weights.shape[3])
     steps = tf.reshape(tf.constant(values, tf.float32), [1, -1, 1, 1, 1])
     net = tf.broadcast_to(steps, [1, len(values), 7, 7, weights.shape[3]])
-    return float(model._classify(net, 1.0)["Logits"][0, 0])
+    return float(model._classify(net, None, lambda net, whole_channels: net)["Logits"][0, 0])
 
   def test_end_steps_weigh_half(self):
     self.assertAlmostEqual(self._steps(range(8)), 3.5, places=5)

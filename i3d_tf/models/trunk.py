@@ -20,7 +20,12 @@ class TrunkNetwork(network.Network):
   unless its `check` says otherwise.
 
   Endpoints are the rows', 'PooledFeatures' `[B, C]`, the mean, and 'Logits' `[B, classes]`.
+
+  Attributes:
+    final_endpoint: the one that is the output.
   """
+
+  final_endpoint = network.LOGITS
 
   def __init__(
       self,
@@ -55,7 +60,7 @@ class TrunkNetwork(network.Network):
     self._compute_dtype = tf.as_dtype(compute_dtype)
     self._trunk: dict[str, snt.Module] = {}
     self._head: dict[str, snt.Module] = {}
-    self._classifier = units.classifier(num_classes, name=network.LOGITS)
+    self._classifier = self._make_classifier() if self.has_head else None
 
   def build(self, in_channels: int) -> None:
     """Creates all variables for clips of `in_channels` channels; does nothing the second time.
@@ -66,8 +71,10 @@ class TrunkNetwork(network.Network):
     if self._check_channels(in_channels):
       channels = in_channels
       with tf.init_scope():
-        for module in (*self._trunk.values(), *self._head.values(), self._classifier):
+        for module in (*self._trunk.values(), *self._head.values()):
           channels = module.build(channels)
+        if self._classifier is not None:
+          self._classifier.build(channels)
       self.in_channels = in_channels
 
   def __call__(
@@ -78,7 +85,18 @@ class TrunkNetwork(network.Network):
       *,
       dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network to `[B, T, H, W, C]`; see `network.Network` and `inception.InceptionI3d`.
+    """Applies the network.
+
+    Args:
+      clip: `[B, T, H, W, C]` floating point in [-1, 1], cast to `compute_dtype`.
+      is_training: use, and move the averages to, the batch's statistics instead of the moving ones.
+      dropout_keep_prob: probability of keeping a pooled feature, in (0, 1]. As in I3D's release it acts whether or not
+        `is_training`.
+      dropout_seeds: integers `[B, 2]`, a seed for each clip, of which alone its dropout is then a function, not of how
+        clips are divided into batches.
+
+    Returns:
+      `(output, endpoints)`: the final endpoint, and every endpoint up to it by name.
 
     Raises:
       ValueError: for a clip or an argument that does not fit.
@@ -90,21 +108,25 @@ class TrunkNetwork(network.Network):
     statistics = batch_norm.BatchStatistics(**self._statistics) if is_training else None
     net = tf.cast(self._normalized(clip), self._compute_dtype)
     endpoints = apply(self._trunk, net, statistics, recompute=self._recompute)
-    drop = lambda net, layer=0: network.dropout(net, dropout_keep_prob, dropout_seeds, layer=layer)
-    endpoints |= self._classify(_last(endpoints), statistics, drop)
+    if self.has_head:
+      drop = functools.partial(network.dropout, keep_prob=dropout_keep_prob, seeds=dropout_seeds)
+      endpoints |= self._classify(_last(endpoints), statistics, drop)
     if statistics is not None:
       statistics.move_averages()
-    return endpoints[network.LOGITS], endpoints
+    return endpoints[self.final_endpoint], endpoints
 
   def _classify(
       self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
-    """The endpoints of the head, of which one is the logits; `drop(net, layer=0)` is the dropout."""
+    """The endpoints of the head, of which one is the logits; `drop` is `network.dropout` less what the call gave it."""
     net = pooled = tf.reduce_mean(tf.cast(net, tf.float32), [1, 2, 3], keepdims=True)
     endpoints = {network.POOLED_FEATURES: tf.squeeze(pooled, [1, 2, 3])}
     for name, module in self._head.items():
       net = endpoints[name] = module(net, statistics)
     return endpoints | {network.LOGITS: tf.squeeze(self._classifier(drop(net)), [1, 2, 3])}
+
+  def _make_classifier(self) -> snt.Module:
+    return units.classifier(self.num_classes, name=network.LOGITS)
 
   def _width(self, channels: int) -> int:
     """A width, multiplied; at least 4."""

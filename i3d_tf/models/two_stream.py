@@ -103,7 +103,7 @@ class TwoStream(_Towers):
       *,
       dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network; see `network.Network` and `inception.InceptionI3d`."""
+    """Applies the network; see `network.Network` and `trunk.TrunkNetwork`."""
     endpoints, logits = {}, []
     for layer, (stream, each) in enumerate(self._clips(clip).items()):
       seeds = None if dropout_seeds is None else dropout_seeds + [0, layer]
@@ -156,7 +156,7 @@ class FusedTwoStream(_Towers):
       *,
       dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network; see `network.Network` and `inception.InceptionI3d`. Dropout acts on the pooled features."""
+    """Applies the network; see `network.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
     network.check_keep_prob(dropout_keep_prob)
     endpoints, features = {}, []
     for stream, each in self._clips(clip).items():
