@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,8 +13,10 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.benchmarks import timing
+from i3d_tf.benchmarks import zoo as zoo_benchmark
 from i3d_tf.video import records
 
 
@@ -118,6 +121,17 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertIn("two_stream  1x32x32", done.stdout)
     blue = (image[..., 0] > image[..., 2] + 60).sum()  # the point, of a network that started from ImageNet
     self.assertGreater(blue, 100)
+
+  def test_zoo_that_is_interrupted_tells_what_it_has(self):
+    figures = {
+        "shape": (1, 64, 224, 224, 3), "parameters": 1, "giga_multiply_adds": 1.0, "forward_seconds": 1.0,
+        "forward_peak_bytes": 1, "train_seconds": 3.0, "train_peak_bytes": 1, "matrix_product_gmac_per_second": 1.0,
+    }  # fmt: skip
+    outcomes = [figures, errors.I3dError("no memory"), KeyboardInterrupt]
+    with mock.patch.object(zoo_benchmark, "_measure_alone", side_effect=outcomes):
+      report = zoo_benchmark.measure(zoo_benchmark.Options(models=["i3d", "i2d", "s3d", "c3d"], rounds=1))
+    self.assertEqual([row.model for row in report.rows], ["i3d"])
+    self.assertEqual(report.failures, {"i2d": "no memory", "s3d": "interrupted", "c3d": "interrupted"})
 
   @parameterized.parameters(
       (("speed",), "say what to measure: network, flow, input, train, extract, zoo; got speed"),

@@ -1,9 +1,7 @@
 """What every network of the zoo costs on this machine, in one table and one figure: published accuracy against cost."""
 
 from collections.abc import Mapping, Sequence
-from concurrent import futures
 import dataclasses
-import multiprocessing
 from typing import Any
 
 import tqdm
@@ -11,6 +9,7 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import provenance
+from i3d_tf import workers
 from i3d_tf.models import zoo
 
 _STREAM = "rgb"  # which every network takes
@@ -63,7 +62,7 @@ class Report:
 
 
 def measure(options: Options) -> Report:
-  """Measures one network after the other, each in a process of its own."""
+  """Measures one network after the other, each in a process of its own; Ctrl-C ends it with what has been measured."""
   rows, failures = [], {}
   # disable=None: shown only on a terminal.
   for model in tqdm.tqdm(options.models, desc="networks", unit="network", disable=None):
@@ -71,6 +70,9 @@ def measure(options: Options) -> Report:
       rows.append(_row(model, _measure_alone(_network_options(options, model)), options))
     except errors.I3dError as error:
       failures[model] = str(error)
+    except KeyboardInterrupt:
+      failures |= dict.fromkeys(options.models[len(rows) + len(failures) :], "interrupted")
+      break
   return Report(machine=provenance.machine(), options=options, rows=rows, failures=failures)
 
 
@@ -88,11 +90,10 @@ def describe(report: Report) -> str:
 
 def _measure_alone(options: Mapping[str, Any]) -> dict[str, Any]:
   """The fields of the `network.Report` that a new process makes; I3dError if it cannot, or does not live to."""
-  with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-    try:
-      return pool.submit(_measure, options).result()
-    except futures.BrokenExecutor:
-      raise errors.I3dError("its process ended before it was measured; is there enough memory?") from None
+  [outcome] = workers.run(_measure, [options], num_workers=1)
+  if outcome.error is not None:
+    raise errors.I3dError(outcome.error)
+  return outcome.value
 
 
 def _measure(options: Mapping[str, Any]) -> dict[str, Any]:

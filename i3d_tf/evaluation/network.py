@@ -1,7 +1,6 @@
 """A stream's trained network, applied to the views of a video."""
 
 from collections.abc import Mapping
-import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +9,7 @@ from i3d_tf import errors
 from i3d_tf.evaluation import scores as scores_lib
 from i3d_tf.models import network
 from i3d_tf.video import pipeline
+from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 FRAMES_AT_ONCE = 250  # of all views together; bounds the memory by that of the release's one pass
@@ -66,10 +66,7 @@ class Network:
 
   def fingerprint(self) -> str:
     """Tells these weights from others, wherever they came from."""
-    checksum = 0
-    for variable in self.model.variables:
-      checksum = zlib.crc32(variable.numpy().tobytes(), checksum)
-    return f"{checksum:08x}"
+    return release.checksum(self.model)
 
 
 def match_classes(network: Network, source: pipeline.Source) -> tuple[str, ...]:
