@@ -31,6 +31,12 @@ def get(name: str) -> zoo_entry.Entry:
   return MODELS[name]
 
 
+def differ_in_clips_only(name: str, other: str) -> bool:
+  """Whether the two are one network, made for other clips, so that the weights of one fit the other."""
+  one, two = get(name), get(other)
+  return (one.constructor, dict(one.arguments)) == (two.constructor, dict(two.arguments))
+
+
 def training_clips(name: str, stream: str) -> dict[str, Any]:
   """What a clip of training is for a network and stream, by the names of `clip_options.TrainClips`."""
   training = get(name).training

@@ -186,7 +186,7 @@ def initialize(
     how = ", inflated" if any(value.ndim == 5 and len(value) > 1 for value in values.values()) else ""
     notes.append(f"The trunk is that of {name_or_path}, a network {other.model}{how}; the rest is new.")
     new_head = is_part = True
-  elif other.model != info.model or len(other.streams) != len(info.streams):
+  elif not zoo.differ_in_clips_only(other.model, info.model) or len(other.streams) != len(info.streams):
     raise errors.CheckpointError(
         f"{name_or_path} is a network {other.model} of stream {other.stream}; {info.model} of stream {info.stream} "
         "cannot start from it"

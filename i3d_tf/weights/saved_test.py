@@ -123,6 +123,14 @@ class InitializeTest(absltest.TestCase):
         expected = before[name] if name.startswith("Logits") else testing.golden_values(name, value.shape)
         np.testing.assert_array_equal(value, expected, name)
 
+  def test_a_network_starts_from_the_same_on_other_clips(self):
+    info = dataclasses.replace(_INFO, model="x3d_s", num_frames=13, crop=160)
+    before, after, notes = self._start(info, dataclasses.replace(info, model="x3d_m", num_frames=16, crop=224))
+    self.assertEmpty(notes)
+    for name, value in after.items():
+      np.testing.assert_array_equal(value, testing.golden_values(name, value.shape), name)
+      self.assertFalse(np.array_equal(before[name], value), name)
+
   def test_flow_starts_from_the_mean_of_rgb_s_first_kernel(self):
     info = dataclasses.replace(_INFO, stream="flow")
     for factor in (1, 1.5):
