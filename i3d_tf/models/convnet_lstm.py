@@ -161,7 +161,7 @@ class BatchNormLstm(snt.Module):
 
     loop = (0, (start, start), tf.TensorArray(tf.float32, size=count))
     _, _, outputs = tf.while_loop(lambda step, *_: step < count, body, loop)
-    return tf.transpose(tf.ensure_shape(outputs.stack(), [None, None, self.hidden]), [1, 0, 2])
+    return tf.transpose(tf.ensure_shape(outputs.stack(), [inputs.shape[1], None, self.hidden]), [1, 0, 2])
 
   def _train(self, num_steps: int | None, sums: tf.Tensor, state: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     """All steps with the batch's statistics, towards which the moving ones are moved."""

@@ -19,6 +19,7 @@ from i3d_tf.training import optimizers
 from i3d_tf.training import options
 from i3d_tf.training import step as steps
 from i3d_tf.video import clip_options
+from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 # One of each class, for the others of a class differ in tables alone; with both streams at once where it takes them.
@@ -77,7 +78,7 @@ def train_and_evaluate(folder: pathlib.Path, name: str, num_steps: int) -> dict:
 class NetworksTest(parameterized.TestCase):
 
   @parameterized.parameters(*_STREAMS)
-  def test_it_overfits_eight_clips(self, name):
+  def test_it_overfits_eight_clips_and_then_trains_its_classifier_alone(self, name):
     self.enter_context(mock.patch.object(x3d_spec, "STAGES", x3d_spec.STAGES[:1]))
     tf.random.set_seed(0)
     options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_CLIPS[name]}
@@ -86,7 +87,8 @@ class NetworksTest(parameterized.TestCase):
     optimization = options.Optimization(optimizer="adam", dropout=0.0)
     strategy = tf.distribute.get_strategy()
     optimizer = optimizers.make(optimization, model.trainable_variables)
-    step = steps.Step(model, optimizer, strategy, optimization, streams=info.streams, batch_size=8)
+    make_step = lambda: steps.Step(model, optimizer, strategy, optimization, streams=info.streams, batch_size=8)
+    step = make_step()
     rng = np.random.default_rng(0)
     channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
     clips = {
@@ -103,6 +105,12 @@ class NetworksTest(parameterized.TestCase):
     self.assertLess(last.loss / 8, 0.1)
     logits = model(network.clip_of(batch, info.streams))[0].numpy()
     np.testing.assert_array_equal(logits.argmax(1), batch["label"])
+    values = lambda: {key: variable.numpy() for key, variable in release.named_variables(model).items()}
+    before = values()
+    model.freeze(r"(?!((rgb|flow)/)?Logits)")
+    make_step().apply(batch, rate=5e-3, step=80)
+    changed = {key for key, value in values().items() if not np.array_equal(value, before[key])}
+    self.assertEqual(changed, {key for key in before if "Logits" in key})
 
   # train_test has I3D, from which S3D differs in units alone.
   @parameterized.parameters(*(name for name in _STREAMS if name not in ("i3d", "s3d")))

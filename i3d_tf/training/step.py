@@ -206,8 +206,11 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float =
     label_smoothing: this much of the target's probability is spread over all classes evenly (arXiv 1512.00567).
   """
   if logits.shape.rank == 3:
-    steps = [cross_entropy(each, labels, label_smoothing) for each in tf.unstack(logits, axis=1)]
-    return tf.add_n(steps) / len(steps)
+    num_steps = tf.shape(logits)[1]
+    of_steps = cross_entropy(
+        tf.reshape(logits, [-1, logits.shape[-1]]), tf.repeat(labels, num_steps), label_smoothing
+    )
+    return tf.reduce_mean(tf.reshape(of_steps, [-1, num_steps]), axis=1)
   if not label_smoothing:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
   share = label_smoothing / logits.shape[-1]

@@ -218,6 +218,13 @@ class CrossEntropyTest(absltest.TestCase):
     expected = -(0.8 * np.log(0.5) + 0.1 * np.log(0.25) * 2)
     np.testing.assert_allclose(steps.cross_entropy(logits, [0, 2], 0.3)[0], expected, rtol=1e-6)
 
+  def test_of_steps_it_is_the_mean_however_many_there_are(self):
+    logits = tf.constant(np.random.default_rng(0).normal(size=[2, 3, 4]), tf.float32)
+    alone = [steps.cross_entropy(logits[:, step], [3, 1], 0.1) for step in range(3)]
+    signature = [tf.TensorSpec([None, None, 4])]
+    function = tf.function(lambda logits: steps.cross_entropy(logits, [3, 1], 0.1), input_signature=signature)
+    np.testing.assert_allclose(function(logits), np.mean(alone, axis=0), rtol=1e-6)
+
 
 class GoldenGradientTest(absltest.TestCase):
 
