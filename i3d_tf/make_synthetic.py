@@ -11,8 +11,8 @@ USAGE = f"""Renders a small data set of made action clips, whose classes differ 
 
 The classes are {", ".join(synthetic.CLASSES[synthetic.MOTION])}; one frame tells nothing of them. With
 --differ_in=appearance they are looks of the moving objects, which one frame tells:
-{", ".join(synthetic.CLASSES[synthetic.APPEARANCE][:4])},
-{", ".join(synthetic.CLASSES[synthetic.APPEARANCE][4:])}.
+{", ".join(synthetic.CLASSES[synthetic.APPEARANCE][:5])},
+{", ".join(synthetic.CLASSES[synthetic.APPEARANCE][5:])}.
 
 Clips are written to OUTPUT/<split>/<class>/, the layout that --dataset=folder reads. The same flags give the same
 clips. What an interrupted call has written is kept by the next."""

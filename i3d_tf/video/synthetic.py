@@ -54,8 +54,8 @@ _SWELL = 0.3  # the radius varies by this part, up and down
 _SPIN_RADIUS = 0.125  # so far from the centre a spin moves at the clip's speed
 _OUTLINE = 0.1  # width of the dark rim, in radii
 _LOBES = (2, 3, 4, 5)
-_LOBE_STRENGTH = 0.3  # of a look's outline, in mean radii
-_STRIPE = 0.13  # width of a dark stripe and a light one, in short sides
+_LOBE_STRENGTH = 0.35  # of a look's outline, in mean radii
+_WAVE = 0.15  # width of a dark stripe and a light one, in short sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class _Look:
   """What the objects of a class of looks have in common."""
 
   lobes: int
-  striped: bool
+  pattern: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +124,17 @@ _MOTIONS: dict[str, Callable[[_Motion, float], _Change]] = {
     "spin": lambda motion, time: _Change(angle=motion.sign * motion.speed / _SPIN_RADIUS * time),
     "sway": lambda motion, time: _Change(right=_swing(motion, time)),
 }
+_BLOTTED = "blotted"
+# Of the place (right, down) in a unit of which a dark part and a light one take two pi.
+_PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "checked": lambda right, down: 1.5 * np.sin(right) * np.sin(down),
+    "ringed": lambda right, down: np.sin(np.hypot(right, down)),
+    "striped": lambda right, down: np.sin(right),
+}
 _LOOKS = {
-    f"{'striped' if striped else 'blotted'}_{outline}": _Look(lobes, striped)
-    for striped in (False, True)
-    for lobes, outline in zip(_LOBES, ("peanut", "trefoil", "quatrefoil", "cinquefoil"))
+    f"{pattern}_{outline}": _Look(lobes, pattern)
+    for pattern in (_BLOTTED, *_PATTERNS)
+    for outline, lobes in (("peanut", 2), ("star", 5))
 }
 CLASSES = types.MappingProxyType({MOTION: tuple(_MOTIONS), APPEARANCE: tuple(_LOOKS)})
 
@@ -388,8 +395,9 @@ def _draw_object(rng: np.random.Generator, place: tuple[float, float], side: int
   texture_side = 2 * math.ceil(pixels + 2)
   colours, share = _object_colours(rng), _blots(rng, texture_side, texture_side, 0.1 * side)
   down, right = np.mgrid[:texture_side, :texture_side] - (texture_side - 1) / 2
-  if look and look.striped:
-    share = (0.5 + 0.5 * np.tanh(3 * np.sin(math.tau * right / (_STRIPE * side)))).astype(np.float32)
+  if look and look.pattern != _BLOTTED:
+    wave = _PATTERNS[look.pattern](*(math.tau / (_WAVE * side) * place for place in (right, down)))
+    share = (0.5 + 0.5 * np.tanh(3 * wave)).astype(np.float32)
   texture = _mixed(colours, share)
   inside = _outline(rng, np.arctan2(down, right), look) * pixels - np.hypot(down, right)  # pixels to the edge
   opacity = np.clip(inside + 0.5, 0, 1)
