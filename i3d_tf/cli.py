@@ -42,9 +42,14 @@ def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], take
   try:
     if arguments and not takes_arguments:
       raise errors.I3dError(f"unexpected argument {arguments[0]!r}; flags are written --name=value, see --help")
-    return main(arguments) or 0
+    status = main(arguments) or 0
+    sys.stdout.flush()
+    return status
   except errors.I3dError as error:
     return fail(str(error))
+  except BrokenPipeError:  # whoever reads the output, such as head, has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    return 1
   except OSError as error:
     return fail(errors.describe_os_error(error))
   except KeyboardInterrupt:

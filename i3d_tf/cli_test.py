@@ -63,6 +63,18 @@ class CliTest(parameterized.TestCase):
   def test_errors_are_sentences(self, body, sentence):
     self._assert_fails(self._run(body), sentence)
 
+  def test_a_reader_who_has_enough_ends_it_in_silence(self):
+    main = self.folder / "mymain.py"
+    main.write_text(_MAIN.format(body="print('a line\\n' * 100_000)", takes_arguments=False))
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
+    with subprocess.Popen(
+        [sys.executable, main], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+      self.assertEqual(process.stdout.readline(), b"a line\n")
+      process.stdout.close()
+      self.assertEqual(process.stderr.read(), b"")
+    self.assertEqual(process.returncode, 1)
+
   def test_defects_of_ours_keep_their_traceback(self):
     done = self._run("raise ValueError('a defect')")
     self.assertEqual(done.returncode, 1)

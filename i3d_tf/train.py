@@ -20,8 +20,8 @@ A recipe is a file of flags; what comes after it wins:
   python -m i3d_tf.train --flagfile=experiments/ucf101/i3d_rgb_full_ft.flags --records=DATA --output=RUN
 
 It runs on all GPUs of this machine, or on the CPU, and with TF_CONFIG on several machines (start the same command on
-each). --batch_size counts the clips of one replica. SIGTERM or Ctrl-C ends it after the step at hand; the same command
-goes on where it was, with the same batches and weights as if it had never stopped.
+each). --batch_size counts the clips of one replica. SIGTERM or Ctrl-C ends it after the step at hand, saved and with
+exit status 0; the same command goes on where it was, with the same batches and weights as if it had never stopped.
 
 The folder RUN holds best/ (the network, for evaluate, classify and the rest), checkpoints/ (to go on from),
 metrics.jsonl and TensorBoard's events, flags.txt, options.json, versions.txt, variables.txt and input_steps.txt."""
@@ -55,7 +55,7 @@ flags.DEFINE_string(
 )  # fmt: skip
 flags.DEFINE_boolean(
     "rescale_first_kernel", _RUN["rescale_first_kernel"],
-    "Multiply that mean by 3/2, so that equal inputs keep their response.",
+    "Multiply that mean by 3 / channels, so that equal inputs keep their response.",
 )  # fmt: skip
 flags.DEFINE_float("width_multiplier", _RUN["width_multiplier"], "Factor on every layer's width.")
 flags.DEFINE_boolean("average_space", _RUN["average_space"], "Take any --crop, and average the logits over space.")
@@ -112,7 +112,8 @@ flags.DEFINE_boolean("spatial_dropout", _OPT.spatial_dropout, "Drop whole channe
 flags.DEFINE_string(
     "freeze", _OPT.freeze,
     "Regular expression of units that stand still, batch norm included, from the beginning of their names: "
-    "'(?!Logits)' for all but the classifier, 'Conv3d|Mixed_[34]' for the lower part.",
+    "'(?!Logits)' for all but the classifier, '(?!(rgb|flow)/Logits)' for those of two_stream, 'Conv3d|Mixed_[34]' for "
+    "the lower part.",
 )  # fmt: skip
 flags.DEFINE_integer("unfreeze_step", _OPT.unfreeze_step, "From this step on nothing is frozen; 0: never.")
 flags.DEFINE_boolean("sync_batch_norm", _OPT.sync_batch_norm, "Batch statistics of all replicas together.")

@@ -48,8 +48,8 @@ class ProcessTest(absltest.TestCase):
     self.folder = pathlib.Path(folder.name)
     testing.write_records(self.folder / "records")
 
-  def _start(self, *flags, few_rows=True, **more) -> subprocess.Popen:
-    program = ["-c", _FEW_ROWS] if few_rows else ["-m", "i3d_tf.train"]
+  def _start(self, *flags, few_rows=True, program=_FEW_ROWS, **more) -> subprocess.Popen:
+    program = ["-c", program] if few_rows else ["-m", "i3d_tf.train"]
     environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)} | more.pop("environment", {})
     return subprocess.Popen(
         [sys.executable, *program, *_SMALL, *flags], cwd=self.folder, env=environment, text=True,
@@ -132,6 +132,36 @@ class TrainTest(ProcessTest):
     self.assertRegex(self._train(*flags, "--output=parts"), f"Going on from step {stopped}")
     self._assert_same_state("parts", "whole")
     self.assertRegex(self._train(*flags, "--output=parts"), "all 16 steps are done")
+    self.assertRegex(
+        self._fails(*flags, "--num_steps=3", "--output=parts"), "parts stands at step 16, beyond --num_steps=3; give "
+    )
+
+  def test_told_to_stop_while_it_validates_it_saves_and_validates_later(self):
+    flags = ("--num_steps=4", "--deterministic", "--validation_split=test", "--validate_every=2")
+    self._train(*flags, "--output=whole")
+    asked = _FEW_ROWS.replace(
+        "train.run()",
+        "import os, signal\n"
+        "from i3d_tf.training import validation\n"
+        "measure = validation.Validation.measure\n"
+        "def asked(self, *a):\n"
+        "  os.kill(os.getpid(), signal.SIGTERM)\n"
+        "  return measure(self, *a)\n"
+        "validation.Validation.measure = asked\n"
+        "train.run()",
+    )
+    for step in (2, 4):  # the last step, too
+      output = self._train(*flags, "--output=parts", program=asked)
+      self.assertIn(f"Stopped at step {step} and saved", output)
+      self.assertEmpty([line for line in self._metrics("parts") if line["step"] == step and "validation_loss" in line])
+      if step == 2:
+        self.assertEmpty(list(self.folder.glob("parts/best/*")))
+        self._train(*flags, "--num_steps=3", "--output=parts")
+    self._train(*flags, "--output=parts")
+    measured = [[line for line in self._metrics(run) if "validation_loss" in line] for run in ("parts", "whole")]
+    self.assertEqual([line["step"] for line in measured[1]], [2, 4])
+    self.assertEqual([line for line in measured[0] if line["step"] != 3], measured[1])
+    self._assert_same_state("parts", "whole")
 
   def test_a_full_disk_ends_it_and_leaves_the_checkpoint_before(self):
     flags = ("--num_steps=40", "--save_every=4", "--keep_checkpoints=9", "--output=run")
@@ -290,6 +320,13 @@ class BadInputTest(ProcessTest):
     # Unless so many are allowed to be left out.
     self._train("--num_steps=3", "--output=other", "--allow_unreadable=4", "--learning_rate=1e-6")
 
+  def test_what_leaves_nothing_to_learn(self):
+    self._assert_refused("--freeze=Conv|Mixed|Logits leaves nothing of i3d to train", "--freeze=Conv|Mixed|Logits")
+    self._assert_refused(
+        "--batch_size is 1; convnet_lstm normalises over the clips of a batch and needs at least 2",
+        "--model=convnet_lstm", "--batch_size=1", "--noaverage_space", few_rows=False,
+    )  # fmt: skip
+
   def test_what_is_in_the_way(self):
     self._train("--num_steps=1", "--output=old")
     self.assertRegex(
@@ -300,7 +337,10 @@ class BadInputTest(ProcessTest):
 
   def test_checkpoints_of_others(self):
     self._train("--num_steps=1", "--output=old")
-    self._assert_refused("does not fit", "--initial_checkpoint=old", "--width_multiplier=0.1")
+    self._assert_refused(
+        "old has a width_multiplier of 0.05, and the network that is to start from it one of 0.1: it does not fit$",
+        "--initial_checkpoint=old", "--width_multiplier=0.1",
+    )  # fmt: skip
     self._assert_refused("no checkpoint at nowhere", "--initial_checkpoint=nowhere")
 
   def test_a_loss_that_is_not_finite(self):

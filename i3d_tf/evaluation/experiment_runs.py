@@ -102,25 +102,40 @@ def run(
   places = Places(str(table.path.parent), data, output)
   with files.locked(output):
     results = tables.Results(table.results_path)
-    for experiment in experiments:
-      key = experiment.row.name, experiment.repeat.name
+    entries = {(each.row.name, each.repeat.name): each for each in experiments}
+    left = {key: each for key, each in entries.items() if set(_wanted(each)) != set(_current(each, results.get(*key)))}
+    if num_done := len(entries) - len(left):
+      print(
+          f"{num_done} of {len(entries)} experiments are done: {table.results_path} has what came out. Remove that "
+          "file, or their entries, to run them again.",
+          flush=True,
+      )
+    for key, experiment in left.items():
       for entry in _steps(experiment, places, results.get(*key), run_command):
         results.put(*key, entry)
 
 
-def _steps(experiment: Experiment, places: Places, entry: dict, run_command: RunCommand) -> Iterator[dict]:
-  """Does what `entry` lacks, and gives what it has become after each training and the evaluation."""
+def _wanted(experiment: Experiment) -> dict[str, dict]:
+  """By stream, and 'evaluation', what is to be run."""
   names = Places(f"experiments/{experiment.table.path.resolve().parent.name}", "DATA", "RUNS")
-  wanted = {
+  return {
       stream: {
           "command": shlex.join(experiment.train(stream, names)),
           "recipe": tables.recipe_flags(experiment.table.path.parent / recipe),
       }
       for stream, recipe in experiment.row.recipes.items()
   } | {"evaluation": {"command": shlex.join(experiment.evaluate(names))}}
-  current = {key: entry[key] for key, what in wanted.items() if key in entry and what.items() <= entry[key].items()}
-  if current.keys() == wanted.keys():
-    return
+
+
+def _current(experiment: Experiment, entry: dict) -> dict[str, dict]:
+  """What of `entry` is of what is to be run."""
+  wanted = _wanted(experiment).items()
+  return {key: entry[key] for key, what in wanted if key in entry and what.items() <= entry[key].items()}
+
+
+def _steps(experiment: Experiment, places: Places, entry: dict, run_command: RunCommand) -> Iterator[dict]:
+  """Does what `entry` lacks, and gives what it has become after each training and the evaluation."""
+  wanted, current = _wanted(experiment), _current(experiment, entry)
   folder = pathlib.Path(experiment.folder(places))
   current.pop("evaluation", None)
   for stream in experiment.row.recipes:

@@ -1,5 +1,7 @@
 """Experiments are run once, go on after an interruption, and leave no path of the machine in their results."""
 
+import contextlib
+import io
 import json
 import pathlib
 import shutil
@@ -129,8 +131,13 @@ class RunsTest(absltest.TestCase):
     self.assertEqual(self._entry("pair", "seed0"), {})
 
   def test_nothing_is_done_twice(self):
-    self._run(Machine())
-    self.assertEqual(self._run(Machine()), [])
+    self._run(Machine(), ["pair"])
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+      self.assertEqual(self._run(Machine(), ["pair"]), [])
+    self.assertRegex(said.getvalue(), "^2 of 2 experiments are done: .*results.json has what came out. Remove that")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+      self.assertLen(self._run(Machine()), 4)
+    self.assertStartsWith(said.getvalue(), "2 of 4 experiments are done: ")
 
   def test_goes_on_after_a_failure_and_keeps_what_was_done(self):
     machine = Machine()

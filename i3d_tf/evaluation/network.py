@@ -32,17 +32,20 @@ class Network:
     self.name, self.stream = name_or_path, stream
     saved.check_stream(self.info, name_or_path, stream)
 
-  def compile(self, crop: int) -> None:
-    """Makes it ready for views of `crop` pixels' side; I3dError if they do not fit it."""
+  def compile(self, crop: int, num_frames: int | None = None) -> None:
+    """Makes it ready for views of `crop` pixels' side; I3dError if they, of `num_frames` if given, do not fit it."""
     channels = self.info.in_channels if self.stream == "joint" else {self.stream: self.info.in_channels}
     specs = {each: tf.TensorSpec([None, None, crop, crop, number], tf.float32) for each, number in channels.items()}
     # Without AutoGraph, whose errors are pages long.
     apply = lambda views: self.model(network.clip_of(views, self.info.streams), is_training=False)[0]
     self._apply = tf.function(apply, input_signature=[specs], autograph=False)
+    views = {each: tf.TensorSpec([None, num_frames, *spec.shape[2:]], spec.dtype) for each, spec in specs.items()}
     try:
+      self.model.check(network.clip_of(views, self.info.streams))
       self._apply.get_concrete_function()
     except ValueError as error:
-      raise errors.I3dError(f"--crop={crop} does not fit {self.name}: {error}") from None
+      given = f"--crop={crop}" + (f" with {num_frames} frames" if num_frames else "")
+      raise errors.I3dError(f"{given} does not fit {self.name}: {error}") from None
 
   def logits(self, video: Mapping[str, tf.Tensor]) -> np.ndarray:
     """The logits `[classes]`, float32, of a video: their mean over its views.

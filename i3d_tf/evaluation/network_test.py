@@ -80,6 +80,11 @@ class NetworkTest(parameterized.TestCase):
       with self.assertRaisesRegex(errors.I3dError, "^--crop=64 does not fit runs/a: .*has height 64; .*193 to 224"):
         network_lib.Network("runs/a", "rgb").compile(64)
 
+  def test_a_number_of_frames_that_does_not_fit(self):
+    with self.assertRaisesRegex(errors.I3dError, "^--crop=32 with 5 frames does not fit .*: clip has 5 frames; "):
+      self.network.compile(32, 5)
+    self.network.compile(32, 16)
+
   def test_fingerprint_is_of_the_weights(self):
     before = self.network.fingerprint()
     self.assertRegex(before, "^[0-9a-f]{8}$")

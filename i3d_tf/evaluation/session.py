@@ -19,12 +19,12 @@ from i3d_tf.evaluation import report
 from i3d_tf.evaluation import results
 from i3d_tf.evaluation import scores as scores_lib
 from i3d_tf.models import zoo
+from i3d_tf.training import monitor
 from i3d_tf.video import clip_options
 from i3d_tf.video import pipeline
 from i3d_tf.weights import saved
 
 BOTH = "rgb+flow"
-_METRICS = "metrics.jsonl"  # of a run of train
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def _scores(options: options_lib.Evaluation, stream: str, folder: pathlib.Path) 
     name = options.checkpoints[stream]
     raise errors.I3dError(f"{name} is a network {network.info.model}, not --model={options.model}")
   clips = _clips(options, network.info)
-  network.compile(clips.crop)
+  network.compile(clips.crop, None if clips.protocol == "release" else clips.num_frames)
   source = pipeline.open_source(options.records, options.split, streams=clip_options.stored(clips))
   return protocols.evaluate(network, source, clips, folder)
 
@@ -151,10 +151,9 @@ def _describe_fusion(options: options_lib.Evaluation) -> dict[str, Any] | None:
 
 def _learning(options: options_lib.Evaluation) -> dict[str, list[dict[str, Any]]]:
   """The lines of metrics.jsonl of every checkpoint that is a run of train."""
-  paths = {stream: pathlib.Path(path) / _METRICS for stream, path in options.checkpoints.items()}
+  paths = {stream: pathlib.Path(path) / monitor.METRICS for stream, path in options.checkpoints.items()}
   found = {stream: paths[stream] for stream in options.streams if stream in paths and paths[stream].is_file()}
-  read = lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-  return {stream: read(path) for stream, path in found.items()}
+  return {stream: monitor.read_metrics(path) for stream, path in found.items()}
 
 
 def _examples(options: options_lib.Evaluation, outcome: Outcome) -> dict[str, list[examples.Example]]:

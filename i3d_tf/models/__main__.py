@@ -3,6 +3,7 @@
 from absl import flags
 
 from i3d_tf import cli
+from i3d_tf import errors
 from i3d_tf.models import zoo
 from i3d_tf.models import zoo_entry
 
@@ -22,6 +23,8 @@ _COLUMNS = ("network", "stream", "clip", "test", "parameters", "G multiply-adds"
 
 
 def main(names: list[str]) -> None:
+  if unknown := [name for name in names if name not in zoo.MODELS]:
+    raise errors.I3dError(f"there is no network {unknown[0]!r}; there are {', '.join(zoo.MODELS)}")
   entries = {name: zoo.get(name) for name in names or zoo.MODELS}
   rows = [row for name, entry in entries.items() for row in _rows(name, entry)]
   widths = [max(len(row[index]) for row in (_COLUMNS, *rows)) for index in range(len(_COLUMNS))]

@@ -29,6 +29,8 @@ class C3D(trunk.TrunkNetwork):
   Endpoints are named as in C3D: conv1a, pool1, ..., pool5, fc6, fc7, and 'Logits'.
   """
 
+  MIN_BATCH = 2
+
   def __init__(
       self, num_classes: int = 400, *, num_frames: int = 16, crop: int = 112, name: str | None = None, **options: Any
   ):

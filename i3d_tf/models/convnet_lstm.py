@@ -26,6 +26,7 @@ class ConvNetLstm(network.Network):
   """
 
   LOSS = network.STEP_LOGITS
+  MIN_BATCH = 2
 
   def __init__(
       self,

@@ -22,6 +22,7 @@ class Network(snt.Module):
   Attributes:
     LOSS: the endpoint whose softmax cross-entropy is trained: 'Logits' `[B, classes]`, or 'StepLogits'
       `[B, steps, classes]`, whose cross-entropies are averaged over the steps.
+    MIN_BATCH: clips that a batch must have in training: 2 where batch norm sees one place and time of each clip.
     has_head: whether the network goes on to its logits.
     num_classes: number of logits.
     in_channels: C, by stream if there are two; None before `build`.
@@ -30,6 +31,7 @@ class Network(snt.Module):
   """
 
   LOSS = LOGITS
+  MIN_BATCH = 1
   has_head = True
   num_classes: int
   in_channels: int | Mapping[str, int] | None = None

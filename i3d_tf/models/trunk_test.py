@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
+from i3d_tf.models import inception
 from i3d_tf.models import network
 from i3d_tf.models import trunk
 from i3d_tf.models import units
@@ -96,8 +97,9 @@ class TrunkNetworkTest(parameterized.TestCase):
     model = _made()
     with self.assertRaisesRegex(ValueError, "clip has 2 channels"):
       model(_clip(1, 3, 8, 10, 2))
-    with self.assertRaisesRegex(ValueError, "this network takes one stream"):
-      model({"rgb": _clip(1, 3, 8, 10, 3)})
+    for network_of_one in (model, inception.InceptionV1(5, width_multiplier=0.05)):
+      with self.assertRaisesRegex(ValueError, "this network takes one stream"):
+        network_of_one({"rgb": _clip(1, 3, 8, 10, 3)})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Progress(tf.train.experimental.PythonState):
     best: the best validation accuracy so far, None before the first validation.
     plateau: state of `schedules.Plateau`.
     loss_scale: state of `LossScale`.
+    is_validation_due: whether this step is still to be validated.
     unreadable: the records that could not be read, with their reasons.
   """
 
@@ -33,6 +34,7 @@ class Progress(tf.train.experimental.PythonState):
     self.best = None
     self.plateau = None
     self.loss_scale = None
+    self.is_validation_due = False
     self.unreadable = []
 
   def serialize(self) -> str:
@@ -44,6 +46,12 @@ class Progress(tf.train.experimental.PythonState):
 
   def _names(self) -> list[str]:
     return [name for name in vars(self) if not name.startswith("_")]
+
+
+def last_step(folder: pathlib.Path) -> int | None:
+  """The step of a run's newest state; None if it has none."""
+  latest = tf.train.latest_checkpoint(os.fspath(folder / FOLDER))
+  return None if latest is None else int(latest.rpartition("-")[2])
 
 
 class Checkpoints:

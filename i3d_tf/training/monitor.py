@@ -117,7 +117,12 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> None:
   """Removes what an interrupted run wrote about steps that are now done again."""
   if not path.exists():
     return
+  kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step)
+  if kept != path.read_text(encoding="utf-8"):
+    path.write_text(kept, encoding="utf-8")
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
+  """The lines of a metrics.jsonl that are whole; a run that was killed may have left one that is not."""
   lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-  kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-  if kept != lines:
-    path.write_text("".join(kept), encoding="utf-8")
+  return [json.loads(line) for line in lines if line.endswith("\n")]

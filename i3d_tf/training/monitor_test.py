@@ -52,6 +52,11 @@ class MonitorTest(absltest.TestCase):
       pass
     self.assertEqual(path.read_text(), '{"step": 2}\n{"step": 4}\n')
 
+  def test_a_line_that_is_not_whole_is_not_read(self):
+    path = self.folder / "metrics.jsonl"
+    path.write_text('{"step": 2}\n{"step": 6, "los')
+    self.assertEqual(monitors.read_metrics(path), [{"step": 2}])
+
   def test_pictures_of_clips(self):
     ramp = np.linspace(-1, 1, 16, dtype=np.float32)[:, np.newaxis, np.newaxis, np.newaxis]
     with monitors.Monitor(self.folder, first_step=0, num_steps=9, log_every=2) as monitor:

@@ -46,6 +46,12 @@ def prepare(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_rep
     if names:
       listed = "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)
       raise errors.I3dError(f"{folder} holds a run with other options ({listed}); choose another --output or remove it")
+    step = checkpoints.last_step(folder)
+    if step is not None and step > new["num_steps"]:
+      raise errors.I3dError(
+          f"{folder} stands at step {step}, beyond --num_steps={new['num_steps']}; give at least as many, or another "
+          "--output"
+      )
   elif not path.exists() and folder.exists() and any(child.name != files.LOCK for child in folder.iterdir()):
     raise errors.I3dError(f"{folder} is not empty and holds no run of train; choose another --output")
   folder.mkdir(parents=True, exist_ok=True)

@@ -124,6 +124,12 @@ class Trainer:
           recompute=optimization.recompute,
       )  # fmt: skip
       _check_clip(self._model, self._info, run.batch_size)
+      num_together = strategy.num_replicas_in_sync if optimization.sync_batch_norm else 1
+      if run.batch_size * num_together < self._model.MIN_BATCH:
+        raise errors.I3dError(
+            f"--batch_size is {run.batch_size}; {run.model} normalises over the clips of a batch and needs at least "
+            f"{self._model.MIN_BATCH}"
+        )
       self._optimizer = optimizers.make(optimization, self._model.trainable_variables)
     self._checkpoints = checkpoints.Checkpoints(
         pathlib.Path(run.output), self._progress, workers, keep=run.keep_checkpoints, model=self._model,
@@ -153,11 +159,13 @@ class Trainer:
   def run(self) -> None:
     """Trains to the last step, or until a signal."""
     run, progress = self._run, self._progress
-    if progress.step >= run.num_steps:
+    if progress.step >= run.num_steps and not progress.is_validation_due:
       print(f"{run.output}: all {run.num_steps} steps are done; more of --num_steps would go on from here")
       return
     with interruptions.on_signals(self._ask_to_stop), self._monitor() as monitor:
       self._describe(monitor)
+      if progress.is_validation_due:
+        self._keep(monitor)
       batches = self._batches()
       train_step = self._make_step()
       while progress.step < run.num_steps and not self._stop:
@@ -209,25 +217,31 @@ class Trainer:
     )
 
   def _keep(self, monitor: monitors.Monitor) -> None:
-    """Validates and saves when it is time."""
-    run, step = self._run, self._progress.step
-    is_last = step == run.num_steps
+    """Validates and saves when it is time; who is asked to stop saves first, and validates when the run goes on."""
+    run, progress = self._run, self._progress
+    is_last = progress.step == run.num_steps
     with monitor.paused():
-      is_time = bool(run.validate_every) and step % run.validate_every == 0
-      is_validated = self._validation is not None and (is_last or is_time)
-      is_saved = is_last or self._stop or step % run.save_every == 0
-      if is_validated or is_saved:
+      is_time = bool(run.validate_every) and progress.step % run.validate_every == 0
+      progress.is_validation_due = self._validation is not None and (is_last or is_time)
+      is_saved = is_last or self._stop or progress.step % run.save_every == 0
+      if progress.is_validation_due or is_saved:
         self._even_out()
-      if is_validated:
+      if progress.is_validation_due and not self._stop:
         self._validate(monitor)
-      if is_saved:
+      if is_saved or self._stop:
         self._save()
       if is_last and self._validation is None:
         self._save_model()
 
   def _validate(self, monitor: monitors.Monitor) -> None:
-    loss, accuracy = self._validation.measure()
+    # Several workers measure together, and so to the end.
+    measured = self._validation.measure(lambda: self._is_asked_to_stop and self._workers.count == 1)
+    if measured is None:
+      self._stop = True
+      return
+    loss, accuracy = measured
     progress = self._progress
+    progress.is_validation_due = False
     monitor.write(progress.step, {"validation_loss": loss, "validation_accuracy": accuracy})
     monitor.say(f"step {progress.step}: validation loss {loss:.4f}, accuracy {accuracy:.4f}")
     if self._optimization.schedule == "plateau" and self._plateau.update(loss):
@@ -264,6 +278,8 @@ class Trainer:
       self._model.freeze(optimization.freeze if is_frozen else None)
     except ValueError as error:
       raise errors.I3dError(f"--freeze: {error}") from None
+    if not self._model.trained_variables:
+      raise errors.I3dError(f"--freeze={optimization.freeze} leaves nothing of {self._run.model} to train")
     with self._strategy.scope():
       return steps.Step(
           self._model, self._optimizer, self._strategy, optimization, streams=self._info.streams,

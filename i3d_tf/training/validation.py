@@ -1,6 +1,6 @@
 """Loss and accuracy on held-out videos while training: the centre clip of each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -40,8 +40,8 @@ class Validation:
     self._batches = strategy.distribute_datasets_from_function(dataset)
     self._measure = tf.function(self._measure_everywhere, autograph=False)
 
-  def measure(self) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over all videos.
+  def measure(self, is_stopped: Callable[[], bool] = lambda: False) -> tuple[float, float] | None:
+    """Mean cross-entropy and accuracy over all videos; None if `is_stopped` says so in between.
 
     Raises:
       I3dError: if not every video was measured exactly once.
@@ -49,6 +49,8 @@ class Validation:
     totals = [0.0, 0.0, 0.0]
     for batch in self._batches:
       totals = [total + float(value) for total, value in zip(totals, self._measure(batch), strict=True)]
+      if is_stopped():
+        return None
     loss, correct, count = totals
     if count != self._source.num_records:
       raise errors.I3dError(

@@ -30,8 +30,8 @@ def find_prefix(path: str | os.PathLike) -> str:
     if os.path.isfile(prefix + INDEX_SUFFIX):
       return prefix
   raise errors.CheckpointError(
-      f"there is no checkpoint at {path}: give the prefix of a TensorFlow checkpoint (the path without "
-      f"{INDEX_SUFFIX}) or one of {', '.join(manifests.NAMES)}"
+      f"there is no checkpoint at {path}: give the folder of a run of train, the prefix of a TensorFlow checkpoint "
+      f"(the path without {INDEX_SUFFIX}), a PyTorch file, or one of {', '.join(manifests.NAMES)}, inception_v1"
   )
 
 

@@ -140,7 +140,7 @@ class StrictnessTest(parameterized.TestCase):
     self._refused(r"1 misshapen: " + KERNEL + r" \(7, 7, 7, 3, 64\) for \(7, 7, 7, 2, 64\)", model=model)
 
   def test_nothing_there(self):
-    message = "there is no checkpoint at /nowhere: give the prefix .*rgb_imagenet"
+    message = "there is no checkpoint at /nowhere: give the folder of a run .* the prefix .*rgb_imagenet"
     with self.assertRaisesRegex(errors.CheckpointError, message):
       release.load_checkpoint(inception.InceptionI3d(), "/nowhere")
 

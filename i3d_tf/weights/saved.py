@@ -202,7 +202,15 @@ def initialize(
       has = f"{other.num_classes} classes of its own" if other.num_classes else "none"
       notes.append(f"The classifier is new: {name_or_path} has {has}.")
   notes += _adapt_first_kernels(model, values, name_or_path, rescale=rescale_first_kernel)
-  release.assign(model, values, os.fspath(name_or_path), new_head=new_head, allow_missing=is_part)
+  try:
+    release.assign(model, values, os.fspath(name_or_path), new_head=new_head, allow_missing=is_part)
+  except errors.CheckpointError:
+    if other.width_multiplier == info.width_multiplier:
+      raise
+    raise errors.CheckpointError(
+        f"{name_or_path} has a width_multiplier of {other.width_multiplier:g}, and the network that is to start from "
+        f"it one of {info.width_multiplier:g}: it does not fit"
+    ) from None
   return notes
 
 
