@@ -51,7 +51,9 @@ flags.DEFINE_enum(
     "shorter side, at both ends and in the middle. Logits are averaged over time and views. Default: the network's; "
     "i3d: release.",
 )
-flags.DEFINE_integer("max_frames", _DEFAULT.max_frames, "For release: frames of a video, at most.", lower_bound=1)
+flags.DEFINE_integer(
+    "max_frames", None, "For release: frames of a video, at most. Default: the network's; i3d: 250.", lower_bound=1
+)
 flags.DEFINE_integer("num_clips", None, "For clips, three_crops: how many. Default: the model's, or 10.", lower_bound=1)
 flags.DEFINE_integer("num_frames", None, "For all but release: frames of a clip. Default: as trained.", lower_bound=1)
 flags.DEFINE_integer("frame_stride", None, "Take every so many frames. Default: as in training.", lower_bound=1)

@@ -117,6 +117,12 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(scores.ids, ("v0", "v2", "v3", "v4", "v5"))
     self.assertEqual(scores.failures, ({"number": 1, "id": "v1", "reason": "test, record 1: torn"},))
 
+  def test_no_scores_at_all_are_an_error_and_no_file(self):
+    videos = [_video(number, error="torn") for number in range(6)]
+    with self.assertRaisesRegex(errors.I3dError, "^no video could be evaluated; see the failures above$"):
+      self._evaluate(_FakeNetwork(), videos)
+    self.assertEmpty(list(self.folder.iterdir()))
+
   def test_finished_scores_are_taken_as_they_are(self):
     self._evaluate(_FakeNetwork())
     network = _FakeNetwork(fails_at=0)

@@ -82,8 +82,8 @@ def load(path: str | os.PathLike) -> Scores:
         **arrays,
         **plain,
     )
-  except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-    raise errors.I3dError(f"{path}: this is no score file of evaluate, or it is damaged: {error}") from None
+  except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+    raise errors.I3dError(f"{path}: this is no score file of evaluate, or it is damaged") from None
   count = len(scores.ids)
   if scores.logits.shape != (count, len(scores.classes)) or scores.labels.shape != (count,):
     raise errors.I3dError(

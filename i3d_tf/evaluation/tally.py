@@ -85,9 +85,12 @@ class Tally:
     scores_lib.save(self._partial, self.scores())
 
   def finish(self, num_records: int) -> scores_lib.Scores:
-    """Checks that each record was dealt with once, and writes the scores."""
+    """Checks that each record was dealt with once, and writes the scores, unless there are none."""
     scores = self.scores()
     check_complete(scores, num_records)
+    if not self._rows:
+      self._partial.unlink(missing_ok=True)
+      raise errors.I3dError("no video could be evaluated; see the failures above")
     scores_lib.save(self._final, scores)
     self._partial.unlink(missing_ok=True)
     return scores

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf.video import clip_options
 from i3d_tf.video import inspection
 from i3d_tf.video import records
 from i3d_tf.video import shards
@@ -92,7 +93,8 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
   held = info.streams or _streams_of(entries)
   for stream in streams:
     if held and stream not in held:
-      raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one that has it")
+      how = "with prepare_dataset --backward_flow" if stream == clip_options.BACKWARD_FLOW else "that has it"
+      raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one {how}")
   return Source(path, split, files, entries, info.classes, info.dataset)
 
 

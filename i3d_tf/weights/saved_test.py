@@ -166,7 +166,7 @@ class InitializeTest(absltest.TestCase):
       self._start(saved.ModelInfo(model="resnet_50", **small), saved.ModelInfo(model="r3d_18", **small))
 
   def test_another_width_is_refused(self):
-    with self.assertRaisesRegex(errors.CheckpointError, "has a width_multiplier of 0.05, .* one of 0.1: it does not fit$"):
+    with self.assertRaisesRegex(errors.CheckpointError, "width_multiplier of 0.05, .* one of 0.1: it does not fit$"):
       self._start(_INFO, dataclasses.replace(_INFO, width_multiplier=0.1))
 
 
