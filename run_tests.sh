@@ -20,5 +20,5 @@ else
   echo "The check with a real Bazel is left out: it needs npm"
 fi
 python -m i3d_tf.download rgb_scratch
-python -m pytest --numprocesses=2 --dist=loadscope --quiet i3d_tf
+python -m pytest --numprocesses=3 --dist=loadscope --quiet i3d_tf
 python .ci/readme.py

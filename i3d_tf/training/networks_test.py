@@ -44,28 +44,24 @@ def _average(name: str) -> dict[str, bool]:
   return {"average_space": True} if "average_space" in zoo.get(name).options else {}
 
 
-def train(folder: pathlib.Path, name: str, num_steps: int) -> None:
-  """Trains to a step on two replicas; in a process of its own, since devices are divided at its start."""
+def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
+  """Trains to step 2 on two replicas, goes on to step 4 and evaluates the run; returns the figures.
+
+  In a process of its own, since devices are divided at its start.
+  """
+  from i3d_tf.evaluation import options as evaluation_options
+  from i3d_tf.evaluation import session
   from i3d_tf.training import trainer
 
   _keep_few_rows()
-  run = options.Run(
-      records=str(folder / "records"), output=str(folder / "run"), model=name, stream=_STREAMS[name],
-      num_steps=num_steps, batch_size=2, num_logical_cpus=2, width_multiplier=0.05, log_every=1, **_average(name),
-  )  # fmt: skip
-  clips = clip_options.TrainClips(
-      streams=clip_options.STREAMS_OF[run.stream], short_side=36, crop=32, **_CLIPS[name]
-  )
-  trainer.train(run, options.Optimization(learning_rate=0.01), clips)
-
-
-def train_and_evaluate(folder: pathlib.Path, name: str, num_steps: int) -> dict:
-  """Goes on to a step and evaluates the run; returns the figures."""
-  from i3d_tf.evaluation import options as evaluation_options
-  from i3d_tf.evaluation import session
-
-  train(folder, name, num_steps)
   stream = _STREAMS[name]
+  clips = clip_options.TrainClips(streams=clip_options.STREAMS_OF[stream], short_side=36, crop=32, **_CLIPS[name])
+  for num_steps in (2, 4):
+    run = options.Run(
+        records=str(folder / "records"), output=str(folder / "run"), model=name, stream=stream, num_steps=num_steps,
+        batch_size=2, num_logical_cpus=2, width_multiplier=0.05, log_every=1, **_average(name),
+    )  # fmt: skip
+    trainer.train(run, options.Optimization(learning_rate=0.01), clips)
   evaluation = evaluation_options.Evaluation(
       output=str(folder / "out"), records=str(folder / "records"), checkpoints={stream: str(folder / "run")},
       model=name, num_examples=1,
@@ -117,8 +113,7 @@ class NetworksTest(parameterized.TestCase):
   def test_two_steps_on_two_replicas_then_two_more_then_evaluation(self, name):
     folder = pathlib.Path(self.create_tempdir())
     testing.write_records(folder / "records")
-    testing.in_own_process(train, folder, name, 2)
-    found = testing.in_own_process(train_and_evaluate, folder, name, 4)
+    found = testing.in_own_process(train_twice_and_evaluate, folder, name)
     lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     self.assertEqual([json.loads(line)["step"] for line in lines], [1, 2, 3, 4])
     info = json.loads((folder / "run" / "best" / "model.json").read_text(encoding="utf-8"))
