@@ -20,8 +20,9 @@ A recipe is a file of flags; what comes after it wins:
   python -m i3d_tf.train --flagfile=experiments/ucf101/i3d_rgb_full_ft.flags --records=DATA --output=RUN
 
 It runs on all GPUs of this machine, or on the CPU, and with TF_CONFIG on several machines (start the same command on
-each). --batch_size counts the clips of one replica. SIGTERM or Ctrl-C ends it after the step at hand, saved and with
-exit status 0; the same command goes on where it was, with the same batches and weights as if it had never stopped.
+each). --batch_size counts the clips of one replica. SIGTERM or Ctrl-C ends it after the step at hand, with all saved
+and exit status 0 or 1; the same command goes on where it was, with the same batches and weights as if it had never
+stopped.
 
 The folder RUN holds best/ (the network, for evaluate, classify and the rest), checkpoints/ (to go on from),
 metrics.jsonl and TensorBoard's events, flags.txt, options.json, versions.txt, variables.txt and input_steps.txt."""

@@ -119,7 +119,7 @@ class TrainTest(ProcessTest):
     self.assertEqual(*(saved.find(self.folder / run)[0] for run in ("parts", "whole")))
 
   def test_told_to_stop_it_saves_and_goes_on_later(self):
-    flags = ("--num_steps=16", "--deterministic", "--stream=flow", "--accumulation_steps=2")
+    flags = ("--num_steps=24", "--deterministic", "--stream=flow", "--accumulation_steps=2")
     self._train(*flags, "--output=whole")
     process = self._start(*flags, "--output=parts")
     self._wait_for("parts", process, steps=3)
@@ -128,12 +128,18 @@ class TrainTest(ProcessTest):
     self.assertEqual(process.returncode, 0, messages)
     self.assertRegex(output, r"Stopped at step \d+ and saved; the same command goes on from there\n$")
     stopped = json.loads(_progress(self.folder / "parts"))["step"]
-    self.assertBetween(stopped, 3, 15)
-    self.assertRegex(self._train(*flags, "--output=parts"), f"Going on from step {stopped}")
+    self.assertBetween(stopped, 3, 20)
+    process = self._start(*flags, "--output=parts")
+    self._wait_for("parts", process, steps=1)
+    process.send_signal(signal.SIGINT)  # after which a script does not go on
+    output, messages = process.communicate()
+    self.assertRegex(output, f"Going on from step {stopped}(.|\n)*Stopped at step ")
+    self.assertEqual((process.returncode, messages.strip().splitlines()[-1]), (1, "-c: error: interrupted"))
+    self._train(*flags, "--output=parts")
     self._assert_same_state("parts", "whole")
-    self.assertRegex(self._train(*flags, "--output=parts"), "all 16 steps are done")
+    self.assertRegex(self._train(*flags, "--output=parts"), "all 24 steps are done")
     self.assertRegex(
-        self._fails(*flags, "--num_steps=3", "--output=parts"), "parts stands at step 16, beyond --num_steps=3; give "
+        self._fails(*flags, "--num_steps=3", "--output=parts"), "parts stands at step 24, beyond --num_steps=3; give "
     )
 
   def test_told_to_stop_while_it_validates_it_saves_and_validates_later(self):

@@ -10,9 +10,10 @@ from i3d_tf import errors
 
 
 @contextlib.contextmanager
-def on_signals(ask_to_stop: Callable[[], None]) -> Iterator[None]:
+def on_signals(ask_to_stop: Callable[[signal.Signals], None]) -> Iterator[None]:
   """SIGTERM and SIGINT ask to stop, and do nothing else, while the body runs."""
-  old = {number: signal.signal(number, lambda *_: ask_to_stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+  handler = lambda number, _: ask_to_stop(signal.Signals(number))
+  old = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
     yield
   finally:

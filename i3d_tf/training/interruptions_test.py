@@ -15,7 +15,7 @@ class InterruptionsTest(parameterized.TestCase):
   def test_signals_ask_while_the_body_runs(self, number):
     before = signal.getsignal(number)
     asked = []
-    with interruptions.on_signals(lambda: asked.append(number)):
+    with interruptions.on_signals(asked.append):
       os.kill(os.getpid(), number)
     self.assertEqual(asked, [number])
     self.assertEqual(signal.getsignal(number), before)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import signal
 import tempfile
 import time
 
@@ -40,7 +41,7 @@ def train(
 ) -> None:
   """Trains a network, or goes on with a run that was interrupted.
 
-  SIGTERM and SIGINT end it after the step at hand with everything saved; it returns then, too.
+  SIGTERM and SIGINT end it after the step at hand with everything saved. It returns then, too.
 
   Args:
     run: data, network, folder.
@@ -51,6 +52,7 @@ def train(
   Raises:
     I3dError: for options that do not fit the data or the folder, records that cannot be read, a loss that is not
       finite, or a checkpoint that cannot be written. What was saved before stays.
+    KeyboardInterrupt: if it was SIGINT, so that what was to follow the training does not.
   """
   strategy, workers = distribution.make_strategy(run.num_logical_cpus)
   if optimization.precision == "float16" and not tf.config.list_logical_devices("GPU"):
@@ -152,7 +154,7 @@ class Trainer:
           self._model, strategy, validation_source, clips, batch_size=run.batch_size, workers=workers,
           tasks=self._tasks,
       )  # fmt: skip
-    self._is_asked_to_stop = False  # this worker
+    self._signal = None  # that asks this worker to stop
     self._stop = False  # all of them
     self._is_profiling = False
 
@@ -176,7 +178,9 @@ class Trainer:
         self._keep(monitor)
       self._profile(end=True)
     if self._stop and self._workers.is_chief:
-      print(f"Stopped at step {progress.step} and saved; the same command goes on from there")
+      print(f"Stopped at step {progress.step} and saved; the same command goes on from there", flush=True)
+    if self._stop and self._signal == signal.SIGINT:
+      raise KeyboardInterrupt
 
   def _train_step(self, train_step: steps.Step, batches: Iterator, monitor: monitors.Monitor) -> None:
     """Makes one step, and checks that all went well."""
@@ -194,7 +198,7 @@ class Trainer:
       if part < accumulation - 1:
         parts.append(train_step.accumulate(batch, loss_scale=scale))
       else:
-        stop = self._is_asked_to_stop
+        stop = self._signal is not None
         parts.append(train_step.apply(batch, rate=rate, step=progress.step, loss_scale=scale, stop=stop))
     outcome = steps.Outcome(*map(sum, zip(*parts, strict=True)))
     self._check_readable(used, outcome.count)
@@ -235,7 +239,7 @@ class Trainer:
 
   def _validate(self, monitor: monitors.Monitor) -> None:
     # Several workers measure together, and so to the end.
-    measured = self._validation.measure(lambda: self._is_asked_to_stop and self._workers.count == 1)
+    measured = self._validation.measure(lambda: self._signal is not None and self._workers.count == 1)
     if measured is None:
       self._stop = True
       return
@@ -371,8 +375,8 @@ class Trainer:
         folder, first_step=self._progress.step, num_steps=self._run.num_steps, log_every=self._run.log_every
     )
 
-  def _ask_to_stop(self) -> None:
-    self._is_asked_to_stop = True
+  def _ask_to_stop(self, number: signal.Signals) -> None:
+    self._signal = number
 
 
 def _num_classes(source: pipeline.Source) -> int:
