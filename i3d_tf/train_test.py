@@ -234,7 +234,7 @@ class TrainTest(ProcessTest):
     # flags.txt starts the same run.
     shutil.rmtree(run / "checkpoints")
     process = subprocess.run(
-        [sys.executable, "-m", "i3d_tf.train", "--flagfile=run/flags.txt", "--output=again"], cwd=self.folder,
+        [sys.executable, "-c", _FEW_ROWS, "--flagfile=run/flags.txt", "--output=again"], cwd=self.folder,
         env=os.environ | {"PYTHONPATH": os.fspath(_ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     self.assertEqual(process.returncode, 0, process.stderr)
