@@ -184,10 +184,7 @@ class TrainTest(ProcessTest):
         "checkpoints.Checkpoints.save = limited\n"
         "train.run()",
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", patch, *_SMALL, *flags], cwd=self.folder, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.fspath(_ROOT)},
-    )  # fmt: skip
+    process = self._start(*flags, program=patch)
     _, messages = process.communicate()
     self.assertEqual(process.returncode, 1, messages)
     self.assertRegex(messages, "the checkpoint of step 12 cannot be written to run/checkpoints: .*ckpt-8 is whole")

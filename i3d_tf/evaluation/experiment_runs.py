@@ -102,17 +102,21 @@ def run(
   places = Places(str(table.path.parent), data, output)
   with files.locked(output):
     results = tables.Results(table.results_path)
-    entries = {(each.row.name, each.repeat.name): each for each in experiments}
-    left = {key: each for key, each in entries.items() if set(_wanted(each)) != set(_current(each, results.get(*key)))}
-    if num_done := len(entries) - len(left):
+    left = []
+    for experiment in experiments:
+      wanted, entry = _wanted(experiment), results.get(experiment.row.name, experiment.repeat.name)
+      current = {key: entry[key] for key, what in wanted.items() if key in entry and what.items() <= entry[key].items()}
+      if current.keys() != wanted.keys():
+        left.append((experiment, wanted, current))
+    if num_done := len(experiments) - len(left):
       print(
-          f"{num_done} of {len(entries)} experiments are done: {table.results_path} has what came out. Remove that "
+          f"{num_done} of {len(experiments)} experiments are done: {table.results_path} has what came out. Remove that "
           "file, or their entries, to run them again.",
           flush=True,
       )
-    for key, experiment in left.items():
-      for entry in _steps(experiment, places, results.get(*key), run_command):
-        results.put(*key, entry)
+    for experiment, wanted, current in left:
+      for entry in _steps(experiment, wanted, current, places, run_command):
+        results.put(experiment.row.name, experiment.repeat.name, entry)
 
 
 def _wanted(experiment: Experiment) -> dict[str, dict]:
@@ -127,15 +131,10 @@ def _wanted(experiment: Experiment) -> dict[str, dict]:
   } | {"evaluation": {"command": shlex.join(experiment.evaluate(names))}}
 
 
-def _current(experiment: Experiment, entry: dict) -> dict[str, dict]:
-  """What of `entry` is of what is to be run."""
-  wanted = _wanted(experiment).items()
-  return {key: entry[key] for key, what in wanted if key in entry and what.items() <= entry[key].items()}
-
-
-def _steps(experiment: Experiment, places: Places, entry: dict, run_command: RunCommand) -> Iterator[dict]:
-  """Does what `entry` lacks, and gives what it has become after each training and the evaluation."""
-  wanted, current = _wanted(experiment), _current(experiment, entry)
+def _steps(
+    experiment: Experiment, wanted: dict[str, dict], current: dict[str, dict], places: Places, run_command: RunCommand
+) -> Iterator[dict]:
+  """Does what `current` lacks of `wanted`, and gives what it has become after each training and the evaluation."""
   folder = pathlib.Path(experiment.folder(places))
   current.pop("evaluation", None)
   for stream in experiment.row.recipes:

@@ -82,7 +82,7 @@ class ConvNetLstm(network.Network):
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
     """Applies the network; see `network.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
     network.check_keep_prob(dropout_keep_prob)
-    clip = clip if isinstance(clip, Mapping) else tf.convert_to_tensor(clip)
+    clip = network.to_tensors(clip)
     self.check(clip)
     self.build(clip.shape[-1])
     features, endpoints = self.convnet(clip, is_training)

@@ -208,8 +208,8 @@ class InceptionV1(Inception):
       self, clip: tf.Tensor, is_training: bool = False, dropout_keep_prob: float = 1.0, **more
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
     """Applies the network to clips or images; see `InceptionI3d`."""
-    clip = clip if isinstance(clip, Mapping) else tf.convert_to_tensor(clip)
-    if isinstance(clip, Mapping) or clip.shape.rank != 4:
+    clip = network.to_tensors(clip)
+    if not tf.is_tensor(clip) or clip.shape.rank != 4:
       return super().__call__(clip, is_training, dropout_keep_prob, **more)
     output, endpoints = super().__call__(clip[:, tf.newaxis], is_training, dropout_keep_prob, **more)
     squeezed = {

@@ -89,6 +89,13 @@ def clip_of(batch: Mapping[str, tf.Tensor], streams: Sequence[str]) -> tf.Tensor
   return batch[streams[0]] if len(streams) == 1 else {stream: batch[stream] for stream in streams}
 
 
+def to_tensors(clip: tf.Tensor | Mapping[str, tf.Tensor]) -> tf.Tensor | dict[str, tf.Tensor]:
+  """A clip, or clips by stream, or arrays of them, as tensors."""
+  if isinstance(clip, Mapping):
+    return {stream: tf.convert_to_tensor(each) for stream, each in clip.items()}
+  return tf.convert_to_tensor(clip)
+
+
 def check_clip(clip: tf.Tensor | tf.TensorSpec) -> None:
   """Raises ValueError for what is no clip `[B, T, H, W, C]` of floating point numbers."""
   if isinstance(clip, Mapping):

@@ -102,7 +102,7 @@ class TrunkNetwork(network.Network):
       ValueError: for a clip or an argument that does not fit.
     """
     network.check_keep_prob(dropout_keep_prob)
-    clip = clip if isinstance(clip, Mapping) else tf.convert_to_tensor(clip)
+    clip = network.to_tensors(clip)
     self.check(clip)
     self.build(clip.shape[-1])
     statistics = batch_norm.BatchStatistics(**self._statistics) if is_training else None

@@ -65,7 +65,7 @@ class _Towers(network.Network):
 
   def _clips(self, clip: tf.Tensor | Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The clips by stream, checked; builds the network."""
-    clip = tf.nest.map_structure(tf.convert_to_tensor, dict(clip) if isinstance(clip, Mapping) else clip)
+    clip = network.to_tensors(clip)
     self.check(clip)
     clips = self._by_stream(clip)
     channels = {stream: each.shape[-1] for stream, each in clips.items()}

@@ -41,7 +41,7 @@ def train(
 ) -> None:
   """Trains a network, or goes on with a run that was interrupted.
 
-  SIGTERM and SIGINT end it after the step at hand with everything saved. It returns then, too.
+  SIGTERM and SIGINT end it after the step at hand with everything saved; after SIGTERM it returns.
 
   Args:
     run: data, network, folder.
@@ -126,12 +126,7 @@ class Trainer:
           recompute=optimization.recompute,
       )  # fmt: skip
       _check_clip(self._model, self._info, run.batch_size)
-      num_together = strategy.num_replicas_in_sync if optimization.sync_batch_norm else 1
-      if run.batch_size * num_together < self._model.MIN_BATCH:
-        raise errors.I3dError(
-            f"--batch_size is {run.batch_size}; {run.model} normalises over the clips of a batch and needs at least "
-            f"{self._model.MIN_BATCH}"
-        )
+      _check_batch(self._model, run, strategy.num_replicas_in_sync if optimization.sync_batch_norm else 1)
       self._optimizer = optimizers.make(optimization, self._model.trainable_variables)
     self._checkpoints = checkpoints.Checkpoints(
         pathlib.Path(run.output), self._progress, workers, keep=run.keep_checkpoints, model=self._model,
@@ -394,6 +389,15 @@ def _check_clip(model: network.Network, info: saved.ModelInfo, batch_size: int) 
     model.check(network.clip_of(specs, info.streams))
   except ValueError as error:
     raise errors.I3dError(f"the network {info.model} does not take these clips: {error}") from None
+
+
+def _check_batch(model: network.Network, run: options_lib.Run, num_together: int) -> None:
+  """Raises I3dError if the batches of the replicas that are normalised together have too few clips to learn from."""
+  if run.batch_size * num_together < model.MIN_BATCH:
+    raise errors.I3dError(
+        f"--batch_size is {run.batch_size}; {run.model} normalises over the clips of a batch and needs at least "
+        f"{model.MIN_BATCH}"
+    )
 
 
 def _check_classes(source: pipeline.Source, other: pipeline.Source) -> None:

@@ -337,11 +337,12 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int, look: _Look |
       sign=rng.choice([-1, 1]),
   )
   number = max(2, round(_OBJECTS_PER_SQUARE * height * width / side**2))
-  places = lambda: _places(rng, number, height / side, width / side)
   return _Scene(
       ground=_mixed(_ground_colours(rng), _blots(rng, height, width, 0.12 * side)),
       pan=(pan_speed * math.cos(direction), pan_speed * math.sin(direction)),
-      objects=tuple(_draw_object(rng, place, side, look) for place in places()),
+      objects=tuple(
+          _draw_object(rng, place, side, look) for place in _places(rng, number, height / side, width / side)
+      ),
       motion=motion,
       action=list(_MOTIONS)[rng.integers(len(_MOTIONS))],
   )
