@@ -21,29 +21,29 @@ import sys
 PACKAGE = "i3d_tf"
 DATA_FOLDERS = ("checkpoints", "data")
 DISTRIBUTIONS = {  # by import name
-    "PIL": "pillow",
-    "absl": "absl-py",
-    "ai_edge_litert": "ai-edge-litert",
-    "apache_beam": "apache-beam",
-    "av": "av",
-    "cv2": "opencv-contrib-python-headless",
-    "google_crc32c": "google-crc32c",
-    "grpc": "grpcio",
-    "llvmlite": "llvmlite",
-    "matplotlib": "matplotlib",
-    "numba": "numba",
-    "numpy": "numpy",
-    "onnx": "onnx",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "sklearn": "scikit-learn",
-    "sonnet": "dm-sonnet",
-    "tensorflow": "tensorflow",
-    "tensorflow_datasets": "tensorflow-datasets",
-    "tensorflow_serving": "tensorflow-serving-api",
-    "tf2onnx": "tf2onnx",
-    "torch": "torch",
-    "tqdm": "tqdm",
+  "PIL": "pillow",
+  "absl": "absl-py",
+  "ai_edge_litert": "ai-edge-litert",
+  "apache_beam": "apache-beam",
+  "av": "av",
+  "cv2": "opencv-contrib-python-headless",
+  "google_crc32c": "google-crc32c",
+  "grpc": "grpcio",
+  "llvmlite": "llvmlite",
+  "matplotlib": "matplotlib",
+  "numba": "numba",
+  "numpy": "numpy",
+  "onnx": "onnx",
+  "onnxruntime": "onnxruntime",
+  "openvino": "openvino",
+  "sklearn": "scikit-learn",
+  "sonnet": "dm-sonnet",
+  "tensorflow": "tensorflow",
+  "tensorflow_datasets": "tensorflow-datasets",
+  "tensorflow_serving": "tensorflow-serving-api",
+  "tf2onnx": "tf2onnx",
+  "torch": "torch",
+  "tqdm": "tqdm",
 }
 SLOW = {"dm-sonnet", "numba", "tensorflow", "tensorflow-datasets"}  # to import or compile; a test without them is small
 HEADER = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
@@ -104,8 +104,8 @@ def _read_module(root: pathlib.Path, path: pathlib.Path, known: Collection[str])
         distributions.add(DISTRIBUTIONS[top])
       elif top not in sys.stdlib_module_names:
         raise BuildError(
-            f"{path}:{node.lineno}: imports {name}, which is no module of this tree or of the standard library; "
-            "a third-party one belongs in DISTRIBUTIONS of .ci/build_files.py"
+          f"{path}:{node.lineno}: imports {name}, which is no module of this tree or of the standard library; "
+          "a third-party one belongs in DISTRIBUTIONS of .ci/build_files.py"
         )
   is_main = re.search(r"^if __name__ == .__main__.:", source, re.MULTILINE)
   rule = "py_test" if path.stem.endswith("_test") else "py_binary" if is_main else "py_library"

@@ -54,9 +54,7 @@ def _same(line: str, other: str) -> bool:
   """Whether `other` begins or ends with `line`, but for white space and small differences of numbers."""
   wanted, printed = line.split(), other.split()
   size = len(wanted)
-  return any(
-      len(part) == size and all(map(_same_word, wanted, part)) for part in (printed[:size], printed[-size:])
-  )
+  return any(len(part) == size and all(map(_same_word, wanted, part)) for part in (printed[:size], printed[-size:]))
 
 
 def _same_word(wanted: str, printed: str) -> bool:

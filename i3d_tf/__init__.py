@@ -5,12 +5,12 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "InceptionI3d": "i3d_tf.models.inception",
-    "I3dFeatures": "i3d_tf.endpoints",
-    "load_checkpoint": "i3d_tf.weights.release",
-    "save_release_checkpoint": "i3d_tf.weights.release",
-    "read_video": "i3d_tf.video.decode",
-    "tvl1_flow": "i3d_tf.video.tvl1",
+  "InceptionI3d": "i3d_tf.models.inception",
+  "I3dFeatures": "i3d_tf.endpoints",
+  "load_checkpoint": "i3d_tf.weights.release",
+  "save_release_checkpoint": "i3d_tf.weights.release",
+  "read_video": "i3d_tf.video.decode",
+  "tvl1_flow": "i3d_tf.video.tvl1",
 }
 
 __all__ = sorted(_HOMES)

@@ -60,10 +60,10 @@ def spread(pipeline, listing: pathlib.Path, tasks: Iterable[Any]):
   with files.replacing(listing) as file:
     pickle.dump(list(tasks), file)
   return (
-      pipeline
-      | "Listing" >> beam.Create([str(listing)])
-      | "Tasks" >> beam.FlatMap(_read_tasks)
-      | "Spread" >> beam.Reshuffle()
+    pipeline
+    | "Listing" >> beam.Create([str(listing)])
+    | "Tasks" >> beam.FlatMap(_read_tasks)
+    | "Spread" >> beam.Reshuffle()
   )
 
 
@@ -81,8 +81,8 @@ def check_done(left: int, total: int, what: str, folder: str | os.PathLike) -> N
   """Raises I3dError if `left` of `total` tasks have not come to the folder, though the pipeline has ended."""
   if left:
     raise errors.I3dError(
-        f"the Beam pipeline ended, but {left} of {total} {what} are not in {folder}; do all its workers see this "
-        "folder under this path?"
+      f"the Beam pipeline ended, but {left} of {total} {what} are not in {folder}; do all its workers see this "
+      "folder under this path?"
     )
 
 

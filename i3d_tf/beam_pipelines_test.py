@@ -12,15 +12,14 @@ from i3d_tf import errors
 
 
 class BeamPipelinesTest(absltest.TestCase):
-
   @unittest.skipUnless(importlib.util.find_spec("apache_beam"), "Apache Beam is not installed")
   def test_bad_options_are_named(self):
     for runner, option, message in (
-        ("DirectRunner", "--direct_num_wokers=2", "Beam has no option --direct_num_wokers"),
-        ("DirectRunner", "--direct_num_workers=two", "--direct_num_workers: invalid int value: 'two'"),
-        ("DirectRunner", "direct_num_workers=2", "must have the form --name=value"),
-        ("FlinkRunner", "--runner=SparkRunner", "name no runner"),
-        ("DataflowRunner", "--project=p", "cannot set up DataflowRunner: .+"),
+      ("DirectRunner", "--direct_num_wokers=2", "Beam has no option --direct_num_wokers"),
+      ("DirectRunner", "--direct_num_workers=two", "--direct_num_workers: invalid int value: 'two'"),
+      ("DirectRunner", "direct_num_workers=2", "must have the form --name=value"),
+      ("FlinkRunner", "--runner=SparkRunner", "name no runner"),
+      ("DataflowRunner", "--project=p", "cannot set up DataflowRunner: .+"),
     ):
       with self.subTest(option), self.assertRaisesRegex(errors.I3dError, message):
         beam_pipelines.new_pipeline(runner, [option])

@@ -44,11 +44,11 @@ flags.DEFINE_enum("model", "i3d", list(zoo.MODELS), "network, train: which one."
 flags.DEFINE_list("models", None, "zoo: which ones. Default: all.")
 flags.DEFINE_string("plot", None, "zoo: draw to this file, a PNG image.")
 flags.DEFINE_integer(
-    "frames", None, "network, input, train: frames of the clip; zoo: at the most. Default: the model's.", lower_bound=1
+  "frames", None, "network, input, train: frames of the clip; zoo: at the most. Default: the model's.", lower_bound=1
 )
 flags.DEFINE_integer("batch", 1, "network, train, zoo: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
-    "stream", "rgb", list(clip_options.STREAMS_OF), "network, train: what the model takes; input, extract: any."
+  "stream", "rgb", list(clip_options.STREAMS_OF), "network, train: what the model takes; input, extract: any."
 )
 flags.DEFINE_string("openvino", None, "network: a Python interpreter with OpenVINO, to time the same graph.")
 flags.DEFINE_string("video", None, "flow: the video whose frames are used, at 340x256 pixels; extract: the video.")
@@ -58,10 +58,10 @@ flags.DEFINE_integer("pairs", 4, "flow: how many pairs of frames.", lower_bound=
 flags.DEFINE_string("records", None, "input, train: the folder of records that prepare_dataset made.")
 flags.DEFINE_string("split", "train", "input, train: the split of them.")
 flags.DEFINE_integer(
-    "short_side",
-    None,
-    "input, train, extract: pixels of the shorter side before the crop. Default: the model's.",
-    lower_bound=1,
+  "short_side",
+  None,
+  "input, train, extract: pixels of the shorter side before the crop. Default: the model's.",
+  lower_bound=1,
 )
 flags.DEFINE_integer(
     "crop", None, "network, input, train, extract: height and width of the clip in pixels; zoo: at the most. Default: "
@@ -115,11 +115,11 @@ def _flow():
   if FLAGS.images is not None and len(FLAGS.images) != 2:
     raise errors.I3dError(f"--images takes two files, not {len(FLAGS.images)}")
   options = flow.Options(
-      rounds=FLAGS.rounds,
-      video=FLAGS.video,
-      images=None if FLAGS.images is None else tuple(FLAGS.images),
-      first=FLAGS.first,
-      pairs=FLAGS.pairs,
+    rounds=FLAGS.rounds,
+    video=FLAGS.video,
+    images=None if FLAGS.images is None else tuple(FLAGS.images),
+    first=FLAGS.first,
+    pairs=FLAGS.pairs,
   )
   report = flow.measure(options)
   print(flow.describe(report))
@@ -163,7 +163,7 @@ def _zoo():
   from i3d_tf.benchmarks import zoo_figure
 
   options = zoo_benchmark.Options(
-      models=models, rounds=FLAGS.rounds, batch=FLAGS.batch, max_frames=FLAGS.frames, max_crop=FLAGS.crop
+    models=models, rounds=FLAGS.rounds, batch=FLAGS.batch, max_frames=FLAGS.frames, max_crop=FLAGS.crop
   )
   with files.replacing(FLAGS.plot) if FLAGS.plot else contextlib.nullcontext() as plot:
     report = zoo_benchmark.measure(options)
@@ -181,14 +181,14 @@ def _input():
   from i3d_tf.benchmarks import input as input_benchmark
 
   options = input_benchmark.Options(
-      rounds=FLAGS.rounds,
-      records=records,
-      split=FLAGS.split,
-      streams=clip_options.STREAMS_OF[FLAGS.stream],
-      frames=64 if FLAGS.frames is None else FLAGS.frames,
-      short_side=FLAGS.short_side or 256,
-      crop=FLAGS.crop or 224,
-      clips=FLAGS.clips,
+    rounds=FLAGS.rounds,
+    records=records,
+    split=FLAGS.split,
+    streams=clip_options.STREAMS_OF[FLAGS.stream],
+    frames=64 if FLAGS.frames is None else FLAGS.frames,
+    short_side=FLAGS.short_side or 256,
+    crop=FLAGS.crop or 224,
+    clips=FLAGS.clips,
   )
   report = input_benchmark.measure(options)
   print(input_benchmark.describe(report))

@@ -26,7 +26,6 @@ def _run(*arguments):
 
 
 class BenchmarkTest(parameterized.TestCase):
-
   def test_network(self):
     with tempfile.TemporaryDirectory() as folder:
       output = pathlib.Path(folder) / "report.json"
@@ -41,9 +40,7 @@ class BenchmarkTest(parameterized.TestCase):
     # One round: the ratios are those of its figures.
     self.assertAlmostEqual(report["train_ratio_to_forward"], report["train_seconds"] / report["forward_seconds"])
     rate = report["giga_multiply_adds"] / report["forward_seconds"]
-    self.assertAlmostEqual(
-        report["forward_ratio_to_matrix_product"], rate / report["matrix_product_gmac_per_second"]
-    )
+    self.assertAlmostEqual(report["forward_ratio_to_matrix_product"], rate / report["matrix_product_gmac_per_second"])
     self.assertIsNone(report["openvino_seconds"])
     self.assertIn("training step", done.stdout)
 
@@ -60,7 +57,7 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertAlmostEqual(sum(report["shares"].values()), 1)
     for comparison in report["comparisons"]:
       self.assertAlmostEqual(
-          comparison["ratio"], comparison["opencv_milliseconds"] / comparison["milliseconds"], places=6
+        comparison["ratio"], comparison["opencv_milliseconds"] / comparison["milliseconds"], places=6
       )
     self.assertIn("times as fast", done.stdout)
 
@@ -135,20 +132,20 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertEqual(report.failures, {"i2d": "no memory", "s3d": "interrupted", "c3d": "interrupted"})
 
   @parameterized.parameters(
-      (("speed",), "say what to measure: network, flow, input, train, extract, zoo; got speed"),
-      ((), "say what to measure: network, flow, input, train, extract, zoo; got nothing"),
-      (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
-      (("network", "--stream=joint"), "--stream=joint: i3d takes rgb or flow; train its streams apart"),
-      (("network", "--crop=112"), "--model=i3d does not take these clips: clip has height 112"),
-      (("zoo", "--models=resnet"), "--model is 'resnet'; there are i3d,"),
-      (("flow",), "give --video, or two --images"),
-      (("input",), "--records is missing: the folder of records that prepare_dataset made"),
-      (("input", "--records=/no/folder"), "/no/folder: there is no such file or folder"),
-      (("extract",), "--video is missing: the video whose features are extracted"),
-      (("extract", "--video=v.avi", "--lengths=long"), "--lengths=long; it takes numbers of seconds"),
-      (("flow", "--images=a.png"), "--images takes two files, not 1"),
-      (("flow", "--images=a.png,b.png"), "a.png and b.png: these are not two images"),
-      (("network", "--json=/no/folder/x.json"), "/no/folder/x.json: No such file or directory"),
+    (("speed",), "say what to measure: network, flow, input, train, extract, zoo; got speed"),
+    ((), "say what to measure: network, flow, input, train, extract, zoo; got nothing"),
+    (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
+    (("network", "--stream=joint"), "--stream=joint: i3d takes rgb or flow; train its streams apart"),
+    (("network", "--crop=112"), "--model=i3d does not take these clips: clip has height 112"),
+    (("zoo", "--models=resnet"), "--model is 'resnet'; there are i3d,"),
+    (("flow",), "give --video, or two --images"),
+    (("input",), "--records is missing: the folder of records that prepare_dataset made"),
+    (("input", "--records=/no/folder"), "/no/folder: there is no such file or folder"),
+    (("extract",), "--video is missing: the video whose features are extracted"),
+    (("extract", "--video=v.avi", "--lengths=long"), "--lengths=long; it takes numbers of seconds"),
+    (("flow", "--images=a.png"), "--images takes two files, not 1"),
+    (("flow", "--images=a.png,b.png"), "a.png and b.png: these are not two images"),
+    (("network", "--json=/no/folder/x.json"), "/no/folder/x.json: No such file or directory"),
   )
   def test_one_sentence_for_a_bad_call(self, arguments, message):
     done = _run(*arguments)
@@ -158,7 +155,6 @@ class BenchmarkTest(parameterized.TestCase):
 
 
 class TimingTest(absltest.TestCase):
-
   def test_tasks_take_turns_and_the_first_round_does_not_count(self):
     calls = []
     figures = iter([100.0, 1.0, 2.0])

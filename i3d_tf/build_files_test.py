@@ -13,7 +13,6 @@ _SCRIPT = _ROOT / ".ci" / "build_files.py"
 
 @unittest.skipUnless(_SCRIPT.exists(), "only a source tree has .ci/build_files.py")
 class BuildFilesTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     spec = importlib.util.spec_from_file_location("build_files", _SCRIPT)
@@ -54,7 +53,7 @@ class BuildFilesTest(absltest.TestCase):
     self._assert_named()
 
   def test_package_is_laid_out_as_by_hand(self):
-    expected = '''# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
+    expected = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
 
 load("@pypi//:requirements.bzl", "requirement")
 load("@rules_python//python:defs.bzl", "py_library", "py_test")
@@ -95,7 +94,7 @@ py_test(
         requirement("opencv-contrib-python-headless"),
     ],
 )
-'''
+"""
     self.assertEqual(self.script.build_files(self.root)["i3d_tf/models/BUILD"], expected)
 
   def test_imports_in_functions_strings_and_data_are_dependencies(self):
@@ -119,7 +118,7 @@ py_test(
   def test_missing_and_needless_dependencies_are_named(self):
     self._replace("i3d_tf/models/BUILD", '"//i3d_tf:errors",\n        requirement("dm-sonnet")', '"//i3d_tf:extra"')
     self._assert_named(
-        'i3d_tf/models/BUILD: net: lacks "//i3d_tf:errors", requirement("dm-sonnet"); has needless "//i3d_tf:extra"'
+      'i3d_tf/models/BUILD: net: lacks "//i3d_tf:errors", requirement("dm-sonnet"); has needless "//i3d_tf:extra"'
     )
 
   def test_new_import_is_named(self):
@@ -130,23 +129,23 @@ py_test(
     self._replace("i3d_tf/BUILD", "py_binary(", "py_library(")
     self._replace("i3d_tf/models/BUILD", "\n\n", "\n\n\n")
     self._assert_named(
-        "i3d_tf/BUILD: run: differs",
-        "i3d_tf/models/BUILD: order or blank lines differ",
+      "i3d_tf/BUILD: run: differs",
+      "i3d_tf/models/BUILD: order or blank lines differ",
     )
 
   def test_missing_and_stray_build_files_are_named(self):
     (self.root / "i3d_tf/models/BUILD").unlink()
     self._write("i3d_tf/empty/BUILD", "")
     self._assert_named(
-        "i3d_tf/empty/BUILD: no Python file is beside it; delete it",
-        "i3d_tf/models/BUILD: missing",
+      "i3d_tf/empty/BUILD: no Python file is beside it; delete it",
+      "i3d_tf/models/BUILD: missing",
     )
 
   def test_unknown_import_is_an_error_with_its_place(self):
     for statement, name in (
-        ("import jax.nn", "jax.nn"),
-        ("from i3d_tf.nowhere import thing", "i3d_tf.nowhere"),
-        ("from . import net", "."),
+      ("import jax.nn", "jax.nn"),
+      ("from i3d_tf.nowhere import thing", "i3d_tf.nowhere"),
+      ("from . import net", "."),
     ):
       with self.subTest(statement):
         self._write("i3d_tf/errors.py", f"import os\n{statement}\n")

@@ -33,10 +33,10 @@ flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a release
 flags.DEFINE_string("rgb_npy", None, "RGB clip as an array [1, frames, 224, 224, 3] in [-1, 1], in place of a video.")
 flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], in place of a video.")
 flags.DEFINE_enum(
-    "streams",
-    None,
-    ["rgb", "flow", "joint"],
-    "Streams to use; joint adds their logits. Default: rgb of a video, or those with an array.",
+  "streams",
+  None,
+  ["rgb", "flow", "joint"],
+  "Streams to use; joint adds their logits. Default: rgb of a video, or those with an array.",
 )
 flags.DEFINE_integer("top_k", 5, "Number of classes to print.", lower_bound=1)
 flags.DEFINE_integer("max_frames", 250, "Frames of a video to use, at 25 per second, from its start.", lower_bound=9)
@@ -98,8 +98,8 @@ def _classify(streams: list[str]) -> tuple[list[dict], int]:
   for stream, network in networks.items():
     if network.model.in_channels != clip_options.CHANNELS[stream]:
       raise errors.I3dError(
-          f"checkpoint {_checkpoints([stream])[stream]} is of a network for clips of {network.model.in_channels} "
-          f"channels; the {stream} stream has {clip_options.CHANNELS[stream]}"
+        f"checkpoint {_checkpoints([stream])[stream]} is of a network for clips of {network.model.in_channels} "
+        f"channels; the {stream} stream has {clip_options.CHANNELS[stream]}"
       )
   info = classification.check_together([network.info for network in networks.values()])
   class_names = classification.class_names(info)
@@ -164,10 +164,10 @@ def _describe(name: str, num_frames: int, logits, class_names: tuple[str, ...]) 
 
   predictions = classification.rank(logits, class_names, FLAGS.top_k)
   return {
-      "input": name,
-      "frames": num_frames,
-      "norm": float(np.linalg.norm(logits)),
-      "predictions": [dataclasses.asdict(prediction) for prediction in predictions],
+    "input": name,
+    "frames": num_frames,
+    "norm": float(np.linalg.norm(logits)),
+    "predictions": [dataclasses.asdict(prediction) for prediction in predictions],
   }
 
 

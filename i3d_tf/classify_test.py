@@ -65,12 +65,12 @@ class ClassifyTestCase(parameterized.TestCase):
 
   def run_python(self, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *words],
-        capture_output=True,
-        text=True,
-        env=_environment(self.folder / "cache"),
-        cwd=self.folder,
-        timeout=300,
+      [sys.executable, *words],
+      capture_output=True,
+      text=True,
+      env=_environment(self.folder / "cache"),
+      cwd=self.folder,
+      timeout=300,
     )
 
   def assert_fails(self, done: subprocess.CompletedProcess, sentence: str, *, output: str = "") -> None:
@@ -83,7 +83,6 @@ class ClassifyTestCase(parameterized.TestCase):
 
 
 class QuickTest(ClassifyTestCase):
-
   def test_importing_the_package_imports_nothing_large(self):
     program = "import sys, i3d_tf; print([name for name in ('tensorflow', 'numpy', 'cv2') if name in sys.modules])"
     done = self.run_python("-c", program)
@@ -106,48 +105,48 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
   """What is wrong with the flags is said at once, whatever they name."""
 
   @parameterized.named_parameters(
-      ("nothing", [], "give either --video or arrays"),
-      ("empty_list", ["--video="], "give either --video or arrays"),
-      ("both", ["--video=a.mp4", "--rgb_npy=a.npy"], "give either --video or arrays"),
-      ("expect_of_video", ["--video=a.mp4", "--expect=published"], "--expect=published is for the release's sample"),
-      ("joint_without_flow", ["--rgb_npy=a.npy", "--streams=joint"], "--streams=joint needs --flow_npy, which"),
-      ("joint_without_rgb", ["--flow_npy=a.npy", "--streams=joint"], "needs --rgb_npy, which"),
-      ("rgb_of_flow", ["--flow_npy=a.npy", "--streams=rgb"], "--streams=rgb needs --rgb_npy, which"),
-      ("unused_npy", ["--rgb_npy=a", "--flow_npy=b", "--streams=rgb"], "--flow_npy is given, but --streams=rgb does"),
-      ("unused_flow_checkpoint", ["--video=a", "--flow_checkpoint=b"], "--flow_checkpoint is given, but only the rgb"),
-      ("unused_rgb_checkpoint", ["--flow_npy=a", "--rgb_checkpoint=b"], "--rgb_checkpoint is given, but only the flow"),
-      ("unused_max_frames", ["--rgb_npy=a", "--max_frames=20"], "--max_frames is for videos"),
-      ("unused_threads", ["--video=a.mp4", "--threads=2"], "--threads is for the optical flow of videos"),
-      ("word", ["--video=a.mp4", "b.mp4"], "unexpected argument 'b.mp4'"),
-      ("expect_of_path", ["--rgb_npy=a", "--rgb_checkpoint=/x/y", "--expect=published"], "no rgb figures for /x/y"),
-      (
-          "expect_of_600",
-          ["--rgb_npy=a", "--rgb_checkpoint=rgb_scratch_kin600", "--expect=published"],
-          "no rgb figures for rgb_scratch_kin600",
-      ),
-      (
-          "expect_of_two_families",
-          ["--rgb_npy=a", "--flow_npy=b", "--rgb_checkpoint=rgb_scratch", "--expect=published"],
-          "no joint figures for rgb_scratch and flow_imagenet",
-      ),
-      ("folder_without_videos", ["--video=."], "the folder holds no video"),
-      ("comma_too_many", ["--video=a.mp4,"], "empty path"),
-      ("json_in_missing_folder", ["--video=a.mp4", "--json=none/a.json"], "none/a.json: No such file or directory"),
-      ("json_is_a_folder", ["--video=a.mp4", "--json=."], r"(?<= )\.: Is a directory"),
-      ("json_is_a_device", ["--video=a.mp4", "--json=/dev/null"], "/dev/null: this is not a regular file"),
+    ("nothing", [], "give either --video or arrays"),
+    ("empty_list", ["--video="], "give either --video or arrays"),
+    ("both", ["--video=a.mp4", "--rgb_npy=a.npy"], "give either --video or arrays"),
+    ("expect_of_video", ["--video=a.mp4", "--expect=published"], "--expect=published is for the release's sample"),
+    ("joint_without_flow", ["--rgb_npy=a.npy", "--streams=joint"], "--streams=joint needs --flow_npy, which"),
+    ("joint_without_rgb", ["--flow_npy=a.npy", "--streams=joint"], "needs --rgb_npy, which"),
+    ("rgb_of_flow", ["--flow_npy=a.npy", "--streams=rgb"], "--streams=rgb needs --rgb_npy, which"),
+    ("unused_npy", ["--rgb_npy=a", "--flow_npy=b", "--streams=rgb"], "--flow_npy is given, but --streams=rgb does"),
+    ("unused_flow_checkpoint", ["--video=a", "--flow_checkpoint=b"], "--flow_checkpoint is given, but only the rgb"),
+    ("unused_rgb_checkpoint", ["--flow_npy=a", "--rgb_checkpoint=b"], "--rgb_checkpoint is given, but only the flow"),
+    ("unused_max_frames", ["--rgb_npy=a", "--max_frames=20"], "--max_frames is for videos"),
+    ("unused_threads", ["--video=a.mp4", "--threads=2"], "--threads is for the optical flow of videos"),
+    ("word", ["--video=a.mp4", "b.mp4"], "unexpected argument 'b.mp4'"),
+    ("expect_of_path", ["--rgb_npy=a", "--rgb_checkpoint=/x/y", "--expect=published"], "no rgb figures for /x/y"),
+    (
+      "expect_of_600",
+      ["--rgb_npy=a", "--rgb_checkpoint=rgb_scratch_kin600", "--expect=published"],
+      "no rgb figures for rgb_scratch_kin600",
+    ),
+    (
+      "expect_of_two_families",
+      ["--rgb_npy=a", "--flow_npy=b", "--rgb_checkpoint=rgb_scratch", "--expect=published"],
+      "no joint figures for rgb_scratch and flow_imagenet",
+    ),
+    ("folder_without_videos", ["--video=."], "the folder holds no video"),
+    ("comma_too_many", ["--video=a.mp4,"], "empty path"),
+    ("json_in_missing_folder", ["--video=a.mp4", "--json=none/a.json"], "none/a.json: No such file or directory"),
+    ("json_is_a_folder", ["--video=a.mp4", "--json=."], r"(?<= )\.: Is a directory"),
+    ("json_is_a_device", ["--video=a.mp4", "--json=/dev/null"], "/dev/null: this is not a regular file"),
   )
   def test_sentence(self, words, sentence):
     self.assert_fails(self.run_classify(*words), sentence)
     self.assertEqual(os.listdir(self.folder), [])
 
   @parameterized.parameters(
-      ("--bogus", "Unknown command line flag 'bogus'"),
-      ("--vide=a.mp4", "Unknown command line flag 'vide'"),
-      ("--top_k=0", "flag --top_k=0: 0 is not a positive integer"),
-      ("--top_k=many", "flag --top_k=many"),
-      ("--max_frames=8", "flag --max_frames=8: 8 is not "),
-      ("--streams=sound", r"flag --streams=sound: value should be one of <rgb\|flow\|joint>"),
-      ("--expect=miracles", "flag --expect=miracles: value should be one of <published>"),
+    ("--bogus", "Unknown command line flag 'bogus'"),
+    ("--vide=a.mp4", "Unknown command line flag 'vide'"),
+    ("--top_k=0", "flag --top_k=0: 0 is not a positive integer"),
+    ("--top_k=many", "flag --top_k=many"),
+    ("--max_frames=8", "flag --max_frames=8: 8 is not "),
+    ("--streams=sound", r"flag --streams=sound: value should be one of <rgb\|flow\|joint>"),
+    ("--expect=miracles", "flag --expect=miracles: value should be one of <published>"),
   )
   def test_flags_that_do_not_parse(self, word, sentence):
     done = self.run_classify("--video=a.mp4", word)
@@ -158,7 +157,6 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
 
 
 class CheckpointErrorsTest(ClassifyTestCase):
-
   def test_no_checkpoint_of_that_name(self):
     (self.folder / "a.json").write_text("old")
     done = self.run_classify("--video=a.mp4", "--rgb_checkpoint=rgb_imagnet", "--json=a.json")
@@ -238,17 +236,20 @@ class ClassifyTest(ClassifyTestCase):
     (self.folder / "text.mp4").write_text("This is no video.\n")
     videos = [strange, "text.mp4", "none.mp4", "long.avi", "more"]
     done = self.run_classify(
-        f"--video={','.join(videos)}", f"--rgb_checkpoint={self.checkpoints['rgb']}",
-        "--top_k=3", "--max_frames=14", "--json=out.json",
+      f"--video={','.join(videos)}",
+      f"--rgb_checkpoint={self.checkpoints['rgb']}",
+      "--top_k=3",
+      "--max_frames=14",
+      "--json=out.json",
     )
     self.assertEqual(done.returncode, 1)
     self.assertEqual(
-        [re.match(r"classify: error: (\S+): (\w+ \w+ \w+ \w+)", line).groups() for line in done.stderr.splitlines()],
-        [
-            ("text.mp4", "this is not a"),
-            ("none.mp4", "there is no such"),
-            ("more/short.avi", "the video has 5"),
-        ],
+      [re.match(r"classify: error: (\S+): (\w+ \w+ \w+ \w+)", line).groups() for line in done.stderr.splitlines()],
+      [
+        ("text.mp4", "this is not a"),
+        ("none.mp4", "there is no such"),
+        ("more/short.avi", "the video has 5"),
+      ],
     )
     saved = json.loads((self.folder / "out.json").read_text())
     self.assertEqual(saved["streams"], {"rgb": self.checkpoints["rgb"]})
@@ -281,8 +282,13 @@ class ClassifyTest(ClassifyTestCase):
   def test_joint_adds_the_logits_of_the_arrays(self):
     clips = self._save_clips()
     done = self.run_classify(
-        "--streams=joint", "--rgb_npy=rgb.npy", "--flow_npy=flow.npy", f"--rgb_checkpoint={self.checkpoints['rgb']}",
-        f"--flow_checkpoint={self.checkpoints['flow']}", "--top_k=400", "--json=out.json",
+      "--streams=joint",
+      "--rgb_npy=rgb.npy",
+      "--flow_npy=flow.npy",
+      f"--rgb_checkpoint={self.checkpoints['rgb']}",
+      f"--flow_checkpoint={self.checkpoints['flow']}",
+      "--top_k=400",
+      "--json=out.json",
     )
     self.assertEqual((done.returncode, done.stderr), (0, ""))
     saved = json.loads((self.folder / "out.json").read_text())
@@ -307,7 +313,7 @@ class ClassifyTest(ClassifyTestCase):
       self.skipTest(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
     self.addCleanup(subprocess.run, ["umount", disk], check=True)
     done = self.run_classify(
-        "--flow_npy=flow.npy", f"--flow_checkpoint={self.checkpoints['flow']}", "--top_k=400", "--json=disk/out.json"
+      "--flow_npy=flow.npy", f"--flow_checkpoint={self.checkpoints['flow']}", "--top_k=400", "--json=disk/out.json"
     )
     self.assert_fails(done, "disk/out.json: No space left on device", output=done.stdout)
     best = NAMES[self._expected("flow", clips["flow"]).argmax()]
@@ -317,8 +323,8 @@ class ClassifyTest(ClassifyTestCase):
   # The next ones need no process of their own: how such an error ends the program is shown above.
 
   @parameterized.parameters(
-      ((1, 8, 224, 224, 2), "the clip has 8 frames; the network needs at least 9"),
-      ((1, 9, 224, 224, 3), "the clip has shape (9, 224, 224, 3); this network takes [frames, 224, 224, 2]"),
+    ((1, 8, 224, 224, 2), "the clip has 8 frames; the network needs at least 9"),
+    ((1, 9, 224, 224, 3), "the clip has shape (9, 224, 224, 3); this network takes [frames, 224, 224, 2]"),
   )
   def test_arrays_that_do_not_fit(self, shape, sentence):
     flow = os.fspath(self.folder / "flow.npy")
@@ -333,7 +339,7 @@ class ClassifyTest(ClassifyTestCase):
   def test_a_checkpoint_of_the_other_stream(self):
     with flagsaver.flagsaver(video=["none.mp4"], rgb_checkpoint=self.checkpoints["flow"]):
       with self.assertRaisesRegex(
-          errors.I3dError, f"^checkpoint {self.checkpoints['flow']} is of a network .* 2 channels; the rgb .* has 3$"
+        errors.I3dError, f"^checkpoint {self.checkpoints['flow']} is of a network .* 2 channels; the rgb .* has 3$"
       ):
         classify.main([])
 
@@ -348,7 +354,7 @@ class MeetsTest(parameterized.TestCase):
   """The verdict of --expect=published."""
 
   @parameterized.parameters(
-      (0.0, True, "within 0.001"), (0.0009, True, "within 0.001"), (0.01, False, "NOT within 0.001")
+    (0.0, True, "within 0.001"), (0.0009, True, "within 0.001"), (0.01, False, "NOT within 0.001")
   )
   def test_verdict(self, error, meets, words):
     run = published.Run(5.0, {"zumba": 4.0, "archery": 3.0})

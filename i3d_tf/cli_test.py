@@ -39,7 +39,7 @@ class CliTest(parameterized.TestCase):
     environment = os.environ | {"PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.run(
-        [sys.executable, main, *words], capture_output=True, text=True, env=environment, cwd=self.folder, timeout=60
+      [sys.executable, main, *words], capture_output=True, text=True, env=environment, cwd=self.folder, timeout=60
     )
 
   def _assert_fails(self, done: subprocess.CompletedProcess, sentence: str) -> None:
@@ -52,13 +52,13 @@ class CliTest(parameterized.TestCase):
     self.assertEqual((done.returncode, done.stdout, done.stderr), (status, "", ""))
 
   @parameterized.parameters(
-      ("raise errors.I3dError('mend this')", "mend this"),
-      ("raise errors.VideoError('mend that')", "mend that"),
-      ("open('none/a.txt')", "none/a.txt: No such file or directory"),
-      ("raise OSError(28, 'No space left on device')", "No space left on device"),
-      ("raise OSError('odd')", "odd"),
-      ("raise TimeoutError", "TimeoutError"),
-      ("raise KeyboardInterrupt", "interrupted"),
+    ("raise errors.I3dError('mend this')", "mend this"),
+    ("raise errors.VideoError('mend that')", "mend that"),
+    ("open('none/a.txt')", "none/a.txt: No such file or directory"),
+    ("raise OSError(28, 'No space left on device')", "No space left on device"),
+    ("raise OSError('odd')", "odd"),
+    ("raise TimeoutError", "TimeoutError"),
+    ("raise KeyboardInterrupt", "interrupted"),
   )
   def test_errors_are_sentences(self, body, sentence):
     self._assert_fails(self._run(body), sentence)
@@ -68,7 +68,7 @@ class CliTest(parameterized.TestCase):
     main.write_text(_MAIN.format(body="print('a line\\n' * 100_000)", takes_arguments=False))
     environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
     with subprocess.Popen(
-        [sys.executable, main], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+      [sys.executable, main], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:
       self.assertEqual(process.stdout.readline(), b"a line\n")
       process.stdout.close()
@@ -84,7 +84,7 @@ class CliTest(parameterized.TestCase):
   def test_words_are_refused_unless_taken(self):
     body = "print(arguments)"
     self._assert_fails(
-        self._run(body, "clip.mp4", "b"), "unexpected argument 'clip.mp4'; flags are written --name=value, see --help"
+      self._run(body, "clip.mp4", "b"), "unexpected argument 'clip.mp4'; flags are written --name=value, see --help"
     )
     self.assertEqual(self._run(body, "clip.mp4", "b", takes_arguments=True).stdout, "['clip.mp4', 'b']\n")
     self.assertEqual(self._run(body, takes_arguments=True).stdout, "[]\n")

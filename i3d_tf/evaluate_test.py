@@ -19,7 +19,6 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 class EvaluateTest(absltest.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -35,7 +34,7 @@ class EvaluateTest(absltest.TestCase):
 
   def _evaluate(self, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        self._command(*flags), capture_output=True, text=True, check=False, cwd=self.folder, env=self._environment()
+      self._command(*flags), capture_output=True, text=True, check=False, cwd=self.folder, env=self._environment()
     )
 
   def _environment(self) -> dict[str, str]:
@@ -62,12 +61,12 @@ class EvaluateTest(absltest.TestCase):
     self.assertEqual(self._evaluate(*flags, "--output=whole").returncode, 0)
     # Kept after every video, and slow enough to be killed in the middle.
     script = (
-        "import time; from i3d_tf import cli; cli.import_tensorflow(quiet=True)\n"
-        "from i3d_tf import evaluate; from i3d_tf.evaluation import protocols, tally\n"
-        "protocols.evaluate.__kwdefaults__['save_seconds'] = 0.0\n"
-        "add = tally.Tally.add\n"
-        "tally.Tally.add = lambda *a: (time.sleep(1), add(*a))\n"
-        "evaluate.run()"
+      "import time; from i3d_tf import cli; cli.import_tensorflow(quiet=True)\n"
+      "from i3d_tf import evaluate; from i3d_tf.evaluation import protocols, tally\n"
+      "protocols.evaluate.__kwdefaults__['save_seconds'] = 0.0\n"
+      "add = tally.Tally.add\n"
+      "tally.Tally.add = lambda *a: (time.sleep(1), add(*a))\n"
+      "evaluate.run()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, *flags, "--output=parts"],
@@ -90,8 +89,8 @@ class EvaluateTest(absltest.TestCase):
   def test_bad_input(self):
     records = "--records=records"
     for sentence, *flags in (
-        ("--records is missing", "--rgb_checkpoint=rgb"),
-        ("takes clips of the stream rgb; give it as --rgb_checkpoint", records, "--flow_checkpoint=rgb"),
+      ("--records is missing", "--rgb_checkpoint=rgb"),
+      ("takes clips of the stream rgb; give it as --rgb_checkpoint", records, "--flow_checkpoint=rgb"),
     ):
       self._assert_fails(self._evaluate(*flags, "--output=bad"), sentence)
     self.assertEmpty(list((self.folder / "bad").glob("[!.]*")))

@@ -24,7 +24,6 @@ _RESULTS = {
 
 
 class ExperimentsTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -40,13 +39,13 @@ class ExperimentsTest(parameterized.TestCase):
     return subprocess.run(command, capture_output=True, text=True, cwd=_ROOT, timeout=60, check=False)
 
   @parameterized.parameters(
-      ([], "--table is missing; see --help"),
-      (["--table=TABLE"], "give --data and --output to run the table, --render to write its page, or all of them"),
-      (["--table=TABLE", "--data=x"], "give --data and --output to run the table"),
-      (["--table=TABLE", "--output=x", "--render=y"], "give --data and --output to run the table"),
-      (["--table=none.json", "--render=y"], "none.json: No such file or directory"),
-      (["--table=TABLE", "--data=none", "--output=none"], "none/r: no such folder of records"),
-      (["--table=TABLE", "--render=y", "--only=large"], "--only: TABLE has no 'large'; it has small"),
+    ([], "--table is missing; see --help"),
+    (["--table=TABLE"], "give --data and --output to run the table, --render to write its page, or all of them"),
+    (["--table=TABLE", "--data=x"], "give --data and --output to run the table"),
+    (["--table=TABLE", "--output=x", "--render=y"], "give --data and --output to run the table"),
+    (["--table=none.json", "--render=y"], "none.json: No such file or directory"),
+    (["--table=TABLE", "--data=none", "--output=none"], "none/r: no such folder of records"),
+    (["--table=TABLE", "--render=y", "--only=large"], "--only: TABLE has no 'large'; it has small"),
   )
   def test_errors_are_one_sentence(self, flags, sentence):
     done = self._run(*(flag.replace("TABLE", str(self.table)) for flag in flags))

@@ -47,11 +47,11 @@ _LAYOUTS = ("rgb", "flow", "rgb600")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
-    "checkpoint",
-    None,
-    "The network: a released name, a path, a run of train, or a PyTorch state dict. Or two, of RGB and flow, "
-    "separated by a comma.",
-    required=True,
+  "checkpoint",
+  None,
+  "The network: a released name, a path, a run of train, or a PyTorch state dict. Or two, of RGB and flow, "
+  "separated by a comma.",
+  required=True,
 )
 flags.DEFINE_string("output", None, "Folder to write to, a new or an empty one.", required=True)
 flags.DEFINE_enum("format", _SAVED_MODEL, [*_GRAPHS, *_WEIGHTS], "What to write; see above.")

@@ -56,7 +56,6 @@ def flags_of_main() -> dict:
 
 
 class FlagsTest(absltest.TestCase):
-
   def test_choices_and_defaults_are_those_of_the_library(self):
     options, defined = graphs.Options(), testing.in_own_process(flags_of_main)
     self.assertEqual(defined["format"][1], ["saved_model", *graphs.CONVERTERS, *weights.FORMATS])
@@ -66,7 +65,6 @@ class FlagsTest(absltest.TestCase):
 
 
 class ExportTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -94,16 +92,16 @@ class ExportTest(parameterized.TestCase):
     output, error = self._run("rgb", endpoints="Mixed_3c", fold_batch_norm=True)
     self.assertEqual(error, "")
     self.assertEqual(
-        [re.sub(" +", " ", line.strip()) for line in output.splitlines()],
-        [
-            f"{self.output}: saved_model of i3d for rgb, 116 variables with 39,331 values",
-            "serving_default rgb [?, ?, ?, ?, 3] logits [?, 3]",
-            "probabilities rgb [?, ?, ?, ?, 3] probabilities [?, 3]",
-            "step_logits rgb [?, ?, ?, ?, 3] step_logits [?, ?, 3]",
-            "Mixed_3c rgb [?, ?, ?, ?, 3] Mixed_3c [?, ?, ?, ?, 25]",
-            "jpeg jpeg_bytes [?, ?] probabilities [?, 3]",
-            "default rgb_input [?, ?, ?, ?, 3] default [?, 3]",
-        ],
+      [re.sub(" +", " ", line.strip()) for line in output.splitlines()],
+      [
+        f"{self.output}: saved_model of i3d for rgb, 116 variables with 39,331 values",
+        "serving_default rgb [?, ?, ?, ?, 3] logits [?, 3]",
+        "probabilities rgb [?, ?, ?, ?, 3] probabilities [?, 3]",
+        "step_logits rgb [?, ?, ?, ?, 3] step_logits [?, ?, 3]",
+        "Mixed_3c rgb [?, ?, ?, ?, 3] Mixed_3c [?, ?, ?, ?, 25]",
+        "jpeg jpeg_bytes [?, ?] probabilities [?, 3]",
+        "default rgb_input [?, ?, ?, ?, 3] default [?, 3]",
+      ],
     )
     self.assertEqual(sorted(os.listdir(self.output.parent)), ["export"])
     self.assertRegex(self._run("rgb", format="network")[1], "holds assets already; name a new or an empty folder")
@@ -149,14 +147,14 @@ class ExportTest(parameterized.TestCase):
       np.testing.assert_array_equal(values[name], value)
 
   @parameterized.parameters(
-      (("rgb",), {"format": "release", "size": 64}, "--size is for --format=saved_model or tflite or onnx, not"),
-      (("rgb",), {"layout": "rgb"}, "--layout is for --format=release, not saved_model"),
-      (("rgb",), {"format": "onnx", "endpoints": "Mixed_3b"}, "--endpoints is for --format=saved_model, not onnx"),
-      (("rgb", "flow"), {"format": "network"}, "--format=network takes one --checkpoint"),
-      (("rgb", "flow", "rgb"), {}, "give one network, or two of rgb and flow"),
-      (("c3d",), {"format": "release"}, "is a network c3d; --format=release is for i3d"),
-      (("rgb", "flow"), {"format": "tflite"}, "of two networks give --num_frames and --size"),
-      (("nothing",), {}, "there is no checkpoint at .*nothing"),
+    (("rgb",), {"format": "release", "size": 64}, "--size is for --format=saved_model or tflite or onnx, not"),
+    (("rgb",), {"layout": "rgb"}, "--layout is for --format=release, not saved_model"),
+    (("rgb",), {"format": "onnx", "endpoints": "Mixed_3b"}, "--endpoints is for --format=saved_model, not onnx"),
+    (("rgb", "flow"), {"format": "network"}, "--format=network takes one --checkpoint"),
+    (("rgb", "flow", "rgb"), {}, "give one network, or two of rgb and flow"),
+    (("c3d",), {"format": "release"}, "is a network c3d; --format=release is for i3d"),
+    (("rgb", "flow"), {"format": "tflite"}, "of two networks give --num_frames and --size"),
+    (("nothing",), {}, "there is no checkpoint at .*nothing"),
   )
   def test_what_cannot_be_is_said(self, checkpoints, flags, sentence):
     output, error = self._run(*checkpoints, **flags)

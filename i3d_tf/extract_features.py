@@ -54,21 +54,21 @@ flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a release
 flags.DEFINE_list("streams", None, "rgb, flow or both. Default: rgb, or the profile's.")
 flags.DEFINE_list("endpoints", None, "What to take of the network, separated by commas. Default: PooledFeatures.")
 flags.DEFINE_enum(
-    "pooling",
-    None,
-    list(windows.POOLINGS),
-    "Average nothing, over space, or over space and a window's time. Default: space_time, or the profile's.",
+  "pooling",
+  None,
+  list(windows.POOLINGS),
+  "Average nothing, over space, or over space and a window's time. Default: space_time, or the profile's.",
 )
 flags.DEFINE_string(
-    "window", None, "Frames of a window after resampling, or all: the whole video. Default: 64, or the profile's."
+  "window", None, "Frames of a window after resampling, or all: the whole video. Default: 64, or the profile's."
 )
 flags.DEFINE_integer("hop", None, "Frames from one window to the next. Default: the window.", lower_bound=1)
 flags.DEFINE_enum(
-    "tail",
-    None,
-    list(windows.TAILS),
-    "Frames at the end that fill no window: leave out, fill up with the last frame, or with the video from its "
-    "beginning. Default: pad, or the profile's.",
+  "tail",
+  None,
+  list(windows.TAILS),
+  "Frames at the end that fill no window: leave out, fill up with the last frame, or with the video from its "
+  "beginning. Default: pad, or the profile's.",
 )
 flags.DEFINE_enum(
     "crops", None, [str(number) for number in options_lib.CROPS],
@@ -78,7 +78,7 @@ flags.DEFINE_float("fps", 25.0, "Frames per second to resample videos to; 0: eac
 flags.DEFINE_integer("short_side", None, "Pixels of the frames' shorter side. Default: the network's.", lower_bound=16)
 flags.DEFINE_integer("crop", None, "Pixels of the side of the square crop. Default: the network's.", lower_bound=16)
 flags.DEFINE_integer(
-    "batch", None, "Windows that the network takes at once. Default: as many as have 64 frames.", lower_bound=1
+  "batch", None, "Windows that the network takes at once. Default: as many as have 64 frames.", lower_bound=1
 )
 flags.DEFINE_integer(
     "chunk", 128, "With --window=all: frames from one pass to the next; more are faster and need more memory.",
@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
     folder.prepare(extractor.meaning, provenance.collect())
     done = folder.entries()
     tasks = [
-        source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
+      source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
     ]
     if tasks and pipeline is not None:
       _run_beam(pipeline, tasks, options, folder)

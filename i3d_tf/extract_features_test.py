@@ -26,11 +26,11 @@ from i3d_tf import testing
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _BROKEN = {
-    "corrupted.mp4": "only 28 of 50 frames can be decoded",
-    "cut.avi": "frames can be decoded; the video is damaged or incomplete",
-    "empty.mp4": "the file is empty",
-    "header.avi": "this is not a video that OpenCV can open, or its header is damaged",
-    "text.mp4": "this is not a video that OpenCV can open, or its header is damaged",
+  "corrupted.mp4": "only 28 of 50 frames can be decoded",
+  "cut.avi": "frames can be decoded; the video is damaged or incomplete",
+  "empty.mp4": "the file is empty",
+  "header.avi": "this is not a video that OpenCV can open, or its header is damaged",
+  "text.mp4": "this is not a video that OpenCV can open, or its header is damaged",
 }
 
 
@@ -77,7 +77,6 @@ def _entries(folder: pathlib.Path) -> list[dict]:
 
 
 class ExtractFeaturesTest(absltest.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -183,15 +182,14 @@ class ExtractFeaturesTest(absltest.TestCase):
 
 
 class RefusalsTest(absltest.TestCase):
-
   def test_flags_that_do_not_go_together(self):
     for flags, message in (
-        (["--output=o"], "--input is missing; see --help"),
-        (["--input=v"], "--output is missing; see --help"),
-        (["--input=v", "--output=o", "--shard=2", "--num_shards=2"], "--shard=2; shards are counted from 0"),
-        (["--input=v", "--output=o", "--window=none"], "--window=none; it is a number of frames, or all"),
-        (["--input=v", "--output=o", "--flow_checkpoint=f"], "--flow_checkpoint is given, but --streams=rgb has no"),
-        (["--input=v", "--output=o", "--profile=rtfm", "--crops=1"], "the profile rtfm has crops=10, not 1"),
+      (["--output=o"], "--input is missing; see --help"),
+      (["--input=v"], "--output is missing; see --help"),
+      (["--input=v", "--output=o", "--shard=2", "--num_shards=2"], "--shard=2; shards are counted from 0"),
+      (["--input=v", "--output=o", "--window=none"], "--window=none; it is a number of frames, or all"),
+      (["--input=v", "--output=o", "--flow_checkpoint=f"], "--flow_checkpoint is given, but --streams=rgb has no"),
+      (["--input=v", "--output=o", "--profile=rtfm", "--crops=1"], "the profile rtfm has crops=10, not 1"),
     ):
       with self.subTest(message):
         done = subprocess.run(

@@ -18,7 +18,6 @@ from i3d_tf import files
 
 
 class ReplacingTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -127,9 +126,7 @@ class ReplacingTest(parameterized.TestCase):
     with self.assertRaises(OSError) as caught:
       with files.replacing(self.path) as file:
         file.write(b"x" * (1 << 17))
-    self.assertEqual(
-        errors.describe_os_error(caught.exception), f"{self.path}: {os.strerror(errno.ENOSPC)}"
-    )
+    self.assertEqual(errors.describe_os_error(caught.exception), f"{self.path}: {os.strerror(errno.ENOSPC)}")
     self.assertEqual(self.path.read_bytes(), b"old content")
     self.assertEqual(self._names(), ["out.json"])
 
@@ -137,7 +134,7 @@ class ReplacingTest(parameterized.TestCase):
     """Mounts a small file system at the test's folder."""
     try:
       done = subprocess.run(
-          ["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.folder], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.folder], capture_output=True, text=True, check=False
       )
     except FileNotFoundError:
       self.skipTest("there is no mount command")
@@ -160,7 +157,6 @@ class ReplacingTest(parameterized.TestCase):
 
 
 class NewFolderTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -202,7 +198,6 @@ class NewFolderTest(parameterized.TestCase):
 
 
 class LockedTest(absltest.TestCase):
-
   def test_others_are_kept_out_or_wait(self):
     with tempfile.TemporaryDirectory() as folder:
       entered = []

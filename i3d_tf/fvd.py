@@ -113,10 +113,10 @@ def _run() -> dict:
       if saving:
         frechet.save(file, features[name], {**facts[name], "seed": FLAGS.seed, "made_by": provenance.collect()})
   report = {
-      "clips": {name: len(next(iter(features[name].values()))) for name in names},
-      "failed": {name: facts[name].get("failed", 0) for name in names},
-      **{name: wanted[name] for name in ("weights", "resize", "num_frames", "fps")},
-      "seed": FLAGS.seed,
+    "clips": {name: len(next(iter(features[name].values()))) for name in names},
+    "failed": {name: facts[name].get("failed", 0) for name in names},
+    **{name: wanted[name] for name in ("weights", "resize", "num_frames", "fps")},
+    "seed": FLAGS.seed,
   }
   if FLAGS.generated:
     figures = {stream: _compare(*(features[name][stream] for name in names)) for stream in wanted["weights"]}
@@ -162,7 +162,7 @@ def _compare(real, generated) -> dict:
   if FLAGS.resamples:
     with tqdm.tqdm(total=FLAGS.resamples, desc="interval", unit="resample", disable=None) as bar:
       interval = frechet.bootstrap(
-          real, generated, num_resamples=FLAGS.resamples, seed=FLAGS.seed, on_resample=bar.update
+        real, generated, num_resamples=FLAGS.resamples, seed=FLAGS.seed, on_resample=bar.update
       )
     result["interval"] = {
         "low": interval.low, "high": interval.high, "confidence": frechet.CONFIDENCE,

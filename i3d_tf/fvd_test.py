@@ -57,7 +57,6 @@ def flags_of_main() -> dict:
 
 
 class FlagsTest(absltest.TestCase):
-
   def test_defaults_are_those_of_the_library(self):
     options, defined = fvd_lib.Options(), testing.in_own_process(flags_of_main)
     for name in ("num_frames", "fps", "max_clips", "seed"):
@@ -66,7 +65,6 @@ class FlagsTest(absltest.TestCase):
 
 
 class FvdTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -119,15 +117,15 @@ class FvdTest(parameterized.TestCase):
     interval = figures["interval"]
     weights = report["weights"]["rgb"]
     self.assertEqual(
-        output,
-        f"FVD: {figures['distance']:.3f}\n"
-        f"  of the means {figures['mean_term']:.3f}, of the covariances {figures['covariance_term']:.3f}\n"
-        f"  95 % interval {interval['low']:.3f} to {interval['high']:.3f} (5 resamples)\n"
-        "comparable only with figures of the same:\n"
-        f"  rgb weights: CRC-32 {weights}, not the published embedding\n"
-        "  resizing: bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres\n"
-        "  frames in a clip: 10, at each video's own rate\n"
-        "  clips: 3 real, 4 generated\n",
+      output,
+      f"FVD: {figures['distance']:.3f}\n"
+      f"  of the means {figures['mean_term']:.3f}, of the covariances {figures['covariance_term']:.3f}\n"
+      f"  95 % interval {interval['low']:.3f} to {interval['high']:.3f} (5 resamples)\n"
+      "comparable only with figures of the same:\n"
+      f"  rgb weights: CRC-32 {weights}, not the published embedding\n"
+      "  resizing: bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres\n"
+      "  frames in a clip: 10, at each video's own rate\n"
+      "  clips: 3 real, 4 generated\n",
     )
     self.assertEqual(report["clips"], {"real": 3, "generated": 4})
     self.assertEqual(report["failed"], {"real": 0, "generated": 0})
@@ -199,16 +197,16 @@ class FvdTest(parameterized.TestCase):
       self._run(real="real.npz", generated="generated", flow_checkpoint=os.fspath(self.networks / "flow"))
 
   @parameterized.parameters(
-      ({}, "--real is missing"),
-      ({"real": "real"}, "--generated is missing; only with --save_stats it may be"),
-      ({"real": "real", "save_stats": "a.npz", "json": "a.json"}, "--json is for the figures"),
-      ({"real": "real", "generated": "generated", "resamples": 1}, "--resamples=1; an interval needs at least 2"),
-      ({"real": "a.npz", "save_stats": "b.npz"}, "--real is statistics already"),
-      ({"real": "real", "save_stats": "stats"}, "stats; the file's name must end in .npz"),
-      ({"real": "a.npz", "generated": "b.npz", "num_frames": 12}, "--num_frames is for videos, but --real and"),
-      ({"real": "none", "generated": "generated"}, "none: there is no such file or folder"),
-      ({"real": "real", "generated": "generated", "max_clips": 4}, "real has 3 videos, fewer than --max_clips=4"),
-      ({"real": "real", "generated": "generated", "num_frames": 9, "flow_checkpoint": "x"}, "flow need at least 10"),
+    ({}, "--real is missing"),
+    ({"real": "real"}, "--generated is missing; only with --save_stats it may be"),
+    ({"real": "real", "save_stats": "a.npz", "json": "a.json"}, "--json is for the figures"),
+    ({"real": "real", "generated": "generated", "resamples": 1}, "--resamples=1; an interval needs at least 2"),
+    ({"real": "a.npz", "save_stats": "b.npz"}, "--real is statistics already"),
+    ({"real": "real", "save_stats": "stats"}, "stats; the file's name must end in .npz"),
+    ({"real": "a.npz", "generated": "b.npz", "num_frames": 12}, "--num_frames is for videos, but --real and"),
+    ({"real": "none", "generated": "generated"}, "none: there is no such file or folder"),
+    ({"real": "real", "generated": "generated", "max_clips": 4}, "real has 3 videos, fewer than --max_clips=4"),
+    ({"real": "real", "generated": "generated", "num_frames": 9, "flow_checkpoint": "x"}, "flow need at least 10"),
   )
   def test_flags_that_do_not_go_together(self, given, sentence):
     with self.assertRaisesRegex(errors.I3dError, sentence):

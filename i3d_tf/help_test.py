@@ -12,9 +12,9 @@ from absl.testing import parameterized
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MAINS = sorted(
-    path.relative_to(_ROOT).with_suffix("").as_posix().replace("/", ".")
-    for path in (*_ROOT.glob("i3d_tf/*.py"), *_ROOT.glob("i3d_tf/*/__main__.py"))
-    if not path.stem.endswith("_test") and 'if __name__ == "__main__"' in path.read_text()
+  path.relative_to(_ROOT).with_suffix("").as_posix().replace("/", ".")
+  for path in (*_ROOT.glob("i3d_tf/*.py"), *_ROOT.glob("i3d_tf/*/__main__.py"))
+  if not path.stem.endswith("_test") and 'if __name__ == "__main__"' in path.read_text()
 )
 # These take defaults from the modules that do the work.
 _MAY_IMPORT = {"i3d_tf.make_synthetic": ["cv2"], "i3d_tf.prepare_dataset": ["cv2"]}
@@ -33,12 +33,11 @@ finally:
 
 
 class HelpTest(parameterized.TestCase):
-
   @parameterized.parameters(_MAINS)
   def test_help(self, name):
     environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, name], capture_output=True, text=True, env=environment, check=False
+      [sys.executable, "-c", _PROGRAM, name], capture_output=True, text=True, env=environment, check=False
     )
     self.assertEqual(done.stderr, "")
     usage, _, last = done.stdout.rstrip().rpartition("\n")

@@ -16,32 +16,32 @@ classifier. (By itself, --initial_checkpoint=inception_v1 does the same as --mod
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "from",
-    None,
-    "The Inception-v1: the name inception_v1, which is fetched to the cache if it is not there; a checkpoint in "
-    "TF-slim's layout; or a run of train --model=inception_v1.",
-    required=True,
+  "from",
+  None,
+  "The Inception-v1: the name inception_v1, which is fetched to the cache if it is not there; a checkpoint in "
+  "TF-slim's layout; or a run of train --model=inception_v1.",
+  required=True,
 )
 flags.DEFINE_string("to", None, "Folder to write to, a new or an empty one.", required=True)
 flags.DEFINE_enum(
-    "stream",
-    None,
-    clip_options.STREAMS,
-    "What the new network will see. If that has other channels than the old one's input, each gets the first kernel's "
-    "mean over its inputs. Default: what the old one saw.",
+  "stream",
+  None,
+  clip_options.STREAMS,
+  "What the new network will see. If that has other channels than the old one's input, each gets the first kernel's "
+  "mean over its inputs. Default: what the old one saw.",
 )
 flags.DEFINE_enum(
-    "mode",
-    "mean",
-    inflation.MODES,
-    "mean: each of N steps of a kernel is the old one divided by N (the paper's). center: the middle step is the old "
-    "one, the others are 0.",
+  "mode",
+  "mean",
+  inflation.MODES,
+  "mean: each of N steps of a kernel is the old one divided by N (the paper's). center: the middle step is the old "
+  "one, the others are 0.",
 )
 flags.DEFINE_bool(
-    "rescale_first_kernel",
-    False,
-    "With other channels: multiply the first kernel by their old number divided by the new one, so that its response "
-    "to equal inputs stays.",
+  "rescale_first_kernel",
+  False,
+  "With other channels: multiply the first kernel by their old number divided by the new one, so that its response "
+  "to equal inputs stays.",
 )
 
 
@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> None:
   source, folder, options = FLAGS["from"].value, FLAGS.to, cli.from_flags(inflated.Inflation)
   written = inflated.write(source, folder, options)
   print(
-      f"{folder}: I3D for {written.stream} without a classifier, {written.num_variables} variables with "
-      f"{written.num_values} values, inflated from {source} by {options.mode}"
+    f"{folder}: I3D for {written.stream} without a classifier, {written.num_variables} variables with "
+    f"{written.num_values} values, inflated from {source} by {options.mode}"
   )
 
 

@@ -29,16 +29,15 @@ _KERNEL = "Conv3d_1a_7x7/conv_3d/w"
 
 def _flat_values(info=_INFO, channels=3) -> dict[str, np.ndarray]:
   shapes = spec.variable_shapes(
-      spec.INCEPTION_V1,
-      in_channels=channels,
-      num_classes=info.num_classes,
-      width_multiplier=info.width_multiplier,
+    spec.INCEPTION_V1,
+    in_channels=channels,
+    num_classes=info.num_classes,
+    width_multiplier=info.width_multiplier,
   )
   return {name: testing.golden_values(name, shape) for name, shape in shapes.items()}
 
 
 class InflatedTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -142,7 +141,6 @@ class InflatedTest(parameterized.TestCase):
 
 
 class MainTest(parameterized.TestCase):
-
   def _run(self, *arguments, status=0) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "i3d_tf.inflate", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -164,9 +162,9 @@ class MainTest(parameterized.TestCase):
     self.assertEqual(sum(value.size for value in values.values()), 12_272_592)
 
   @parameterized.parameters(
-      (["--to=x"], "FATAL Flags parsing error:", "from"),
-      (["--from=/none", "--to=x", "--mode=median"], "FATAL Flags parsing error:", "<mean|center>"),
-      (["--from=/none", "--to={}/x"], "inflate: error: there is no checkpoint at /none", ""),
+    (["--to=x"], "FATAL Flags parsing error:", "from"),
+    (["--from=/none", "--to=x", "--mode=median"], "FATAL Flags parsing error:", "<mean|center>"),
+    (["--from=/none", "--to={}/x"], "inflate: error: there is no checkpoint at /none", ""),
   )
   def test_bad_input_gets_a_sentence(self, arguments, begins, contains):
     folder = self.create_tempdir().full_path
@@ -177,7 +175,7 @@ class MainTest(parameterized.TestCase):
 
   def test_help(self):
     done = subprocess.run(
-        [sys.executable, "-m", "i3d_tf.inflate", "--help"], capture_output=True, text=True, check=False
+      [sys.executable, "-m", "i3d_tf.inflate", "--help"], capture_output=True, text=True, check=False
     )
     self.assertStartsWith(done.stdout, "Inflates the weights of an Inception-v1, a network of images, to I3D's")
     for flag in ("from", "to", "stream", "mode", r"\[no\]rescale_first_kernel"):

@@ -27,9 +27,9 @@ flags.DEFINE_bool("decode", True, "Decode every image, most of the work; without
 flags.DEFINE_multi_integer("show", [], "Print this record, counted through all files, and verify nothing. Repeatable.")
 flags.DEFINE_multi_string("id", [], "Print the record of this id, and verify nothing. Repeatable.")
 flags.DEFINE_string(
-    "contact_sheet",
-    None,
-    "Draw the records that --show and --id name, or else some, into this PNG file: frames and coloured flow.",
+  "contact_sheet",
+  None,
+  "Draw the records that --show and --id name, or else some, into this PNG file: frames and coloured flow.",
 )
 flags.DEFINE_integer("sheet_records", 4, "Records on the picture unless they are named.", lower_bound=1)
 flags.DEFINE_integer("sheet_frames", 8, "Frames of each record on the picture, at most.", lower_bound=1)

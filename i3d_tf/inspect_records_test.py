@@ -39,7 +39,7 @@ def _make_records(videos: pathlib.Path, output: pathlib.Path) -> None:
     folder.check_parameters({"streams": settings.streams})
     for task in folder.tasks():
       record = prepare.make_record(
-          task.clip, dataset=dataset.name, classes=dataset.classes, settings=settings, root=videos
+        task.clip, dataset=dataset.name, classes=dataset.classes, settings=settings, root=videos
       )
       folder.put(task, records.serialize(record), None)
     folder.finish_shards()
@@ -47,7 +47,6 @@ def _make_records(videos: pathlib.Path, output: pathlib.Path) -> None:
 
 
 class InspectRecordsTest(absltest.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -61,7 +60,7 @@ class InspectRecordsTest(absltest.TestCase):
 
   def _run(self, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", _PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False
+      [sys.executable, "-m", _PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False
     )
 
   def _assert_fails(self, done, message):
@@ -118,12 +117,12 @@ class InspectRecordsTest(absltest.TestCase):
 
   def test_errors_are_sentences(self):
     for arguments, message in (
-        ((), "name one folder of TFRecords, or one file; see --help"),
-        (("a", "b"), "name one folder of TFRecords, or one file; see --help"),
-        (("/no/where",), "/no/where: there is no such file or folder"),
-        ((self.records, "--contact_sheet=a.jpg"), "--contact_sheet=a.jpg; the picture's name must end in .png"),
-        ((self.records, "--show=4"), f"{self.records}: there is no record 4; there are 4, counted from 0"),
-        ((self.records, "--id=x"), f"{self.records}: none of the 4 ids that can be read is 'x'"),
+      ((), "name one folder of TFRecords, or one file; see --help"),
+      (("a", "b"), "name one folder of TFRecords, or one file; see --help"),
+      (("/no/where",), "/no/where: there is no such file or folder"),
+      ((self.records, "--contact_sheet=a.jpg"), "--contact_sheet=a.jpg; the picture's name must end in .png"),
+      ((self.records, "--show=4"), f"{self.records}: there is no record 4; there are 4, counted from 0"),
+      ((self.records, "--id=x"), f"{self.records}: none of the 4 ids that can be read is 'x'"),
     ):
       with self.subTest(message):
         self._assert_fails(self._run(*arguments), message)

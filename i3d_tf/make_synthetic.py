@@ -34,13 +34,13 @@ def main(arguments: list[str]) -> int:
   del arguments
   counts = {"train": FLAGS.train_clips, "val": FLAGS.val_clips, "test": FLAGS.test_clips}
   paths = synthetic.write_dataset(
-      FLAGS.output,
-      differ_in=FLAGS.differ_in,
-      clips_per_class=counts,
-      seed=FLAGS.seed,
-      num_frames=FLAGS.num_frames,
-      size=(FLAGS.height, FLAGS.width),
-      fps=FLAGS.fps,
+    FLAGS.output,
+    differ_in=FLAGS.differ_in,
+    clips_per_class=counts,
+    seed=FLAGS.seed,
+    num_frames=FLAGS.num_frames,
+    size=(FLAGS.height, FLAGS.width),
+    fps=FLAGS.fps,
   )
   by_split = ", ".join(f"{count} for {split}" for split, count in counts.items() if count)
   num_classes = len(synthetic.CLASSES[FLAGS.differ_in])

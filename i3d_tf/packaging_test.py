@@ -12,7 +12,6 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 class WheelTest(absltest.TestCase):
-
   def test_contents(self):
     if not (_ROOT / ".git").exists():
       self.skipTest("this is not a checkout of the project")
@@ -42,8 +41,8 @@ class WheelTest(absltest.TestCase):
     mains = {path.relative_to(_ROOT / "i3d_tf") for path in places if 'if __name__ == "__main__"' in path.read_text()}
     mains = {".".join(path.with_suffix("").parts) for path in mains if not path.stem.endswith("_test")}
     self.assertEqual(
-        {line for line in scripts.splitlines() if " = " in line},
-        {f"i3d_{name.removesuffix('.__main__')} = i3d_tf.{name}:run" for name in mains},
+      {line for line in scripts.splitlines() if " = " in line},
+      {f"i3d_{name.removesuffix('.__main__')} = i3d_tf.{name}:run" for name in mains},
     )
 
 

@@ -41,17 +41,17 @@ flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kine
 flags.DEFINE_string("output", None, "Folder for the records; made if it is not there.")
 flags.DEFINE_list("streams", ["rgb", "flow"], "What to store: rgb, flow or both.")
 flags.DEFINE_bool(
-    "backward_flow", False, "Store the flow from each frame to the one before, too, for --flow_stacking=bidirectional."
+  "backward_flow", False, "Store the flow from each frame to the one before, too, for --flow_stacking=bidirectional."
 )
 flags.DEFINE_enum(
-    "runner",
-    "local",
-    ["local", *beam_pipelines.RUNNERS],
-    "Where to work: processes on this machine, or a runner of Beam.",
+  "runner",
+  "local",
+  ["local", *beam_pipelines.RUNNERS],
+  "Where to work: processes on this machine, or a runner of Beam.",
 )
 flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
 flags.DEFINE_integer(
-    "num_workers", None, "With the local runner: processes, of one thread each. Default: the cores.", lower_bound=1
+  "num_workers", None, "With the local runner: processes, of one thread each. Default: the cores.", lower_bound=1
 )
 flags.DEFINE_integer("clips_per_shard", 32, "Videos in one file, at most.", lower_bound=1)
 flags.DEFINE_bool("retry_failures", False, "Try again the videos that failed when this folder was made.")
@@ -61,7 +61,7 @@ flags.DEFINE_integer("short_side", 256, "Pixels of the frames' shorter side.", l
 flags.DEFINE_integer("jpeg_quality", 95, "Quality of the RGB frames.", lower_bound=1, upper_bound=100)
 flags.DEFINE_enum("flow_format", "png", ["png", "jpeg"], "Flow images; jpeg is 4:4:4 of quality 100.")
 flags.DEFINE_enum(
-    "flow_rounding", "truncate", ["truncate", "nearest"], "How flow becomes bytes; truncate is MediaSequence's way."
+  "flow_rounding", "truncate", ["truncate", "nearest"], "How flow becomes bytes; truncate is MediaSequence's way."
 )
 flags.DEFINE_enum("flow_engine", "numba", ["numba", "opencv"], "What computes TV-L1; opencv is many times slower.")
 flags.DEFINE_list("fractions", None, "For --dataset=folder without split folders: fractions of train, val and test.")
@@ -76,15 +76,13 @@ def main(arguments: list[str]) -> int:
       raise errors.I3dError(f"--{name} is missing; see --help")
   settings = _settings()
   pipeline = _beam_pipeline()
-  dataset = datasets.load(
-      FLAGS.dataset, FLAGS.videos, annotations=FLAGS.annotations, folder_split=_folder_split()
-  )
+  dataset = datasets.load(FLAGS.dataset, FLAGS.videos, annotations=FLAGS.annotations, folder_split=_folder_split())
   plan = shards.plan(dataset, FLAGS.clips_per_shard)
   parameters = {
-      "dataset": FLAGS.dataset,
-      "clips_per_shard": FLAGS.clips_per_shard,
-      **settings,
-      "list_of_clips": shards.listing_digest(dataset),
+    "dataset": FLAGS.dataset,
+    "clips_per_shard": FLAGS.clips_per_shard,
+    **settings,
+    "list_of_clips": shards.listing_digest(dataset),
   }
   folder = shards.Folder(FLAGS.output, plan)
   with folder.locked():
@@ -92,13 +90,13 @@ def main(arguments: list[str]) -> int:
     if FLAGS.retry_failures:
       folder.reopen_failures()
     make = functools.partial(
-        make_serialized,
-        dataset=dataset.name,
-        classes=dataset.classes,
-        settings=settings,
-        root=FLAGS.videos,
-        # Redirecting stderr is for one thread; Beam may have many.
-        quiet=cli.is_quiet() and pipeline is None,
+      make_serialized,
+      dataset=dataset.name,
+      classes=dataset.classes,
+      settings=settings,
+      root=FLAGS.videos,
+      # Redirecting stderr is for one thread; Beam may have many.
+      quiet=cli.is_quiet() and pipeline is None,
     )
     if pipeline is None:
       _run(folder, sum(len(shard.clips) for shard in plan), make)
@@ -109,7 +107,7 @@ def main(arguments: list[str]) -> int:
 
 
 def make_serialized(
-    task: shards.Task, *, dataset: str, classes: tuple[str, ...], settings: dict[str, Any], root: str, quiet: bool
+  task: shards.Task, *, dataset: str, classes: tuple[str, ...], settings: dict[str, Any], root: str, quiet: bool
 ) -> bytes:
   """The serialized record of one clip; runs in a worker. See `prepare.make_record` for what it raises."""
   cli.import_tensorflow(quiet=quiet)
@@ -121,7 +119,7 @@ def make_serialized(
   cv2.setNumThreads(1)
   options = prepare.Settings(**settings)
   return records.serialize(
-      prepare.make_record(task.clip, dataset=dataset, classes=classes, settings=options, root=root)
+    prepare.make_record(task.clip, dataset=dataset, classes=classes, settings=options, root=root)
   )
 
 

@@ -60,7 +60,6 @@ def _records(folder: pathlib.Path, split: str) -> list[records.Record]:
 
 
 class PrepareDatasetTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -79,7 +78,7 @@ class PrepareDatasetTest(absltest.TestCase):
     rng = np.random.default_rng(0)
     for _ in range(10):
       process = subprocess.Popen(
-          _command(self.videos, self.output, "--num_workers=2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        _command(self.videos, self.output, "--num_workers=2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
       )
       goal = self._progress() + rng.integers(0, 4)
       while process.poll() is None and self._progress() < goal:
@@ -112,9 +111,7 @@ class PrepareDatasetTest(absltest.TestCase):
     self._assert_fails(done, "3 videos failed, more than --max_failures=0; the rest is done")
     info = json.loads((self.output / "dataset.json").read_text())
     self.assertTrue(info["complete"])
-    self.assertEqual(
-        info["splits"]["train"], {"listed": 8, "written": 5, "failed": 3, "missing": 0, "shards": 2}
-    )
+    self.assertEqual(info["splits"]["train"], {"listed": 8, "written": 5, "failed": 3, "missing": 0, "shards": 2})
     rows = [line.split("\t") for line in (self.output / "failures.tsv").read_text().splitlines()[1:]]
     reasons = {row[1]: row[3] for row in rows}
     self.assertIn("the file is empty", reasons["train/run/empty"])
@@ -159,8 +156,8 @@ class PrepareDatasetTest(absltest.TestCase):
     self.assertEqual(info["parameters"]["streams"], ["rgb", "flow", "backward_flow"])
     self.assertEqual(json.loads((plain / "dataset.json").read_text())["parameters"]["streams"], ["rgb", "flow"])
     self._assert_fails(
-        _run(self.videos, plain, *flags),
-        "(streams was ['rgb', 'flow'], is ['rgb', 'flow', 'backward_flow'])",
+      _run(self.videos, plain, *flags),
+      "(streams was ['rgb', 'flow'], is ['rgb', 'flow', 'backward_flow'])",
     )
     self.assertEmpty(list(verification.Verifier(self.output).problems()))
 
@@ -168,7 +165,7 @@ class PrepareDatasetTest(absltest.TestCase):
     _make_videos(self.videos, 12)
     self.output.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(self.output)], capture_output=True, check=False
+      ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(self.output)], capture_output=True, check=False
     )
     if mounted.returncode:
       self.skipTest("a small file system cannot be mounted here")
@@ -193,14 +190,14 @@ class PrepareDatasetTest(absltest.TestCase):
     _make_videos(self.videos, 2)
     os.makedirs(self.folder / "empty")
     for flags, message in (
-        (("--output=",), "--output is missing"),
-        (("--videos=/no/folder",), "/no/folder: there is no such folder of videos"),
-        ((f"--videos={self.folder}/empty",), "the folder holds no video"),
-        (("--dataset=ucf102",), "there is no dataset 'ucf102'"),
-        (("--streams=rgb", "--backward_flow"), "--backward_flow is stored beside flow; it needs --streams with flow"),
-        (("--streams=rgb,audio",), "--streams=rgb,audio; allowed are rgb, flow and rgb,flow"),
-        (("--fractions=0.5,0.5",), "it takes three numbers"),
-        (("word",), "unexpected argument 'word'"),
+      (("--output=",), "--output is missing"),
+      (("--videos=/no/folder",), "/no/folder: there is no such folder of videos"),
+      ((f"--videos={self.folder}/empty",), "the folder holds no video"),
+      (("--dataset=ucf102",), "there is no dataset 'ucf102'"),
+      (("--streams=rgb", "--backward_flow"), "--backward_flow is stored beside flow; it needs --streams with flow"),
+      (("--streams=rgb,audio",), "--streams=rgb,audio; allowed are rgb, flow and rgb,flow"),
+      (("--fractions=0.5,0.5",), "it takes three numbers"),
+      (("word",), "unexpected argument 'word'"),
     ):
       with self.subTest(message):
         self._assert_fails(_run(self.videos, self.output, *flags), message)

@@ -19,12 +19,12 @@ VERSIONS = ("python", "i3d_tf", *_PACKAGES)  # the names in `collect` whose valu
 def collect() -> dict[str, str]:
   """This process: 'command', 'date', 'machine', 'system', and of `VERSIONS` those that are installed."""
   rows = {
-      "command": shlex.join(["python", "-m", f"i3d_tf.{cli.program()}", *sys.argv[1:]]),
-      "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-      "machine": machine(),
-      "system": platform.platform(),
-      "python": platform.python_version(),
-      "i3d_tf": i3d_tf.__version__,
+    "command": shlex.join(["python", "-m", f"i3d_tf.{cli.program()}", *sys.argv[1:]]),
+    "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    "machine": machine(),
+    "system": platform.platform(),
+    "python": platform.python_version(),
+    "i3d_tf": i3d_tf.__version__,
   }
   for package in _PACKAGES:
     try:

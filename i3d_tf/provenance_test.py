@@ -9,7 +9,6 @@ from i3d_tf import workers
 
 
 class ProvenanceTest(absltest.TestCase):
-
   def test_what_is_told(self):
     with mock.patch.object(sys, "argv", ["/some/where/evaluate.py", "--records=a b"]):
       rows = provenance.collect()

@@ -36,8 +36,8 @@ _TABLE_2 = {
 }  # fmt: skip
 # Steps done when the rate changes, and the rates: README of kinetics-i3d.
 _RELEASE = {
-    "rgb": (115_000, (97_000, 108_000), (0.1, 0.01, 0.001)),
-    "flow": (155_000, (97_000, 104_500, 115_000, 140_000, 150_000), (0.1, 0.01, 0.001, 0.1, 0.01, 0.001)),
+  "rgb": (115_000, (97_000, 108_000), (0.1, 0.01, 0.001)),
+  "flow": (155_000, (97_000, 104_500, 115_000, 140_000, 150_000), (0.1, 0.01, 0.001, 0.1, 0.01, 0.001)),
 }
 # Row by row, with ImageNet and without; what is not published is left out.
 _TABLE_4 = {
@@ -105,7 +105,6 @@ def _header(path: pathlib.Path) -> dict[str, str]:
 
 
 class RecipesTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -232,8 +231,8 @@ class RecipesTest(parameterized.TestCase):
 
   def test_every_cell_of_the_paper_s_tables_2_to_4_has_a_row(self):
     rows = {
-        name: {row.name: row for row in experiment_tables.load(_FOLDER / f"paper_tables/{name}.json").rows}
-        for name in ("table2_ucf101", "table2_hmdb51", "table3", "table4_ucf101", "table4_hmdb51")
+      name: {row.name: row for row in experiment_tables.load(_FOLDER / f"paper_tables/{name}.json").rows}
+      for name in ("table2_ucf101", "table2_hmdb51", "table3", "table4_ucf101", "table4_hmdb51")
     }
     columns = ("rgb", "flow", "rgb+flow")
     for dataset, published in _TABLE_2.items():
@@ -243,9 +242,10 @@ class RecipesTest(parameterized.TestCase):
     for model, entry in zoo_paper.MODELS.items():
       for start, figures in entry.accuracies.items():
         published = rows["table3"][f"table3_{model}_{start}"].published
-        self.assertEqual({name.replace("rgb+flow", "joint") for name in published}, {
-            name.replace("rgb+flow", "joint") for name in figures
-        })
+        self.assertEqual(
+          {name.replace("rgb+flow", "joint") for name in published},
+          {name.replace("rgb+flow", "joint") for name in figures},
+        )
         self.assertEqual(sorted(published.values()), sorted(figures.values()))
     for dataset, published in _TABLE_4.items():
       found = [row.published for row in rows[f"table4_{dataset}"].values()]

@@ -9,7 +9,6 @@ from i3d_tf import testing
 
 
 class ClassNamesTest(parameterized.TestCase):
-
   @parameterized.parameters(400, 600, 700)
   def test_equal_the_reference_list(self, num_classes):
     reference = testing.shared(f"formats/kinetics/label_map_k{num_classes}.txt").read_text(encoding="utf-8")
@@ -35,7 +34,6 @@ class ClassNamesTest(parameterized.TestCase):
 
 
 class ClassListTest(parameterized.TestCase):
-
   def test_ucf101_is_in_the_order_of_its_official_index(self):
     lines = testing.shared("formats/ucf101/classInd.txt").read_text(encoding="utf-8").splitlines()
     official = {int(number): name for number, name in (line.split() for line in lines if line.strip())}
@@ -57,7 +55,6 @@ class ClassListTest(parameterized.TestCase):
 
 
 class PathTest(absltest.TestCase):
-
   def test_folders_and_files_exist(self):
     self.assertTrue(resources.path("data").is_dir())
     self.assertTrue(resources.path("data", "kinetics_400.txt").is_file())

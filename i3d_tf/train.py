@@ -38,7 +38,7 @@ flags.DEFINE_string("records", "", "Folder of TFRecords from prepare_dataset.")
 flags.DEFINE_string("output", "", "Folder of the run; a run that is there goes on.")
 flags.DEFINE_enum("model", _RUN["model"], list(zoo.MODELS), "The network; python -m i3d_tf.models tells of each.")
 flags.DEFINE_enum(
-    "stream", _RUN["stream"], list(clip_options.STREAMS_OF), "Stream to train; joint: both at once, in one network."
+  "stream", _RUN["stream"], list(clip_options.STREAMS_OF), "Stream to train; joint: both at once, in one network."
 )
 flags.DEFINE_string("split", _RUN["split"], "Split to train on.")
 flags.DEFINE_string(
@@ -74,7 +74,7 @@ flags.DEFINE_enum(
 )  # fmt: skip
 flags.DEFINE_boolean("subtract_mean_flow", _CLIPS.subtract_mean_flow, "Subtract from each flow field its mean vector.")
 flags.DEFINE_integer(
-    "short_side", None, "Pixels of the shorter side before the crop. Default: the network's; i3d: 256.", lower_bound=1
+  "short_side", None, "Pixels of the shorter side before the crop. Default: the network's; i3d: 256.", lower_bound=1
 )
 flags.DEFINE_integer("crop", None, "Pixels of the square crop. Default: the network's; i3d: 224.", lower_bound=1)
 flags.DEFINE_boolean("flip", _CLIPS.flip, "Mirror half of the clips.")
@@ -88,10 +88,10 @@ flags.DEFINE_float("frame_dropout", _CLIPS.frame_dropout, "Probability of a fram
 flags.DEFINE_integer("num_steps", None, "The last step.", lower_bound=1, required=True)
 flags.DEFINE_integer("batch_size", _RUN["batch_size"], "Clips per replica and batch.", lower_bound=1)
 flags.DEFINE_integer(
-    "accumulation_steps", _OPT.accumulation_steps, "Add up the gradients of so many batches for a step.", lower_bound=1
+  "accumulation_steps", _OPT.accumulation_steps, "Add up the gradients of so many batches for a step.", lower_bound=1
 )
 flags.DEFINE_enum(
-    "optimizer", _OPT.optimizer, options.OPTIMIZERS, "momentum: SGD as TensorFlow 1 defines it, rate outside; adam."
+  "optimizer", _OPT.optimizer, options.OPTIMIZERS, "momentum: SGD as TensorFlow 1 defines it, rate outside; adam."
 )
 flags.DEFINE_float("learning_rate", _OPT.learning_rate, "Learning rate, of all schedules but piecewise.")
 flags.DEFINE_float("momentum", _OPT.momentum, "Momentum.")
@@ -144,7 +144,7 @@ def main(arguments: list[str]) -> None:
   del arguments
   run = cli.from_flags(options.Run, profile_steps=_numbers("profile_steps", int))
   optimization = cli.from_flags(
-      options.Optimization, rates=_numbers("rates", float), rate_boundaries=_numbers("rate_boundaries", int)
+    options.Optimization, rates=_numbers("rates", float), rate_boundaries=_numbers("rate_boundaries", int)
   )
   own = zoo.training_clips(run.model, run.stream)
   given = {name: FLAGS[name].value for name in _OF_THE_NETWORK if FLAGS[name].value is not None}

@@ -40,7 +40,6 @@ train.run()
 
 
 class ProcessTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -99,7 +98,6 @@ class ProcessTest(absltest.TestCase):
 
 
 class TrainTest(ProcessTest):
-
   def test_killed_and_resumed_it_ends_in_the_same_bits(self):
     flags = ("--num_steps=40", "--save_every=3", "--deterministic", "--validation_split=test", "--validate_every=8")
     self._train(*flags, "--output=whole")
@@ -139,22 +137,22 @@ class TrainTest(ProcessTest):
     self._assert_same_state("parts", "whole")
     self.assertRegex(self._train(*flags, "--output=parts"), "all 24 steps are done")
     self.assertRegex(
-        self._fails(*flags, "--num_steps=3", "--output=parts"), "parts stands at step 24, beyond --num_steps=3; give "
+      self._fails(*flags, "--num_steps=3", "--output=parts"), "parts stands at step 24, beyond --num_steps=3; give "
     )
 
   def test_told_to_stop_while_it_validates_it_saves_and_validates_later(self):
     flags = ("--num_steps=4", "--deterministic", "--validation_split=test", "--validate_every=2")
     self._train(*flags, "--output=whole")
     asked = _FEW_ROWS.replace(
-        "train.run()",
-        "import os, signal\n"
-        "from i3d_tf.training import validation\n"
-        "measure = validation.Validation.measure\n"
-        "def asked(self, *a):\n"
-        "  os.kill(os.getpid(), signal.SIGTERM)\n"
-        "  return measure(self, *a)\n"
-        "validation.Validation.measure = asked\n"
-        "train.run()",
+      "train.run()",
+      "import os, signal\n"
+      "from i3d_tf.training import validation\n"
+      "measure = validation.Validation.measure\n"
+      "def asked(self, *a):\n"
+      "  os.kill(os.getpid(), signal.SIGTERM)\n"
+      "  return measure(self, *a)\n"
+      "validation.Validation.measure = asked\n"
+      "train.run()",
     )
     for step in (2, 4):  # the last step, too
       output = self._train(*flags, "--output=parts", program=asked)
@@ -174,15 +172,15 @@ class TrainTest(ProcessTest):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
     few_rows = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + _FEW_ROWS
     patch = few_rows.replace(
-        "train.run()",
-        "from i3d_tf.training import checkpoints\n"
-        "save, saves = checkpoints.Checkpoints.save, []\n"
-        "def limited(self):\n"
-        "  saves.append(0)\n"
-        f"  if len(saves) == 3:\n    {limit}"
-        "  save(self)\n"
-        "checkpoints.Checkpoints.save = limited\n"
-        "train.run()",
+      "train.run()",
+      "from i3d_tf.training import checkpoints\n"
+      "save, saves = checkpoints.Checkpoints.save, []\n"
+      "def limited(self):\n"
+      "  saves.append(0)\n"
+      f"  if len(saves) == 3:\n    {limit}"
+      "  save(self)\n"
+      "checkpoints.Checkpoints.save = limited\n"
+      "train.run()",
     )
     process = self._start(*flags, program=patch)
     _, messages = process.communicate()
@@ -274,7 +272,7 @@ class TrainTest(ProcessTest):
   def test_a_second_data_set_has_classes_of_its_own_and_leaves_none_in_the_network(self):
     testing.write_records(self.folder / "others")
     output = self._train(
-        "--num_steps=3", "--output=run", "--second_records=others", "--validation_split=test", "--num_logical_cpus=2"
+      "--num_steps=3", "--output=run", "--second_records=others", "--validation_split=test", "--num_logical_cpus=2"
     )
     self.assertIn("12 train videos of 3 classes and 12 train videos of 3 classes; batches of 2 clips", output)
     state = self._state("run")
@@ -333,8 +331,8 @@ class BadInputTest(ProcessTest):
   def test_what_is_in_the_way(self):
     self._train("--num_steps=1", "--output=old")
     self.assertRegex(
-        self._fails("--num_steps=1", "--output=old", "--seed=3", "--batch_size=3"),
-        "old holds a run with other options .*(batch_size was 2, is 3; seed was 0, is 3|seed was 0, is 3)",
+      self._fails("--num_steps=1", "--output=old", "--seed=3", "--batch_size=3"),
+      "old holds a run with other options .*(batch_size was 2, is 3; seed was 0, is 3|seed was 0, is 3)",
     )
     self.assertRegex(self._fails("--num_steps=1", "--output=records"), "records is not empty and holds no run of train")
 
@@ -355,11 +353,11 @@ class BadInputTest(ProcessTest):
 
   def test_flags(self):
     for flag, sentence in (
-        ("--learning_rat=1", "Unknown command line flag 'learning_rat'. Did you mean: learning_rate"),
-        ("--crop=0", "crop"),
-        ("--rates=0.1,x", "--rates is 0.1,x; it takes numbers"),
-        ("--schedule=piecewise", "one more of --rates"),
-        ("--precision=float16", "float16 needs a GPU"),
+      ("--learning_rat=1", "Unknown command line flag 'learning_rat'. Did you mean: learning_rate"),
+      ("--crop=0", "crop"),
+      ("--rates=0.1,x", "--rates is 0.1,x; it takes numbers"),
+      ("--schedule=piecewise", "one more of --rates"),
+      ("--precision=float16", "float16 needs a GPU"),
     ):
       process = self._start("--num_steps=1", "--output=run", flag, few_rows=False)
       _, messages = process.communicate()

@@ -47,11 +47,11 @@ _SUBJECTS_OF = {
 FLAGS = flags.FLAGS
 flags.DEFINE_list("output", [], "The files to write, separated by commas. Default: named after the input.")
 flags.DEFINE_string(
-    "rgb_checkpoint", _CHECKPOINTS["rgb"], "video, activation: RGB weights: a released name, a path, or a run of train."
+  "rgb_checkpoint", _CHECKPOINTS["rgb"], "video, activation: RGB weights: a released name, a path, or a run of train."
 )
 flags.DEFINE_string("flow_checkpoint", _CHECKPOINTS["flow"], "video, activation: flow weights: the same.")
 flags.DEFINE_enum(
-    "streams", "rgb", list(clip_options.STREAMS_OF), "video: the streams to show; activation: rgb or flow."
+  "streams", "rgb", list(clip_options.STREAMS_OF), "video: the streams to show; activation: rgb or flow."
 )
 flags.DEFINE_boolean("draw_flow", True, "video: show the flow though --streams=rgb does not take it.")
 flags.DEFINE_integer("top_k", 5, "video: classes in each ranking.", lower_bound=1, upper_bound=12)

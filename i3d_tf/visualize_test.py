@@ -36,7 +36,6 @@ def run_main(arguments: list[str], folder: str) -> tuple[int, str, str]:
 
 
 class VisualizeTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()

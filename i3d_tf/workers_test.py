@@ -35,7 +35,6 @@ def _work(task):
 
 
 class WorkersTest(absltest.TestCase):
-
   def test_every_task_has_one_outcome(self):
     tasks = [("square", n) for n in range(20)]
     outcomes = list(workers.run(_work, tasks, num_workers=3))

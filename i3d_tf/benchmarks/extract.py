@@ -76,10 +76,15 @@ def measure(options: Options) -> Report:
   with tempfile.TemporaryDirectory() as folder:
     checkpoints = {f"{stream}_checkpoint": _make_network(folder, stream, options) for stream in options.streams}
     extractor = extraction.Extractor(
-        options_lib.Options(
-            streams=options.streams, endpoints=(options.endpoint,), window=options.window, tail="pad",
-            pooling="space", threads=options.threads, **checkpoints,
-        )  # fmt: skip
+      options_lib.Options(
+        streams=options.streams,
+        endpoints=(options.endpoint,),
+        window=options.window,
+        tail="pad",
+        pooling="space",
+        threads=options.threads,
+        **checkpoints,
+      )  # fmt: skip
     )
     source = sources_lib.Source(options.video, "video", options.video)
     frames = list(decode.iter_frames(options.video, short_side=options.short_side))
@@ -90,21 +95,21 @@ def measure(options: Options) -> Report:
   video_seconds = len(frames) / decode.FRAME_RATE
   largest, total = ([function(each) for each in zip(*stages.values(), strict=True)] for function in (max, sum))
   return Report(
-      machine=provenance.machine(),
-      tensorflow=tf.__version__,
-      video=options.video,
-      streams=options.streams,
-      endpoint=options.endpoint,
-      window=options.window,
-      frames=len(frames),
-      crop=options.crop,
-      video_seconds=video_seconds,
-      stages={name: statistics.median(each) / video_seconds for name, each in stages.items()},
-      end_to_end=statistics.median(whole) / video_seconds,
-      ratio_to_largest=timing.median_ratio(whole, largest),
-      ratio_to_sum=timing.median_ratio(whole, total),
-      ratio_to_flow=timing.median_ratio(whole, stages["flow"]) if "flow" in stages else None,
-      peak_bytes=peaks,
+    machine=provenance.machine(),
+    tensorflow=tf.__version__,
+    video=options.video,
+    streams=options.streams,
+    endpoint=options.endpoint,
+    window=options.window,
+    frames=len(frames),
+    crop=options.crop,
+    video_seconds=video_seconds,
+    stages={name: statistics.median(each) / video_seconds for name, each in stages.items()},
+    end_to_end=statistics.median(whole) / video_seconds,
+    ratio_to_largest=timing.median_ratio(whole, largest),
+    ratio_to_sum=timing.median_ratio(whole, total),
+    ratio_to_flow=timing.median_ratio(whole, stages["flow"]) if "flow" in stages else None,
+    peak_bytes=peaks,
   )
 
 
@@ -112,12 +117,12 @@ def describe(report: Report) -> str:
   """The report as lines of text."""
   window = "all of the video" if report.window == options_lib.ALL else f"windows of {report.window} frames"
   lines = [
-      f"machine         {report.machine}; TensorFlow {report.tensorflow}",
-      f"video           {report.video_seconds:.2f} s, {report.frames} frames, of {os.path.basename(report.video)}",
-      f"features        {report.endpoint} of {' and '.join(report.streams)}, {window}, {report.crop}x{report.crop}",
-      *(f"{name:15} {seconds:.3f} s per second of video, alone" for name, seconds in report.stages.items()),
-      f"end to end      {report.end_to_end:.3f} s per second of video: {report.ratio_to_largest:.2f} of the largest "
-      f"stage, {report.ratio_to_sum:.2f} of their sum",
+    f"machine         {report.machine}; TensorFlow {report.tensorflow}",
+    f"video           {report.video_seconds:.2f} s, {report.frames} frames, of {os.path.basename(report.video)}",
+    f"features        {report.endpoint} of {' and '.join(report.streams)}, {window}, {report.crop}x{report.crop}",
+    *(f"{name:15} {seconds:.3f} s per second of video, alone" for name, seconds in report.stages.items()),
+    f"end to end      {report.end_to_end:.3f} s per second of video: {report.ratio_to_largest:.2f} of the largest "
+    f"stage, {report.ratio_to_sum:.2f} of their sum",
   ]
   if report.ratio_to_flow is not None:
     lines.append(f"                {report.ratio_to_flow:.2f} of the flow alone")
@@ -135,14 +140,14 @@ def _make_network(folder: str, stream: str, options: Options) -> str:
 
 
 def _stages(
-    extractor: extraction.Extractor, options: Options, source: sources_lib.Source, frames: Sequence[np.ndarray]
+  extractor: extraction.Extractor, options: Options, source: sources_lib.Source, frames: Sequence[np.ndarray]
 ) -> dict[str, Callable[[], None]]:
   """Each stage alone."""
   stages = {"decode": lambda: _exhaust(decode.iter_frames(options.video, short_side=options.short_side))}
   if "flow" in options.streams:
     stages["flow"] = lambda: _exhaust(tvl1.iter_flow(frames, threads=options.threads))
   positions = list(
-      sources_lib.iter_positions(iter(frames), streams=options.streams, pairs="flow" in options.streams, threads=None)
+    sources_lib.iter_positions(iter(frames), streams=options.streams, pairs="flow" in options.streams, threads=None)
   )
   video = sources_lib.Video(decode.FRAME_RATE, len(frames), lambda: len(frames), lambda: iter(positions))
   stages["network"] = lambda: _run(extractor, source, video)
@@ -160,7 +165,7 @@ def _run(extractor: extraction.Extractor, source: sources_lib.Source, video: sou
 
 
 def _peak_bytes(
-    folder: str, checkpoints: dict[str, str], options: Options, frames: Sequence[np.ndarray], seconds: float
+  folder: str, checkpoints: dict[str, str], options: Options, frames: Sequence[np.ndarray], seconds: float
 ) -> int:
   """The peak memory of a process that extracts features from a video of so many seconds."""
   path = pathlib.Path(folder) / f"{seconds:g}.mp4"

@@ -79,17 +79,17 @@ def measure(options: Options) -> Report:
   comparisons = [_compare(frames, params, threads, options.rounds) for threads in (1, workers.available_cores())]
   shares, per_iteration = _breakdown(frames, params)
   return Report(
-      machine=provenance.machine(),
-      opencv=cv2.__version__,
-      source=options.video or " and ".join(options.images),
-      size=frames.shape[:0:-1],
-      pairs=len(frames) - 1,
-      comparisons=comparisons,
-      mean_end_point_difference=float(difference.mean()),
-      percent_within_tenth=float((difference < 0.1).mean() * 100),
-      shares=shares,
-      nanoseconds_per_pixel_iteration=per_iteration,
-      peak_bytes_of_a_pair=peak,
+    machine=provenance.machine(),
+    opencv=cv2.__version__,
+    source=options.video or " and ".join(options.images),
+    size=frames.shape[:0:-1],
+    pairs=len(frames) - 1,
+    comparisons=comparisons,
+    mean_end_point_difference=float(difference.mean()),
+    percent_within_tenth=float((difference < 0.1).mean() * 100),
+    shares=shares,
+    nanoseconds_per_pixel_iteration=per_iteration,
+    peak_bytes_of_a_pair=peak,
   )
 
 
@@ -97,20 +97,20 @@ def describe(report: Report) -> str:
   """The report as lines of text."""
   width, height = report.size
   lines = [
-      f"machine         {report.machine}; OpenCV {report.opencv}",
-      f"frames          {report.pairs} pairs of {width}x{height} of {os.path.basename(report.source)}",
+    f"machine         {report.machine}; OpenCV {report.opencv}",
+    f"frames          {report.pairs} pairs of {width}x{height} of {os.path.basename(report.source)}",
   ]
   for c in report.comparisons:
     lines.append(
-        f"{c.threads} thread{'s' * (c.threads > 1):1}       ours {c.milliseconds:.1f} ms a pair, OpenCV "
-        f"{c.opencv_milliseconds:.0f} ms: {c.ratio:.1f} times as fast"
+      f"{c.threads} thread{'s' * (c.threads > 1):1}       ours {c.milliseconds:.1f} ms a pair, OpenCV "
+      f"{c.opencv_milliseconds:.0f} ms: {c.ratio:.1f} times as fast"
     )
   lines += [
-      f"difference      mean {report.mean_end_point_difference:.4f} px, {report.percent_within_tenth:.2f} % of the "
-      "pixels within 0.1 px",
-      "one thread      " + ", ".join(f"{name} {share:.0%}" for name, share in report.shares.items()),
-      f"inner loop      {report.nanoseconds_per_pixel_iteration:.2f} ns per pixel and iteration",
-      f"memory          {report.peak_bytes_of_a_pair / 1e6:.0f} MB for one pair",
+    f"difference      mean {report.mean_end_point_difference:.4f} px, {report.percent_within_tenth:.2f} % of the "
+    "pixels within 0.1 px",
+    "one thread      " + ", ".join(f"{name} {share:.0%}" for name, share in report.shares.items()),
+    f"inner loop      {report.nanoseconds_per_pixel_iteration:.2f} ns per pixel and iteration",
+    f"memory          {report.peak_bytes_of_a_pair / 1e6:.0f} MB for one pair",
   ]
   return "\n".join(lines)
 
@@ -123,7 +123,7 @@ def _read(options: Options) -> np.ndarray:
       raise errors.I3dError(f"{' and '.join(options.images)}: these are not two images that OpenCV can read")
     return np.stack(images)
   wanted = itertools.islice(
-      decode.iter_frames(options.video, short_side=None), options.first, options.first + options.pairs + 1
+    decode.iter_frames(options.video, short_side=None), options.first, options.first + options.pairs + 1
   )
   frames = [cv2.cvtColor(cv2.resize(f, _SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for f in wanted]
   if len(frames) < 2:
@@ -132,9 +132,7 @@ def _read(options: Options) -> np.ndarray:
 
 
 def _compare(frames: np.ndarray, params: tvl1.TvL1Params, threads: int, rounds: int) -> Comparison:
-  tasks = {
-      engine: functools.partial(_run, frames, params, engine, threads) for engine in tvl1.ENGINES
-  }
+  tasks = {engine: functools.partial(_run, frames, params, engine, threads) for engine in tvl1.ENGINES}
   seconds = timing.in_turn(tasks, rounds)
   ours, opencv = (statistics.median(seconds[engine]) * 1000 / (len(frames) - 1) for engine in tvl1.ENGINES)
   return Comparison(threads, ours, opencv, timing.median_ratio(seconds["opencv"], seconds["numba"]))
@@ -171,12 +169,12 @@ def _kernel_seconds(solver: tvl1.TvL1, level: int) -> dict[str, float]:
   fields, scheme, source = solver._fields, solver._scheme, solver._source
   inside = np.ones(kernels.padded_width(width), np.float32)
   calls = {
-      "load": lambda: kernels._load(level_flow, fields, height, width),
-      "interleave": lambda: warp.interleave(image, source),
-      "linearise": lambda: kernels._linearise(image, source, fields, scheme.subpixels),
-      "median": lambda: kernels._filter_median(fields.u, fields.filtered_u, height, width),
-      "iterate": lambda: kernels._iterate(fields, scheme, inside, height, width),
-      "resize": lambda: warp.resize(image, level_flow[0].copy(), 1.0, 1.0, np.float32(1)),
+    "load": lambda: kernels._load(level_flow, fields, height, width),
+    "interleave": lambda: warp.interleave(image, source),
+    "linearise": lambda: kernels._linearise(image, source, fields, scheme.subpixels),
+    "median": lambda: kernels._filter_median(fields.u, fields.filtered_u, height, width),
+    "iterate": lambda: kernels._iterate(fields, scheme, inside, height, width),
+    "resize": lambda: warp.resize(image, level_flow[0].copy(), 1.0, 1.0, np.float32(1)),
   }
   return {name: min(_seconds(call) for _ in range(5)) for name, call in calls.items()}
 

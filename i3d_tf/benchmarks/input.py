@@ -72,7 +72,7 @@ def measure(options: Options) -> Report:
   """Measures; I3dError if the records cannot be used."""
   source = pipeline.open_source(options.records, options.split, streams=options.streams)
   clips = clip_options.TrainClips(
-      streams=options.streams, num_frames=options.frames, short_side=options.short_side, crop=options.crop
+    streams=options.streams, num_frames=options.frames, short_side=options.short_side, crop=options.crop
   )
   batches = iter(pipeline.train_batches(source, clips, batch_size=1, seed=_SEED))
   # What is made ahead must be as much at the end of a round as at its beginning.
@@ -88,22 +88,22 @@ def measure(options: Options) -> Report:
     return sum(_decode_seconds([clip[stream] for clip in found], formats[stream]) for stream in options.streams)
 
   seconds = timing.in_turn(
-      {"pipeline": lambda: _pipeline_seconds(batches, num_ahead, options.clips), "raw": raw}, options.rounds
+    {"pipeline": lambda: _pipeline_seconds(batches, num_ahead, options.clips), "raw": raw}, options.rounds
   )
   num_images = options.clips * options.frames * len(options.streams)
   return Report(
-      machine=provenance.machine(),
-      tensorflow=tf.__version__,
-      records=os.fspath(options.records),
-      split=options.split,
-      streams=options.streams,
-      frames=options.frames,
-      clips=options.clips,
-      formats=formats,
-      clips_per_second=options.clips / statistics.median(seconds["pipeline"]),
-      images_per_second=num_images / statistics.median(seconds["pipeline"]),
-      raw_images_per_second=num_images / statistics.median(seconds["raw"]),
-      ratio_to_raw=timing.median_ratio(seconds["raw"], seconds["pipeline"]),
+    machine=provenance.machine(),
+    tensorflow=tf.__version__,
+    records=os.fspath(options.records),
+    split=options.split,
+    streams=options.streams,
+    frames=options.frames,
+    clips=options.clips,
+    formats=formats,
+    clips_per_second=options.clips / statistics.median(seconds["pipeline"]),
+    images_per_second=num_images / statistics.median(seconds["pipeline"]),
+    raw_images_per_second=num_images / statistics.median(seconds["raw"]),
+    ratio_to_raw=timing.median_ratio(seconds["raw"], seconds["pipeline"]),
   )
 
 
@@ -159,8 +159,8 @@ def _decode_seconds(clips: Sequence[_Encoded], image_format: str) -> float:
   images = np.concatenate([clip.images for clip in clips])
   boxes = np.repeat([clip.box for clip in clips], [len(clip.images) for clip in clips], axis=0)
   decode = {
-      "JPEG": lambda image, box: windows.decode_jpeg(image, box),
-      "PNG": lambda image, box: tf.io.decode_png(image, channels=3),
+    "JPEG": lambda image, box: windows.decode_jpeg(image, box),
+    "PNG": lambda image, box: tf.io.decode_png(image, channels=3),
   }[image_format]
   dataset = tf.data.Dataset.from_tensor_slices((images, boxes))
   dataset = dataset.map(lambda image, box: decode(image, box)[0, 0, 0], num_parallel_calls=workers.available_cores())

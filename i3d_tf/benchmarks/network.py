@@ -95,22 +95,22 @@ def measure(options: Options) -> Report:
   work = cost.multiply_adds(lambda clip: model(clip, is_training=True)[0], specs) / 1e9
   product = _MATRIX**3 / 1e9
   return Report(
-      machine=provenance.machine(),
-      tensorflow=tf.__version__,
-      model=options.model,
-      stream=options.stream,
-      shape=tuple(shapes[info.streams[-1]]),
-      parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
-      giga_multiply_adds=work,
-      matrix_product_gmac_per_second=product / statistics.median(seconds["matrix"]),
-      forward_seconds=statistics.median(seconds["forward"]),
-      forward_ratio_to_matrix_product=work / product * timing.median_ratio(seconds["matrix"], seconds["forward"]),
-      forward_peak_bytes=forward_peak,
-      train_seconds=statistics.median(seconds["train"]),
-      train_ratio_to_forward=timing.median_ratio(seconds["train"], seconds["forward"]),
-      train_peak_bytes=train_peak,
-      openvino_seconds=statistics.median(seconds["openvino"]) if openvino else None,
-      forward_ratio_to_openvino=timing.median_ratio(seconds["forward"], seconds["openvino"]) if openvino else None,
+    machine=provenance.machine(),
+    tensorflow=tf.__version__,
+    model=options.model,
+    stream=options.stream,
+    shape=tuple(shapes[info.streams[-1]]),
+    parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
+    giga_multiply_adds=work,
+    matrix_product_gmac_per_second=product / statistics.median(seconds["matrix"]),
+    forward_seconds=statistics.median(seconds["forward"]),
+    forward_ratio_to_matrix_product=work / product * timing.median_ratio(seconds["matrix"], seconds["forward"]),
+    forward_peak_bytes=forward_peak,
+    train_seconds=statistics.median(seconds["train"]),
+    train_ratio_to_forward=timing.median_ratio(seconds["train"], seconds["forward"]),
+    train_peak_bytes=train_peak,
+    openvino_seconds=statistics.median(seconds["openvino"]) if openvino else None,
+    forward_ratio_to_openvino=timing.median_ratio(seconds["forward"], seconds["openvino"]) if openvino else None,
   )
 
 
@@ -118,14 +118,14 @@ def describe(report: Report) -> str:
   """The report as lines of text."""
   clip = "x".join(map(str, report.shape))
   lines = [
-      f"machine                {report.machine}; TensorFlow {report.tensorflow}",
-      f"network                {report.model}, {report.stream}, {report.parameters / 1e6:.2f} M parameters",
-      f"clip                   {clip}, {report.giga_multiply_adds:.2f} G multiply-adds forward",
-      f"matrix product         {report.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
-      f"forward                {report.forward_seconds:.3f} s, {report.forward_ratio_to_matrix_product:.2f} of the "
-      f"matrix product's rate, peak memory {report.forward_peak_bytes / 1e9:.2f} GB",
-      f"training step          {report.train_seconds:.3f} s, {report.train_ratio_to_forward:.2f} forward passes, "
-      f"peak memory {report.train_peak_bytes / 1e9:.2f} GB",
+    f"machine                {report.machine}; TensorFlow {report.tensorflow}",
+    f"network                {report.model}, {report.stream}, {report.parameters / 1e6:.2f} M parameters",
+    f"clip                   {clip}, {report.giga_multiply_adds:.2f} G multiply-adds forward",
+    f"matrix product         {report.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
+    f"forward                {report.forward_seconds:.3f} s, {report.forward_ratio_to_matrix_product:.2f} of the "
+    f"matrix product's rate, peak memory {report.forward_peak_bytes / 1e9:.2f} GB",
+    f"training step          {report.train_seconds:.3f} s, {report.train_ratio_to_forward:.2f} forward passes, "
+    f"peak memory {report.train_peak_bytes / 1e9:.2f} GB",
   ]
   if report.openvino_seconds is not None:
     ratio = report.forward_ratio_to_openvino

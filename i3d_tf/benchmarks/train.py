@@ -72,13 +72,13 @@ def measure(options: Options) -> Report:
   steps = [json.loads(line) for line in lines]
   clips_per_second = statistics.median(step["clips_per_second"] for step in steps)
   return Report(
-      machine=provenance.machine(),
-      tensorflow=tf.__version__,
-      options=options,
-      step_seconds=options.batch / clips_per_second,
-      clips_per_second=clips_per_second,
-      input_wait=statistics.median(step["input_wait"] for step in steps),
-      peak_bytes=timing.peak_memory_bytes(),
+    machine=provenance.machine(),
+    tensorflow=tf.__version__,
+    options=options,
+    step_seconds=options.batch / clips_per_second,
+    clips_per_second=clips_per_second,
+    input_wait=statistics.median(step["input_wait"] for step in steps),
+    peak_bytes=timing.peak_memory_bytes(),
   )
 
 
@@ -87,10 +87,12 @@ def describe(report: Report) -> str:
   options = report.options
   clip = f"{options.frames} x {options.crop}^2"
   how = ", recomputing" if options.recompute else ""
-  return "\n".join([
+  return "\n".join(
+    [
       f"machine         {report.machine}; TensorFlow {report.tensorflow}",
       f"training        {options.model}, {options.stream}, batches of {options.batch} x {clip}{how}",
       f"step            {report.step_seconds:.3f} s, {report.clips_per_second:.3f} clips/s",
       f"input wait      {100 * report.input_wait:.1f} % of the time",
       f"peak memory     {report.peak_bytes / 1e9:.2f} GB",
-  ])
+    ]
+  )

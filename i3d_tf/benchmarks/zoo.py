@@ -81,8 +81,8 @@ def describe(report: Report) -> str:
   lines = [_COLUMNS, *map(_cells, sorted(report.rows, key=lambda row: row.forward_seconds))]
   widths = [max(map(len, column)) for column in zip(*lines)]
   aligned = [
-      "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
-      for cells in lines
+    "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
+    for cells in lines
   ]
   batch = report.options.batch
   return "\n".join([f"{report.machine}; batches of {batch} clip{'s' * (batch > 1)}", "", *map(str.rstrip, aligned)])
@@ -108,13 +108,13 @@ def _network_options(options: Options, model: str) -> dict[str, Any]:
   entry, clip = zoo.get(model), zoo.training_clips(model, _STREAM)
   crop = min(clip["crop"], options.max_crop or clip["crop"])
   return {
-      "rounds": options.rounds,
-      "batch": options.batch,
-      "num_frames": min(clip["num_frames"], options.max_frames or clip["num_frames"]),
-      "crop": crop,
-      "model": model,
-      "stream": _STREAM,
-      "average_space": crop < clip["crop"] and "average_space" in entry.options,
+    "rounds": options.rounds,
+    "batch": options.batch,
+    "num_frames": min(clip["num_frames"], options.max_frames or clip["num_frames"]),
+    "crop": crop,
+    "model": model,
+    "stream": _STREAM,
+    "average_space": crop < clip["crop"] and "average_space" in entry.options,
   }
 
 
@@ -122,17 +122,17 @@ def _row(model: str, measured: Mapping[str, Any], options: Options) -> Row:
   accuracies = {start: figures[_STREAM] for start, figures in zoo.get(model).accuracies.items() if _STREAM in figures}
   start = max(accuracies, key=accuracies.get, default=None)
   return Row(
-      model=model,
-      clip=measured["shape"][1:4],
-      parameters=measured["parameters"],
-      giga_multiply_adds=measured["giga_multiply_adds"] / options.batch,
-      forward_seconds=measured["forward_seconds"] / options.batch,
-      forward_peak_bytes=measured["forward_peak_bytes"],
-      train_clips_per_second=options.batch / measured["train_seconds"],
-      train_peak_bytes=measured["train_peak_bytes"],
-      matrix_product_gmac_per_second=measured["matrix_product_gmac_per_second"],
-      accuracy=accuracies.get(start),
-      start=start,
+    model=model,
+    clip=measured["shape"][1:4],
+    parameters=measured["parameters"],
+    giga_multiply_adds=measured["giga_multiply_adds"] / options.batch,
+    forward_seconds=measured["forward_seconds"] / options.batch,
+    forward_peak_bytes=measured["forward_peak_bytes"],
+    train_clips_per_second=options.batch / measured["train_seconds"],
+    train_peak_bytes=measured["train_peak_bytes"],
+    matrix_product_gmac_per_second=measured["matrix_product_gmac_per_second"],
+    accuracy=accuracies.get(start),
+    start=start,
   )
 
 

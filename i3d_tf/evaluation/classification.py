@@ -37,8 +37,8 @@ class StreamClassifier:
     self.model, self.info = saved.load(checkpoint)
     if self.info.model != "i3d":
       raise errors.I3dError(
-          f"{checkpoint} is a network {self.info.model}; only i3d classifies videos in one pass, for others make "
-          "records with prepare_dataset and use evaluate"
+        f"{checkpoint} is a network {self.info.model}; only i3d classifies videos in one pass, for others make "
+        "records with prepare_dataset and use evaluate"
       )
     side = self.info.crop
     signature = tf.TensorSpec([1, None, side, side, self.model.in_channels], tf.float32)
@@ -63,14 +63,14 @@ class StreamClassifier:
 
 
 def read_video_clips(
-    path: str | os.PathLike,
-    streams: Sequence[str] = ("rgb",),
-    *,
-    max_frames: int = MAX_FRAMES,
-    short_side: int = decode.SHORT_SIDE,
-    crop: int = ops.CROP,
-    threads: int | None = None,
-    on_flow: Callable[[int, int], None] | None = None,
+  path: str | os.PathLike,
+  streams: Sequence[str] = ("rgb",),
+  *,
+  max_frames: int = MAX_FRAMES,
+  short_side: int = decode.SHORT_SIDE,
+  crop: int = ops.CROP,
+  threads: int | None = None,
+  on_flow: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
   """The networks' inputs from a video: 25 fps, resized to a short side, centre crop.
 
@@ -116,8 +116,8 @@ def check_length(path: str | os.PathLike, num_frames: int, *, has_flow: bool) ->
   least = inception.MIN_FRAMES + has_flow
   if num_frames < least:
     raise errors.VideoError(
-        f"{path}: the video has {num_frames} frames at {decode.FRAME_RATE:g} frames per second; "
-        f"the network needs at least {least}"
+      f"{path}: the video has {num_frames} frames at {decode.FRAME_RATE:g} frames per second; "
+      f"the network needs at least {least}"
     )
 
 

@@ -21,7 +21,6 @@ from i3d_tf.weights import saved
 
 
 class RankTest(parameterized.TestCase):
-
   def test_softmax_by_hand(self):
     probabilities = classification.softmax(np.log([1, 2, 3, 4]).astype(np.float32))
     self.assertEqual(probabilities.dtype, np.float64)
@@ -64,7 +63,6 @@ class TemporaryFolderTest(parameterized.TestCase):
 
 
 class ReadNpyClipTest(TemporaryFolderTest):
-
   @parameterized.parameters("float32", "float64", "float16", ">f4")
   def test_values_and_type(self, dtype):
     clip = np.linspace(-1, 1, 2 * 3 * 4 * 2).reshape(1, 2, 3, 4, 2).astype(dtype)
@@ -74,15 +72,15 @@ class ReadNpyClipTest(TemporaryFolderTest):
     np.testing.assert_array_equal(read, clip[0].astype(np.float32))
 
   @parameterized.named_parameters(
-      ("no_batch", np.zeros((9, 4, 4, 3)), r"shape \(9, 4, 4, 3\); it must be \[1, frames"),
-      ("batch_of_two", np.zeros((2, 9, 4, 4, 3)), r"shape \(2, 9, 4, 4, 3\); it must be \[1, frames"),
-      ("scalar", np.zeros(()), r"shape \(\); it must be \[1, frames"),
-      ("bytes", np.zeros((1, 9, 4, 4, 3), np.uint8), r"floating point in \[-1, 1\]"),
-      ("not_scaled", np.full((1, 9, 4, 4, 3), 255.0), r"floating point in \[-1, 1\]"),
-      ("a_little_too_low", np.full((1, 9, 4, 4, 3), -1.001), r"floating point in \[-1, 1\]"),
-      ("nan", np.full((1, 9, 4, 4, 3), np.nan), r"floating point in \[-1, 1\]"),
-      ("infinite", np.full((1, 9, 4, 4, 3), -np.inf), r"floating point in \[-1, 1\]"),
-      ("complex", np.zeros((1, 9, 4, 4, 3), complex), r"floating point in \[-1, 1\]"),
+    ("no_batch", np.zeros((9, 4, 4, 3)), r"shape \(9, 4, 4, 3\); it must be \[1, frames"),
+    ("batch_of_two", np.zeros((2, 9, 4, 4, 3)), r"shape \(2, 9, 4, 4, 3\); it must be \[1, frames"),
+    ("scalar", np.zeros(()), r"shape \(\); it must be \[1, frames"),
+    ("bytes", np.zeros((1, 9, 4, 4, 3), np.uint8), r"floating point in \[-1, 1\]"),
+    ("not_scaled", np.full((1, 9, 4, 4, 3), 255.0), r"floating point in \[-1, 1\]"),
+    ("a_little_too_low", np.full((1, 9, 4, 4, 3), -1.001), r"floating point in \[-1, 1\]"),
+    ("nan", np.full((1, 9, 4, 4, 3), np.nan), r"floating point in \[-1, 1\]"),
+    ("infinite", np.full((1, 9, 4, 4, 3), -np.inf), r"floating point in \[-1, 1\]"),
+    ("complex", np.zeros((1, 9, 4, 4, 3), complex), r"floating point in \[-1, 1\]"),
   )
   def test_arrays_that_are_no_clips(self, array, sentence):
     np.save(self.folder / "a.npy", array)
@@ -100,10 +98,10 @@ class ReadNpyClipTest(TemporaryFolderTest):
     self.assertEqual(classification.read_npy_clip(self.folder / "a.npy").shape, (0, 4, 4, 3))
 
   @parameterized.named_parameters(
-      ("text", b"hello\n" * 100, "not an array in NumPy's .npy format"),
-      ("empty", b"", "not an array in NumPy's .npy format"),
-      ("zip_begun", b"PK\x03\x04 and so on", "not an array in NumPy's .npy format"),
-      ("magic_only", b"\x93NUMPY", "not an array in NumPy's .npy format"),
+    ("text", b"hello\n" * 100, "not an array in NumPy's .npy format"),
+    ("empty", b"", "not an array in NumPy's .npy format"),
+    ("zip_begun", b"PK\x03\x04 and so on", "not an array in NumPy's .npy format"),
+    ("magic_only", b"\x93NUMPY", "not an array in NumPy's .npy format"),
   )
   def test_files_that_are_no_arrays(self, content, sentence):
     (self.folder / "a.npy").write_bytes(content)
@@ -153,7 +151,6 @@ def _write_video(path: pathlib.Path, num_frames: int, *, rate: int = 25, size: t
 
 
 class ReadVideoClipsTest(TemporaryFolderTest):
-
   def test_shape_range_and_values(self):
     _write_video(self.folder / "a.mp4", 12)
     clip = classification.read_video_clips(self.folder / "a.mp4")["rgb"]
@@ -180,7 +177,7 @@ class ReadVideoClipsTest(TemporaryFolderTest):
     _write_video(self.folder / "a.mp4", 12)
     calls = []
     clips = classification.read_video_clips(
-        self.folder / "a.mp4", ("rgb", "flow"), max_frames=10, on_flow=lambda *counts: calls.append(counts)
+      self.folder / "a.mp4", ("rgb", "flow"), max_frames=10, on_flow=lambda *counts: calls.append(counts)
     )
     self.assertEqual(clips["rgb"].shape, (10, 224, 224, 3))
     frames = decode.read_video(self.folder / "a.mp4", max_frames=11)
@@ -197,7 +194,7 @@ class ReadVideoClipsTest(TemporaryFolderTest):
   def test_too_short_at_25_frames_per_second(self, num_frames, rate, left):
     _write_video(self.folder / "a.mp4", num_frames, rate=rate)
     with self.assertRaisesRegex(
-        errors.VideoError, f"^{self.folder / 'a.mp4'}: the video has {left} frames at 25 .*needs at least 9"
+      errors.VideoError, f"^{self.folder / 'a.mp4'}: the video has {left} frames at 25 .*needs at least 9"
     ):
       classification.read_video_clips(self.folder / "a.mp4")["rgb"]
 
@@ -207,7 +204,6 @@ class ReadVideoClipsTest(TemporaryFolderTest):
 
 
 class StreamClassifierTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -229,11 +225,11 @@ class StreamClassifierTest(parameterized.TestCase):
     np.testing.assert_allclose(logits, expected[0], rtol=0, atol=1e-4 * np.abs(expected).max())
 
   @parameterized.parameters(
-      ((9, 224, 224, 3), r"shape \(9, 224, 224, 3\); this network takes \[frames, 224, 224, 2\]"),
-      ((9, 256, 224, 2), r"shape \(9, 256, 224, 2\); this network takes"),
-      ((224, 224, 2), r"shape \(224, 224, 2\); this network takes"),
-      ((8, 224, 224, 2), "the clip has 8 frames; the network needs at least 9"),
-      ((0, 224, 224, 2), "the clip has 0 frames; the network needs at least 9"),
+    ((9, 224, 224, 3), r"shape \(9, 224, 224, 3\); this network takes \[frames, 224, 224, 2\]"),
+    ((9, 256, 224, 2), r"shape \(9, 256, 224, 2\); this network takes"),
+    ((224, 224, 2), r"shape \(224, 224, 2\); this network takes"),
+    ((8, 224, 224, 2), "the clip has 8 frames; the network needs at least 9"),
+    ((0, 224, 224, 2), "the clip has 0 frames; the network needs at least 9"),
   )
   def test_clips_that_do_not_fit(self, shape, sentence):
     with self.assertRaisesRegex(errors.I3dError, sentence):

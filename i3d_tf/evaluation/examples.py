@@ -47,11 +47,11 @@ def describe(scores: scores_lib.Scores, fused: fusion.Fused, index: int, picture
   best = np.argsort(-fused.scores[index], kind="stable")[:3]
   probability = lambda c: None if fused.log_probabilities is None else float(np.exp(fused.log_probabilities[index, c]))
   return Example(
-      id=scores.ids[index],
-      label=scores.classes[scores.labels[index]],
-      margin=float(metrics.margins(fused.scores[index : index + 1], scores.labels[index : index + 1])[0]),
-      ranking=tuple((scores.classes[c], probability(c)) for c in best),
-      picture=picture,
+    id=scores.ids[index],
+    label=scores.classes[scores.labels[index]],
+    margin=float(metrics.margins(fused.scores[index : index + 1], scores.labels[index : index + 1])[0]),
+    ranking=tuple((scores.classes[c], probability(c)) for c in best),
+    picture=picture,
   )
 
 

@@ -28,7 +28,6 @@ def _scores() -> scores_lib.Scores:
 
 
 class ChooseTest(absltest.TestCase):
-
   def test_one_of_a_class(self):
     self.assertEqual(examples.choose(_LOGITS, _LABELS, 9), ([0, 3, 4], [2, 4, 1]))
 
@@ -38,7 +37,6 @@ class ChooseTest(absltest.TestCase):
 
 
 class DescribeTest(absltest.TestCase):
-
   def test_words(self):
     example = examples.describe(_scores(), fusion.alone(_LOGITS), 4, b"picture")
     self.assertEqual((example.id, example.label, example.margin), ("e", "lie", -1.0))
@@ -53,7 +51,6 @@ class DescribeTest(absltest.TestCase):
 
 
 class DrawTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -61,8 +58,8 @@ class DrawTest(absltest.TestCase):
     path = pathlib.Path(folder.name) / "test-00000-of-00001.tfrecord"
     image = lambda number: prepare.encode_rgb(np.full((32, 48, 3), 50 * number, np.uint8), 95)
     made = [
-        records.Record(id="edcba"[number], dataset="d", frames=(image(number),) * 2, timestamps=(0, 40_000))
-        for number in range(5)
+      records.Record(id="edcba"[number], dataset="d", frames=(image(number),) * 2, timestamps=(0, 40_000))
+      for number in range(5)
     ]
     path.write_bytes(b"".join(shards.frame(records.serialize(record)) for record in made))
     self.entries = tuple(inspection.scan(path))

@@ -43,7 +43,7 @@ class Experiment:
     """The command that trains a stream."""
     recipe = os.path.normpath(f"{places.recipes}/{self.row.recipes[stream]}")
     flags = [
-        flag.replace("{stream}", stream).replace("{runs}", places.runs) for flag in (*self.table.flags, *self.row.flags)
+      flag.replace("{stream}", stream).replace("{runs}", places.runs) for flag in (*self.table.flags, *self.row.flags)
     ]
     return [
         "python", "-m", "i3d_tf.train", f"--flagfile={recipe}",
@@ -74,15 +74,15 @@ def choose(table: tables.Table, rows: Sequence[str], seeds: Sequence[str]) -> li
     if unknown := [value for value in given if value not in known]:
       raise errors.I3dError(f"--{what}: {table.path} has no {unknown[0]!r}; it has {', '.join(known)}")
   return [
-      Experiment(table, row, repeat)
-      for row in table.rows
-      for repeat in table.repeats()
-      if (not rows or row.name in rows) and (not seeds or str(repeat.seed) in seeds)
+    Experiment(table, row, repeat)
+    for row in table.rows
+    for repeat in table.repeats()
+    if (not rows or row.name in rows) and (not seeds or str(repeat.seed) in seeds)
   ]
 
 
 def run(
-    table: tables.Table, experiments: Sequence[Experiment], *, data: str, output: str, run_command: RunCommand
+  table: tables.Table, experiments: Sequence[Experiment], *, data: str, output: str, run_command: RunCommand
 ) -> None:
   """Makes what is not done yet of the experiments.
 
@@ -110,9 +110,9 @@ def run(
         left.append((experiment, wanted, current))
     if num_done := len(experiments) - len(left):
       print(
-          f"{num_done} of {len(experiments)} experiments are done: {table.results_path} has what came out. Remove that "
-          "file, or their entries, to run them again.",
-          flush=True,
+        f"{num_done} of {len(experiments)} experiments are done: {table.results_path} has what came out. Remove that "
+        "file, or their entries, to run them again.",
+        flush=True,
       )
     for experiment, wanted, current in left:
       for entry in _steps(experiment, wanted, current, places, run_command):
@@ -123,16 +123,16 @@ def _wanted(experiment: Experiment) -> dict[str, dict]:
   """By stream, and 'evaluation', what is to be run."""
   names = Places(f"experiments/{experiment.table.path.resolve().parent.name}", "DATA", "RUNS")
   return {
-      stream: {
-          "command": shlex.join(experiment.train(stream, names)),
-          "recipe": tables.recipe_flags(experiment.table.path.parent / recipe),
-      }
-      for stream, recipe in experiment.row.recipes.items()
+    stream: {
+      "command": shlex.join(experiment.train(stream, names)),
+      "recipe": tables.recipe_flags(experiment.table.path.parent / recipe),
+    }
+    for stream, recipe in experiment.row.recipes.items()
   } | {"evaluation": {"command": shlex.join(experiment.evaluate(names))}}
 
 
 def _steps(
-    experiment: Experiment, wanted: dict[str, dict], current: dict[str, dict], places: Places, run_command: RunCommand
+  experiment: Experiment, wanted: dict[str, dict], current: dict[str, dict], places: Places, run_command: RunCommand
 ) -> Iterator[dict]:
   """Does what `current` lacks of `wanted`, and gives what it has become after each training and the evaluation."""
   folder = pathlib.Path(experiment.folder(places))

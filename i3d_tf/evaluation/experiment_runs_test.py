@@ -18,14 +18,14 @@ from i3d_tf.evaluation import experiment_tables as tables
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _TABLE = {
-    "title": "Toys",
-    "records": ["records"],
-    "seeds": [0, 1],
-    "evaluate": ["--split=test"],
-    "rows": [
-        {"name": "pair", "rgb": "rgb.flags", "flow": "flow.flags"},
-        {"name": "alone", "flow": "flow.flags"},
-    ],
+  "title": "Toys",
+  "records": ["records"],
+  "seeds": [0, 1],
+  "evaluate": ["--split=test"],
+  "rows": [
+    {"name": "pair", "rgb": "rgb.flags", "flow": "flow.flags"},
+    {"name": "alone", "flow": "flow.flags"},
+  ],
 }
 
 
@@ -54,7 +54,7 @@ class Machine:
       names = [*streams, *["rgb+flow"] * (len(streams) == 2)]
       figures = dict(videos=4, top1=0.75, top5=None, mean_per_class=0.7, cross_entropy=0.5, per_class=["long"])
       about = dict.fromkeys(
-          ("date", "machine", "system", "python", "i3d_tf", "tensorflow", "dm-sonnet", "numpy"), "some"
+        ("date", "machine", "system", "python", "i3d_tf", "tensorflow", "dm-sonnet", "numpy"), "some"
       )
       content = {**about, "command": f"evaluate {folder}", "results": dict.fromkeys(names, figures)}
       (folder / "results.json").write_text(json.dumps(content))
@@ -62,7 +62,6 @@ class Machine:
 
 
 class RunsTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -98,31 +97,31 @@ class RunsTest(absltest.TestCase):
     self.assertEqual(done, pair + alone)
     root = str(self.root)
     self.assertEqual(
-        machine.commands[1],
-        f"python -m i3d_tf.train --flagfile={root}/experiments/toys/flow.flags --records={root}/data/records "
-        f"--output={root}/runs/pair/seed0/flow --seed=0",
+      machine.commands[1],
+      f"python -m i3d_tf.train --flagfile={root}/experiments/toys/flow.flags --records={root}/data/records "
+      f"--output={root}/runs/pair/seed0/flow --seed=0",
     )
     self.assertEqual(
-        machine.commands[5],
-        f"python -m i3d_tf.evaluate --records={root}/data/records --rgb_checkpoint={root}/runs/pair/seed1/rgb "
-        f"--flow_checkpoint={root}/runs/pair/seed1/flow --output={root}/runs/pair/seed1/evaluation --split=test",
+      machine.commands[5],
+      f"python -m i3d_tf.evaluate --records={root}/data/records --rgb_checkpoint={root}/runs/pair/seed1/rgb "
+      f"--flow_checkpoint={root}/runs/pair/seed1/flow --output={root}/runs/pair/seed1/evaluation --split=test",
     )
 
   def test_results_hold_figures_and_no_paths(self):
     self._run(Machine(), ["pair"], ["1"])
     entry = self._entry("pair", "seed1")
     self.assertEqual(
-        entry["flow"]["command"],
-        "python -m i3d_tf.train --flagfile=experiments/toys/flow.flags --records=DATA/records "
-        "--output=RUNS/pair/seed1/flow --seed=1",
+      entry["flow"]["command"],
+      "python -m i3d_tf.train --flagfile=experiments/toys/flow.flags --records=DATA/records "
+      "--output=RUNS/pair/seed1/flow --seed=1",
     )
     self.assertEqual(entry["flow"]["recipe"], ["--stream=flow"])
     self.assertBetween(entry["flow"]["seconds"], 0, 5)
     evaluation = entry["evaluation"]
     self.assertEqual(
-        evaluation["command"],
-        "python -m i3d_tf.evaluate --records=DATA/records --rgb_checkpoint=RUNS/pair/seed1/rgb "
-        "--flow_checkpoint=RUNS/pair/seed1/flow --output=RUNS/pair/seed1/evaluation --split=test",
+      evaluation["command"],
+      "python -m i3d_tf.evaluate --records=DATA/records --rgb_checkpoint=RUNS/pair/seed1/rgb "
+      "--flow_checkpoint=RUNS/pair/seed1/flow --output=RUNS/pair/seed1/evaluation --split=test",
     )
     figures = {"videos": 4, "top1": 0.75, "top5": None, "mean_per_class": 0.7, "cross_entropy": 0.5}
     self.assertEqual(evaluation["results"], dict.fromkeys(("rgb", "flow", "rgb+flow"), figures))
@@ -192,8 +191,8 @@ class RunsTest(absltest.TestCase):
 
   def test_unknown_rows_seeds_and_records_are_named(self):
     for rows, seeds, sentence in (
-        (["pears"], [], "--only: .*table.json has no 'pears'; it has pair, alone"),
-        ([], ["2"], "--seeds: .*table.json has no '2'; it has 0, 1"),
+      (["pears"], [], "--only: .*table.json has no 'pears'; it has pair, alone"),
+      ([], ["2"], "--seeds: .*table.json has no '2'; it has 0, 1"),
     ):
       with self.assertRaisesRegex(errors.I3dError, sentence):
         self._run(Machine(), rows, seeds)
@@ -206,11 +205,11 @@ class RunsTest(absltest.TestCase):
 
   def test_process_is_stopped_with_this_one(self):
     child = (
-        "import pathlib, signal, sys, time\n"
-        f"path = pathlib.Path({str(self.root / 'child')!r})\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(path.write_text('stopped') and 0))\n"
-        "path.write_text('started')\n"
-        "while True: time.sleep(0.02)\n"
+      "import pathlib, signal, sys, time\n"
+      f"path = pathlib.Path({str(self.root / 'child')!r})\n"
+      "signal.signal(signal.SIGTERM, lambda *_: sys.exit(path.write_text('stopped') and 0))\n"
+      "path.write_text('started')\n"
+      "while True: time.sleep(0.02)\n"
     )
     script = f"from i3d_tf.evaluation import experiment_runs as runs\nruns.execute(['python', '-c', {child!r}])\n"
     process = subprocess.Popen([sys.executable, "-c", script], cwd=_ROOT, stderr=subprocess.DEVNULL)

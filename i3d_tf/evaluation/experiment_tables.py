@@ -137,7 +137,7 @@ def _row(path: pathlib.Path, content: dict) -> Row:
   if any(type(flag) is not str for flag in extra):
     raise errors.I3dError(f"{where}: flags is {extra!r}; it must be a list of str")
   return Row(
-      name=content["name"], recipes=recipes, flags=tuple(extra), published=published, source=content.get("source", "")
+    name=content["name"], recipes=recipes, flags=tuple(extra), published=published, source=content.get("source", "")
   )
 
 
@@ -206,8 +206,8 @@ def render(table: Table, results: Results) -> str:
   header = _line("recipe", "run", {**_COLUMNS, "seconds": "seconds of training"})
   made = "\n".join([*table.data, f"python -m i3d_tf.experiments --table={table.label} --data=DATA --output=RUNS"])
   return (
-      f"## {table.title}\n\nTop-1 accuracy on the videos of the evaluated split, {'; '.join(places)}.\n\n"
-      f"```text\n{made}\n```\n\n" + "\n".join([header, "|---" * header.count("|", 1) + "|", *lines]) + "\n"
+    f"## {table.title}\n\nTop-1 accuracy on the videos of the evaluated split, {'; '.join(places)}.\n\n"
+    f"```text\n{made}\n```\n\n" + "\n".join([header, "|---" * header.count("|", 1) + "|", *lines]) + "\n"
   )
 
 

@@ -11,12 +11,12 @@ from i3d_tf import errors
 from i3d_tf.evaluation import experiment_tables as tables
 
 _GOOD = {
-    "title": "Small things",
-    "data": ["python -m i3d_tf.make_synthetic --output=DATA/videos"],
-    "records": ["records"],
-    "seeds": [0, 1],
-    "evaluate": ["--split=test"],
-    "rows": [{"name": "small", "rgb": "rgb.flags", "flow": "flow.flags"}],
+  "title": "Small things",
+  "data": ["python -m i3d_tf.make_synthetic --output=DATA/videos"],
+  "records": ["records"],
+  "seeds": [0, 1],
+  "evaluate": ["--split=test"],
+  "rows": [{"name": "small", "rgb": "rgb.flags", "flow": "flow.flags"}],
 }
 _ROW = _GOOD["rows"][0]
 
@@ -27,7 +27,6 @@ def _evaluation(**top1: float) -> dict:
 
 
 class TablesTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -50,30 +49,30 @@ class TablesTest(parameterized.TestCase):
     self.assertEqual((table.label, table.results_path), ("experiments/toys/table.json", self.folder / "results.json"))
 
   @parameterized.parameters(
-      (["records"], [0], [("records", 0, "seed0")]),
-      (["records"], [3, 5], [("records", 3, "seed3"), ("records", 5, "seed5")]),
-      (["split1", "split2"], [0], [("split1", 0, "split1"), ("split2", 0, "split2")]),
-      (["a", "b"], [1, 2], [("a", 1, "a_seed1"), ("a", 2, "a_seed2"), ("b", 1, "b_seed1"), ("b", 2, "b_seed2")]),
+    (["records"], [0], [("records", 0, "seed0")]),
+    (["records"], [3, 5], [("records", 3, "seed3"), ("records", 5, "seed5")]),
+    (["split1", "split2"], [0], [("split1", 0, "split1"), ("split2", 0, "split2")]),
+    (["a", "b"], [1, 2], [("a", 1, "a_seed1"), ("a", 2, "a_seed2"), ("b", 1, "b_seed1"), ("b", 2, "b_seed2")]),
   )
   def test_repeats_are_named_by_what_differs(self, records, seeds, expected):
     repeats = self._load(records=records, seeds=seeds).repeats()
     self.assertEqual(repeats, [tables.Repeat(*values) for values in expected])
 
   @parameterized.parameters(
-      ({"sseds": [0]}, "unknown key 'sseds'; allowed are title, data, records, seeds, evaluate, flags, rows"),
-      ({"seeds": []}, "seeds is []; it must be a list of int, and not empty"),
-      ({"seeds": ["0"]}, "seeds is ['0']; it must be a list of int, and not empty"),
-      ({"seeds": [True]}, "seeds is [True]; it must be a list of int, and not empty"),
-      ({"seeds": 0}, "seeds is 0; it must be of type list"),
-      ({"seeds": [1, 1]}, "seeds has the same twice: 1, 1"),
-      ({"rows": [_ROW, _ROW]}, "rows has the same twice: small, small"),
-      ({"rows": [{"name": "x"}]}, "row 'x' names no recipe; give some of rgb, flow, joint"),
-      ({"rows": [{"rgb": "rgb.flags"}]}, "name is missing"),
-      ({"rows": [{**_ROW, "rgb": "none.flags"}]}, "row 'small': there is no recipe none.flags beside the table"),
-      ({"rows": [{**_ROW, "both": "x"}]}, "unknown key 'both'; allowed are name, rgb, flow, joint, flags, published"),
-      ({"rows": [{**_ROW, "published": {"rgb": 1.5}}]}, "published and source belong together"),
-      ({"rows": [{**_ROW, "published": {"both": 1}, "source": "x"}]}, "it holds numbers for rgb, flow, rgb+flow"),
-      ({"rows": [{**_ROW, "published": {"rgb": "1"}, "source": "x"}]}, "it holds numbers for rgb, flow, rgb+flow"),
+    ({"sseds": [0]}, "unknown key 'sseds'; allowed are title, data, records, seeds, evaluate, flags, rows"),
+    ({"seeds": []}, "seeds is []; it must be a list of int, and not empty"),
+    ({"seeds": ["0"]}, "seeds is ['0']; it must be a list of int, and not empty"),
+    ({"seeds": [True]}, "seeds is [True]; it must be a list of int, and not empty"),
+    ({"seeds": 0}, "seeds is 0; it must be of type list"),
+    ({"seeds": [1, 1]}, "seeds has the same twice: 1, 1"),
+    ({"rows": [_ROW, _ROW]}, "rows has the same twice: small, small"),
+    ({"rows": [{"name": "x"}]}, "row 'x' names no recipe; give some of rgb, flow, joint"),
+    ({"rows": [{"rgb": "rgb.flags"}]}, "name is missing"),
+    ({"rows": [{**_ROW, "rgb": "none.flags"}]}, "row 'small': there is no recipe none.flags beside the table"),
+    ({"rows": [{**_ROW, "both": "x"}]}, "unknown key 'both'; allowed are name, rgb, flow, joint, flags, published"),
+    ({"rows": [{**_ROW, "published": {"rgb": 1.5}}]}, "published and source belong together"),
+    ({"rows": [{**_ROW, "published": {"both": 1}, "source": "x"}]}, "it holds numbers for rgb, flow, rgb+flow"),
+    ({"rows": [{**_ROW, "published": {"rgb": "1"}, "source": "x"}]}, "it holds numbers for rgb, flow, rgb+flow"),
   )
   def test_bad_table_gets_one_sentence(self, changes, sentence):
     with self.assertRaises(errors.I3dError) as caught:
@@ -147,8 +146,8 @@ python -m i3d_tf.experiments --table=experiments/toys/table.json --data=DATA --o
     page.write_text("# By hand\n\nbefore\n")
     tables.insert(page, table, "one\n")
     begin, end = (
-        f"<!-- experiments/toys/table.json: {word}, written by python -m i3d_tf.experiments -->"
-        for word in ("begin", "end")
+      f"<!-- experiments/toys/table.json: {word}, written by python -m i3d_tf.experiments -->"
+      for word in ("begin", "end")
     )
     self.assertEqual(page.read_text(), f"# By hand\n\nbefore\n\n{begin}\none\n{end}\n")
     page.write_text(page.read_text() + "\nafter\n")

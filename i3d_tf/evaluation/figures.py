@@ -70,7 +70,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
   """
   drawing = _figure(10.6, 3.4)
   for axes, (name, factor, unit) in zip(
-      drawing.subplots(1, 2), (("loss", 1, "loss, nats"), ("accuracy", 100, "accuracy, %"))
+    drawing.subplots(1, 2), (("loss", 1, "loss, nats"), ("accuracy", 100, "accuracy, %"))
   ):
     _plain(axes)
     for stream, lines in runs.items():

@@ -30,7 +30,6 @@ def _pixels(picture: bytes, stream: str) -> np.ndarray:
 
 
 class FiguresTest(parameterized.TestCase):
-
   def test_accuracy_curves_rise_with_accuracy(self):
     picture = figures.accuracy_curves({"rgb": _measure(0.25), "flow": _measure(0.75)})
     middle = lambda stream: np.median([row for row, column in _pixels(picture, stream) if column < 0.5])

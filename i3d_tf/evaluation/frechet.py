@@ -83,13 +83,13 @@ def distance(first: Gaussian, second: Gaussian) -> Distance:
 
 
 def bootstrap(
-    first: np.ndarray,
-    second: np.ndarray,
-    *,
-    num_resamples: int,
-    seed: int,
-    confidence: float = CONFIDENCE,
-    on_resample: Callable[[], None] = lambda: None,
+  first: np.ndarray,
+  second: np.ndarray,
+  *,
+  num_resamples: int,
+  seed: int,
+  confidence: float = CONFIDENCE,
+  on_resample: Callable[[], None] = lambda: None,
 ) -> Interval:
   """An interval for the distance between two sets of features `[N, D]`, `[M, D]`, by resampling both.
 

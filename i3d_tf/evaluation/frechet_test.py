@@ -17,7 +17,6 @@ def _gaussian(mean, covariance):
 
 
 class DistanceTest(parameterized.TestCase):
-
   @parameterized.parameters(1e-18, 1, 1e18)
   def test_covariances_that_commute(self, scale):
     rng = np.random.default_rng(0)
@@ -25,7 +24,7 @@ class DistanceTest(parameterized.TestCase):
     first, second = scale * rng.uniform(0.1, 9, (2, 7))
     means = scale**0.5 * rng.standard_normal((2, 7))
     measured = frechet.distance(
-        _gaussian(means[0], basis * first @ basis.T), _gaussian(means[1], basis * second @ basis.T)
+      _gaussian(means[0], basis * first @ basis.T), _gaussian(means[1], basis * second @ basis.T)
     )
     np.testing.assert_allclose(measured.mean_term, ((means[0] - means[1]) ** 2).sum(), rtol=1e-12)
     np.testing.assert_allclose(measured.covariance_term, ((first**0.5 - second**0.5) ** 2).sum(), rtol=1e-11)
@@ -69,7 +68,6 @@ class DistanceTest(parameterized.TestCase):
 
 
 class FitTest(parameterized.TestCase):
-
   def test_known_values(self):
     fitted = frechet.fit(np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 8.0]]))
     np.testing.assert_array_equal(fitted.mean, [3, 4])
@@ -99,7 +97,6 @@ class FitTest(parameterized.TestCase):
 
 
 class BootstrapTest(parameterized.TestCase):
-
   def _sets(self, seed=0, shift=1.0):
     rng = np.random.default_rng(seed)
     return rng.standard_normal((40, 3)), rng.standard_normal((60, 3)) + shift
@@ -119,8 +116,8 @@ class BootstrapTest(parameterized.TestCase):
   def test_confidence_and_calls(self):
     sets, calls = self._sets(), []
     narrow, wide = (
-        frechet.bootstrap(*sets, num_resamples=60, seed=3, confidence=share, on_resample=lambda: calls.append(1))
-        for share in (0.5, 0.9)
+      frechet.bootstrap(*sets, num_resamples=60, seed=3, confidence=share, on_resample=lambda: calls.append(1))
+      for share in (0.5, 0.9)
     )
     self.assertLen(calls, 120)
     self.assertLess(wide.low, narrow.low)
@@ -148,7 +145,6 @@ class BootstrapTest(parameterized.TestCase):
 
 
 class FileTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -200,14 +196,14 @@ class FileTest(parameterized.TestCase):
     self._assert_refused()
 
   @parameterized.named_parameters(
-      ("archive_of_something_else", lambda file: np.savez(file, mean=np.zeros(3))),
-      ("array", lambda file: np.save(file, np.zeros(3))),
-      ("text", lambda file: file.write(b"mean: 3")),
-      ("pickled", lambda file: np.savez(file, facts=np.array({"a": 1}, dtype=object))),
-      ("no_features", lambda file: np.savez(file, facts=np.array("{}"))),
-      ("facts_without_names", lambda file: np.savez(file, facts=np.array("3"), rgb_features=np.zeros((2, 3)))),
-      ("features_of_one_clip", lambda file: np.savez(file, facts=np.array("{}"), rgb_features=np.zeros(3))),
-      ("features_that_are_words", lambda file: np.savez(file, facts=np.array("{}"), rgb_features=np.array([["a"]]))),
+    ("archive_of_something_else", lambda file: np.savez(file, mean=np.zeros(3))),
+    ("array", lambda file: np.save(file, np.zeros(3))),
+    ("text", lambda file: file.write(b"mean: 3")),
+    ("pickled", lambda file: np.savez(file, facts=np.array({"a": 1}, dtype=object))),
+    ("no_features", lambda file: np.savez(file, facts=np.array("{}"))),
+    ("facts_without_names", lambda file: np.savez(file, facts=np.array("3"), rgb_features=np.zeros((2, 3)))),
+    ("features_of_one_clip", lambda file: np.savez(file, facts=np.array("{}"), rgb_features=np.zeros(3))),
+    ("features_that_are_words", lambda file: np.savez(file, facts=np.array("{}"), rgb_features=np.array([["a"]]))),
   )
   def test_other_file(self, write):
     with open(self.path, "wb") as file:

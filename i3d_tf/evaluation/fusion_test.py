@@ -12,7 +12,6 @@ _FLOW = np.log(np.array([[6, 3, 1], [1, 5, 4]], np.float32) / 10)
 
 
 class FusionTest(parameterized.TestCase):
-
   def test_logits_are_added(self):
     rgb, flow = np.float32([[1, -2, 3.5]]), np.float32([[0.25, 4, -1]])
     fused = fusion.add_logits(rgb, flow)
@@ -60,7 +59,6 @@ class FusionTest(parameterized.TestCase):
 
 
 class LinearSvmTest(absltest.TestCase):
-
   def test_stacked_scores_have_norm_1_each(self):
     stacked = fusion.stack(_RGB, _FLOW)
     np.testing.assert_allclose(stacked[0, :3], np.array([1, 2, 7]) / np.sqrt(54), rtol=1e-6)

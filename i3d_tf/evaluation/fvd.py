@@ -67,7 +67,7 @@ class Embedding:
     self.model, info = saved.load(checkpoint)
     if info.model != "i3d" or info.stream != stream:
       raise errors.I3dError(
-          f"{checkpoint} is a network {info.model} of stream {info.stream}; FVD needs an i3d of stream {stream}"
+        f"{checkpoint} is a network {info.model} of stream {info.stream}; FVD needs an i3d of stream {stream}"
       )
     self.stream = stream
     self.weights = release.checksum(self.model)
@@ -138,7 +138,7 @@ def _open_array(path: pathlib.Path) -> np.ndarray:
     is_array = isinstance(array, np.ndarray)
     given = f"the array is {array.dtype} {list(array.shape)}" if is_array else "this is an .npz archive"
     raise errors.I3dError(
-        f"{path}: {given}; it must be uint8, 0 to 255, [frames, height, width, 3] or [videos, frames, height, width, 3]"
+      f"{path}: {given}; it must be uint8, 0 to 255, [frames, height, width, 3] or [videos, frames, height, width, 3]"
     )
   return array
 
@@ -160,13 +160,13 @@ def read_clip(source: Source, options: Options) -> np.ndarray:
   if window is None:
     place = "" if source.index is None else f"[{source.index}]"
     raise errors.I3dError(
-        f"{source.path}{place}: the video has {total} frames; the clips are of {options.num_frames}, see --num_frames"
+      f"{source.path}{place}: the video has {total} frames; the clips are of {options.num_frames}, see --num_frames"
     )
   return np.stack(window)
 
 
 def random_window(
-    frames: Iterator[np.ndarray], num_frames: int, rng: np.random.Generator
+  frames: Iterator[np.ndarray], num_frames: int, rng: np.random.Generator
 ) -> tuple[list[np.ndarray] | None, int]:
   """One of all runs of `num_frames` frames, each as likely, and the number of frames; None if they are fewer.
 
@@ -184,12 +184,12 @@ def random_window(
 
 
 def embed(
-    sources: Iterable[Source],
-    embeddings: Sequence[Embedding],
-    options: Options,
-    *,
-    batch: int,
-    on_failure: Callable[[str], None],
+  sources: Iterable[Source],
+  embeddings: Sequence[Embedding],
+  options: Options,
+  *,
+  batch: int,
+  on_failure: Callable[[str], None],
 ) -> dict[str, np.ndarray]:
   """The features float32 `[clips, classes]` of a clip of each video, by stream.
 
@@ -207,9 +207,7 @@ def embed(
   return {stream: np.concatenate(batches) for stream, batches in features.items()}
 
 
-def _read_all(
-    sources: Iterable[Source], options: Options, on_failure: Callable[[str], None]
-) -> Iterator[np.ndarray]:
+def _read_all(sources: Iterable[Source], options: Options, on_failure: Callable[[str], None]) -> Iterator[np.ndarray]:
   for source in sources:
     try:
       clip = read_clip(source, options)

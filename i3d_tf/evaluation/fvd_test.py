@@ -50,7 +50,6 @@ def _write_archive(path: pathlib.Path) -> None:
 
 
 class FolderTestCase(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -59,7 +58,6 @@ class FolderTestCase(parameterized.TestCase):
 
 
 class SourcesTest(FolderTestCase):
-
   def _names(self, root, **options):
     return [source.name for source in fvd.list_sources(root, fvd.Options(**options))]
 
@@ -94,7 +92,6 @@ class SourcesTest(FolderTestCase):
 
 
 class ClipTest(FolderTestCase):
-
   def test_every_run_is_as_likely(self):
     rng = np.random.default_rng(0)
     counts = collections.Counter()
@@ -127,22 +124,22 @@ class ClipTest(FolderTestCase):
     array = np.arange(200, dtype=np.uint8)[:, np.newaxis, np.newaxis, np.newaxis] * np.ones((4, 6, 3), np.uint8)
     path = self.folder / "many.npy"
     np.save(path, np.stack([array, array]))
-    start = lambda index, seed: fvd.read_clip(
-        fvd.list_sources(path, fvd.Options())[index], fvd.Options(seed=seed)
-    )[0, 0, 0, 0]
+    start = lambda index, seed: fvd.read_clip(fvd.list_sources(path, fvd.Options())[index], fvd.Options(seed=seed))[
+      0, 0, 0, 0
+    ]
     self.assertEqual(start(0, 0), start(0, 0))
     self.assertLen({start(0, 0), start(1, 0), start(0, 1), start(1, 1)}, 4)
     clip = fvd.read_clip(fvd.list_sources(path, fvd.Options())[1], fvd.Options())
     np.testing.assert_array_equal(clip, array[clip[0, 0, 0, 0] :][:16])
 
   @parameterized.named_parameters(
-      ("short", _array((2, 15, 4, 4, 3), np.uint8), r"x.npy\[0\]: the video has 15 frames; the clips are of 16"),
-      ("of_floats", _array((16, 4, 4, 3), np.float64), r"the array is float64 \[16, 4, 4, 3\]; it must be uint8"),
-      ("gray", _array((16, 4, 4, 1), np.uint8), r"the array is uint8 \[16, 4, 4, 1\]; it must be uint8"),
-      ("flat", _array((16, 3), np.uint8), r"the array is uint8 \[16, 3\]; it must be uint8"),
-      ("text", lambda path: path.write_text("no array"), "not an array in NumPy's .npy format"),
-      ("empty", lambda path: path.touch(), "not an array in NumPy's .npy format"),
-      ("archive", _write_archive, "this is an .npz archive; it must be uint8"),
+    ("short", _array((2, 15, 4, 4, 3), np.uint8), r"x.npy\[0\]: the video has 15 frames; the clips are of 16"),
+    ("of_floats", _array((16, 4, 4, 3), np.float64), r"the array is float64 \[16, 4, 4, 3\]; it must be uint8"),
+    ("gray", _array((16, 4, 4, 1), np.uint8), r"the array is uint8 \[16, 4, 4, 1\]; it must be uint8"),
+    ("flat", _array((16, 3), np.uint8), r"the array is uint8 \[16, 3\]; it must be uint8"),
+    ("text", lambda path: path.write_text("no array"), "not an array in NumPy's .npy format"),
+    ("empty", lambda path: path.touch(), "not an array in NumPy's .npy format"),
+    ("archive", _write_archive, "this is an .npz archive; it must be uint8"),
   )
   def test_bad_array(self, write, sentence):
     path = self.folder / "x.npy"
@@ -160,7 +157,6 @@ class ClipTest(FolderTestCase):
 
 
 class ResizeTest(absltest.TestCase):
-
   def test_is_the_rule_of_tensorflow_1(self):
     columns = np.arange(112, dtype=np.uint8)
     rows = np.arange(448) // 2
@@ -176,7 +172,6 @@ class ResizeTest(absltest.TestCase):
 
 
 class EmbeddingTest(FolderTestCase):
-
   def _embedding(self, stream="rgb"):
     save_tiny_network(self.folder / stream, stream)
     return fvd.Embedding(self.folder / stream, stream)
@@ -218,7 +213,7 @@ class EmbeddingTest(FolderTestCase):
     named = []
     embedding = self._embedding()
     features = fvd.embed(
-        fvd.list_sources(self.folder / "set", options), [embedding], options, batch=8, on_failure=named.append
+      fvd.list_sources(self.folder / "set", options), [embedding], options, batch=8, on_failure=named.append
     )
     self.assertLen(named, 2)
     self.assertRegex(named[0], "set/b.npy: the video has 8 frames; the clips are of 9, see --num_frames$")
@@ -249,7 +244,6 @@ class EmbeddingTest(FolderTestCase):
 
 
 class FactsTest(parameterized.TestCase):
-
   FACTS = {"weights": {"rgb": "01", "flow": "02"}, "resize": fvd.RESIZE, "num_frames": 16, "fps": None}
 
   def test_agreeing(self):
@@ -257,11 +251,11 @@ class FactsTest(parameterized.TestCase):
     fvd.check_comparable(self.FACTS, self.FACTS | {"weights": {"rgb": "01"}}, path="a.npz")
 
   @parameterized.parameters(
-      ({"weights": {"rgb": "03", "flow": "02"}}, "a.npz is of other rgb weights: their CRC-32 is 03, not 01"),
-      ({"weights": {"rgb": "01"}}, "a.npz has no statistics of flow; make them again with --flow_checkpoint"),
-      ({"num_frames": 15}, "a.npz cannot be compared: its num_frames is 15, not 16"),
-      ({"fps": 25.0}, "a.npz cannot be compared: its fps is 25.0, not None"),
-      ({"resize": "bicubic"}, "a.npz cannot be compared: its resize is bicubic"),
+    ({"weights": {"rgb": "03", "flow": "02"}}, "a.npz is of other rgb weights: their CRC-32 is 03, not 01"),
+    ({"weights": {"rgb": "01"}}, "a.npz has no statistics of flow; make them again with --flow_checkpoint"),
+    ({"num_frames": 15}, "a.npz cannot be compared: its num_frames is 15, not 16"),
+    ({"fps": 25.0}, "a.npz cannot be compared: its fps is 25.0, not None"),
+    ({"resize": "bicubic"}, "a.npz cannot be compared: its resize is bicubic"),
   )
   def test_disagreeing(self, difference, sentence):
     with self.assertRaisesRegex(errors.I3dError, f"^{sentence}"):
@@ -286,9 +280,7 @@ class PublishedTest(absltest.TestCase):
     return frechet.fit(np.concatenate([self.embedding(self.embedding.prepare(clip)[np.newaxis]) for clip in clips]))
 
   def test_black_against_white(self):
-    black, white = (
-        self._gaussian([np.full((15, 64, 64, 3), value, np.uint8)] * 2) for value in (0, 255)
-    )
+    black, white = (self._gaussian([np.full((15, 64, 64, 3), value, np.uint8)] * 2) for value in (0, 255))
     measured = frechet.distance(black, white)
     self.assertAlmostEqual(measured.mean_term, 133.909, delta=1e-3)
     self.assertAlmostEqual(measured.covariance_term, 0, delta=1e-6)

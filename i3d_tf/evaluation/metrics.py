@@ -79,14 +79,14 @@ def measure(scores: np.ndarray, labels: np.ndarray, *, log_probabilities: np.nda
     cross_entropy = float(-np.mean(log_probabilities[each, labels]))
     calibration = calibrate(np.exp(log_probabilities[each, predicted]), predicted == labels)
   return Metrics(
-      num_videos=num_videos,
-      top1=float(accuracy_at[0]),
-      top5=float(accuracy_at[TOP_K - 1]) if num_classes >= TOP_K else None,
-      mean_per_class=float(np.nanmean(per_class(confusion))),
-      cross_entropy=cross_entropy,
-      confusion=confusion,
-      accuracy_at=accuracy_at,
-      calibration=calibration,
+    num_videos=num_videos,
+    top1=float(accuracy_at[0]),
+    top5=float(accuracy_at[TOP_K - 1]) if num_classes >= TOP_K else None,
+    mean_per_class=float(np.nanmean(per_class(confusion))),
+    cross_entropy=cross_entropy,
+    confusion=confusion,
+    accuracy_at=accuracy_at,
+    calibration=calibration,
   )
 
 
@@ -116,7 +116,7 @@ def calibrate(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
   bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
   counts = np.bincount(bins, minlength=NUM_BINS)
   mean = lambda values: np.divide(
-      np.bincount(bins, weights=values, minlength=NUM_BINS), counts, out=np.full(NUM_BINS, np.nan), where=counts > 0
+    np.bincount(bins, weights=values, minlength=NUM_BINS), counts, out=np.full(NUM_BINS, np.nan), where=counts > 0
   )
   accuracy, mean_confidence = mean(is_right), mean(confidence)
   error = np.nansum(counts * np.abs(accuracy - mean_confidence)) / len(confidence)

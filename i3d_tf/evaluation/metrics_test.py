@@ -7,13 +7,15 @@ import numpy as np
 from i3d_tf.evaluation import metrics
 
 # Labels and predictions: 0→0, 0→1, 1→1, 2→0, 2→2; class 3 has no videos.
-_PROBABILITIES = np.array([
+_PROBABILITIES = np.array(
+  [
     [0.7, 0.1, 0.1, 0.1],
     [0.3, 0.4, 0.2, 0.1],
     [0.2, 0.5, 0.2, 0.1],
     [0.6, 0.25, 0.05, 0.1],
     [0.0, 0.1, 0.8, 0.1],
-])
+  ]
+)
 _LABELS = np.array([0, 0, 1, 2, 2])
 
 
@@ -23,7 +25,6 @@ def _measure(probabilities: np.ndarray, labels: np.ndarray) -> metrics.Metrics:
 
 
 class MeasureTest(parameterized.TestCase):
-
   def test_by_hand(self):
     measured = _measure(_PROBABILITIES, _LABELS)
     self.assertEqual(measured.num_videos, 5)
@@ -69,7 +70,6 @@ class MeasureTest(parameterized.TestCase):
 
 
 class DetailsTest(absltest.TestCase):
-
   def test_margins(self):
     np.testing.assert_allclose(metrics.margins(_PROBABILITIES, _LABELS), [0.6, -0.1, 0.3, -0.55, 0.7])
 

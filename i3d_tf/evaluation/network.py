@@ -82,13 +82,13 @@ def match_classes(network: Network, source: pipeline.Source) -> tuple[str, ...]:
   named = theirs or own or tuple(f"class {index}" for index in range(network.model.num_classes))
   if len(named) != network.model.num_classes:
     raise errors.I3dError(
-        f"the data set has {len(named)} classes ({scores_lib.some(named)}), but {network.name} tells "
-        f"{network.model.num_classes} apart; evaluate a network that was trained on these classes"
+      f"the data set has {len(named)} classes ({scores_lib.some(named)}), but {network.name} tells "
+      f"{network.model.num_classes} apart; evaluate a network that was trained on these classes"
     )
   if own and own != named:
     index = next(index for index, pair in enumerate(zip(own, named)) if pair[0] != pair[1])
     raise errors.I3dError(
-        f"class {index} of the data set is {named[index]!r}, but of {network.name} {own[index]!r}; "
-        "the classes must be the same, in the same order"
+      f"class {index} of the data set is {named[index]!r}, but of {network.name} {own[index]!r}; "
+      "the classes must be the same, in the same order"
     )
   return named

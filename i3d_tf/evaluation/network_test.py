@@ -16,7 +16,6 @@ _CLASSES = ("run", "sit")
 
 
 class MatchClassesTest(parameterized.TestCase):
-
   def _match(self, own: tuple[str, ...], theirs: tuple[str, ...], num_classes: int = 2) -> tuple[str, ...]:
     info = saved.ModelInfo(stream="rgb", num_classes=num_classes, classes=own)
     network = mock.Mock(info=info, model=mock.Mock(num_classes=num_classes))
@@ -39,7 +38,6 @@ class MatchClassesTest(parameterized.TestCase):
 
 
 class NetworkTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -69,7 +67,7 @@ class NetworkTest(parameterized.TestCase):
   def test_the_other_stream(self):
     with mock.patch.object(network_lib.saved, "load", return_value=self.loaded):
       with self.assertRaisesRegex(
-          errors.I3dError, "^--flow_checkpoint=runs/a takes clips of the stream rgb; give it as --rgb_checkpoint$"
+        errors.I3dError, "^--flow_checkpoint=runs/a takes clips of the stream rgb; give it as --rgb_checkpoint$"
       ):
         network_lib.Network("runs/a", "flow")
 

@@ -10,10 +10,10 @@ from i3d_tf.video import clip_options
 FUSIONS = ("logits", "softmax", "svm")
 # What each protocol uses of the fields of `EvalClips` that say how many frames and clips there are, and how large.
 USED = {
-    "release": ("max_frames", "min_frames", "crop"),
-    "clips": ("num_clips", "num_frames", "crop"),
-    "ten_crop": ("num_frames", "crop"),
-    "three_crops": ("num_clips", "num_frames"),
+  "release": ("max_frames", "min_frames", "crop"),
+  "clips": ("num_clips", "num_frames", "crop"),
+  "ten_crop": ("num_frames", "crop"),
+  "three_crops": ("num_clips", "num_frames"),
 }
 
 
@@ -52,7 +52,7 @@ class Evaluation:
       raise errors.I3dError(f"give either --{both[0]}_checkpoint or --{both[0]}_scores, not both")
     if not self.streams:
       raise errors.I3dError(
-          "give --rgb_checkpoint, --flow_checkpoint or both; or --joint_checkpoint; or --rgb_scores, --flow_scores"
+        "give --rgb_checkpoint, --flow_checkpoint or both; or --joint_checkpoint; or --rgb_scores, --flow_scores"
       )
     if self.checkpoints and not self.records:
       raise errors.I3dError("--records is missing: the folder of TFRecords to evaluate on")
@@ -92,7 +92,7 @@ class Evaluation:
       raise errors.I3dError("--fusion=svm and --svm_train_scores=RGB.npz,FLOW.npz belong together")
     if self.svm_train_scores and len(self.svm_train_scores) != 2:
       raise errors.I3dError(
-          f"--svm_train_scores={','.join(self.svm_train_scores)}; it takes two files, one of each stream"
+        f"--svm_train_scores={','.join(self.svm_train_scores)}; it takes two files, one of each stream"
       )
 
 

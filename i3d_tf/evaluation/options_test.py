@@ -11,7 +11,6 @@ _FILES = {"score_files": {"rgb": "a", "flow": "b"}}
 
 
 class EvaluationTest(parameterized.TestCase):
-
   def test_streams_come_rgb_first(self):
     mixed = options.Evaluation(output="o", records="r", checkpoints={"flow": "b"}, score_files={"rgb": "a"})
     self.assertEqual(mixed.streams, ("rgb", "flow"))
@@ -48,10 +47,10 @@ class EvaluationTest(parameterized.TestCase):
       options.Evaluation(output="o", **values)
 
   @parameterized.parameters(
-      ("release", {"num_clips", "num_frames"}),
-      ("clips", {"max_frames", "min_frames"}),
-      ("ten_crop", {"max_frames", "min_frames", "num_clips"}),
-      ("three_crops", {"max_frames", "min_frames", "crop"}),
+    ("release", {"num_clips", "num_frames"}),
+    ("clips", {"max_frames", "min_frames"}),
+    ("ten_crop", {"max_frames", "min_frames", "num_clips"}),
+    ("three_crops", {"max_frames", "min_frames", "crop"}),
   )
   def test_unused(self, protocol, expected):
     self.assertEqual(options.unused(protocol), expected)

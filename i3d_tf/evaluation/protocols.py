@@ -20,15 +20,15 @@ def describe(network: network_lib.Network, source: pipeline.Source, clips: clip_
   """What scores depend on, in plain values: other values, other scores."""
   places = [(entry.path.name, entry.offset, entry.length) for entry in source.entries]
   return {
-      "checkpoint": network.name,
-      "weights": network.fingerprint(),
-      "step": network.info.step,
-      "trained_on": network.info.dataset,
-      "dataset": source.dataset,
-      "split": source.split,
-      "num_records": source.num_records,
-      "records": f"{zlib.crc32(repr(places).encode()):08x}",
-      "protocol": protocol(clips),
+    "checkpoint": network.name,
+    "weights": network.fingerprint(),
+    "step": network.info.step,
+    "trained_on": network.info.dataset,
+    "dataset": source.dataset,
+    "split": source.split,
+    "num_records": source.num_records,
+    "records": f"{zlib.crc32(repr(places).encode()):08x}",
+    "protocol": protocol(clips),
   }
 
 
@@ -43,12 +43,12 @@ def protocol(clips: clip_options.EvalClips) -> dict[str, Any]:
 
 
 def evaluate(
-    network: network_lib.Network,
-    source: pipeline.Source,
-    clips: clip_options.EvalClips,
-    folder: str | os.PathLike,
-    *,
-    save_seconds: float = 20.0,
+  network: network_lib.Network,
+  source: pipeline.Source,
+  clips: clip_options.EvalClips,
+  folder: str | os.PathLike,
+  *,
+  save_seconds: float = 20.0,
 ) -> scores_lib.Scores:
   """Evaluates every video of the source once and writes `scores_STREAM.npz`.
 
@@ -66,7 +66,7 @@ def evaluate(
   videos = pipeline.eval_videos(source, clips, skip=tally.numbers)
   saved_at = time.monotonic()
   with tqdm.tqdm(
-      videos, network.stream, total=source.num_records, initial=len(tally.numbers), unit="video", disable=None
+    videos, network.stream, total=source.num_records, initial=len(tally.numbers), unit="video", disable=None
   ) as bar:
     for video in bar:
       tally.add(pipeline.scaled(video), network)

@@ -32,11 +32,11 @@ def _source(count: int = 6, **changes) -> record_index.Source:
 def _video(number: int, *, name: str | None = None, num_frames: int = 9, error: str = "") -> dict[str, tf.Tensor]:
   """What the pipeline gives; the video's number is its pixels' value."""
   return {
-      "rgb": tf.fill([1, num_frames, 32, 32, 3], float(number)),
-      "label": tf.constant(number % 2),
-      "id": tf.constant(f"v{number}" if name is None else name),
-      "record": tf.constant(number, tf.int64),
-      "error": tf.constant(error),
+    "rgb": tf.fill([1, num_frames, 32, 32, 3], float(number)),
+    "label": tf.constant(number % 2),
+    "id": tf.constant(f"v{number}" if name is None else name),
+    "record": tf.constant(number, tf.int64),
+    "error": tf.constant(error),
   }
 
 
@@ -65,7 +65,6 @@ class _FakeNetwork:
 
 
 class EvaluateTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -76,9 +75,7 @@ class EvaluateTest(parameterized.TestCase):
     videos = [_video(number) for number in range(6)] if videos is None else videos
     give = lambda source, clips, *, skip: [video for video in videos if int(video["record"]) not in skip]
     with mock.patch.object(protocols.pipeline, "eval_videos", side_effect=give):
-      return protocols.evaluate(
-          network, source or _source(), clips, folder or self.folder, save_seconds=save_seconds
-      )
+      return protocols.evaluate(network, source or _source(), clips, folder or self.folder, save_seconds=save_seconds)
 
   def test_scores_of_every_video(self):
     scores = self._evaluate(_FakeNetwork())
@@ -134,9 +131,9 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEmpty(list(self.folder.iterdir()))
 
   @parameterized.named_parameters(
-      ("weights", _FakeNetwork(weights="2"), _CLIPS, _source(), "weights was 1, is 2"),
-      ("flip", _FakeNetwork(), dataclasses.replace(_CLIPS, flip=True), _source(), "protocol was .*False}, is .*True}"),
-      ("records", _FakeNetwork(), _CLIPS, _source(7), "num_records was 6, is 7; records was"),
+    ("weights", _FakeNetwork(weights="2"), _CLIPS, _source(), "weights was 1, is 2"),
+    ("flip", _FakeNetwork(), dataclasses.replace(_CLIPS, flip=True), _source(), "protocol was .*False}, is .*True}"),
+    ("records", _FakeNetwork(), _CLIPS, _source(7), "num_records was 6, is 7; records was"),
   )
   def test_a_folder_of_other_scores_is_refused(self, network, clips, source, sentence):
     with self.assertRaises(KeyboardInterrupt):
@@ -150,10 +147,10 @@ class EvaluateTest(parameterized.TestCase):
       self._evaluate(_FakeNetwork())
 
   @parameterized.named_parameters(
-      ("twice", [0, 1, 2, 3, 4, 4, 5], None, "test has 1 ids more than once .v4."),
-      ("twice_the_id", [0, 1, 2, 3, 4, 5], {5: "v0"}, "test has 1 ids more than once .v0."),
-      ("missing", [0, 1, 3, 4, 5], None, "test has 6 records, but 5 were evaluated and 0 failed, never 2$"),
-      ("one_too_many", [0, 1, 2, 3, 4, 5, 6], None, "test has 6 records, but 7 were evaluated and 0 failed$"),
+    ("twice", [0, 1, 2, 3, 4, 4, 5], None, "test has 1 ids more than once .v4."),
+    ("twice_the_id", [0, 1, 2, 3, 4, 5], {5: "v0"}, "test has 1 ids more than once .v0."),
+    ("missing", [0, 1, 3, 4, 5], None, "test has 6 records, but 5 were evaluated and 0 failed, never 2$"),
+    ("one_too_many", [0, 1, 2, 3, 4, 5, 6], None, "test has 6 records, but 7 were evaluated and 0 failed$"),
   )
   def test_every_record_must_come_once(self, numbers, names, sentence):
     videos = [_video(number, name=(names or {}).get(number)) for number in numbers]

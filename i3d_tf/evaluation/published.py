@@ -23,66 +23,66 @@ class Run:
 
 
 RUNS: Mapping[tuple[str, str], Run] = {
-    ("imagenet", "joint"): Run(
-        138.468658,
-        {
-            "playing cricket": 41.813675,
-            "hurling (sport)": 21.493977,
-            "catching or throwing baseball": 20.134108,
-            "catching or throwing softball": 19.225584,
-            "hitting baseball": 18.915352,
-        },
-    ),
-    ("imagenet", "rgb"): Run(
-        87.108871,
-        {
-            "playing cricket": 25.856646,
-            "playing kickball": 12.330335,
-            "catching or throwing baseball": 11.254371,
-            "shooting goal (soccer)": 10.883866,
-            "catching or throwing softball": 10.393131,
-        },
-    ),
-    ("imagenet", "flow"): Run(
-        63.252754,
-        {
-            "playing cricket": 15.957031,
-            "hurling (sport)": 12.808723,
-            "playing tennis": 10.527044,
-            "playing squash or racquetball": 10.0088,
-            "hitting baseball": 9.425033,
-        },
-    ),
-    ("scratch", "joint"): Run(
-        162.726547,
-        {
-            "playing cricket": 34.9155,
-            "hurling (sport)": 24.669,
-            "hitting baseball": 22.3136,
-            "shooting goal (soccer)": 21.9345,
-            "catching or throwing baseball": 20.4042,
-        },
-    ),
-    ("scratch", "rgb"): Run(
-        87.217987,
-        {
-            "playing cricket": 19.4886,
-            "robot dancing": 12.6938,
-            "pumping fist": 12.3322,
-            "breakdancing": 11.6732,
-            "hurling (sport)": 10.9871,
-        },
-    ),
-    ("scratch", "flow"): Run(
-        85.503799,
-        {
-            "playing cricket": 15.4269,
-            "hurling (sport)": 13.6819,
-            "hitting baseball": 12.8289,
-            "catching or throwing softball": 11.7791,
-            "playing squash or racquetball": 11.7047,
-        },
-    ),
+  ("imagenet", "joint"): Run(
+    138.468658,
+    {
+      "playing cricket": 41.813675,
+      "hurling (sport)": 21.493977,
+      "catching or throwing baseball": 20.134108,
+      "catching or throwing softball": 19.225584,
+      "hitting baseball": 18.915352,
+    },
+  ),
+  ("imagenet", "rgb"): Run(
+    87.108871,
+    {
+      "playing cricket": 25.856646,
+      "playing kickball": 12.330335,
+      "catching or throwing baseball": 11.254371,
+      "shooting goal (soccer)": 10.883866,
+      "catching or throwing softball": 10.393131,
+    },
+  ),
+  ("imagenet", "flow"): Run(
+    63.252754,
+    {
+      "playing cricket": 15.957031,
+      "hurling (sport)": 12.808723,
+      "playing tennis": 10.527044,
+      "playing squash or racquetball": 10.0088,
+      "hitting baseball": 9.425033,
+    },
+  ),
+  ("scratch", "joint"): Run(
+    162.726547,
+    {
+      "playing cricket": 34.9155,
+      "hurling (sport)": 24.669,
+      "hitting baseball": 22.3136,
+      "shooting goal (soccer)": 21.9345,
+      "catching or throwing baseball": 20.4042,
+    },
+  ),
+  ("scratch", "rgb"): Run(
+    87.217987,
+    {
+      "playing cricket": 19.4886,
+      "robot dancing": 12.6938,
+      "pumping fist": 12.3322,
+      "breakdancing": 11.6732,
+      "hurling (sport)": 10.9871,
+    },
+  ),
+  ("scratch", "flow"): Run(
+    85.503799,
+    {
+      "playing cricket": 15.4269,
+      "hurling (sport)": 13.6819,
+      "hitting baseball": 12.8289,
+      "catching or throwing softball": 11.7791,
+      "playing squash or racquetball": 11.7047,
+    },
+  ),
 }
 
 
@@ -97,8 +97,8 @@ def find(checkpoints: Sequence[str], stream: str) -> Run:
     if run_stream == stream and list(checkpoints) == [f"{name}_{family}" for name in streams]:
       return run
   raise errors.I3dError(
-      f"the release published no {stream} figures for {' and '.join(checkpoints)}; it did for rgb, flow and joint of "
-      "the checkpoints named *_imagenet and *_scratch"
+    f"the release published no {stream} figures for {' and '.join(checkpoints)}; it did for rgb, flow and joint of "
+    "the checkpoints named *_imagenet and *_scratch"
   )
 
 

@@ -26,7 +26,6 @@ def _logits_of(run: published.Run) -> np.ndarray:
 
 
 class RunsTest(parameterized.TestCase):
-
   def test_equal_the_specification(self):
     text = testing.shared("SPEC.md").read_text(encoding="utf-8").partition("## 1.10")[2].partition("## 1.11")[0]
     rows = re.findall(r"^\| (joint|rgb|flow) \| ([\d.]+) \| (.*) \|$", text, re.MULTILINE)
@@ -49,25 +48,24 @@ class RunsTest(parameterized.TestCase):
 
 
 class FindTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (["rgb_imagenet"], "rgb", 87.108871),
-      (["flow_imagenet"], "flow", 63.252754),
-      (["rgb_imagenet", "flow_imagenet"], "joint", 138.468658),
-      (["rgb_scratch"], "rgb", 87.217987),
-      (["flow_scratch"], "flow", 85.503799),
-      (["rgb_scratch", "flow_scratch"], "joint", 162.726547),
+    (["rgb_imagenet"], "rgb", 87.108871),
+    (["flow_imagenet"], "flow", 63.252754),
+    (["rgb_imagenet", "flow_imagenet"], "joint", 138.468658),
+    (["rgb_scratch"], "rgb", 87.217987),
+    (["flow_scratch"], "flow", 85.503799),
+    (["rgb_scratch", "flow_scratch"], "joint", 162.726547),
   )
   def test_by_names(self, checkpoints, stream, norm):
     self.assertEqual(published.find(checkpoints, stream).norm, norm)
 
   @parameterized.parameters(
-      (["rgb_imagenet", "flow_scratch"], "joint"),  # of two families
-      (["rgb_scratch_kin600"], "rgb"),  # none was published
-      (["flow_imagenet"], "rgb"),  # of the other stream
-      (["flow_scratch", "rgb_scratch"], "joint"),  # the wrong way round
-      (["/tmp/my_scratch"], "rgb"),  # whatever is in it
-      (["mine_imagenet"], "rgb"),
+    (["rgb_imagenet", "flow_scratch"], "joint"),  # of two families
+    (["rgb_scratch_kin600"], "rgb"),  # none was published
+    (["flow_imagenet"], "rgb"),  # of the other stream
+    (["flow_scratch", "rgb_scratch"], "joint"),  # the wrong way round
+    (["/tmp/my_scratch"], "rgb"),  # whatever is in it
+    (["mine_imagenet"], "rgb"),
   )
   def test_others_are_refused(self, checkpoints, stream):
     with self.assertRaises(errors.I3dError) as caught:
@@ -77,7 +75,6 @@ class FindTest(parameterized.TestCase):
 
 
 class CompareTest(parameterized.TestCase):
-
   @parameterized.parameters(*published.RUNS)
   def test_equal_logits_are_within_tolerance(self, family, stream):
     run = published.RUNS[family, stream]

@@ -35,12 +35,12 @@ $body
 
 
 def render(
-    *,
-    about: Mapping[str, Any],
-    measured: Mapping[str, metrics_lib.Metrics],
-    classes: Sequence[str],
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
-    examples: Mapping[str, Sequence[examples_lib.Example]],
+  *,
+  about: Mapping[str, Any],
+  measured: Mapping[str, metrics_lib.Metrics],
+  classes: Sequence[str],
+  runs: Mapping[str, Sequence[Mapping[str, Any]]],
+  examples: Mapping[str, Sequence[examples_lib.Example]],
 ) -> str:
   """The page.
 
@@ -52,15 +52,15 @@ def render(
     examples: 'best' and 'worst' clips of the last of `measured`.
   """
   sections = [
-      _header(about, measured, classes),
-      _section("Results", _cards(measured) + _metrics_table(measured), _fusion_words(about["fusion"])),
-      _curves(measured),
-      _learning(runs),
-      _mistakes(measured, classes),
-      _per_class(measured, classes),
-      _clips(examples, list(measured)[-1]),
-      _failures(about["failures"]),
-      _about(about),
+    _header(about, measured, classes),
+    _section("Results", _cards(measured) + _metrics_table(measured), _fusion_words(about["fusion"])),
+    _curves(measured),
+    _learning(runs),
+    _mistakes(measured, classes),
+    _per_class(measured, classes),
+    _clips(examples, list(measured)[-1]),
+    _failures(about["failures"]),
+    _about(about),
   ]
   return _PAGE.substitute(title=_title(about), style=report_style.STYLE, body="\n".join(sections))
 
@@ -75,17 +75,17 @@ def _header(about: Mapping[str, Any], measured: Mapping[str, metrics_lib.Metrics
   protocols = {_protocol_words(made_with["protocol"]) for made_with in about["streams"].values()}
   facts = [f"{count:,} videos", f"{len(classes):,} classes", *sorted(protocols), about["date"][:10]]
   return (
-      f'<header><p class="kicker">Inception I3D, evaluation</p><h1>{_title(about)}</h1>'
-      f"<p>{' · '.join(map(html.escape, facts))}</p></header>"
+    f'<header><p class="kicker">Inception I3D, evaluation</p><h1>{_title(about)}</h1>'
+    f"<p>{' · '.join(map(html.escape, facts))}</p></header>"
   )
 
 
 def _protocol_words(protocol: Mapping[str, Any]) -> str:
   words = {
-      "release": "one pass over up to {max_frames} frames, centre crop",
-      "clips": "{num_clips} clips of {num_frames} frames, centre crop",
-      "ten_crop": "ten crops of a clip of {num_frames} frames",
-      "three_crops": "three crops of {num_clips} clips of {num_frames} frames",
+    "release": "one pass over up to {max_frames} frames, centre crop",
+    "clips": "{num_clips} clips of {num_frames} frames, centre crop",
+    "ten_crop": "ten crops of a clip of {num_frames} frames",
+    "three_crops": "three crops of {num_clips} clips of {num_frames} frames",
   }[protocol["protocol"]].format_map(protocol)
   return f"{words}, and mirrored" if protocol.get("flip") else words
 
@@ -106,9 +106,9 @@ def _cards(measured: Mapping[str, metrics_lib.Metrics]) -> str:
   for name, metrics in measured.items():
     top5 = "" if metrics.top5 is None else f"<span>top-5 <b>{_percent(metrics.top5)}</b></span>"
     cards.append(
-        f'<div class="card" style="--hue:{figures.COLORS[name]}"><p class="kicker">{_name(name)}</p>'
-        f'<p class="big">{100 * metrics.top1:.1f}<small>%</small></p><p class="sub"><span>top-1</span>{top5}'
-        f"<span>per class <b>{_percent(metrics.mean_per_class)}</b></span></p></div>"
+      f'<div class="card" style="--hue:{figures.COLORS[name]}"><p class="kicker">{_name(name)}</p>'
+      f'<p class="big">{100 * metrics.top1:.1f}<small>%</small></p><p class="sub"><span>top-1</span>{top5}'
+      f"<span>per class <b>{_percent(metrics.mean_per_class)}</b></span></p></div>"
     )
   return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -119,7 +119,7 @@ def _metrics_table(measured: Mapping[str, metrics_lib.Metrics]) -> str:
     error = None if metrics.calibration is None else metrics.calibration.expected_error
     rows.append([_dot(name), *results.cells(metrics), results.NONE if error is None else f"{100 * error:.2f}"])
   return _table(["stream", *results.COLUMNS, "calibration error"], rows) + (
-      '<p class="note">Accuracies and calibration error in percent, cross-entropy in nats.</p>'
+    '<p class="note">Accuracies and calibration error in percent, cross-entropy in nats.</p>'
   )
 
 
@@ -145,10 +145,7 @@ def _mistakes(measured: Mapping[str, metrics_lib.Metrics], classes: Sequence[str
   listed = _table(["label", "taken for", "videos"], rows, texts=2) if rows else '<p class="note">There are none.</p>'
   more = f", the {len(rows)} most frequent of {len(mistakes)} kinds" if len(mistakes) > len(rows) else ""
   beside = "matrix" if len(classes) <= figures.MOST_CLASSES_BESIDE else ""
-  body = (
-      f'<div class="{beside}"><figure>{matrix(last)}</figure>'
-      f"<div><h3>Mistakes{more}</h3>{listed}</div></div>"
-  )
+  body = f'<div class="{beside}"><figure>{matrix(last)}</figure><div><h3>Mistakes{more}</h3>{listed}</div></div>'
   for name in others:
     body += f'<details><summary>{_dot(name)} alone</summary><figure class="alone">{matrix(name)}</figure></details>'
   return _section("Confusion", body, f"{_name(last)}: labels down, predictions across.")
@@ -161,8 +158,8 @@ def _per_class(measured: Mapping[str, metrics_lib.Metrics], classes: Sequence[st
   final = list(fractions.values())[-1]
   order = sorted(range(len(classes)), key=lambda c: (math.isnan(final[c]), final[c], c))
   rows = [
-      [html.escape(classes[c]), str(counts[c]), *(_bar(values[c], name) for name, values in fractions.items())]
-      for c in order
+    [html.escape(classes[c]), str(counts[c]), *(_bar(values[c], name) for name, values in fractions.items())]
+    for c in order
   ]
   table = _table(["class", "videos", *map(_name, measured)], rows, class_name="classes")
   return _section("Classes", f'<div class="scroll">{table}</div>', "Accuracy in percent, the hardest class first.")
@@ -172,8 +169,8 @@ def _clips(examples: Mapping[str, Sequence[examples_lib.Example]], name: str) ->
   if not any(examples.values()):
     return ""
   notes = {
-      "best": "The label’s score exceeds every other class’s by most.",
-      "worst": "The label’s score falls short of another’s by most, or exceeds it by least.",
+    "best": "The label’s score exceeds every other class’s by most.",
+    "worst": "The label’s score falls short of another’s by most, or exceeds it by least.",
   }
   body = ""
   for kind, chosen in examples.items():
@@ -190,8 +187,8 @@ def _clip(example: examples_lib.Example) -> str:
   )  # fmt: skip
   picture = _picture(example.picture, "image/jpeg", example.id) if example.picture else ""
   return (
-      f'<article><div class="words"><span class="pill {verdict}">{verdict}</span><b>{html.escape(example.label)}</b>'
-      f'<code>{html.escape(example.id)}</code><ol>{ranking}</ol></div>{picture}</article>'
+    f'<article><div class="words"><span class="pill {verdict}">{verdict}</span><b>{html.escape(example.label)}</b>'
+    f"<code>{html.escape(example.id)}</code><ol>{ranking}</ol></div>{picture}</article>"
   )
 
 
@@ -213,13 +210,13 @@ def _about(about: Mapping[str, Any]) -> str:
   streams = {stream: {**made_with, **made_with["protocol"]} for stream, made_with in about["streams"].items()}
   names = dict.fromkeys(name for values in streams.values() for name in values)
   rows = [
-      [html.escape(name.replace("_", " ")), *(code(values.get(name)) for values in streams.values())] for name in names
+    [html.escape(name.replace("_", " ")), *(code(values.get(name)) for values in streams.values())] for name in names
   ]
   count = 1 + len(streams)
   return _section(
-      "What was run",
-      _table(["", ""], [[name, code(value)] for name, value in general.items()], texts=2, class_name="about")
-      + _table(["", *map(_dot, streams)], rows, texts=count, class_name="about"),
+    "What was run",
+    _table(["", ""], [[name, code(value)] for name, value in general.items()], texts=2, class_name="about")
+    + _table(["", *map(_dot, streams)], rows, texts=count, class_name="about"),
   )
 
 
@@ -231,7 +228,7 @@ def _section(title: str, body: str, note: str = "") -> str:
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, class_name: str = "") -> str:
   """A table of HTML cells; all but the first `texts` columns are figures, flush right."""
   line = lambda tag, row: "".join(
-      f"<{tag}{'' if column < texts else ' class=n'}>{text}</{tag}>" for column, text in enumerate(row)
+    f"<{tag}{'' if column < texts else ' class=n'}>{text}</{tag}>" for column, text in enumerate(row)
   )
   head = f"<thead><tr>{line('th', names)}</tr></thead>" if any(names) else ""
   body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)

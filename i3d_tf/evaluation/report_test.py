@@ -67,21 +67,20 @@ def _render(**changes) -> tuple[str, _Reader]:
   flow = 2 * np.eye(3)[[0, 0, 1, 1, 1]]
   picture = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
   clip = examples.Example(
-      id="test/<a>", label="lie", margin=-1.0, ranking=(("sit & rest", 0.75), ("lie", 0.2)), picture=picture
+    id="test/<a>", label="lie", margin=-1.0, ranking=(("sit & rest", 0.75), ("lie", 0.2)), picture=picture
   )
   values = {
-      "about": _about(),
-      "measured": {"rgb": _measure(rgb), "flow": _measure(flow), "rgb+flow": _measure(rgb + flow)},
-      "classes": _CLASSES,
-      "runs": {},
-      "examples": {"best": [], "worst": [clip]},
+    "about": _about(),
+    "measured": {"rgb": _measure(rgb), "flow": _measure(flow), "rgb+flow": _measure(rgb + flow)},
+    "classes": _CLASSES,
+    "runs": {},
+    "examples": {"best": [], "worst": [clip]},
   }
   page = report.render(**{**values, **changes})
   return page, _Reader(page)
 
 
 class ReportTest(absltest.TestCase):
-
   def test_is_well_formed_and_needs_nothing_else(self):
     page, reader = _usual()
     self.assertEmpty(reader.open)
@@ -130,7 +129,7 @@ class ReportTest(absltest.TestCase):
     page, reader = _usual()
     start = reader.texts.index("Worst")
     self.assertEqual(
-        reader.texts[start + 2 : start + 9], ["wrong", "lie", "test/<a>", "sit & rest", "75.0", "lie", "20.0"]
+      reader.texts[start + 2 : start + 9], ["wrong", "lie", "test/<a>", "sit & rest", "75.0", "lie", "20.0"]
     )
     self.assertIn('<li class="own">lie', page)
     self.assertNotIn("Worst", _render(examples={"best": [], "worst": []})[1].texts)

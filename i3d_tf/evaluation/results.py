@@ -32,20 +32,20 @@ def plain(metrics: metrics_lib.Metrics, classes: Sequence[str]) -> dict[str, Any
   right = metrics.confusion.diagonal()
   calibration = metrics.calibration
   return {
-      "videos": metrics.num_videos,
-      "top1": metrics.top1,
-      "top5": metrics.top5,
-      "mean_per_class": metrics.mean_per_class,
-      "cross_entropy": _finite(metrics.cross_entropy),
-      "calibration_error": None if calibration is None else calibration.expected_error,
-      "per_class": [
-          {"class": name, "videos": int(count), "right": int(good), "accuracy": good / count if count else None}
-          for name, count, good in zip(classes, counts, right)
-      ],
-      "confused": [
-          {"class": classes[label], "taken_for": classes[other], "videos": count}
-          for label, other, count in metrics_lib.most_confused(metrics.confusion)
-      ],
+    "videos": metrics.num_videos,
+    "top1": metrics.top1,
+    "top5": metrics.top5,
+    "mean_per_class": metrics.mean_per_class,
+    "cross_entropy": _finite(metrics.cross_entropy),
+    "calibration_error": None if calibration is None else calibration.expected_error,
+    "per_class": [
+      {"class": name, "videos": int(count), "right": int(good), "accuracy": good / count if count else None}
+      for name, count, good in zip(classes, counts, right)
+    ],
+    "confused": [
+      {"class": classes[label], "taken_for": classes[other], "videos": count}
+      for label, other, count in metrics_lib.most_confused(metrics.confusion)
+    ],
   }
 
 

@@ -49,19 +49,19 @@ class Scores:
 def save(path: str | os.PathLike, scores: Scores) -> None:
   """Writes an .npz file; the same scores give the same bytes."""
   plain = {
-      "stream": scores.stream,
-      "made_with": dict(scores.made_with),
-      "failures": [dict(failure) for failure in scores.failures],
+    "stream": scores.stream,
+    "made_with": dict(scores.made_with),
+    "failures": [dict(failure) for failure in scores.failures],
   }
   with files.replacing(path) as file:
     np.savez(
-        file,
-        ids=np.array(scores.ids, np.str_),
-        labels=scores.labels.astype(np.int32),
-        logits=scores.logits.astype(np.float32),
-        numbers=scores.numbers.astype(np.int32),
-        classes=np.array(scores.classes, np.str_),
-        about=np.array(json.dumps(plain)),
+      file,
+      ids=np.array(scores.ids, np.str_),
+      labels=scores.labels.astype(np.int32),
+      logits=scores.logits.astype(np.float32),
+      numbers=scores.numbers.astype(np.int32),
+      classes=np.array(scores.classes, np.str_),
+      about=np.array(json.dumps(plain)),
     )
 
 
@@ -76,19 +76,19 @@ def load(path: str | os.PathLike) -> Scores:
       arrays = dict(archive)
     plain = json.loads(str(arrays.pop("about")))
     scores = Scores(
-        ids=tuple(arrays.pop("ids").tolist()),
-        classes=tuple(arrays.pop("classes").tolist()),
-        failures=tuple(plain.pop("failures")),
-        **arrays,
-        **plain,
+      ids=tuple(arrays.pop("ids").tolist()),
+      classes=tuple(arrays.pop("classes").tolist()),
+      failures=tuple(plain.pop("failures")),
+      **arrays,
+      **plain,
     )
   except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
     raise errors.I3dError(f"{path}: this is no score file of evaluate, or it is damaged") from None
   count = len(scores.ids)
   if scores.logits.shape != (count, len(scores.classes)) or scores.labels.shape != (count,):
     raise errors.I3dError(
-        f"{path}: {count} ids and {len(scores.classes)} classes do not fit logits of shape {scores.logits.shape} "
-        f"and labels of shape {scores.labels.shape}"
+      f"{path}: {count} ids and {len(scores.classes)} classes do not fit logits of shape {scores.logits.shape} "
+      f"and labels of shape {scores.labels.shape}"
     )
   if repeated := repeated_ids(scores.ids):
     raise errors.I3dError(f"{path}: {len(repeated)} videos stand in it more than once ({some(repeated)})")
@@ -140,4 +140,3 @@ def _check_equal(what: str, rgb: Sequence, flow: Sequence) -> None:
   index = next(index for index, pair in enumerate(zip(rgb, flow)) if pair[0] != pair[1])
   which = f" (the first at {index})" if len(rgb) > 1 else ""
   raise errors.I3dError(f"the streams' {what} differ{which}: rgb has {rgb[index]!r}, flow {flow[index]!r}")
-

@@ -15,7 +15,8 @@ _CLASSES = ("run", "jump", "sit", "fall")
 
 
 def _scores(stream="rgb", ids=("a", "b", "c"), labels=(0, 2, 1), **changes) -> scores_lib.Scores:
-  return scores_lib.Scores(**{
+  return scores_lib.Scores(
+    **{
       "stream": stream,
       "ids": tuple(ids),
       "labels": np.array(labels, np.int32),
@@ -24,7 +25,8 @@ def _scores(stream="rgb", ids=("a", "b", "c"), labels=(0, 2, 1), **changes) -> s
       "classes": _CLASSES,
       "made_with": {"dataset": "d", "split": "test", "protocol": {"flip": False, "crop": 64}, "step": None},
       **changes,
-  })
+    }
+  )
 
 
 def _without(scores: scores_lib.Scores, name: str) -> scores_lib.Scores:
@@ -34,7 +36,6 @@ def _without(scores: scores_lib.Scores, name: str) -> scores_lib.Scores:
 
 
 class FileTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -89,7 +90,6 @@ class FileTest(parameterized.TestCase):
 
 
 class JoinTest(parameterized.TestCase):
-
   def test_other_order(self):
     flow = _scores("flow").take(np.array([2, 0, 1]))
     left, right = scores_lib.join(_scores(), flow)

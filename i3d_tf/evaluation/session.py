@@ -103,8 +103,8 @@ def _fuse(options: options_lib.Evaluation, rgb: scores_lib.Scores, flow: scores_
     raise errors.I3dError(f"--svm_train_scores={','.join(options.svm_train_scores)} are of other classes")
   if shared := sorted(set(train_rgb.ids) & set(rgb.ids)):
     raise errors.I3dError(
-        f"--svm_train_scores hold {len(shared)} of the videos that are tested ({scores_lib.some(shared)}); "
-        "make them on the training split"
+      f"--svm_train_scores hold {len(shared)} of the videos that are tested ({scores_lib.some(shared)}); "
+      "make them on the training split"
     )
   return fusion.LinearSvm(train_rgb.logits, train_flow.logits, train_rgb.labels)(rgb.logits, flow.logits)
 
@@ -117,23 +117,23 @@ def _outcome(scores: scores_lib.Scores, fused: fusion.Fused) -> Outcome:
 
 
 def _write(
-    options: options_lib.Evaluation, folder: pathlib.Path, outcomes: Mapping[str, Outcome], failures: list[dict]
+  options: options_lib.Evaluation, folder: pathlib.Path, outcomes: Mapping[str, Outcome], failures: list[dict]
 ) -> None:
   last = list(outcomes.values())[-1]
   content = {
-      **provenance.collect(),
-      "streams": {stream: dict(outcomes[stream].scores.made_with) for stream in options.streams},
-      "fusion": _describe_fusion(options),
-      "classes": last.scores.classes,
-      "results": {name: results.plain(outcome.metrics, last.scores.classes) for name, outcome in outcomes.items()},
-      "failures": failures,
+    **provenance.collect(),
+    "streams": {stream: dict(outcomes[stream].scores.made_with) for stream in options.streams},
+    "fusion": _describe_fusion(options),
+    "classes": last.scores.classes,
+    "results": {name: results.plain(outcome.metrics, last.scores.classes) for name, outcome in outcomes.items()},
+    "failures": failures,
   }
   page = report.render(
-      about=content,
-      measured={name: outcome.metrics for name, outcome in outcomes.items()},
-      classes=last.scores.classes,
-      runs=_learning(options),
-      examples=_examples(options, last),
+    about=content,
+    measured={name: outcome.metrics for name, outcome in outcomes.items()},
+    classes=last.scores.classes,
+    runs=_learning(options),
+    examples=_examples(options, last),
   )
   with files.replacing(folder / "results.json") as file:
     file.write(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")

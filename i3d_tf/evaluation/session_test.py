@@ -90,7 +90,6 @@ def _expected_logits(folder: pathlib.Path, stream: str) -> dict[str, np.ndarray]
 
 
 class SessionTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -156,18 +155,16 @@ class SessionTest(parameterized.TestCase):
 
   def test_softmax_and_weights(self):
     outcomes, _ = session.run(
-        self.options("softmax", records=None, score_files=self.files, fusion="softmax", flow_weight=0.25)
+      self.options("softmax", records=None, score_files=self.files, fusion="softmax", flow_weight=0.25)
     )
     alone = [np.exp(outcomes[stream].fused.log_probabilities) for stream in ("rgb", "flow")]
-    np.testing.assert_allclose(
-        np.exp(outcomes["rgb+flow"].fused.scores), 0.75 * alone[0] + 0.25 * alone[1], rtol=1e-9
-    )
+    np.testing.assert_allclose(np.exp(outcomes["rgb+flow"].fused.scores), 0.75 * alone[0] + 0.25 * alone[1], rtol=1e-9)
 
   def test_svm_of_the_training_split(self):
     session.run(self.options("train", checkpoints=self.both, split="train"))
     trained = tuple(str(self.folder / "train" / f"scores_{stream}.npz") for stream in ("flow", "rgb"))
     outcomes, _ = session.run(
-        self.options("svm", records=None, score_files=self.files, fusion="svm", svm_train_scores=trained)
+      self.options("svm", records=None, score_files=self.files, fusion="svm", svm_train_scores=trained)
     )
     self.assertIsNone(outcomes["rgb+flow"].metrics.cross_entropy)
     rows = json.loads((self.folder / "svm" / "results.json").read_text(encoding="utf-8"))["results"]
@@ -179,12 +176,12 @@ class SessionTest(parameterized.TestCase):
     self._assert_refused("are both of one stream", "b", **same, svm_train_scores=trained[:1] * 2)
 
   @parameterized.parameters(
-      ({"protocol": "clips", "num_clips": 3, "flip": True}, 9),
-      ({"protocol": "ten_crop", "short_side": 40, "num_frames": 10}, 10),
+    ({"protocol": "clips", "num_clips": 3, "flip": True}, 9),
+    ({"protocol": "ten_crop", "short_side": 40, "num_frames": 10}, 10),
   )
   def test_other_protocols(self, clips, num_frames):
     outcomes, _ = session.run(
-        self.options(f"protocol_{num_frames}", checkpoints={"rgb": self.both["rgb"]}, clips=clips)
+      self.options(f"protocol_{num_frames}", checkpoints={"rgb": self.both["rgb"]}, clips=clips)
     )
     made_with = outcomes["rgb"].scores.made_with["protocol"]
     self.assertEqual(made_with["num_frames"], num_frames)
@@ -204,7 +201,7 @@ class SessionTest(parameterized.TestCase):
     self.assertEqual([outcome.metrics.num_videos for outcome in outcomes.values()], [6, 5, 5])
     kept = [0, 2, 3, 4, 5]
     np.testing.assert_allclose(
-        outcomes["rgb+flow"].fused.scores, self.outcomes["rgb+flow"].fused.scores[kept], rtol=0, atol=1e-5
+      outcomes["rgb+flow"].fused.scores, self.outcomes["rgb+flow"].fused.scores[kept], rtol=0, atol=1e-5
     )
 
   def test_what_does_not_fit(self):

@@ -20,13 +20,13 @@ class Tally:
 
   def __init__(self, stream: str, classes: tuple[str, ...], made_with: Mapping[str, Any], folder: str | os.PathLike):
     self._empty = scores_lib.Scores(
-        stream=stream,
-        ids=(),
-        labels=np.zeros(0, np.int32),
-        logits=np.zeros((0, len(classes)), np.float32),
-        numbers=np.zeros(0, np.int32),
-        classes=classes,
-        made_with=made_with,
+      stream=stream,
+      ids=(),
+      labels=np.zeros(0, np.int32),
+      logits=np.zeros((0, len(classes)), np.float32),
+      numbers=np.zeros(0, np.int32),
+      classes=classes,
+      made_with=made_with,
     )
     self._final = pathlib.Path(folder) / f"scores_{stream}.npz"
     self._partial = self._final.with_suffix(".partial.npz")
@@ -72,12 +72,12 @@ class Tally:
       return dataclasses.replace(self._empty, failures=tuple(self._failures))
     ids, labels, logits, numbers = zip(*self._rows)
     return dataclasses.replace(
-        self._empty,
-        ids=ids,
-        labels=np.array(labels, np.int32),
-        logits=np.stack(logits),
-        numbers=np.array(numbers, np.int32),
-        failures=tuple(self._failures),
+      self._empty,
+      ids=ids,
+      labels=np.array(labels, np.int32),
+      logits=np.stack(logits),
+      numbers=np.array(numbers, np.int32),
+      failures=tuple(self._failures),
     )
 
   def save(self) -> None:
@@ -112,13 +112,13 @@ def check_complete(scores: scores_lib.Scores, num_records: int) -> None:
   split = scores.made_with["split"]
   if repeated := scores_lib.repeated_ids(scores.ids):
     raise errors.I3dError(
-        f"{split} has {len(repeated)} ids more than once ({scores_lib.some(repeated)}); every video must count once"
+      f"{split} has {len(repeated)} ids more than once ({scores_lib.some(repeated)}); every video must count once"
     )
   numbers = [*scores.numbers.tolist(), *(failure["number"] for failure in scores.failures)]
   if sorted(numbers) != list(range(num_records)):
     missing = [str(number) for number in sorted(set(range(num_records)) - set(numbers))]
     named = f", never {scores_lib.some(missing)}" if missing else ""
     raise errors.I3dError(
-        f"{split} has {num_records} records, but {len(scores.ids)} were evaluated and {len(scores.failures)} failed"
-        f"{named}"
+      f"{split} has {num_records} records, but {len(scores.ids)} were evaluated and {len(scores.failures)} failed"
+      f"{named}"
     )

@@ -68,15 +68,15 @@ class Classifier:
       clips: `[B, T, H, W, C]` by stream.
     """
     results = [
-        model(network.clip_of(clips, info.streams), is_training=False) for model, info in zip(self.models, self.infos)
+      model(network.clip_of(clips, info.streams), is_training=False) for model, info in zip(self.models, self.infos)
     ]
     if len(results) == 1:
       logits, endpoints = results[0]
       return {**endpoints, network.LOGITS: logits}
     named = {
-        f"{stream}/{name}": value
-        for stream, (_, endpoints) in zip(self.streams, results, strict=True)
-        for name, value in endpoints.items()
+      f"{stream}/{name}": value
+      for stream, (_, endpoints) in zip(self.streams, results, strict=True)
+      for name, value in endpoints.items()
     }
     # As the release joins its streams (google-deepmind/kinetics-i3d, evaluate_sample.py).
     return {**named, network.LOGITS: tf.add_n([logits for logits, _ in results])}
@@ -92,9 +92,9 @@ class Classifier:
       I3dError: if a network does not take so many frames, or that size.
     """
     return {
-        stream: tf.TensorSpec([batch, *shape], tf.float32, name=stream)
-        for model, info in zip(self.models, self.infos, strict=True)
-        for stream, shape in _clip_shapes(model, info, num_frames, size).items()
+      stream: tf.TensorSpec([batch, *shape], tf.float32, name=stream)
+      for model, info in zip(self.models, self.infos, strict=True)
+      for stream, shape in _clip_shapes(model, info, num_frames, size).items()
     }
 
   def least_frames(self, stream: str) -> int:
@@ -123,7 +123,7 @@ def _check_classes(checkpoints: Sequence[str | os.PathLike], infos: Sequence[sav
 
 
 def _clip_shapes(
-    model: network.Network, info: saved.ModelInfo, num_frames: int | None, size: int | None
+  model: network.Network, info: saved.ModelInfo, num_frames: int | None, size: int | None
 ) -> dict[str, list[int | None]]:
   """[frames, height, width, channels] by stream."""
   given = (num_frames or info.num_frames, size or info.crop)
@@ -148,8 +148,8 @@ def _takes(model: network.Network, info: saved.ModelInfo, num_frames: int, size:
 def _problem(model: network.Network, info: saved.ModelInfo, num_frames: int, size: int) -> str | None:
   """Why a network does not take such clips; None if it does."""
   specs = {
-      stream: tf.TensorSpec([1, num_frames, size, size, channels], tf.float32)
-      for stream, channels in _channels(info).items()
+    stream: tf.TensorSpec([1, num_frames, size, size, channels], tf.float32)
+    for stream, channels in _channels(info).items()
   }
   try:
     model.check(network.clip_of(specs, info.streams))

@@ -11,11 +11,10 @@ _SHAPE = (2, 5, 8, 9, 3)
 
 
 class FreezingTest(parameterized.TestCase):
-
   @parameterized.product(
-      pool=[tf.nn.max_pool3d, tf.nn.avg_pool3d],
-      window=[((2, 3, 3), (2, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 2, 2)), ((2, 7, 5), (1, 1, 1))],
-      padding=["SAME", "VALID"],
+    pool=[tf.nn.max_pool3d, tf.nn.avg_pool3d],
+    window=[((2, 3, 3), (2, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 2, 2)), ((2, 7, 5), (1, 1, 1))],
+    padding=["SAME", "VALID"],
   )
   def test_pools_give_the_same(self, pool, window, padding):
     bias = tf.Variable(np.linspace(-1, 1, 3), dtype=tf.float32)

@@ -29,7 +29,7 @@ def convert(signature: signatures_lib.Signature) -> bytes:
   try:
     with _quiet():
       model, _ = tf2onnx.convert.from_graph_def(
-          frozen.graph.as_graph_def(), input_names=inputs, output_names=outputs, opset=_OPSET
+        frozen.graph.as_graph_def(), input_names=inputs, output_names=outputs, opset=_OPSET
       )
     # Of loops it makes models that no runtime loads.
     onnx.checker.check_model(model, full_check=True)

@@ -13,11 +13,11 @@ from i3d_tf.exporting import signatures as signatures_lib
 
 
 def write(
-    folder: str | os.PathLike,
-    classifier: classifier_lib.Classifier,
-    specs: classifier_lib.Specs,
-    signatures: Mapping[str, signatures_lib.Signature],
-    assets: Mapping[str, bytes],
+  folder: str | os.PathLike,
+  classifier: classifier_lib.Classifier,
+  specs: classifier_lib.Specs,
+  signatures: Mapping[str, signatures_lib.Signature],
+  assets: Mapping[str, bytes],
 ) -> None:
   """Writes the SavedModel.
 
@@ -38,9 +38,9 @@ def write(
   functions = {name: signature.function for name, signature in signatures.items()}
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as scratch:
     module = tf.train.Checkpoint(
-        variables=classifier.variables,
-        trainable_variables=classifier.trainable_variables,
-        assets=[_asset(pathlib.Path(scratch, name), content) for name, content in assets.items()],
+      variables=classifier.variables,
+      trainable_variables=classifier.trainable_variables,
+      assets=[_asset(pathlib.Path(scratch, name), content) for name, content in assets.items()],
     )
     module.__call__ = _call(classifier, specs)
     try:
@@ -50,9 +50,9 @@ def write(
 
 
 def save(
-    module: tf.train.Checkpoint | tf.Module,
-    folder: str | os.PathLike,
-    functions: Mapping[str, tf.types.experimental.ConcreteFunction],
+  module: tf.train.Checkpoint | tf.Module,
+  folder: str | os.PathLike,
+  functions: Mapping[str, tf.types.experimental.ConcreteFunction],
 ) -> None:
   """`tf.saved_model.save`, which cannot save gradients of our own that hold a variable's value."""
   options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)

@@ -31,7 +31,9 @@ class Refusal:
 sys.meta_path.insert(0, Refusal())
 import tensorflow as tf
 """
-_LOADER = _BARE + """
+_LOADER = (
+  _BARE
+  + """
 import numpy as np
 folder, clips = sys.argv[1:]
 clips = {name: tf.constant(value) for name, value in np.load(clips).items()}
@@ -57,7 +59,10 @@ except tf.errors.InvalidArgumentError as error:
 np.savez(f"{folder}/results.npz", **results)
 print([name for name in ("i3d_tf", "sonnet", "cv2", "numba") if name in sys.modules])
 """
-_SERVER = _BARE + """
+)
+_SERVER = (
+  _BARE
+  + """
 from concurrent import futures
 import grpc
 from tensorflow_serving.apis import predict_pb2
@@ -80,6 +85,7 @@ print(server.add_insecure_port("127.0.0.1:0"), flush=True)
 server.start()
 sys.stdin.read()
 """
+)
 
 
 def _start(program: str, folder: pathlib.Path, *words: str) -> subprocess.Popen:
@@ -91,7 +97,6 @@ def _start(program: str, folder: pathlib.Path, *words: str) -> subprocess.Popen:
 
 
 class SavedModelTest(absltest.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -112,8 +117,8 @@ class SavedModelTest(absltest.TestCase):
     self.assertEqual((process.returncode, printed), (0, "[]\n"), complaints)
     results = np.load(self.folder / "results.npz")
     expected = {
-        name: classifier_lib.Classifier(checkpoints)(self.clips)["Logits"].numpy()
-        for name, checkpoints in {"one": [self.rgb], "two": [self.rgb, self.flow]}.items()
+      name: classifier_lib.Classifier(checkpoints)(self.clips)["Logits"].numpy()
+      for name, checkpoints in {"one": [self.rgb], "two": [self.rgb, self.flow]}.items()
     }
     for name in ("one", "one/called", "folded", "folded/called", "two", "two/called", "hub", "hub/named"):
       np.testing.assert_allclose(results[name], expected["two" if "two" in name else "one"], atol=1e-6, err_msg=name)

@@ -45,7 +45,7 @@ class Signature:
 
 
 def make(
-    classifier: classifier_lib.Classifier, specs: classifier_lib.Specs, endpoints: Iterable[str] = ()
+  classifier: classifier_lib.Classifier, specs: classifier_lib.Specs, endpoints: Iterable[str] = ()
 ) -> dict[str, Signature]:
   """All signatures of a network by name: for its logits, which is the default one, and whatever else it can do.
 
@@ -61,8 +61,8 @@ def make(
   probabilities = lambda clips: {PROBABILITIES: tf.nn.softmax(logits(clips))}
   of_clips = lambda what, output: Signature(what, specs, lambda **clips: output(clips))
   signatures = {
-      DEFAULT: of_clips("logits", lambda clips: {"logits": logits(clips)}),
-      PROBABILITIES: of_clips("probabilities of the classes", probabilities),
+    DEFAULT: of_clips("logits", lambda clips: {"logits": logits(clips)}),
+    PROBABILITIES: of_clips("probabilities of the classes", probabilities),
   }
   available = tf.function(classifier, autograph=False).get_concrete_function(dict(specs)).structured_outputs
   if network.STEP_LOGITS in available:
@@ -84,16 +84,16 @@ def _of_rgb(classifier: classifier_lib.Classifier, spec: tf.TensorSpec, logits, 
   decode = lambda images: {"rgb": decode_frames(images, max(crop, classifier.infos[0].short_side), crop)}
   hub_spec = tf.TensorSpec(spec.shape, spec.dtype, name=HUB_INPUT)
   return {
-      JPEG: Signature(
-          "probabilities of the classes, of frames as JPEG images",
-          {JPEG_INPUT: images},
-          lambda **inputs: probabilities(decode(inputs[JPEG_INPUT])),
-      ),
-      HUB: Signature(
-          "logits, as deepmind/i3d-kinetics-400/1 is called",
-          {HUB_INPUT: hub_spec},
-          lambda **inputs: {HUB_OUTPUT: logits({"rgb": inputs[HUB_INPUT]})},
-      ),
+    JPEG: Signature(
+      "probabilities of the classes, of frames as JPEG images",
+      {JPEG_INPUT: images},
+      lambda **inputs: probabilities(decode(inputs[JPEG_INPUT])),
+    ),
+    HUB: Signature(
+      "logits, as deepmind/i3d-kinetics-400/1 is called",
+      {HUB_INPUT: hub_spec},
+      lambda **inputs: {HUB_OUTPUT: logits({"rgb": inputs[HUB_INPUT]})},
+    ),
   }
 
 

@@ -34,13 +34,12 @@ def _clips(specs: classifier_lib.Specs, frames: int, height: int, width: int) ->
   """Two clips, of the given extents where the specs leave them open."""
   given = (2, frames, height, width, None)
   shapes = {
-      stream: [one if one is not None else two for one, two in zip(spec.shape, given)] for stream, spec in specs.items()
+    stream: [one if one is not None else two for one, two in zip(spec.shape, given)] for stream, spec in specs.items()
   }
   return {stream: tf.random.stateless_uniform(shape, [0, shape[-1]], -1, 1) for stream, shape in shapes.items()}
 
 
 class SignaturesTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -64,7 +63,7 @@ class SignaturesTest(parameterized.TestCase):
 
   def test_axes_are_open_where_the_network_allows_it(self):
     shape = lambda *networks, **options: {
-        stream: spec.shape.as_list() for stream, spec in self._classifier(*networks).specs(**options).items()
+      stream: spec.shape.as_list() for stream, spec in self._classifier(*networks).specs(**options).items()
     }
     i3d = {"rgb": [None, None, 224, 224, 3]}
     self.assertEqual(shape({}), i3d)
@@ -76,8 +75,8 @@ class SignaturesTest(parameterized.TestCase):
   def test_what_a_network_does_not_take_is_refused(self):
     classifier = self._classifier({})
     for options, sentence in (
-        ({"num_frames": 8}, "clips of 8 frames of 224x224 do not fit i3d: .* needs at least 9"),
-        ({"size": 256}, "clips of 64 frames of 256x256 do not fit i3d: .* needs 193 to 224"),
+      ({"num_frames": 8}, "clips of 8 frames of 224x224 do not fit i3d: .* needs at least 9"),
+      ({"size": 256}, "clips of 64 frames of 256x256 do not fit i3d: .* needs 193 to 224"),
     ):
       with self.assertRaisesRegex(errors.I3dError, sentence):
         classifier.specs(**options)
@@ -92,12 +91,12 @@ class SignaturesTest(parameterized.TestCase):
     results = {name: each.function(clips["rgb"]) for name, each in made.items() if name != signatures.JPEG}
     expected = classifier(clips)
     wanted = {
-        ("serving_default", "logits"): expected["Logits"],
-        ("probabilities", "probabilities"): tf.nn.softmax(expected["Logits"]),
-        ("step_logits", "step_logits"): expected["StepLogits"],
-        ("default", "default"): expected["Logits"],
-        ("Mixed_3c", "Mixed_3c"): expected["Mixed_3c"],
-        ("PooledFeatures", "PooledFeatures"): expected["PooledFeatures"],
+      ("serving_default", "logits"): expected["Logits"],
+      ("probabilities", "probabilities"): tf.nn.softmax(expected["Logits"]),
+      ("step_logits", "step_logits"): expected["StepLogits"],
+      ("default", "default"): expected["Logits"],
+      ("Mixed_3c", "Mixed_3c"): expected["Mixed_3c"],
+      ("PooledFeatures", "PooledFeatures"): expected["PooledFeatures"],
     }
     self.assertCountEqual([(name, output) for name, outputs in results.items() for output in outputs], wanted)
     for (name, output), value in wanted.items():
@@ -119,9 +118,9 @@ class SignaturesTest(parameterized.TestCase):
   def test_networks_that_do_not_go_together_are_refused(self):
     flow = {**_SMALL, "stream": "flow"}
     for second, sentence in (
-        (_SMALL, "there must be one network of rgb and one of flow"),
-        ({**flow, "num_classes": 2, "classes": ("a", "b")}, "have 3 classes and 2"),
-        ({**flow, "classes": ("a", "b", "c")}, "have classes of other names"),
+      (_SMALL, "there must be one network of rgb and one of flow"),
+      ({**flow, "num_classes": 2, "classes": ("a", "b")}, "have 3 classes and 2"),
+      ({**flow, "classes": ("a", "b", "c")}, "have classes of other names"),
     ):
       with self.assertRaisesRegex(errors.I3dError, sentence):
         self._classifier(_SMALL, second)

@@ -11,7 +11,6 @@ from i3d_tf.features import array_file
 
 
 class ArrayFileTest(parameterized.TestCase):
-
   @parameterized.parameters(2**20, 100)  # bytes kept in memory: all, or next to none
   def test_it_is_the_concatenation(self, in_memory):
     pieces = [np.arange(6 * n, dtype=np.float32).reshape(n, 2, 3) + n for n in (1, 0, 4, 7)]

@@ -11,7 +11,6 @@ from i3d_tf.features import background
 
 
 class AheadTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.threads = set(threading.enumerate())

@@ -74,8 +74,8 @@ def layers(endpoint: str) -> tuple[Layer, ...]:
   if endpoint in _OF_HEAD:
     return (*found, Layer(spec.I3D.head_pool[0], 1, padded=False))
   raise errors.I3dError(
-      f"{endpoint} cannot be had chunk by chunk; take one of {', '.join(_STEP_ENDPOINTS)} (the mean of "
-      f"{spec.STEP_LOGITS} over its steps is {spec.LOGITS})"
+    f"{endpoint} cannot be had chunk by chunk; take one of {', '.join(_STEP_ENDPOINTS)} (the mean of "
+    f"{spec.STEP_LOGITS} over its steps is {spec.LOGITS})"
   )
 
 
@@ -133,8 +133,8 @@ def plan(endpoints: Sequence[str], num_frames: int, *, chunk: int) -> Iterator[C
   chunk -= chunk % coarsest
   end_of_steps = max(total * stride(name) for name, total in totals.items())
   return (
-      _piece({name: _steps(name, total, begin, chunk) for name, total in totals.items()}, num_frames, coarsest)
-      for begin in range(0, end_of_steps, chunk)
+    _piece({name: _steps(name, total, begin, chunk) for name, total in totals.items()}, num_frames, coarsest)
+    for begin in range(0, end_of_steps, chunk)
   )
 
 
@@ -154,12 +154,12 @@ def _piece(steps: Mapping[str, tuple[int, int]], num_frames: int, coarsest: int)
 
 
 def extract(
-    network: Callable[[np.ndarray], Mapping[str, Any]],
-    frames: Iterable[np.ndarray],
-    *,
-    endpoints: Sequence[str],
-    num_frames: int,
-    chunk: int = 64,
+  network: Callable[[np.ndarray], Mapping[str, Any]],
+  frames: Iterable[np.ndarray],
+  *,
+  endpoints: Sequence[str],
+  num_frames: int,
+  chunk: int = 64,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the steps of a video's endpoints, in order, as soon as the frames that they see have come.
 

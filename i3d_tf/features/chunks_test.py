@@ -43,15 +43,12 @@ def _frames(video):
 
 
 def _extract(video, endpoints, chunk):
-  pieces = chunks.extract(
-      _network(), _frames(video), endpoints=endpoints, num_frames=video.shape[1], chunk=chunk
-  )
+  pieces = chunks.extract(_network(), _frames(video), endpoints=endpoints, num_frames=video.shape[1], chunk=chunk)
   pieces = list(pieces)
   return {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in endpoints}, len(pieces)
 
 
 class ExtractTest(parameterized.TestCase):
-
   def _assert_whole(self, values, num_frames):
     for name, value in values.items():
       expected = _whole(num_frames)[name]
@@ -90,7 +87,7 @@ class ExtractTest(parameterized.TestCase):
     self.assertGreater(np.abs(values["Mixed_5c"][0] - values["Mixed_5c"][1]).max(), 0.01)
 
   @parameterized.parameters(
-      ("Mixed_3c", 64, 64 - 2 + 19), ("Mixed_5c", 64, 64 - 8 + 99), ("StepLogits", 120, 120 - 8 + 107)
+    ("Mixed_3c", 64, 64 - 2 + 19), ("Mixed_5c", 64, 64 - 8 + 99), ("StepLogits", 120, 120 - 8 + 107)
   )
   def test_memory_is_bounded_and_steps_come_as_soon_as_they_can(self, endpoint, chunk, most):
     given, lengths = [], []
@@ -106,7 +103,7 @@ class ExtractTest(parameterized.TestCase):
 
     plan = chunks.plan([endpoint], 5000, chunk=chunk)
     for piece, _ in zip(
-        plan, chunks.extract(network, frames(), endpoints=[endpoint], num_frames=5000, chunk=chunk), strict=True
+      plan, chunks.extract(network, frames(), endpoints=[endpoint], num_frames=5000, chunk=chunk), strict=True
     ):
       self.assertLen(given, piece.end)
       needed = chunks.seen_frames(endpoint, piece.steps[endpoint], 5000)[1]
@@ -115,7 +112,7 @@ class ExtractTest(parameterized.TestCase):
     self.assertLess(max(lengths), most + 2 * chunks.stride(endpoint))
 
   @parameterized.parameters(
-      (399, "ended after 399 of 400"), (401, "more than the 400 frames"), (0, "ended after 0 of 400")
+    (399, "ended after 399 of 400"), (401, "more than the 400 frames"), (0, "ended after 0 of 400")
   )
   def test_another_number_of_frames_than_expected_is_an_error(self, number, message):
     frames = (np.zeros([1, _SIDE, _SIDE, 3], np.float32) for _ in range(number))
@@ -124,7 +121,6 @@ class ExtractTest(parameterized.TestCase):
 
 
 class PlanTest(parameterized.TestCase):
-
   # Receptive field and stride in frames: the kernels' widths added up, each times the stride before it.
   @parameterized.parameters(
       ("Conv3d_1a_7x7", 7, 2), ("MaxPool3d_2a_3x3", 7, 2), ("Conv3d_2c_3x3", 11, 2), ("Mixed_3b", 15, 2),
@@ -145,9 +141,7 @@ class PlanTest(parameterized.TestCase):
   def test_what_the_first_step_sees(self, endpoint, num_frames, first, end):
     self.assertEqual(chunks.seen_frames(endpoint, (0, 1), num_frames), (first, end))
 
-  @parameterized.parameters(
-      (8, 0), (9, 1), (16, 1), (32, 3), (64, 7), (79, 9), (128, 15), (250, 31), (256, 31)
-  )
+  @parameterized.parameters((8, 0), (9, 1), (16, 1), (32, 3), (64, 7), (79, 9), (128, 15), (250, 31), (256, 31))
   def test_number_of_steps(self, num_frames, steps):
     self.assertEqual(chunks.num_steps("StepLogits", num_frames), steps)
     self.assertEqual(chunks.num_steps("Mixed_5c", num_frames), steps + 1)
@@ -165,11 +159,11 @@ class PlanTest(parameterized.TestCase):
     self.assertLen(chunks.layers("StepLogits"), len(spec.ROWS) + 1)
 
   @parameterized.parameters(
-      (["Mixed_5d"], 64, 64, "Mixed_5d cannot be had chunk by chunk; take one of Conv3d_1a_7x7, .*StepLogits"),
-      (["Mixed_3c", "Logits"], 64, 64, "the mean of StepLogits over its steps is Logits"),
-      (["StepLogits", "Mixed_3c"], 8, 64, "8 frames, too few for StepLogits$"),
-      (["Mixed_3c"], 0, 64, "0 frames"),
-      (["Mixed_3c", "Mixed_4f"], 64, 3, "chunk is 3 frames; it must be at least 4"),
+    (["Mixed_5d"], 64, 64, "Mixed_5d cannot be had chunk by chunk; take one of Conv3d_1a_7x7, .*StepLogits"),
+    (["Mixed_3c", "Logits"], 64, 64, "the mean of StepLogits over its steps is Logits"),
+    (["StepLogits", "Mixed_3c"], 8, 64, "8 frames, too few for StepLogits$"),
+    (["Mixed_3c"], 0, 64, "0 frames"),
+    (["Mixed_3c", "Mixed_4f"], 64, 3, "chunk is 3 frames; it must be at least 4"),
   )
   def test_what_cannot_be_had_is_refused(self, endpoints, num_frames, chunk, message):
     with self.assertRaisesRegex(errors.I3dError, message):

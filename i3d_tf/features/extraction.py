@@ -95,10 +95,10 @@ class Extractor:
     """All that the features depend on beside the videos; for JSON."""
     network = next(iter(self.networks.values()))
     return {
-        **self.options.meaning(),
-        "short_side": network.short_side,
-        "crop": {stream: each.crop for stream, each in self.networks.items()},
-        "weights": {stream: each.weights for stream, each in self.networks.items()},
+      **self.options.meaning(),
+      "short_side": network.short_side,
+      "crop": {stream: each.crop for stream, each in self.networks.items()},
+      "weights": {stream: each.weights for stream, each in self.networks.items()},
     }
 
   def open(self, source: sources_lib.Source) -> sources_lib.Video:
@@ -111,11 +111,11 @@ class Extractor:
 
   @contextlib.contextmanager
   def extract(
-      self,
-      source: sources_lib.Source,
-      *,
-      video: sources_lib.Video | None = None,
-      on_frames: Callable[[int, int], None] = lambda done, total: None,
+    self,
+    source: sources_lib.Source,
+    *,
+    video: sources_lib.Video | None = None,
+    on_frames: Callable[[int, int], None] = lambda done, total: None,
   ) -> Iterator[Features]:
     """Gives the features of a video; their temporary files are removed at the end of the body.
 
@@ -129,8 +129,8 @@ class Extractor:
     """
     with contextlib.ExitStack() as stack:
       arrays = {
-          stream: {name: stack.enter_context(array_file.ArrayFile()) for name in self.options.endpoints}
-          for stream in self.networks
+        stream: {name: stack.enter_context(array_file.ArrayFile()) for name in self.options.endpoints}
+        for stream in self.networks
       }
       try:
         video = self.open(source) if video is None else video
@@ -144,9 +144,7 @@ class Extractor:
           {stream: each.weights for stream, each in self.networks.items()},
       )  # fmt: skip
 
-  def _fill_windows(
-      self, video: sources_lib.Video, arrays: Arrays, on_frames: Callable[[int, int], None]
-  ) -> int:
+  def _fill_windows(self, video: sources_lib.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
     """Fills the arrays window by window, and returns the number of positions."""
     options = self.options
     counter = _Counter()
@@ -162,7 +160,7 @@ class Extractor:
     if not any(array.shape[0] for array in arrays[options.streams[0]].values()) and options.profile != "video_features":
       what = "frames" if options.streams == ("rgb",) else "frames with flow"
       raise errors.VideoError(
-          f"the video has {counter.value} {what}, fewer than a window of {options.window}; tail=pad or loop fills it up"
+        f"the video has {counter.value} {what}, fewer than a window of {options.window}; tail=pad or loop fills it up"
       )
     return counter.value
 
@@ -226,9 +224,9 @@ class _Mean:
 
 
 def _by_stream(
-    positions: Iterator[sources_lib.Position],
-    streams: Iterable[str],
-    cut: Callable[[str, Iterator[np.ndarray]], Iterator],
+  positions: Iterator[sources_lib.Position],
+  streams: Iterable[str],
+  cut: Callable[[str, Iterator[np.ndarray]], Iterator],
 ) -> Iterator[dict]:
   """Yields by stream what `cut` makes of the stream's frames, together.
 

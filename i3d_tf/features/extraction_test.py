@@ -79,7 +79,6 @@ def _extract(num_frames, **changes):
 
 
 class WindowsTest(parameterized.TestCase):
-
   @parameterized.parameters(("drop", 1), ("pad", 3), ("loop", 2))
   def test_windows_are_the_networks_of_their_frames(self, tail, batch):
     features, arrays = _extract(45, tail=tail, batch=batch)
@@ -143,7 +142,7 @@ class WindowsTest(parameterized.TestCase):
     _, arrays = _extract(12, tail="loop", batch=2)
     clips = _inputs("rgb", 12)[np.newaxis, np.arange(16) % 12]
     np.testing.assert_allclose(
-        arrays["rgb", "PooledFeatures"][0, 0], _expected("rgb", clips, "PooledFeatures")[0, 0], atol=1e-5
+      arrays["rgb", "PooledFeatures"][0, 0], _expected("rgb", clips, "PooledFeatures")[0, 0], atol=1e-5
     )
 
   def test_progress_ends_at_the_end(self):
@@ -153,7 +152,6 @@ class WindowsTest(parameterized.TestCase):
 
 
 class WholeTest(parameterized.TestCase):
-
   @parameterized.parameters(
       ("Mixed_3c", "none"), ("Mixed_5c", "none"), ("Mixed_5c", "space"), ("Mixed_5c", "space_time"),
       ("StepLogits", "none"),
@@ -170,7 +168,7 @@ class WholeTest(parameterized.TestCase):
   def test_several_streams_endpoints_and_crops_together(self):
     names = ("Mixed_4b", "PooledFeatures")
     _, arrays = _extract(
-        101, streams=("rgb", "flow"), endpoints=names, pooling="space", window=0, hop=None, chunk=40, crops=10
+      101, streams=("rgb", "flow"), endpoints=names, pooling="space", window=0, hop=None, chunk=40, crops=10
     )
     for stream in ("rgb", "flow"):
       for name in names:
@@ -193,11 +191,10 @@ class WholeTest(parameterized.TestCase):
 
 
 class ExtractorTest(absltest.TestCase):
-
   def test_what_does_not_go_together(self):
     for changes, message in (
-        (dict(rgb_checkpoint=_checkpoint("flow")), "takes clips of the stream flow; give it as --flow_checkpoint"),
-        (dict(crop=40), "crop is 40 pixels; it must be at most short_side, which is 36"),
+      (dict(rgb_checkpoint=_checkpoint("flow")), "takes clips of the stream flow; give it as --flow_checkpoint"),
+      (dict(crop=40), "crop is 40 pixels; it must be at most short_side, which is 36"),
     ):
       with self.assertRaisesRegex(errors.I3dError, message):
         extraction.Extractor(_options(**changes))

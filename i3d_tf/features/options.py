@@ -109,8 +109,8 @@ class Options:
       wanted, given = PROFILES[self.profile][name], getattr(self, name)
       if given != wanted:
         raise errors.I3dError(
-            f"the profile {self.profile} has {name}={_word(name, wanted)}, not {_word(name, given)}; leave it out, or "
-            "take profile=ours"
+          f"the profile {self.profile} has {name}={_word(name, wanted)}, not {_word(name, given)}; leave it out, or "
+          "take profile=ours"
         )
     if self.profile != "ours" and len(self.endpoints) > 1:
       given = ",".join(self.endpoints)
@@ -129,7 +129,7 @@ class Options:
         raise errors.I3dError(f"window is {self.window} frames, too few for {name}")
     if self.profile == "video_features" and self.step > self.window + 1:
       raise errors.I3dError(
-          f"hop is {self.step} and window {self.window}, but video_features leaves no frames between two windows"
+        f"hop is {self.step} and window {self.window}, but video_features leaves no frames between two windows"
       )
 
   @property

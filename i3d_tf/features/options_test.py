@@ -12,7 +12,6 @@ def _options(profile="ours", **changes):
 
 
 class OptionsTest(parameterized.TestCase):
-
   @parameterized.parameters(*options_lib.PROFILES)
   def test_every_profile_allows_its_own_defaults(self, profile):
     options = _options(profile)
@@ -20,7 +19,7 @@ class OptionsTest(parameterized.TestCase):
     self.assertEqual(options.needs_pairs, "flow" in options.streams)
 
   @parameterized.parameters(
-      (dict(window=0), ("Mixed_3c",)), (dict(window=9), ("StepLogits", "Logits")), (dict(window=1), ("Mixed_5c",))
+    (dict(window=0), ("Mixed_3c",)), (dict(window=9), ("StepLogits", "Logits")), (dict(window=1), ("Mixed_5c",))
   )
   def test_windows_that_hold_a_step(self, changes, endpoints):
     self.assertEqual(_options(endpoints=endpoints, **changes).endpoints, endpoints)
@@ -49,21 +48,21 @@ class OptionsTest(parameterized.TestCase):
     self.assertNotEqual(one.meaning(), _options(tail="loop").meaning())
 
   @parameterized.parameters(
-      ("ours", dict(streams=("rgb", "depth")), "streams are rgb,depth; allowed are rgb, flow"),
-      ("ours", dict(streams=()), "streams are ; allowed"),
-      ("ours", dict(endpoints=("Mixed_6a",)), "endpoints are Mixed_6a; allowed are Conv3d_1a_7x7, .*StepLogits"),
-      ("ours", dict(pooling="time"), "pooling is 'time'; allowed are none, space, space_time"),
-      ("ours", dict(crops=3), "crops is 3; allowed are 1, 5, 10"),
-      ("ours", dict(tail="keep"), "tail is 'keep'; allowed are drop, pad, loop"),
-      ("ours", dict(hop=0), "hop is 0 frames"),
-      ("ours", dict(window=8), "window is 8 frames, too few for PooledFeatures"),
-      ("ours", dict(window=0, hop=4), "hop is 4, but with window=all there is one window"),
-      ("ours", dict(window=0, endpoints=("Logits",)), "Logits cannot be had chunk by chunk"),
-      ("pytorch_i3d", dict(window=64), "the profile pytorch_i3d has window=all, not 64; leave it out"),
-      ("rtfm", dict(crops=1), "the profile rtfm has crops=10, not 1"),
-      ("video_features", dict(tail="pad"), "the profile video_features has tail=drop, not pad"),
-      ("video_features", dict(hop=66), "hop is 66 and window 64, but video_features leaves no frames"),
-      ("cmcs", dict(endpoints=("Mixed_5c", "Logits")), "the profile cmcs has one endpoint, not Mixed_5c,Logits"),
+    ("ours", dict(streams=("rgb", "depth")), "streams are rgb,depth; allowed are rgb, flow"),
+    ("ours", dict(streams=()), "streams are ; allowed"),
+    ("ours", dict(endpoints=("Mixed_6a",)), "endpoints are Mixed_6a; allowed are Conv3d_1a_7x7, .*StepLogits"),
+    ("ours", dict(pooling="time"), "pooling is 'time'; allowed are none, space, space_time"),
+    ("ours", dict(crops=3), "crops is 3; allowed are 1, 5, 10"),
+    ("ours", dict(tail="keep"), "tail is 'keep'; allowed are drop, pad, loop"),
+    ("ours", dict(hop=0), "hop is 0 frames"),
+    ("ours", dict(window=8), "window is 8 frames, too few for PooledFeatures"),
+    ("ours", dict(window=0, hop=4), "hop is 4, but with window=all there is one window"),
+    ("ours", dict(window=0, endpoints=("Logits",)), "Logits cannot be had chunk by chunk"),
+    ("pytorch_i3d", dict(window=64), "the profile pytorch_i3d has window=all, not 64; leave it out"),
+    ("rtfm", dict(crops=1), "the profile rtfm has crops=10, not 1"),
+    ("video_features", dict(tail="pad"), "the profile video_features has tail=drop, not pad"),
+    ("video_features", dict(hop=66), "hop is 66 and window 64, but video_features leaves no frames"),
+    ("cmcs", dict(endpoints=("Mixed_5c", "Logits")), "the profile cmcs has one endpoint, not Mixed_5c,Logits"),
   )
   def test_what_cannot_be_is_refused(self, profile, changes, message):
     with self.assertRaisesRegex(errors.I3dError, message):

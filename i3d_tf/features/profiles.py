@@ -40,20 +40,20 @@ def ours(features: extraction.Features) -> Files:
     for endpoint, array in by_endpoint.items():
       shape = array.shape if options.crops > 1 else (array.shape[0], *array.shape[2:])
       found[f"{features.source.id}-{stream}-{endpoint}.npz"] = {
-          "features": Reshaped(array, shape),
-          "timestamps": features.timestamps(endpoint),
-          "fps": np.float64(features.fps),
-          "num_frames": np.int64(features.num_positions),
-          "stream": np.array(stream),
-          "endpoint": np.array(endpoint),
-          "pooling": np.array(options.pooling),
-          "window": np.int64(options.window),
-          "hop": np.int64(options.step),
-          "tail": np.array(options.tail),
-          "crops": np.int64(options.crops),
-          "checkpoint": np.array(features.checkpoints[stream]),
-          "weights": np.array(features.weights[stream]),
-          "versions": np.array(json.dumps(versions())),
+        "features": Reshaped(array, shape),
+        "timestamps": features.timestamps(endpoint),
+        "fps": np.float64(features.fps),
+        "num_frames": np.int64(features.num_positions),
+        "stream": np.array(stream),
+        "endpoint": np.array(endpoint),
+        "pooling": np.array(options.pooling),
+        "window": np.int64(options.window),
+        "hop": np.int64(options.step),
+        "tail": np.array(options.tail),
+        "crops": np.int64(options.crops),
+        "checkpoint": np.array(features.checkpoints[stream]),
+        "weights": np.array(features.weights[stream]),
+        "versions": np.array(json.dumps(versions())),
       }
   return found
 
@@ -96,12 +96,12 @@ def cmcs(features: extraction.Features) -> Files:
   extract_features.py).
   """
   return {
-      f"{_stem(features)}-{stream}.npz": {
-          "feature": np.swapaxes(_vectors(features, stream), 0, 1),
-          "frame_cnt": np.int64(features.num_positions),
-          "video_name": np.array(_stem(features)),
-      }
-      for stream in features.arrays
+    f"{_stem(features)}-{stream}.npz": {
+      "feature": np.swapaxes(_vectors(features, stream), 0, 1),
+      "frame_cnt": np.int64(features.num_positions),
+      "video_name": np.array(_stem(features)),
+    }
+    for stream in features.arrays
   }
 
 

@@ -21,7 +21,6 @@ from i3d_tf.features import windows
 
 
 class ProfilesTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -54,8 +53,8 @@ class ProfilesTest(parameterized.TestCase):
     contents = profiles.LAYOUTS[profile](features)
     self.outputs = results.Folder(self.folder).write(contents)
     self.assertCountEqual(
-        [output["path"] for output in self.outputs],
-        [os.path.relpath(file, self.folder) for file in self.folder.rglob("*") if file.is_file()],
+      [output["path"] for output in self.outputs],
+      [os.path.relpath(file, self.folder) for file in self.folder.rglob("*") if file.is_file()],
     )
     return features
 

@@ -13,7 +13,6 @@ from i3d_tf.features import results
 
 
 class FolderTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()

@@ -14,11 +14,11 @@ from i3d_tf.features import sources
 
 
 def extract(
-    source: sources.Source,
-    extractor: extraction.Extractor,
-    folder: results.Folder,
-    *,
-    on_frames: Callable[[int, int], None] = lambda done, total: None,
+  source: sources.Source,
+  extractor: extraction.Extractor,
+  folder: results.Folder,
+  *,
+  on_frames: Callable[[int, int], None] = lambda done, total: None,
 ) -> results.Entry:
   """Takes a video's features, writes its files, and keeps and returns its entry; see `Extractor.extract`."""
   start = time.monotonic()

@@ -71,8 +71,8 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
       continue
     root = pathlib.Path(path) if os.path.isdir(path) else pathlib.Path(path).parent
     found += [
-        Source(str(video), pathlib.PurePath(os.path.relpath(video, root)).with_suffix("").as_posix(), str(video))
-        for video in decode.list_videos([path])
+      Source(str(video), pathlib.PurePath(os.path.relpath(video, root)).with_suffix("").as_posix(), str(video))
+      for video in decode.list_videos([path])
     ]
   return list({source.name: source for source in reversed(found)}.values())[::-1]
 
@@ -92,8 +92,8 @@ def check_ids(sources: Iterable[Source], name: Callable[[Source], str]) -> None:
     other = seen.setdefault(name(source), source)
     if other is not source:
       raise errors.I3dError(
-          f"{other.name} and {source.name} would have the same output, {name(source)}; rename one, or give them in two "
-          "runs with different --output"
+        f"{other.name} and {source.name} would have the same output, {name(source)}; rename one, or give them in two "
+        "runs with different --output"
       )
 
 
@@ -132,13 +132,13 @@ def _varint(content: bytes) -> tuple[int, int | None]:
 
 
 def open_video(
-    source: Source,
-    *,
-    streams: Sequence[str],
-    pairs: bool,
-    fps: float,
-    short_side: int,
-    threads: int | None,
+  source: Source,
+  *,
+  streams: Sequence[str],
+  pairs: bool,
+  fps: float,
+  short_side: int,
+  threads: int | None,
 ) -> Video:
   """Opens a source.
 
@@ -163,15 +163,15 @@ def open_video(
   rate = fps or info.frame_rate
   frames = lambda: decode.iter_frames(source.path, fps=rate, short_side=short_side)
   return Video(
-      rate,
-      round(info.num_frames / info.frame_rate * rate),
-      lambda: decode.count_frames(source.path, fps=rate),
-      lambda: iter_positions(frames(), streams=streams, pairs=pairs, threads=threads),
+    rate,
+    round(info.num_frames / info.frame_rate * rate),
+    lambda: decode.count_frames(source.path, fps=rate),
+    lambda: iter_positions(frames(), streams=streams, pairs=pairs, threads=threads),
   )
 
 
 def iter_positions(
-    frames: Iterator[np.ndarray], *, streams: Sequence[str], pairs: bool, threads: int | None
+  frames: Iterator[np.ndarray], *, streams: Sequence[str], pairs: bool, threads: int | None
 ) -> Iterator[Position]:
   """Yields for each frame 'rgb', uint8 `[H, W, 3]`, and 'flow', float32 `[H, W, 2]` in [-1, 1], to the next frame.
 
@@ -207,7 +207,7 @@ def _check_record(record: records.Record, source: Source, streams: Sequence[str]
   rate = record.frame_rate or decode.FRAME_RATE
   if fps and abs(fps - rate) > 1e-3 * rate:
     raise errors.I3dError(
-        f"{source.name}: the record has {rate:g} frames per second, not {fps:g}; give --fps={rate:g}, or prepare others"
+      f"{source.name}: the record has {rate:g} frames per second, not {fps:g}; give --fps={rate:g}, or prepare others"
     )
   if "rgb" in streams and not record.frames or not (record.frames or record.flow_frames):
     raise errors.I3dError(f"{source.name}: the record has no frames; give --streams=flow, or prepare them with rgb")
@@ -215,12 +215,12 @@ def _check_record(record: records.Record, source: Source, streams: Sequence[str]
 
 
 def _record_positions(
-    record: records.Record,
-    source: Source,
-    streams: Sequence[str],
-    pairs: bool,
-    short_side: int,
-    threads: int | None,
+  record: records.Record,
+  source: Source,
+  streams: Sequence[str],
+  pairs: bool,
+  short_side: int,
+  threads: int | None,
 ) -> Iterator[Position]:
   """As `iter_positions`, with the record's flow where it has one."""
   frames = (decode.resize(_decode_image(image, source), short_side) for image in record.frames)

@@ -23,7 +23,6 @@ _OPEN = dict(streams=("rgb", "flow"), pairs=True, fps=25.0, short_side=36, threa
 
 
 class SourcesTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -34,8 +33,8 @@ class SourcesTest(parameterized.TestCase):
     testing.write_moving_video(self.folder / "v.avi", seed=1, num_frames=6)
     settings = prepare.Settings(short_side=36, jpeg_quality=100, **changes)
     made = [
-        prepare.make_record(datasets.Clip(name, str(self.folder / "v.avi")), dataset="d", classes=(), settings=settings)
-        for name in ids
+      prepare.make_record(datasets.Clip(name, str(self.folder / "v.avi")), dataset="d", classes=(), settings=settings)
+      for name in ids
     ]
     (self.folder / "records").mkdir()
     content = b"".join(shards.frame(records.serialize(record)) for record in made)
@@ -123,8 +122,8 @@ class SourcesTest(parameterized.TestCase):
     self.assertLess(medians[0], -0.05)
 
   @parameterized.parameters(
-      (("flow",), dict(streams=("rgb",)), "record 0: the record has no frames; give --streams=flow"),
-      (("rgb",), dict(fps=30.0), "record 0: the record has 25 frames per second, not 30; give --fps=25"),
+    (("flow",), dict(streams=("rgb",)), "record 0: the record has no frames; give --streams=flow"),
+    (("rgb",), dict(fps=30.0), "record 0: the record has 25 frames per second, not 30; give --fps=25"),
   )
   def test_what_a_record_cannot_give_is_refused(self, streams, changes, message):
     self._write_records(streams=streams)

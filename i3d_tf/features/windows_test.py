@@ -11,27 +11,26 @@ from i3d_tf.features import windows
 
 
 class WindowsTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (8, 4, 2, "drop", [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]),
-      (9, 4, 4, "drop", [[0, 1, 2, 3], [4, 5, 6, 7]]),
-      (3, 4, 1, "drop", []),
-      (0, 4, 1, "drop", []),
-      (7, 2, 5, "drop", [[0, 1], [5, 6]]),
-      (6, 2, 5, "drop", [[0, 1]]),
-      (8, 4, 4, "pad", [[0, 1, 2, 3], [4, 5, 6, 7]]),
-      (9, 4, 4, "pad", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 8, 8, 8]]),
-      (9, 4, 2, "pad", [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 8, 8]]),
-      (2, 4, 1, "pad", [[0, 1, 1, 1]]),
-      (0, 4, 1, "pad", []),
-      (6, 2, 5, "pad", [[0, 1], [5, 5]]),
-      (5, 2, 5, "pad", [[0, 1]]),
-      (8, 4, 4, "loop", [[0, 1, 2, 3], [4, 5, 6, 7]]),
-      (9, 4, 4, "loop", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 0, 1, 2]]),
-      (3, 7, 2, "loop", [[0, 1, 2, 0, 1, 2, 0]]),
-      (1, 3, 1, "loop", [[0, 0, 0]]),
-      (0, 4, 1, "loop", []),
-      (6, 2, 5, "loop", [[0, 1], [5, 0]]),
+    (8, 4, 2, "drop", [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]),
+    (9, 4, 4, "drop", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    (3, 4, 1, "drop", []),
+    (0, 4, 1, "drop", []),
+    (7, 2, 5, "drop", [[0, 1], [5, 6]]),
+    (6, 2, 5, "drop", [[0, 1]]),
+    (8, 4, 4, "pad", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    (9, 4, 4, "pad", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 8, 8, 8]]),
+    (9, 4, 2, "pad", [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 8, 8]]),
+    (2, 4, 1, "pad", [[0, 1, 1, 1]]),
+    (0, 4, 1, "pad", []),
+    (6, 2, 5, "pad", [[0, 1], [5, 5]]),
+    (5, 2, 5, "pad", [[0, 1]]),
+    (8, 4, 4, "loop", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    (9, 4, 4, "loop", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 0, 1, 2]]),
+    (3, 7, 2, "loop", [[0, 1, 2, 0, 1, 2, 0]]),
+    (1, 3, 1, "loop", [[0, 0, 0]]),
+    (0, 4, 1, "loop", []),
+    (6, 2, 5, "loop", [[0, 1], [5, 0]]),
   )
   def test_known_windows(self, num_frames, window, hop, tail, expected):
     got = windows.indices(num_frames, window=window, hop=hop, tail=tail)
@@ -70,7 +69,7 @@ class WindowsTest(parameterized.TestCase):
       self.assertLen(given, last)
 
   @parameterized.parameters(
-      (0, 1, "drop", "window is 0 frames"), (1, 0, "drop", "hop is 0 frames"), (1, 1, "keep", "allowed are drop, pad")
+    (0, 1, "drop", "window is 0 frames"), (1, 0, "drop", "hop is 0 frames"), (1, 1, "keep", "allowed are drop, pad")
   )
   def test_what_makes_no_windows_is_refused(self, window, hop, tail, message):
     for function in (windows.indices, lambda number, **how: next(windows.cut(iter(range(number)), **how))):
@@ -79,7 +78,6 @@ class WindowsTest(parameterized.TestCase):
 
 
 class PoolTest(parameterized.TestCase):
-
   def test_of_maps(self):
     # [B, steps, h, w, channels]
     features = np.arange(2 * 3 * 2 * 4 * 5, dtype=np.float32).reshape(2, 3, 2, 4, 5)

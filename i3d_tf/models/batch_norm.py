@@ -21,12 +21,12 @@ class BatchNorm(snt.Module):
   """
 
   def __init__(
-      self,
-      *,
-      with_scale: bool = False,
-      initial_scale: float = 1.0,
-      epsilon: float = EPSILON,
-      name: str = "batch_norm",
+    self,
+    *,
+    with_scale: bool = False,
+    initial_scale: float = 1.0,
+    epsilon: float = EPSILON,
+    name: str = "batch_norm",
   ):
     """Describes it: whether there is a gamma, where that starts, and epsilon."""
     super().__init__(name=name)
@@ -63,11 +63,11 @@ def moving_average(value: tf.Tensor, name: str) -> tf.Variable:
   """
   # Keyword arguments by name, since a strategy replaces the constructor.
   return tf.Variable(
-      value,
-      trainable=False,
-      name=name,
-      synchronization=tf.VariableSynchronization.ON_READ,
-      aggregation=tf.VariableAggregation.MEAN,
+    value,
+    trainable=False,
+    name=name,
+    synchronization=tf.VariableSynchronization.ON_READ,
+    aggregation=tf.VariableAggregation.MEAN,
   )
 
 
@@ -184,12 +184,12 @@ def _normalize(inputs, mean, variance, epsilon, scale, offset) -> tf.Tensor:
   channels = inputs.shape[-1]
   place = [1, 1] if channels % 4 == 0 else tf.unstack(tf.shape(inputs)[2:4])
   outputs = tf.raw_ops.FusedBatchNormV3(
-      x=tf.reshape(inputs, [-1, *place, channels]),
-      scale=scale,
-      offset=offset,
-      mean=mean,
-      variance=variance,
-      epsilon=epsilon,
-      is_training=False,
+    x=tf.reshape(inputs, [-1, *place, channels]),
+    scale=scale,
+    offset=offset,
+    mean=mean,
+    variance=variance,
+    epsilon=epsilon,
+    is_training=False,
   )
   return tf.reshape(outputs.y, tf.shape(inputs))

@@ -32,7 +32,7 @@ class C3D(trunk.TrunkNetwork):
   MIN_BATCH = 2
 
   def __init__(
-      self, num_classes: int = 400, *, num_frames: int = 16, crop: int = 112, name: str | None = None, **options: Any
+    self, num_classes: int = 400, *, num_frames: int = 16, crop: int = 112, name: str | None = None, **options: Any
   ):
     """Describes the network.
 
@@ -65,11 +65,11 @@ class C3D(trunk.TrunkNetwork):
       frames, height, width = clip.shape[1:4]
       wanted, side, _ = self._clip_shape
       raise ValueError(
-          f"clip has {frames} frames of {height}x{width}; this network takes {wanted} frames of {side}x{side}"
+        f"clip has {frames} frames of {height}x{width}; this network takes {wanted} frames of {side}x{side}"
       )
 
   def _classify(
-      self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
+    self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
     endpoints = {}
     for layer, (name, module) in enumerate(self._head.items()):

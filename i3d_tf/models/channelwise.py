@@ -68,9 +68,7 @@ def _frames_by_step(inputs: tf.Tensor, num_steps: int, stride: int, pads: tuple[
   flat = tf.reshape(inputs, [*_extents(inputs)[:2], -1])  # padding is quicker with 3 axes than with 5
   flat = tf.pad(flat, [(0, 0), pads, (0, 0)]) if any(pads) else flat
   shape = [-1, *_extents(inputs)[2:]]
-  return [
-      tf.reshape(flat[:, step : step + (num_out - 1) * stride + 1 : stride], shape) for step in range(num_steps)
-  ]
+  return [tf.reshape(flat[:, step : step + (num_out - 1) * stride + 1 : stride], shape) for step in range(num_steps)]
 
 
 def _spread(values: tf.Tensor, axis: int, step: int) -> tf.Tensor:

@@ -12,14 +12,14 @@ from i3d_tf.models import channelwise
 from i3d_tf.models import units
 
 _CASES = (
-    # kernel, stride, pads, clip
-    ((3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (2, 4, 6, 5, 3)),
-    ((3, 3, 3), (1, 2, 2), ((1, 1),) * 3, (2, 4, 6, 5, 3)),
-    ((3, 3, 3), (2, 2, 2), ((1, 1),) * 3, (1, 5, 7, 8, 2)),
-    ((5, 1, 1), (1, 1, 1), ((2, 2), (0, 0), (0, 0)), (2, 3, 4, 5, 3)),
-    ((3, 1, 1), (1, 2, 2), ((1, 1), (0, 0), (0, 0)), (1, 3, 5, 6, 2)),
-    ((2, 3, 2), (1, 1, 1), ((0, 1), (1, 1), (0, 1)), (1, 1, 4, 5, 2)),
-    ((2, 2, 2), (3, 3, 3), ((0, 0),) * 3, (1, 8, 7, 6, 2)),
+  # kernel, stride, pads, clip
+  ((3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (2, 4, 6, 5, 3)),
+  ((3, 3, 3), (1, 2, 2), ((1, 1),) * 3, (2, 4, 6, 5, 3)),
+  ((3, 3, 3), (2, 2, 2), ((1, 1),) * 3, (1, 5, 7, 8, 2)),
+  ((5, 1, 1), (1, 1, 1), ((2, 2), (0, 0), (0, 0)), (2, 3, 4, 5, 3)),
+  ((3, 1, 1), (1, 2, 2), ((1, 1), (0, 0), (0, 0)), (1, 3, 5, 6, 2)),
+  ((2, 3, 2), (1, 1, 1), ((0, 1), (1, 1), (0, 1)), (1, 1, 4, 5, 2)),
+  ((2, 2, 2), (3, 3, 3), ((0, 0),) * 3, (1, 8, 7, 6, 2)),
 )
 
 
@@ -40,7 +40,6 @@ def _arrays(kernel, clip, seed=0):
 
 
 class ConvolveTest(parameterized.TestCase):
-
   @parameterized.parameters(*_CASES)
   def test_output_and_gradients_are_the_loop_s(self, kernel, stride, pads, shape):
     clip, weights = _arrays(kernel, shape)
@@ -75,7 +74,6 @@ class ConvolveTest(parameterized.TestCase):
 
 
 class UnitTest(parameterized.TestCase):
-
   @parameterized.parameters((1, (1, 1, 1)), (2, (1, 1, 1)), (1, "VALID"), (1, "SAME"))
   def test_a_unit_folds_its_batch_norm_and_normalises_by_the_batch_s(self, step, padding):
     unit = units.Unit3D(4, (3, 3, 3), (1, step, step), channelwise=True, padding=padding, name="unit")

@@ -29,17 +29,17 @@ class ConvNetLstm(network.Network):
   MIN_BATCH = 2
 
   def __init__(
-      self,
-      num_classes: int = 400,
-      *,
-      num_frames: int = 25,
-      width_multiplier: float = 1.0,
-      spatial_dropout: bool = False,
-      recurrent_batch_norm: bool = True,
-      sync_batch_norm: bool = False,
-      batch_norm_decay: float = batch_norm.DECAY,
-      name: str | None = None,
-      **tower_options,
+    self,
+    num_classes: int = 400,
+    *,
+    num_frames: int = 25,
+    width_multiplier: float = 1.0,
+    spatial_dropout: bool = False,
+    recurrent_batch_norm: bool = True,
+    sync_batch_norm: bool = False,
+    batch_norm_decay: float = batch_norm.DECAY,
+    name: str | None = None,
+    **tower_options,
   ):
     """Describes the network; variables are created by the first call or by `build`.
 
@@ -73,12 +73,12 @@ class ConvNetLstm(network.Network):
       self.in_channels = in_channels
 
   def __call__(
-      self,
-      clip: tf.Tensor,
-      is_training: bool = False,
-      dropout_keep_prob: float = 1.0,
-      *,
-      dropout_seeds: tf.Tensor | None = None,
+    self,
+    clip: tf.Tensor,
+    is_training: bool = False,
+    dropout_keep_prob: float = 1.0,
+    *,
+    dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
     """Applies the network; see `network.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
     network.check_keep_prob(dropout_keep_prob)
@@ -107,14 +107,14 @@ class BatchNormLstm(snt.Module):
   """
 
   def __init__(
-      self,
-      hidden: int,
-      num_steps: int,
-      *,
-      use_batch_norm: bool = True,
-      sync_batch_norm: bool = False,
-      batch_norm_decay: float = batch_norm.DECAY,
-      name: str = "lstm",
+    self,
+    hidden: int,
+    num_steps: int,
+    *,
+    use_batch_norm: bool = True,
+    sync_batch_norm: bool = False,
+    batch_norm_decay: float = batch_norm.DECAY,
+    name: str = "lstm",
   ):
     """Describes it: `hidden` units, and statistics of `num_steps` steps."""
     super().__init__(name=name)
@@ -139,8 +139,8 @@ class BatchNormLstm(snt.Module):
     self.b = tf.Variable(forget, name="b")
     widths = {"input": 4 * hidden, "hidden": 4 * hidden, "cell": hidden} if self._use_batch_norm else {}
     self.norms = {
-        name: _StepNorm(width, self._num_steps, with_offset=name == "cell", name=f"{name}_norm")
-        for name, width in widths.items()
+      name: _StepNorm(width, self._num_steps, with_offset=name == "cell", name=f"{name}_norm")
+      for name, width in widths.items()
     }
 
   def __call__(self, inputs: tf.Tensor, is_training: bool = False) -> tf.Tensor:

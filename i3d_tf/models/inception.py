@@ -33,21 +33,21 @@ class Inception(trunk.TrunkNetwork):
   ARCHITECTURE: spec.Architecture = spec.I3D  # unless the constructor is given another
 
   def __init__(
-      self,
-      num_classes: int = 400,
-      spatial_squeeze: bool = True,
-      final_endpoint: str = spec.LOGITS,
-      name: str | None = None,
-      *,
-      architecture: spec.Architecture | None = None,
-      width_multiplier: float = 1.0,
-      average_space: bool = False,
-      spatial_dropout: bool = False,
-      temporal_padding: str = "zeros",
-      sync_batch_norm: bool = False,
-      batch_norm_decay: float = batch_norm.DECAY,
-      recompute: bool = False,
-      compute_dtype: str = "float32",
+    self,
+    num_classes: int = 400,
+    spatial_squeeze: bool = True,
+    final_endpoint: str = spec.LOGITS,
+    name: str | None = None,
+    *,
+    architecture: spec.Architecture | None = None,
+    width_multiplier: float = 1.0,
+    average_space: bool = False,
+    spatial_dropout: bool = False,
+    temporal_padding: str = "zeros",
+    sync_batch_norm: bool = False,
+    batch_norm_decay: float = batch_norm.DECAY,
+    recompute: bool = False,
+    compute_dtype: str = "float32",
   ):
     """Describes the network; variables are created by the first call or by `build`.
 
@@ -127,7 +127,7 @@ class Inception(trunk.TrunkNetwork):
         raise ValueError(f"clip has {axis} {side}; {self.final_endpoint} needs {allowed}, or average_space=True")
 
   def _classify(
-      self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
+    self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
     pooled = self._average_pool(tf.cast(net, tf.float32))
     pooled = drop(pooled, whole_channels=self._spatial_dropout)
@@ -205,7 +205,7 @@ class InceptionV1(Inception):
   ARCHITECTURE = spec.INCEPTION_V1
 
   def __call__(
-      self, clip: tf.Tensor, is_training: bool = False, dropout_keep_prob: float = 1.0, **more
+    self, clip: tf.Tensor, is_training: bool = False, dropout_keep_prob: float = 1.0, **more
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
     """Applies the network to clips or images; see `InceptionI3d`."""
     clip = network.to_tensors(clip)
@@ -213,8 +213,8 @@ class InceptionV1(Inception):
       return super().__call__(clip, is_training, dropout_keep_prob, **more)
     output, endpoints = super().__call__(clip[:, tf.newaxis], is_training, dropout_keep_prob, **more)
     squeezed = {
-        name: value if name in (spec.LOGITS, spec.PREDICTIONS) else tf.squeeze(value, 1)
-        for name, value in endpoints.items()
+      name: value if name in (spec.LOGITS, spec.PREDICTIONS) else tf.squeeze(value, 1)
+      for name, value in endpoints.items()
     }
     return squeezed.get(self.final_endpoint, output), squeezed
 
@@ -244,7 +244,7 @@ def _make_row(row: spec.Row, architecture: spec.Architecture, temporal_padding: 
 
   def make_branch(index: int, branch: tuple[spec.Conv | spec.Pool, ...]) -> units.Chain:
     make_units = lambda: [
-        _make_inner(inner, architecture, row.name, temporal_padding, is_last=inner is branch[-1]) for inner in branch
+      _make_inner(inner, architecture, row.name, temporal_padding, is_last=inner is branch[-1]) for inner in branch
     ]
     return units.Chain(make_units, name=f"Branch_{index}")
 
@@ -252,7 +252,7 @@ def _make_row(row: spec.Row, architecture: spec.Architecture, temporal_padding: 
 
 
 def _make_inner(
-    row: spec.Conv | spec.Pool, architecture: spec.Architecture, owner: str, temporal_padding: str, *, is_last: bool
+  row: spec.Conv | spec.Pool, architecture: spec.Architecture, owner: str, temporal_padding: str, *, is_last: bool
 ) -> snt.Module:
   """The module of a row that stands in the one named `owner`, or is it; `is_last` if nothing follows in its branch."""
   name = spec.endpoint_name(row, architecture)

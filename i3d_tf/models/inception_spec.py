@@ -53,32 +53,32 @@ class Mixed:
   def branches(self) -> tuple[tuple[Conv | Pool, ...], ...]:
     """The rows of the four branches, in the order of their concatenation."""
     return (
-        (Conv("0a_1x1", 1, 1, self.branch_0),),
-        (Conv("0a_1x1", 1, 1, self.branch_1[0]), Conv("0b_3x3", 3, 1, self.branch_1[1])),
-        (Conv("0a_1x1", 1, 1, self.branch_2[0]), Conv(self.branch_2_conv, 3, 1, self.branch_2[1])),
-        (Pool("0a_3x3", 3, 1), Conv("0b_1x1", 1, 1, self.branch_3)),
+      (Conv("0a_1x1", 1, 1, self.branch_0),),
+      (Conv("0a_1x1", 1, 1, self.branch_1[0]), Conv("0b_3x3", 3, 1, self.branch_1[1])),
+      (Conv("0a_1x1", 1, 1, self.branch_2[0]), Conv(self.branch_2_conv, 3, 1, self.branch_2[1])),
+      (Pool("0a_3x3", 3, 1), Conv("0b_1x1", 1, 1, self.branch_3)),
     )
 
 
 Row = Conv | Pool | Mixed
 
 ROWS: tuple[Row, ...] = (
-    Conv("1a_7x7", 7, 2, 64),
-    Pool("2a_3x3", 3, 2),
-    Conv("2b_1x1", 1, 1, 64),
-    Conv("2c_3x3", 3, 1, 192),
-    Pool("3a_3x3", 3, 2),
-    Mixed("3b", 64, (96, 128), (16, 32), 32),
-    Mixed("3c", 128, (128, 192), (32, 96), 64),
-    Pool("4a_3x3", 3, 2),
-    Mixed("4b", 192, (96, 208), (16, 48), 64),
-    Mixed("4c", 160, (112, 224), (24, 64), 64),
-    Mixed("4d", 128, (128, 256), (24, 64), 64),
-    Mixed("4e", 112, (144, 288), (32, 64), 64),
-    Mixed("4f", 256, (160, 320), (32, 128), 128),
-    Pool("5a_2x2", 2, 2),
-    Mixed("5b", 256, (160, 320), (32, 128), 128, branch_2_conv="0a_3x3"),
-    Mixed("5c", 384, (192, 384), (48, 128), 128),
+  Conv("1a_7x7", 7, 2, 64),
+  Pool("2a_3x3", 3, 2),
+  Conv("2b_1x1", 1, 1, 64),
+  Conv("2c_3x3", 3, 1, 192),
+  Pool("3a_3x3", 3, 2),
+  Mixed("3b", 64, (96, 128), (16, 32), 32),
+  Mixed("3c", 128, (128, 192), (32, 96), 64),
+  Pool("4a_3x3", 3, 2),
+  Mixed("4b", 192, (96, 208), (16, 48), 64),
+  Mixed("4c", 160, (112, 224), (24, 64), 64),
+  Mixed("4d", 128, (128, 256), (24, 64), 64),
+  Mixed("4e", 112, (144, 288), (32, 64), 64),
+  Mixed("4f", 256, (160, 320), (32, 128), 128),
+  Pool("5a_2x2", 2, 2),
+  Mixed("5b", 256, (160, 320), (32, 128), 128, branch_2_conv="0a_3x3"),
+  Mixed("5c", 384, (192, 384), (48, 128), 128),
 )
 
 HEAD_CONV = "0c_1x1"
@@ -134,14 +134,14 @@ class Architecture:
 
 
 I3D = Architecture(
-    kernels={
-        "1a_7x7": 7,
-        "2c_3x3": 3,
-        "4a_3x3": 3,
-        "5a_2x2": 2,
-        **{row.name: 3 for row in ROWS if isinstance(row, Mixed)},
-    },
-    strides={"1a_7x7": 2, "4a_3x3": 2, "5a_2x2": 2},
+  kernels={
+    "1a_7x7": 7,
+    "2c_3x3": 3,
+    "4a_3x3": 3,
+    "5a_2x2": 2,
+    **{row.name: 3 for row in ROWS if isinstance(row, Mixed)},
+  },
+  strides={"1a_7x7": 2, "4a_3x3": 2, "5a_2x2": 2},
 )
 # Every frame by itself.
 INCEPTION_V1 = Architecture(conv_prefix="Conv2d", pool_prefix="MaxPool", head_pool=(1, 7, 7))
@@ -181,11 +181,11 @@ def scale_channels(row: Row, width_multiplier: float) -> Row:
   if isinstance(row, Conv):
     return dataclasses.replace(row, channels=scale(row.channels))
   return dataclasses.replace(
-      row,
-      branch_0=scale(row.branch_0),
-      branch_1=tuple(map(scale, row.branch_1)),
-      branch_2=tuple(map(scale, row.branch_2)),
-      branch_3=scale(row.branch_3),
+    row,
+    branch_0=scale(row.branch_0),
+    branch_1=tuple(map(scale, row.branch_1)),
+    branch_2=tuple(map(scale, row.branch_2)),
+    branch_3=scale(row.branch_3),
   )
 
 
@@ -248,7 +248,7 @@ def vectors(unit: Unit, architecture: Architecture) -> tuple[str, ...]:
 
 
 def units(
-    architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
+  architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> Iterator[Unit]:
   """Every convolution in order, the classifier of the head last."""
   for row in (scale_channels(row, width_multiplier) for row in rows(architecture)):
@@ -284,7 +284,7 @@ def _conv_units(row, name, endpoint, owner, architecture, in_channels) -> Iterat
 
 
 def variable_shapes(
-    architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
+  architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> dict[str, tuple[int, ...]]:
   """The release's variable names (without stream prefix) and shapes; batch-norm vectors as (C,)."""
   shapes = {}
@@ -324,12 +324,12 @@ def clip_limits(architecture: Architecture = I3D) -> tuple[int, tuple[int, int]]
 
 
 def multiply_adds(
-    size: tuple[int, int, int],
-    architecture: Architecture = I3D,
-    *,
-    in_channels: int = 3,
-    num_classes: int = 400,
-    width_multiplier: float = 1.0,
+  size: tuple[int, int, int],
+  architecture: Architecture = I3D,
+  *,
+  in_channels: int = 3,
+  num_classes: int = 400,
+  width_multiplier: float = 1.0,
 ) -> int:
   """Multiply-adds of one clip of `size` = (frames, height, width).
 

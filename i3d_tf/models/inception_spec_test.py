@@ -12,39 +12,38 @@ from i3d_tf.weights import manifest
 
 
 class InceptionSpecTest(parameterized.TestCase):
-
   def test_endpoints_are_the_releases_in_order(self):
     self.assertEqual(
-        spec.ENDPOINTS,
-        (
-            "Conv3d_1a_7x7",
-            "MaxPool3d_2a_3x3",
-            "Conv3d_2b_1x1",
-            "Conv3d_2c_3x3",
-            "MaxPool3d_3a_3x3",
-            "Mixed_3b",
-            "Mixed_3c",
-            "MaxPool3d_4a_3x3",
-            "Mixed_4b",
-            "Mixed_4c",
-            "Mixed_4d",
-            "Mixed_4e",
-            "Mixed_4f",
-            "MaxPool3d_5a_2x2",
-            "Mixed_5b",
-            "Mixed_5c",
-            "Logits",
-            "Predictions",
-        ),
+      spec.ENDPOINTS,
+      (
+        "Conv3d_1a_7x7",
+        "MaxPool3d_2a_3x3",
+        "Conv3d_2b_1x1",
+        "Conv3d_2c_3x3",
+        "MaxPool3d_3a_3x3",
+        "Mixed_3b",
+        "Mixed_3c",
+        "MaxPool3d_4a_3x3",
+        "Mixed_4b",
+        "Mixed_4c",
+        "Mixed_4d",
+        "Mixed_4e",
+        "Mixed_4f",
+        "MaxPool3d_5a_2x2",
+        "Mixed_5b",
+        "Mixed_5c",
+        "Logits",
+        "Predictions",
+      ),
     )
 
   @parameterized.parameters(
-      (3, 51, 12_332_259, 12_346_819),
-      (3, 400, 12_689_984, 12_704_544),
-      (3, 600, 12_894_984, 12_909_544),
-      (2, 101, 12_361_557, 12_376_117),
-      (2, 400, 12_668_032, 12_682_592),
-      (2, 700, 12_975_532, 12_990_092),
+    (3, 51, 12_332_259, 12_346_819),
+    (3, 400, 12_689_984, 12_704_544),
+    (3, 600, 12_894_984, 12_909_544),
+    (2, 101, 12_361_557, 12_376_117),
+    (2, 400, 12_668_032, 12_682_592),
+    (2, 700, 12_975_532, 12_990_092),
   )
   def test_parameter_counts(self, channels, classes, trainable, everything):
     shapes = spec.variable_shapes(in_channels=channels, num_classes=classes)
@@ -61,20 +60,20 @@ class InceptionSpecTest(parameterized.TestCase):
     kinetics_600 = name.endswith("kin600")
     prefix = "" if kinetics_600 else "Flow/inception_i3d/" if name.startswith("flow") else "RGB/inception_i3d/"
     shapes = spec.variable_shapes(
-        in_channels=2 if name.startswith("flow") else 3, num_classes=600 if kinetics_600 else 400
+      in_channels=2 if name.startswith("flow") else 3, num_classes=600 if kinetics_600 else 400
     )
     ones = (1, 1, 1, 1) if kinetics_600 else ()
     expected = {
-        prefix + variable: ones + shape if "/batch_norm/" in variable else shape for variable, shape in shapes.items()
+      prefix + variable: ones + shape if "/batch_norm/" in variable else shape for variable, shape in shapes.items()
     }
     self.assertEqual(stored, expected)
 
   @parameterized.parameters(
-      (3, 64, 224, 111.153),
-      (2, 64, 224, 102.341),
-      (3, 16, 224, 27.788),
-      (3, 250, 224, 434.946),
-      (3, 256, 224, 444.614),
+    (3, 64, 224, 111.153),
+    (2, 64, 224, 102.341),
+    (3, 16, 224, 27.788),
+    (3, 250, 224, 434.946),
+    (3, 256, 224, 444.614),
   )
   def test_multiply_adds(self, channels, frames, side, giga):
     count = spec.multiply_adds((frames, side, side), in_channels=channels)

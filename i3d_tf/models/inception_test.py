@@ -30,7 +30,6 @@ def _sampled(golden, key, tensor):
 
 
 class GoldenTest(parameterized.TestCase):
-
   def _check_endpoints(self, model, clip, case, names):
     golden = np.load(testing.shared("golden/kinetics_i3d_forward.npz"))
     _, endpoints = tf.function(model)(clip)
@@ -47,14 +46,14 @@ class GoldenTest(parameterized.TestCase):
   def test_forward_with_random_weights(self, stream, frames, channels):
     clip = testing.golden_noise(f"input/{stream}/{frames}", frames, channels)
     self._check_endpoints(
-        _golden_model(stream, channels), clip, f"random/{stream}/{frames}", inception.InceptionI3d.VALID_ENDPOINTS
+      _golden_model(stream, channels), clip, f"random/{stream}/{frames}", inception.InceptionI3d.VALID_ENDPOINTS
     )
 
   def test_forward_with_the_released_weights(self):
     model = inception.InceptionI3d(final_endpoint="Predictions")
     release.load_checkpoint(model, "rgb_scratch")
     self._check_endpoints(
-        model, testing.golden_waves(64), "rgb_scratch/waves/64", inception.InceptionI3d.VALID_ENDPOINTS
+      model, testing.golden_waves(64), "rgb_scratch/waves/64", inception.InceptionI3d.VALID_ENDPOINTS
     )
     # What users of TF-Hub's deepmind/i3d-kinetics-400/1 print for 15 black frames.
     logits = model(tf.fill([1, 15, 224, 224, 3], -1.0))[1]["Logits"][0]
@@ -103,7 +102,6 @@ class GoldenTest(parameterized.TestCase):
 
 
 class InterfaceTest(parameterized.TestCase):
-
   def _trace(self, model, shape):
     return tf.function(model).get_concrete_function(tf.TensorSpec(shape, tf.float32)).structured_outputs
 
@@ -112,15 +110,15 @@ class InterfaceTest(parameterized.TestCase):
     model = inception.InceptionI3d(num_classes=classes)
     model.build(channels)
     self.assertEqual(
-        {variable.name: tuple(variable.shape) for variable in model.variables},
-        {
-            f"inception_i3d/{name}:0": shape
-            for name, shape in spec.variable_shapes(in_channels=channels, num_classes=classes).items()
-        },
+      {variable.name: tuple(variable.shape) for variable in model.variables},
+      {
+        f"inception_i3d/{name}:0": shape
+        for name, shape in spec.variable_shapes(in_channels=channels, num_classes=classes).items()
+      },
     )
     self.assertEqual(
-        {variable.name for variable in model.trainable_variables},
-        {variable.name for variable in model.variables if spec.is_trainable(variable.name[:-2])},
+      {variable.name for variable in model.trainable_variables},
+      {variable.name for variable in model.variables if spec.is_trainable(variable.name[:-2])},
     )
 
   def test_endpoint_shapes_at_full_size(self):
@@ -156,21 +154,21 @@ class InterfaceTest(parameterized.TestCase):
     self.assertEqual({name.rsplit("/", 2)[0] for name in release.named_variables(model)}, wanted)
 
   @parameterized.parameters(
-      ({"final_endpoint": "Mixed_9z"}, "final_endpoint is 'Mixed_9z'; allowed are Conv3d_1a_7x7, "),
-      ({"num_classes": 0}, "num_classes is 0"),
-      ({"width_multiplier": 0}, "width_multiplier is 0"),
-      ({"average_space": True, "spatial_squeeze": False}, "needs spatial_squeeze=True"),
-      ({"compute_dtype": "int8"}, "compute_dtype is 'int8'; allowed are float32, bfloat16, float16"),
+    ({"final_endpoint": "Mixed_9z"}, "final_endpoint is 'Mixed_9z'; allowed are Conv3d_1a_7x7, "),
+    ({"num_classes": 0}, "num_classes is 0"),
+    ({"width_multiplier": 0}, "width_multiplier is 0"),
+    ({"average_space": True, "spatial_squeeze": False}, "needs spatial_squeeze=True"),
+    ({"compute_dtype": "int8"}, "compute_dtype is 'int8'; allowed are float32, bfloat16, float16"),
   )
   def test_bad_construction(self, arguments, message):
     with self.assertRaisesRegex(ValueError, message):
       inception.InceptionI3d(**arguments)
 
   @parameterized.parameters(
-      ([1, 16, 10, 10, 3], "height 10; Logits needs 193 to 224"),
-      ([1, 16, 224, 225, 3], "width 225; Logits needs 193 to 224"),
-      ([1, 8, 224, 224, 3], "8 frames; Logits needs at least 9"),
-      ([16, 224, 224, 3], r"shape \(16, 224, 224, 3\); it must be \[batch, frames, height, width, channels\]"),
+    ([1, 16, 10, 10, 3], "height 10; Logits needs 193 to 224"),
+    ([1, 16, 224, 225, 3], "width 225; Logits needs 193 to 224"),
+    ([1, 8, 224, 224, 3], "8 frames; Logits needs at least 9"),
+    ([16, 224, 224, 3], r"shape \(16, 224, 224, 3\); it must be \[batch, frames, height, width, channels\]"),
   )
   def test_bad_clips(self, shape, message):
     model = inception.InceptionI3d(width_multiplier=0.05)
@@ -200,7 +198,6 @@ class InterfaceTest(parameterized.TestCase):
 
 
 class HeadTest(parameterized.TestCase):
-
   def _steps(self, values):
     """The averaged logit of a network whose Mixed_5c has `values` over time."""
     model = inception.InceptionI3d(1, width_multiplier=0.05, average_space=True)
@@ -287,7 +284,6 @@ class HeadTest(parameterized.TestCase):
 
 
 class ReceptiveFieldTest(absltest.TestCase):
-
   def test_one_step_of_mixed_5c_sees_99_frames(self):
     model = inception.InceptionI3d(final_endpoint="Mixed_5c", width_multiplier=0.05)
     clip = tf.random.stateless_uniform([1, 160, 16, 16, 3], [0, 0], -1, 1)
@@ -380,8 +376,8 @@ class TrainingTest(parameterized.TestCase):
     self.assertEqual(released(), everything)
 
   @parameterized.parameters(
-      ("Branch_0", "'Branch_0' matches the beginning of no unit's name; names are Conv3d_1a_7x7, Conv3d_2b_1x1, "),
-      ("Mixed_(", r"'Mixed_\(' is not a regular expression"),
+    ("Branch_0", "'Branch_0' matches the beginning of no unit's name; names are Conv3d_1a_7x7, Conv3d_2b_1x1, "),
+    ("Mixed_(", r"'Mixed_\(' is not a regular expression"),
   )
   def test_freezing_nothing_is_an_error(self, pattern, message):
     model = self._model()
@@ -407,7 +403,6 @@ class TrainingTest(parameterized.TestCase):
 
 
 class SmallNetworkTest(absltest.TestCase):
-
   def test_it_overfits_eight_clips(self):
     tf.random.set_seed(1)
     model = inception.InceptionI3d(8, width_multiplier=0.1, average_space=True)
@@ -421,7 +416,7 @@ class SmallNetworkTest(absltest.TestCase):
         logits, _ = model(clips, is_training=True)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
       for variable, gradient in zip(
-          model.trainable_variables, tape.gradient(loss, model.trainable_variables), strict=True
+        model.trainable_variables, tape.gradient(loss, model.trainable_variables), strict=True
       ):
         variable.assign_sub(0.1 * gradient)
       return loss, logits

@@ -11,7 +11,7 @@ _BATCH_NORM = ("beta", "moving_mean", "moving_variance")
 
 
 def inflate(
-    values: Mapping[str, np.ndarray], architecture: spec.Architecture = spec.I3D, *, mode: str = "mean"
+  values: Mapping[str, np.ndarray], architecture: spec.Architecture = spec.I3D, *, mode: str = "mean"
 ) -> dict[str, np.ndarray]:
   """I3D's variables from those of Inception-v1, all but the classifier's, which is new for videos.
 
@@ -48,7 +48,7 @@ def inflate(
 
 
 def inflate_to(
-    values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, mode: str = "mean"
+  values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, mode: str = "mean"
 ) -> dict[str, np.ndarray]:
   """Those variables of a network of images that a network of the same names has, but for the classifier's.
 
@@ -66,8 +66,8 @@ def inflate_to(
   if strangers := [name for name in trunk if name not in shapes]:
     raise ValueError(f"the new network has no variables {', '.join(strangers[:3])}")
   return {
-      name: inflate_kernel(value, shapes[name][0], mode=mode) if value.ndim == 5 else value
-      for name, value in trunk.items()
+    name: inflate_kernel(value, shapes[name][0], mode=mode) if value.ndim == 5 else value
+    for name, value in trunk.items()
   }
 
 

@@ -19,22 +19,22 @@ TOLERANCE = 1e-4
 # For 128 frames and zeros around them: first and last step whose receptive field lies within the video; worked out from
 # kernels, strides and SAME padding, not by the code under test.
 CLEAN = {
-    "Conv3d_1a_7x7": (1, 61),
-    "MaxPool3d_2a_3x3": (1, 61),
-    "Conv3d_2b_1x1": (1, 61),
-    "Conv3d_2c_3x3": (2, 60),
-    "MaxPool3d_3a_3x3": (2, 60),
-    "Mixed_3b": (3, 59),
-    "Mixed_3c": (4, 58),
-    "MaxPool3d_4a_3x3": (2, 28),
-    "Mixed_4b": (3, 27),
-    "Mixed_4c": (4, 26),
-    "Mixed_4d": (5, 25),
-    "Mixed_4e": (6, 24),
-    "Mixed_4f": (7, 23),
-    "MaxPool3d_5a_2x2": (4, 11),
-    "Mixed_5b": (5, 10),
-    "Mixed_5c": (6, 9),
+  "Conv3d_1a_7x7": (1, 61),
+  "MaxPool3d_2a_3x3": (1, 61),
+  "Conv3d_2b_1x1": (1, 61),
+  "Conv3d_2c_3x3": (2, 60),
+  "MaxPool3d_3a_3x3": (2, 60),
+  "Mixed_3b": (3, 59),
+  "Mixed_3c": (4, 58),
+  "MaxPool3d_4a_3x3": (2, 28),
+  "Mixed_4b": (3, 27),
+  "Mixed_4c": (4, 26),
+  "Mixed_4d": (5, 25),
+  "Mixed_4e": (6, 24),
+  "Mixed_4f": (7, 23),
+  "MaxPool3d_5a_2x2": (4, 11),
+  "Mixed_5b": (5, 10),
+  "Mixed_5c": (6, 9),
 }
 
 
@@ -75,8 +75,8 @@ class UnitTest(parameterized.TestCase):
     frames, image = 12, np.abs(_image(6, flat.in_channels))
     kernel = testing.golden_values(f"{flat.name}/w", (*flat.kernel, flat.in_channels, flat.out_channels))
     beta, mean, variance = (
-        testing.golden_values(f"{flat.name}/{name}", (flat.out_channels,))
-        for name in ("beta", "moving_mean", "moving_variance")
+      testing.golden_values(f"{flat.name}/{name}", (flat.out_channels,))
+      for name in ("beta", "moving_mean", "moving_variance")
     )
     unit = units.Unit3D(deep.out_channels, deep.kernel, (time_stride, stride, stride), name="unit")
     unit.build(deep.in_channels)
@@ -99,7 +99,6 @@ class UnitTest(parameterized.TestCase):
 
 
 class TrunkTest(parameterized.TestCase):
-
   def _outputs(self, *, frames, side, mode="mean", width=1.0, **options) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
     """Every endpoint of the trunk of I3D `[1, T, H, W, C]`, and of Inception-v1 `[1, H, W, C]`, by its name in I3D."""
     flat = inception.InceptionV1(final_endpoint="Mixed_5c", width_multiplier=width)

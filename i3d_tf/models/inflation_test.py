@@ -13,7 +13,6 @@ def _flat_values() -> dict[str, np.ndarray]:
 
 
 class InflateTest(parameterized.TestCase):
-
   def test_every_variable_but_the_classifier_s_becomes_i3d_s(self):
     inflated = inflation.inflate(_flat_values())
     expected = spec.variable_shapes(spec.I3D, num_classes=5, width_multiplier=0.1)
@@ -24,12 +23,12 @@ class InflateTest(parameterized.TestCase):
     self.assertEqual({value.dtype for value in inflated.values()}, {np.dtype(np.float32)})
 
   @parameterized.parameters(
-      ("Conv3d_1a_7x7/conv_3d/w", "Conv2d_1a_7x7/conv_3d/w", 7),
-      ("Conv3d_2b_1x1/conv_3d/w", "Conv2d_2b_1x1/conv_3d/w", 1),
-      ("Conv3d_2c_3x3/conv_3d/w", "Conv2d_2c_3x3/conv_3d/w", 3),
-      ("Mixed_4e/Branch_0/Conv3d_0a_1x1/conv_3d/w", "Mixed_4e/Branch_0/Conv2d_0a_1x1/conv_3d/w", 1),
-      ("Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w", "Mixed_5b/Branch_2/Conv2d_0a_3x3/conv_3d/w", 3),
-      ("Mixed_5c/Branch_2/Conv3d_0b_3x3/conv_3d/w", "Mixed_5c/Branch_2/Conv2d_0b_3x3/conv_3d/w", 3),
+    ("Conv3d_1a_7x7/conv_3d/w", "Conv2d_1a_7x7/conv_3d/w", 7),
+    ("Conv3d_2b_1x1/conv_3d/w", "Conv2d_2b_1x1/conv_3d/w", 1),
+    ("Conv3d_2c_3x3/conv_3d/w", "Conv2d_2c_3x3/conv_3d/w", 3),
+    ("Mixed_4e/Branch_0/Conv3d_0a_1x1/conv_3d/w", "Mixed_4e/Branch_0/Conv2d_0a_1x1/conv_3d/w", 1),
+    ("Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w", "Mixed_5b/Branch_2/Conv2d_0a_3x3/conv_3d/w", 3),
+    ("Mixed_5c/Branch_2/Conv3d_0b_3x3/conv_3d/w", "Mixed_5c/Branch_2/Conv2d_0b_3x3/conv_3d/w", 3),
   )
   def test_kernels_come_from_their_own_and_keep_their_sum_over_time(self, deep, flat, steps):
     values = _flat_values()
@@ -71,7 +70,6 @@ class InflateTest(parameterized.TestCase):
 
 
 class InflateKernelTest(parameterized.TestCase):
-
   @parameterized.parameters(
       (1, "mean", [6]), (2, "mean", [3, 3]), (3, "mean", [2, 2, 2]), (4, "mean", [1.5] * 4),
       (1, "center", [6]), (2, "center", [6, 0]), (3, "center", [0, 6, 0]), (4, "center", [0, 6, 0, 0]),
@@ -94,7 +92,6 @@ class InflateKernelTest(parameterized.TestCase):
 
 
 class AdaptInChannelsTest(absltest.TestCase):
-
   def test_each_new_input_gets_the_mean(self):
     kernel = np.arange(2 * 3 * 2, dtype=np.float32).reshape(2, 1, 1, 3, 2)
     adapted = inflation.adapt_in_channels(kernel, 2)

@@ -123,7 +123,7 @@ def check_common(num_classes: int, width_multiplier: float, compute_dtype: str) 
 
 
 def dropout(
-    net: tf.Tensor, keep_prob: float, seeds: tf.Tensor | None, *, whole_channels: bool = False, layer: int = 0
+  net: tf.Tensor, keep_prob: float, seeds: tf.Tensor | None, *, whole_channels: bool = False, layer: int = 0
 ) -> tf.Tensor:
   """Keeps values of `[B, T, H, W, C]` with probability `keep_prob`, divided by it, each or by whole channels.
 

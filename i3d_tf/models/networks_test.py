@@ -27,7 +27,6 @@ def _fill(model) -> None:
 
 
 class InceptionV1Test(absltest.TestCase):
-
   def test_a_clip_is_its_frames_by_themselves(self):
     model = inception.InceptionV1(5, average_space=True, **_SMALL)
     model.build(3)
@@ -53,7 +52,6 @@ class InceptionV1Test(absltest.TestCase):
 
 
 class C3DTest(absltest.TestCase):
-
   def test_shapes_halve_time_from_the_first_pool_on(self):
     model = c3d.C3D(7, **_SMALL)
     logits, endpoints = model(_clip(1, 16, 112, 112, 3))
@@ -83,7 +81,6 @@ class C3DTest(absltest.TestCase):
 
 
 class TwoStreamTest(parameterized.TestCase):
-
   def test_logits_are_the_mean_of_those_of_the_towers(self):
     model = two_stream.TwoStream(6, **_SMALL)
     clip = {"rgb": _clip(2, 1, 32, 32, 3), "flow": _clip(2, 1, 32, 32, 20, seed=1)}
@@ -131,7 +128,6 @@ class TwoStreamTest(parameterized.TestCase):
 
 
 class ConvNetLstmTest(absltest.TestCase):
-
   def _lstm(self, **options) -> convnet_lstm.BatchNormLstm:
     lstm = convnet_lstm.BatchNormLstm(4, 3, **options)
     lstm.build(5)
@@ -209,7 +205,6 @@ class ConvNetLstmTest(absltest.TestCase):
 
 
 class PaddingTest(parameterized.TestCase):
-
   @parameterized.product(frames=(4, 5), side=(6, 7), kernel=((3, 3, 3), (7, 7, 7)), stride=((1, 1, 1), (2, 2, 2)))
   def test_edges_are_repeated_in_time_and_zeros_stay_in_space(self, frames, side, kernel, stride):
     conv = units.Conv3D(2, kernel, stride, temporal_padding="edge")

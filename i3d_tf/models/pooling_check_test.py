@@ -10,7 +10,6 @@ from i3d_tf.models import pooling_check
 
 
 class MaxPoolGradientTest(parameterized.TestCase):
-
   @parameterized.parameters("float32", "bfloat16")
   def test_it_is_right_in_a_function(self, dtype):
     self.assertTrue(pooling_check.max_pool_gradient_is_right(dtype))

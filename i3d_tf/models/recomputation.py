@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def recomputed(
-    function: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor, variables: Sequence[tf.Variable]
+  function: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor, variables: Sequence[tf.Variable]
 ) -> tf.Tensor:
   """`function(inputs)`, of which the gradient tape keeps `inputs` only.
 

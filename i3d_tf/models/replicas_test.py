@@ -84,7 +84,6 @@ def _make_two_devices(tf):
 
 
 class ReplicasTest(parameterized.TestCase):
-
   @parameterized.parameters(False, True)
   def test_two_synchronized_replicas_equal_one_with_the_whole_batch(self, recompute):
     one, two = testing.in_own_process(_synchronized, recompute)

@@ -24,13 +24,13 @@ class ResNet(trunk.TrunkNetwork):
   """
 
   def __init__(
-      self,
-      num_classes: int = 400,
-      *,
-      architecture: str = "i3d_r50",
-      temporal_padding: str = "zeros",
-      name: str | None = None,
-      **options: Any,
+    self,
+    num_classes: int = 400,
+    *,
+    architecture: str = "i3d_r50",
+    temporal_padding: str = "zeros",
+    name: str | None = None,
+    **options: Any,
   ):
     """Describes the network.
 
@@ -76,13 +76,13 @@ def _make_conv(conv: spec.Conv, architecture: spec.Architecture, temporal_paddin
     return units.Chain(make_parts, name=conv.name)
   scale = {"with_scale": True, "initial_scale": 0.0 if conv.zero_scale else 1.0}
   return units.Unit3D(
-      conv.channels,
-      conv.kernel,
-      conv.stride,
-      batch_norm={"epsilon": architecture.epsilon, **scale},
-      activation="relu" if conv.relu else "none",
-      padding=conv.padding,
-      temporal_padding=temporal_padding,
-      initializer=_INITIALIZER,
-      name=conv.name,
+    conv.channels,
+    conv.kernel,
+    conv.stride,
+    batch_norm={"epsilon": architecture.epsilon, **scale},
+    activation="relu" if conv.relu else "none",
+    padding=conv.padding,
+    temporal_padding=temporal_padding,
+    initializer=_INITIALIZER,
+    name=conv.name,
   )

@@ -33,7 +33,6 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
 
 
 class ResNetInflationTest(parameterized.TestCase):
-
   def _errors(self, architecture: str, mode: str, temporal_padding: str) -> dict[str, np.ndarray]:
     """The largest difference at each step of each endpoint of the trunk, relative to the largest value."""
     frame = np.random.default_rng(0).uniform(-1, 1, [1, 1, 48, 64, 3]).astype(np.float32)

@@ -73,28 +73,28 @@ _I3D_KERNELS = ((3,), (3, 1), (3, 1), (1, 3))
 _KINETICS_RGB = {"rgb_mean": (0.43216, 0.394666, 0.37645), "rgb_std": (0.22803, 0.22145, 0.216989)}  # torchvision
 _SLOWFAST = {"pool": 1, "halves_time": True, "zero_last_scale": True, "rgb_mean": 0.45, "rgb_std": 0.225}
 
-ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType({
+ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType(
+  {
     "r3d_18": Architecture(18, stem=(3, 1), kernels=_THREE, strides=(1, 2, 2, 2), **_KINETICS_RGB),
     "mc3_18": Architecture(18, stem=(3, 1), kernels=((3,), (1,), (1,), (1,)), **_KINETICS_RGB),
     # In time from the third group of layers on, the stem being the first.
-    "rmc3_18": Architecture(
-        18, kernels=((1,), (3,), (3,), (3,)), strides=(1, 2, 2, 2), epsilon=1e-3, **_KINETICS_RGB
-    ),
+    "rmc3_18": Architecture(18, kernels=((1,), (3,), (3,), (3,)), strides=(1, 2, 2, 2), epsilon=1e-3, **_KINETICS_RGB),
     "r2plus1d_18": Architecture(
-        18, stem=(3, 1), kernels=_THREE, strides=(1, 2, 2, 2), factorised=True, same_middle=True, **_KINETICS_RGB
+      18, stem=(3, 1), kernels=_THREE, strides=(1, 2, 2, 2), factorised=True, same_middle=True, **_KINETICS_RGB
     ),
     "r2plus1d_34": Architecture(
-        34, stem=(3, 1), kernels=_THREE, strides=(1, 2, 2, 2), factorised=True, epsilon=1e-3, **_KINETICS_RGB
+      34, stem=(3, 1), kernels=_THREE, strides=(1, 2, 2, 2), factorised=True, epsilon=1e-3, **_KINETICS_RGB
     ),
     "resnet_50": Architecture(50, pool=1),
     "c2d_r50": Architecture(50, **_SLOWFAST),
     "i3d_r50": Architecture(50, stem=(5, 1), kernels=_I3D_KERNELS, **_SLOWFAST),
     "i3d_r50_non_local": Architecture(
-        50, stem=(5, 1), kernels=_I3D_KERNELS, non_local=((), (1, 3), (1, 3, 5), ()), **_SLOWFAST
+      50, stem=(5, 1), kernels=_I3D_KERNELS, non_local=((), (1, 3), (1, 3, 5), ()), **_SLOWFAST
     ),
     "i3d_r50_32x2": Architecture(50, stem=(5, 2), pool=2, halves_time=True, kernels=_I3D_KERNELS),
     "tsm_r50": Architecture(50, pool=1, shift=8),
-})
+  }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Conv:
       return (self,)
     (kernel_t, *kernel), (stride_t, *stride) = self.kernel, self.stride
     return (
-        Conv("spatial", (1, *kernel), (1, *stride), self.middle),
-        Conv("temporal", (kernel_t, 1, 1), (stride_t, 1, 1), self.channels, relu=self.relu, zero_scale=self.zero_scale),
+      Conv("spatial", (1, *kernel), (1, *stride), self.middle),
+      Conv("temporal", (kernel_t, 1, 1), (stride_t, 1, 1), self.channels, relu=self.relu, zero_scale=self.zero_scale),
     )
 
 
@@ -213,22 +213,22 @@ def _plain(architecture: Architecture, kernel: int, stride: Triple, in_channels:
     first = middle_width(in_channels, width)
     second = first if architecture.same_middle else middle_width(width, width)
   return [
-      Conv("conv1", (kernel, 3, 3), stride, width, first),
-      Conv("conv2", (kernel, 3, 3), _POINT, width, second),
+    Conv("conv1", (kernel, 3, 3), stride, width, first),
+    Conv("conv2", (kernel, 3, 3), _POINT, width, second),
   ]
 
 
 def _bottleneck(architecture: Architecture, kernel: int, stride: Triple, in_channels: int, width: int) -> list[Conv]:
   del architecture, in_channels
   return [
-      Conv("conv1", (kernel, 1, 1), _POINT, width),
-      Conv("conv2", (1, 3, 3), stride, width),
-      Conv("conv3", _POINT, _POINT, _EXPANSION * width),
+    Conv("conv1", (kernel, 1, 1), _POINT, width),
+    Conv("conv2", (1, 3, 3), stride, width),
+    Conv("conv3", _POINT, _POINT, _EXPANSION * width),
   ]
 
 
 def units(
-    architecture: Architecture, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
+  architecture: Architecture, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> Iterator[inception_spec.Unit]:
   """Every convolution in order, the classifier last."""
   for row in rows(architecture, width_multiplier=width_multiplier):
@@ -277,5 +277,5 @@ def variable_shapes(architecture: Architecture, **sizes) -> dict[str, tuple[int,
 def num_parameters(architecture: Architecture, **sizes) -> int:
   """Trained values: weights, scales and offsets of batch norm, and biases."""
   return sum(
-      unit.num_weights + unit.out_channels * (2 if unit.batch_norm else 1) for unit in units(architecture, **sizes)
+    unit.num_weights + unit.out_channels * (2 if unit.batch_norm else 1) for unit in units(architecture, **sizes)
   )

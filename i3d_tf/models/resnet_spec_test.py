@@ -11,7 +11,6 @@ def _units(name: str, **sizes):
 
 
 class ResnetSpecTest(parameterized.TestCase):
-
   @parameterized.parameters(
       ("r3d_18", 33_371_472), ("mc3_18", 11_695_440), ("r2plus1d_18", 31_505_325),  # torchvision's num_params
       ("i3d_r50", 28_043_472),  # pytorchvideo's
@@ -42,7 +41,7 @@ class ResnetSpecTest(parameterized.TestCase):
     self.assertEqual(middle("r2plus1d_18", "stem"), 45)
 
   @parameterized.parameters(
-      ("i3d_r50", "333 3131 313131 131"), ("i3d_r50_32x2", "333 3131 313131 131"), ("c2d_r50", "111 1111 111111 111")
+    ("i3d_r50", "333 3131 313131 131"), ("i3d_r50_32x2", "333 3131 313131 131"), ("c2d_r50", "111 1111 111111 111")
   )
   def test_temporal_kernels_of_bottlenecks(self, name, expected):
     found = [str(unit.kernel[0]) for unit in _units(name).values() if unit.name.endswith("/conv1")]

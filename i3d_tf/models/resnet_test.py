@@ -34,7 +34,6 @@ def _made(architecture: str, **options) -> resnet.ResNet:
 
 
 class ResNetTest(parameterized.TestCase):
-
   @parameterized.parameters(*spec.ARCHITECTURES)
   def test_variables_are_the_table_s(self, name):
     model = resnet.ResNet(5, architecture=name, **_SMALL)
@@ -46,13 +45,13 @@ class ResNetTest(parameterized.TestCase):
     self.assertEqual(trained, spec.num_parameters(spec.ARCHITECTURES[name], **sizes))
 
   @parameterized.parameters(
-      ("r3d_18", {"stem": (16, 56), "layer1_1": (16, 56), "layer2_1": (8, 28), "layer4_1": (2, 7)}),
-      ("mc3_18", {"stem": (16, 56), "layer2_0": (16, 28), "layer4_1": (16, 7)}),
-      ("rmc3_18", {"layer1_1": (16, 56), "layer2_0": (8, 28), "layer4_1": (2, 7)}),
-      ("r2plus1d_34", {"layer1_2": (16, 56), "layer3_5": (4, 14), "layer4_2": (2, 7)}),
-      ("i3d_r50", {"stem": (16, 56), "pool1": (16, 28), "layer1_2": (16, 28), "pool2": (8, 28), "layer4_2": (8, 4)}),
-      ("i3d_r50_32x2", {"stem": (8, 56), "pool1": (4, 28), "pool2": (2, 28), "layer2_0": (2, 14), "layer4_2": (2, 4)}),
-      ("tsm_r50", {"pool1": (16, 28), "layer4_2": (16, 4)}),
+    ("r3d_18", {"stem": (16, 56), "layer1_1": (16, 56), "layer2_1": (8, 28), "layer4_1": (2, 7)}),
+    ("mc3_18", {"stem": (16, 56), "layer2_0": (16, 28), "layer4_1": (16, 7)}),
+    ("rmc3_18", {"layer1_1": (16, 56), "layer2_0": (8, 28), "layer4_1": (2, 7)}),
+    ("r2plus1d_34", {"layer1_2": (16, 56), "layer3_5": (4, 14), "layer4_2": (2, 7)}),
+    ("i3d_r50", {"stem": (16, 56), "pool1": (16, 28), "layer1_2": (16, 28), "pool2": (8, 28), "layer4_2": (8, 4)}),
+    ("i3d_r50_32x2", {"stem": (8, 56), "pool1": (4, 28), "pool2": (2, 28), "layer2_0": (2, 14), "layer4_2": (2, 4)}),
+    ("tsm_r50", {"pool1": (16, 28), "layer4_2": (16, 4)}),
   )
   def test_steps_and_sizes(self, name, expected):
     model = resnet.ResNet(5, architecture=name, **_SMALL)
@@ -95,7 +94,6 @@ class ResNetTest(parameterized.TestCase):
 
 
 class NonLocalTest(parameterized.TestCase):
-
   @parameterized.parameters(*non_local.MODES)
   def test_zero_scale_changes_nothing_and_any_other_does(self, mode):
     block, clip = non_local.NonLocal(6, mode=mode, name="block"), tf.constant(_noise(2, 3, 4, 6, 6))
@@ -154,7 +152,6 @@ class NonLocalTest(parameterized.TestCase):
 
 
 class TemporalShiftTest(absltest.TestCase):
-
   def test_moves_the_channels_it_should(self):
     # The value is 100 times the step plus the channel.
     clip = np.zeros([1, 4, 2, 3, 19], np.float32) + 100 * np.arange(1, 5).reshape(1, 4, 1, 1, 1) + np.arange(19)
@@ -181,7 +178,6 @@ class TemporalShiftTest(absltest.TestCase):
 
 
 class ResidualTest(absltest.TestCase):
-
   def test_widths_must_agree(self):
     block = residual.Residual(lambda: ([units.Unit3D(4, (1, 1, 1), name="conv1")], None), name="block")
     with self.assertRaisesRegex(ValueError, "block: the branch has 4 channels, what it is added to 3"):

@@ -38,11 +38,11 @@ I2D = dataclasses.replace(spec.I3D, flat=frozenset(row.name for row in spec.ROWS
 
 
 def s3d(
-    *,
-    first_kernel: int = 3,
-    separable_stem: bool = False,
-    first_3d: str = "Conv2d_2c_3x3",
-    first_gate: str | None = None,
+  *,
+  first_kernel: int = 3,
+  separable_stem: bool = False,
+  first_3d: str = "Conv2d_2c_3x3",
+  first_gate: str | None = None,
 ) -> spec.Architecture:
   """S3D in the dialect of slim: a temporal convolution has a bias and no batch norm, and starts as the identity.
 
@@ -58,20 +58,20 @@ def s3d(
   if first_kernel not in FIRST_KERNELS:
     raise ValueError(f"first_kernel is {first_kernel}; allowed are {', '.join(map(str, FIRST_KERNELS))}")
   base = spec.Architecture(
-      kernels={**spec.I3D.kernels, _STEM: first_kernel},
-      strides=spec.I3D.strides,
-      regular_names=True,
-      conv_prefix="Conv2d",
-      pool_prefix="MaxPool",
+    kernels={**spec.I3D.kernels, _STEM: first_kernel},
+    strides=spec.I3D.strides,
+    regular_names=True,
+    conv_prefix="Conv2d",
+    pool_prefix="MaxPool",
   )
   names = [*(spec.endpoint_name(row, base) for row in spec.ROWS), spec.LOGITS]
   last = len(names) - 1
   gated = () if first_gate is None else _convolutions(spec.ROWS[_index(names, first_gate, 0) :])
   return dataclasses.replace(
-      base,
-      flat=frozenset(_outside(_index(names, first_3d, 0), last)) - {_STEM},
-      separable=frozenset(_convolutions(spec.ROWS)) | ({_STEM} if separable_stem else set()),
-      gated=frozenset(gated),
+    base,
+    flat=frozenset(_outside(_index(names, first_3d, 0), last)) - {_STEM},
+    separable=frozenset(_convolutions(spec.ROWS)) | ({_STEM} if separable_stem else set()),
+    gated=frozenset(gated),
   )
 
 
@@ -87,11 +87,11 @@ def s3d_torchvision(*, gated: bool = False, normalizes: bool = True) -> spec.Arc
   """
   slim = s3d(first_kernel=7, separable_stem=True, first_gate="Conv2d_2c_3x3" if gated else None)
   return dataclasses.replace(
-      slim,
-      temporal_batch_norm=True,
-      batch_norm_scale=True,
-      symmetric_padding=True,
-      **(_TORCHVISION_RGB if normalizes else {}),
+    slim,
+    temporal_batch_norm=True,
+    batch_norm_scale=True,
+    symmetric_padding=True,
+    **(_TORCHVISION_RGB if normalizes else {}),
   )
 
 

@@ -22,13 +22,12 @@ def _num_trained(architecture: spec.Architecture) -> int:
 
 
 class S3dTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (s3d_spec.s3d(first_kernel=7), 7_916_608, 79.29),
-      (s3d_spec.s3d(), 7_878_976, 64.18),
-      (s3d_spec.s3d(first_kernel=7, separable_stem=True), 7_888_832, 71.91),
-      (s3d_spec.s3d(first_gate=_GATES_FROM), 7_878_976 + 1_219_328, 64.18),
-      (s3d_spec.s3d(first_kernel=5), 7_878_976 + 2 * 49 * 3 * 64, 71.73),
+    (s3d_spec.s3d(first_kernel=7), 7_916_608, 79.29),
+    (s3d_spec.s3d(), 7_878_976, 64.18),
+    (s3d_spec.s3d(first_kernel=7, separable_stem=True), 7_888_832, 71.91),
+    (s3d_spec.s3d(first_gate=_GATES_FROM), 7_878_976 + 1_219_328, 64.18),
+    (s3d_spec.s3d(first_kernel=5), 7_878_976 + 2 * 49 * 3 * 64, 71.73),
   )
   def test_weights_and_multiply_adds_of_slim_s_dialect(self, architecture, weights, giga):
     self.assertEqual(_num_weights(architecture), weights)
@@ -72,9 +71,9 @@ class S3dTest(parameterized.TestCase):
     self.assertEqual(spec.clip_limits(s3d_spec.s3d()), (9, (193, 224)))
 
   @parameterized.parameters(
-      ({"first_kernel": 4}, "first_kernel is 4; allowed are 1, 3, 5, 7"),
-      ({"first_3d": "Conv3d_2c_3x3"}, "no endpoint 'Conv3d_2c_3x3'; allowed are Conv2d_1a_7x7, .*Mixed_5c, Logits"),
-      ({"first_gate": ""}, "no endpoint ''"),
+    ({"first_kernel": 4}, "first_kernel is 4; allowed are 1, 3, 5, 7"),
+    ({"first_3d": "Conv3d_2c_3x3"}, "no endpoint 'Conv3d_2c_3x3'; allowed are Conv2d_1a_7x7, .*Mixed_5c, Logits"),
+    ({"first_gate": ""}, "no endpoint ''"),
   )
   def test_what_there_is_not(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -82,7 +81,6 @@ class S3dTest(parameterized.TestCase):
 
 
 class MixedDepthTest(parameterized.TestCase):
-
   def test_i2d_is_inception_v1_in_weights_and_costs_what_its_kernels_cost(self):
     self.assertEqual(_num_trained(s3d_spec.I2D), _num_trained(spec.INCEPTION_V1))
     self.assertEqual({unit.kernel[0] for unit in spec.units(s3d_spec.I2D)}, {1})

@@ -20,17 +20,17 @@ class ExtendedUnit3D(units.Unit3D):
   """A unit, and under its name what follows it: the temporal half of its convolution, a gate."""
 
   def __init__(
-      self,
-      channels: int,
-      kernel: tuple[int, int, int],
-      stride: tuple[int, int, int] = (1, 1, 1),
-      *,
-      is_separable: bool,
-      is_gated: bool,
-      temporal_batch_norm: bool = False,
-      padding: units.Padding = "SAME",
-      name: str,
-      **options: Any,
+    self,
+    channels: int,
+    kernel: tuple[int, int, int],
+    stride: tuple[int, int, int] = (1, 1, 1),
+    *,
+    is_separable: bool,
+    is_gated: bool,
+    temporal_batch_norm: bool = False,
+    padding: units.Padding = "SAME",
+    name: str,
+    **options: Any,
   ):
     """Describes the unit.
 
@@ -50,7 +50,7 @@ class ExtendedUnit3D(units.Unit3D):
     if is_separable:
       identity = {} if temporal_batch_norm else {"initializer": CenterIdentity()}
       self.temporal = units.Unit3D(
-          channels, use_batch_norm=temporal_batch_norm, name=spec.TEMPORAL_NAME, **of_time, **identity, **options
+        channels, use_batch_norm=temporal_batch_norm, name=spec.TEMPORAL_NAME, **of_time, **identity, **options
       )
       self._followers.append(self.temporal)
     if is_gated:
@@ -106,6 +106,6 @@ def _halves(kernel, stride, padding) -> tuple[dict[str, Any], dict[str, Any]]:
   space, time = ((1, *kernel[1:]), (1, *stride[1:])), ((kernel[0], 1, 1), (stride[0], 1, 1))
   paddings = (padding, padding) if isinstance(padding, str) else ((0, *padding[1:]), (padding[0], 0, 0))
   return tuple(
-      {"kernel": kernel, "stride": stride, "padding": padding}
-      for (kernel, stride), padding in zip((space, time), paddings, strict=True)
+    {"kernel": kernel, "stride": stride, "padding": padding}
+    for (kernel, stride), padding in zip((space, time), paddings, strict=True)
   )

@@ -17,12 +17,12 @@ from i3d_tf.weights import release
 # some endpoints the mean and the norm.
 _TORCHVISION_LOGITS = (33.21688, 15.499933, 24.645409, -28.816097, 589.6557)
 _TORCHVISION_ENDPOINTS = {
-    "Conv2d_1a_7x7": ((1, 10, 108, 117, 64), 0.7933215, 4276.443),
-    "Conv2d_2c_3x3": ((1, 10, 54, 59, 192), 1.485663, 6934.846),
-    "MaxPool_4a_3x3": ((1, 5, 14, 15, 480), 4.669562, 5049.861),
-    "Mixed_4f": ((1, 5, 14, 15, 832), 8.415539, 15595.81),
-    "MaxPool_5a_2x2": ((1, 2, 7, 7, 832), 12.31695, 6037.356),
-    "Mixed_5c": ((1, 2, 7, 7, 1024), 12.35989, 7515.189),
+  "Conv2d_1a_7x7": ((1, 10, 108, 117, 64), 0.7933215, 4276.443),
+  "Conv2d_2c_3x3": ((1, 10, 54, 59, 192), 1.485663, 6934.846),
+  "MaxPool_4a_3x3": ((1, 5, 14, 15, 480), 4.669562, 5049.861),
+  "Mixed_4f": ((1, 5, 14, 15, 832), 8.415539, 15595.81),
+  "MaxPool_5a_2x2": ((1, 2, 7, 7, 832), 12.31695, 6037.356),
+  "Mixed_5c": ((1, 2, 7, 7, 1024), 12.35989, 7515.189),
 }
 
 _SMALL = {"width_multiplier": 0.1, "average_space": True}
@@ -45,7 +45,6 @@ def _unit(**options) -> separable.ExtendedUnit3D:
 
 
 class ExtendedUnitTest(parameterized.TestCase):
-
   @parameterized.parameters("SAME", ((1, 1, 1),))
   def test_space_then_time_then_gate(self, padding):
     unit = _unit(is_separable=True, is_gated=True, padding=padding)
@@ -88,7 +87,7 @@ class ExtendedUnitTest(parameterized.TestCase):
 
   def test_a_new_temporal_half_changes_nothing(self):
     build = lambda is_separable, kernel: separable.ExtendedUnit3D(
-        6, kernel, is_separable=is_separable, is_gated=False, name="unit"
+      6, kernel, is_separable=is_separable, is_gated=False, name="unit"
     )
     whole, halves = build(False, (1, 3, 3)), build(True, (3, 3, 3))
     for unit in (whole, halves):
@@ -99,7 +98,6 @@ class ExtendedUnitTest(parameterized.TestCase):
 
 
 class TorchvisionTest(absltest.TestCase):
-
   def test_logits_and_endpoints_are_those_of_torchvision_s_network(self):
     model = _filled(inception.S3D(400, architecture=s3d_spec.s3d_torchvision(), average_space=True))
     clip = _clip(1, 19, 215, 233, 3)  # sizes at which PyTorch's paddings differ from SAME in every row
@@ -113,7 +111,7 @@ class TorchvisionTest(absltest.TestCase):
   def test_flow_is_not_normalised(self):
     architecture = s3d_spec.s3d_torchvision()
     build = lambda **options: _filled(
-        inception.S3D(final_endpoint="Conv2d_1a_7x7", width_multiplier=0.1, **options), in_channels=2
+      inception.S3D(final_endpoint="Conv2d_1a_7x7", width_multiplier=0.1, **options), in_channels=2
     )
     clip = _clip(1, 4, 16, 16, 2)
     plain = build(architecture=s3d_spec.s3d_torchvision(normalizes=False))
@@ -125,7 +123,6 @@ class TorchvisionTest(absltest.TestCase):
 
 
 class IdentityTest(parameterized.TestCase):
-
   @parameterized.parameters(
       (s3d_spec.s3d(first_kernel=1), "mean"), (s3d_spec.s3d(first_kernel=7), "center"),
       (s3d_spec.s3d(first_kernel=5, separable_stem=True), "mean"), (s3d_spec.s3d(first_3d="Mixed_4b"), "center"),
@@ -169,7 +166,6 @@ class IdentityTest(parameterized.TestCase):
 
 
 class FrozenTest(absltest.TestCase):
-
   def test_a_unit_is_frozen_with_all_that_follows_it(self):
     model = inception.S3D(5, architecture=s3d_spec.s3d(first_gate="Conv2d_2c_3x3"), width_multiplier=0.1)
     model.build(3)

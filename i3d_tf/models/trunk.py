@@ -28,16 +28,16 @@ class TrunkNetwork(network.Network):
   final_endpoint = network.LOGITS
 
   def __init__(
-      self,
-      num_classes: int = 400,
-      *,
-      width_multiplier: float = 1.0,
-      spatial_dropout: bool = False,
-      sync_batch_norm: bool = False,
-      batch_norm_decay: float = batch_norm.DECAY,
-      recompute: bool = False,
-      compute_dtype: str = "float32",
-      name: str | None = None,
+    self,
+    num_classes: int = 400,
+    *,
+    width_multiplier: float = 1.0,
+    spatial_dropout: bool = False,
+    sync_batch_norm: bool = False,
+    batch_norm_decay: float = batch_norm.DECAY,
+    recompute: bool = False,
+    compute_dtype: str = "float32",
+    name: str | None = None,
   ):
     """Describes the network; variables are created by the first call or by `build`.
 
@@ -78,12 +78,12 @@ class TrunkNetwork(network.Network):
       self.in_channels = in_channels
 
   def __call__(
-      self,
-      clip: tf.Tensor,
-      is_training: bool = False,
-      dropout_keep_prob: float = 1.0,
-      *,
-      dropout_seeds: tf.Tensor | None = None,
+    self,
+    clip: tf.Tensor,
+    is_training: bool = False,
+    dropout_keep_prob: float = 1.0,
+    *,
+    dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
     """Applies the network.
 
@@ -116,7 +116,7 @@ class TrunkNetwork(network.Network):
     return endpoints[self.final_endpoint], endpoints
 
   def _classify(
-      self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
+    self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
     """The endpoints of the head, of which one is the logits; `drop` is `network.dropout` less what the call gave it."""
     net = pooled = tf.reduce_mean(tf.cast(net, tf.float32), [1, 2, 3], keepdims=True)
@@ -134,11 +134,11 @@ class TrunkNetwork(network.Network):
 
 
 def apply(
-    rows: Mapping[str, snt.Module],
-    net: tf.Tensor,
-    statistics: batch_norm.BatchStatistics | None,
-    *,
-    recompute: bool = False,
+  rows: Mapping[str, snt.Module],
+  net: tf.Tensor,
+  statistics: batch_norm.BatchStatistics | None,
+  *,
+  recompute: bool = False,
 ) -> dict[str, tf.Tensor]:
   """The output of every row by its name, in order.
 

@@ -37,7 +37,6 @@ def _made(**options) -> _Tiny:
 
 
 class TrunkNetworkTest(parameterized.TestCase):
-
   def test_head_is_mean_units_dropout_classifier(self):
     model, clip = _made(), _clip(2, 3, 8, 10, 3)
     logits, endpoints = model(clip)
@@ -87,7 +86,7 @@ class TrunkNetworkTest(parameterized.TestCase):
     np.testing.assert_array_equal(wanting._normalized(tf.constant(flow)), flow)
 
   @parameterized.parameters(
-      ({"compute_dtype": "int8"}, "compute_dtype is 'int8'"), ({"width_multiplier": 0}, "width_multiplier is 0")
+    ({"compute_dtype": "int8"}, "compute_dtype is 'int8'"), ({"width_multiplier": 0}, "width_multiplier is 0")
   )
   def test_options_are_checked(self, options, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -19,13 +19,13 @@ class _Towers(network.Network):
   """An `InceptionV1` a stream; called with a clip, or, of both streams, with a mapping of clips."""
 
   def __init__(
-      self,
-      num_classes: int,
-      streams: Sequence[str],
-      final_endpoint: str,
-      width_multiplier: float,
-      name: str | None,
-      options: Mapping[str, Any],
+    self,
+    num_classes: int,
+    streams: Sequence[str],
+    final_endpoint: str,
+    width_multiplier: float,
+    name: str | None,
+    options: Mapping[str, Any],
   ):
     super().__init__(name=name)
     if not streams or not set(streams) <= set(STREAMS) or len(set(streams)) < len(streams):
@@ -84,24 +84,24 @@ class TwoStream(_Towers):
   """
 
   def __init__(
-      self,
-      num_classes: int = 400,
-      streams: Sequence[str] = STREAMS,
-      *,
-      width_multiplier: float = 1.0,
-      name: str | None = None,
-      **tower_options,
+    self,
+    num_classes: int = 400,
+    streams: Sequence[str] = STREAMS,
+    *,
+    width_multiplier: float = 1.0,
+    name: str | None = None,
+    **tower_options,
   ):
     """Describes the network; `tower_options` are further arguments of `inception.InceptionV1`."""
     super().__init__(num_classes, streams, network.LOGITS, width_multiplier, name, tower_options)
 
   def __call__(
-      self,
-      clip: tf.Tensor | Mapping[str, tf.Tensor],
-      is_training: bool = False,
-      dropout_keep_prob: float = 1.0,
-      *,
-      dropout_seeds: tf.Tensor | None = None,
+    self,
+    clip: tf.Tensor | Mapping[str, tf.Tensor],
+    is_training: bool = False,
+    dropout_keep_prob: float = 1.0,
+    *,
+    dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
     """Applies the network; see `network.Network` and `trunk.TrunkNetwork`."""
     endpoints, logits = {}, []
@@ -126,14 +126,14 @@ class FusedTwoStream(_Towers):
   """
 
   def __init__(
-      self,
-      num_classes: int = 400,
-      streams: Sequence[str] = STREAMS,
-      *,
-      width_multiplier: float = 1.0,
-      spatial_dropout: bool = False,
-      name: str | None = None,
-      **tower_options,
+    self,
+    num_classes: int = 400,
+    streams: Sequence[str] = STREAMS,
+    *,
+    width_multiplier: float = 1.0,
+    spatial_dropout: bool = False,
+    name: str | None = None,
+    **tower_options,
   ):
     """Describes the network; `tower_options` are further arguments of `inception.InceptionV1`."""
     super().__init__(num_classes, streams, _FEATURES, width_multiplier, name, tower_options)
@@ -149,12 +149,12 @@ class FusedTwoStream(_Towers):
       self._classifier.build(self._fusion_channels)
 
   def __call__(
-      self,
-      clip: tf.Tensor | Mapping[str, tf.Tensor],
-      is_training: bool = False,
-      dropout_keep_prob: float = 1.0,
-      *,
-      dropout_seeds: tf.Tensor | None = None,
+    self,
+    clip: tf.Tensor | Mapping[str, tf.Tensor],
+    is_training: bool = False,
+    dropout_keep_prob: float = 1.0,
+    *,
+    dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
     """Applies the network; see `network.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
     network.check_keep_prob(dropout_keep_prob)

@@ -37,17 +37,17 @@ class Conv3D(snt.Module):
   """
 
   def __init__(
-      self,
-      channels: int,
-      kernel: tuple[int, int, int],
-      stride: tuple[int, int, int] = (1, 1, 1),
-      *,
-      with_bias: bool = False,
-      padding: Padding = "SAME",
-      temporal_padding: str = "zeros",
-      channelwise: bool = False,
-      initializer: snt.initializers.Initializer | None = None,
-      name: str = "conv_3d",
+    self,
+    channels: int,
+    kernel: tuple[int, int, int],
+    stride: tuple[int, int, int] = (1, 1, 1),
+    *,
+    with_bias: bool = False,
+    padding: Padding = "SAME",
+    temporal_padding: str = "zeros",
+    channelwise: bool = False,
+    initializer: snt.initializers.Initializer | None = None,
+    name: str = "conv_3d",
   ):
     """Describes the convolution.
 
@@ -142,16 +142,16 @@ class Unit3D(snt.Module):
   """
 
   def __init__(
-      self,
-      channels: int,
-      kernel: tuple[int, int, int],
-      stride: tuple[int, int, int] = (1, 1, 1),
-      *,
-      use_batch_norm: bool = True,
-      batch_norm: Mapping[str, Any] | None = None,
-      activation: str = "relu",
-      name: str,
-      **convolution: Any,
+    self,
+    channels: int,
+    kernel: tuple[int, int, int],
+    stride: tuple[int, int, int] = (1, 1, 1),
+    *,
+    use_batch_norm: bool = True,
+    batch_norm: Mapping[str, Any] | None = None,
+    activation: str = "relu",
+    name: str,
+    **convolution: Any,
   ):
     """Describes the unit.
 
@@ -214,7 +214,7 @@ class MaxPool3D(snt.Module):
   ends_part = True
 
   def __init__(
-      self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, padding: Padding = "SAME", name: str
+    self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, padding: Padding = "SAME", name: str
   ):
     super().__init__(name=name)
     self._kernel = tuple(kernel)

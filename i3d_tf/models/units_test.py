@@ -24,14 +24,13 @@ def _unit(kernel, channels=5, in_channels=3, stride=(1, 1, 1), seed=0, **options
 
 
 class Unit3DTest(parameterized.TestCase):
-
   def test_inference_is_convolution_then_batch_norm_then_relu(self):
     unit = _unit((3, 3, 3))
     norm = unit.batch_norm
     clip = _noise([2, 4, 6, 5, 3], 7)
     convolved = tf.nn.conv3d(clip, unit.conv_3d.w, [1] * 5, "SAME")
     expected = tf.nn.relu(
-        (convolved - norm.moving_mean) / tf.sqrt(norm.moving_variance + batch_norm.EPSILON) + norm.beta
+      (convolved - norm.moving_mean) / tf.sqrt(norm.moving_variance + batch_norm.EPSILON) + norm.beta
     )
     np.testing.assert_allclose(unit(clip), expected, atol=1e-5)
 
@@ -191,7 +190,6 @@ class Unit3DTest(parameterized.TestCase):
 
 
 class PaddingTest(parameterized.TestCase):
-
   def test_an_impulse_at_frame_0_reaches_the_first_two_steps_of_conv1(self):
     # Window of output i: frames 2i-2 ... 2i+4.
     conv = units.Conv3D(1, (7, 1, 1), (2, 1, 1))
@@ -201,12 +199,12 @@ class PaddingTest(parameterized.TestCase):
     np.testing.assert_array_equal(tf.squeeze(conv(impulse)), [3, 1, 0, 0, 0, 0, 0, 0])
 
   @parameterized.parameters(
-      # kernel, stride, length, rising ramp's outputs: even lengths pad behind only, odd ones on both sides
-      (3, 2, 8, [2, 4, 6, 7]),
-      (3, 2, 7, [1, 3, 5, 6]),
-      (2, 2, 7, [1, 3, 5, 6]),
-      (2, 2, 8, [1, 3, 5, 7]),
-      (3, 1, 4, [1, 2, 3, 3]),
+    # kernel, stride, length, rising ramp's outputs: even lengths pad behind only, odd ones on both sides
+    (3, 2, 8, [2, 4, 6, 7]),
+    (3, 2, 7, [1, 3, 5, 6]),
+    (2, 2, 7, [1, 3, 5, 6]),
+    (2, 2, 8, [1, 3, 5, 7]),
+    (3, 1, 4, [1, 2, 3, 3]),
   )
   def test_max_pool(self, kernel, stride, length, expected):
     pool = units.MaxPool3D((kernel, 1, 1), (stride, 1, 1), name="pool")
@@ -231,7 +229,6 @@ class PaddingTest(parameterized.TestCase):
 
 
 class FoldingTest(absltest.TestCase):
-
   def test_a_folded_unit_computes_the_same_without_its_batch_norm(self):
     unit = _unit((3, 3, 3))
     clip = _noise([1, 3, 5, 5, 3])

@@ -36,13 +36,13 @@ class X3D(trunk.TrunkNetwork):
   rgb_std = 0.225
 
   def __init__(
-      self,
-      num_classes: int = 400,
-      *,
-      depth_factor: float = 2.2,
-      crop: int = 224,
-      name: str | None = None,
-      **options: Any,
+    self,
+    num_classes: int = 400,
+    *,
+    depth_factor: float = 2.2,
+    crop: int = 224,
+    name: str | None = None,
+    **options: Any,
   ):
     """Describes the network.
 
@@ -68,7 +68,7 @@ class X3D(trunk.TrunkNetwork):
     self._head[LIN5] = units.Unit3D(width, _POINT, use_batch_norm=False, with_bias=False, name=LIN5)
 
   def _classify(
-      self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
+    self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
     net = tf.reduce_mean(tf.cast(net, tf.float32), 1, keepdims=True)
     window = [min(self._window, extent or self._window) for extent in net.shape[2:4]]
@@ -111,7 +111,7 @@ def _residual(block: spec.Block) -> snt.Module:
 def _gate(channels: int, squeezed: int) -> units.Gate:
   """Squeeze and excitation (arXiv 1709.01507), then swish."""
   make_units = lambda: [
-      units.Unit3D(squeezed, _POINT, use_batch_norm=False, name="squeeze"),
-      units.Unit3D(channels, _POINT, use_batch_norm=False, activation="sigmoid", name="excite"),
+    units.Unit3D(squeezed, _POINT, use_batch_norm=False, name="squeeze"),
+    units.Unit3D(channels, _POINT, use_batch_norm=False, activation="sigmoid", name="excite"),
   ]
   return units.Gate(make_units, activation="swish", name="gate")

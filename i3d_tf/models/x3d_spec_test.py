@@ -36,7 +36,6 @@ def _gates(depth_factor: float):
 
 
 class X3DSpecTest(parameterized.TestCase):
-
   @parameterized.parameters((2.2, (3, 5, 11, 7)), (5.0, (5, 10, 25, 15)))
   def test_depths_widths_and_gates(self, depth_factor, depths):
     blocks = list(spec.blocks(depth_factor))

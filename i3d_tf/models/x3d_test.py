@@ -37,15 +37,15 @@ def _sigmoid(net: np.ndarray) -> np.ndarray:
 
 
 class X3DTest(parameterized.TestCase):
-
   def test_steps_and_sizes(self):
     model = x3d.X3D(5, **_SMALL)
     function = tf.function(lambda clip: model(clip)[1], autograph=False)
     endpoints = function.get_concrete_function(tf.TensorSpec([1, 6, 224, 224, 3])).structured_outputs
     sides = {"stem": 112, "layer1_0": 56, "layer2_0": 28, "layer2_1": 28, "layer3_4": 14, "layer4_2": 7, "conv5": 7}
-    self.assertEqual({name: tuple(endpoints[name].shape[1:4]) for name in sides}, {
-        name: (6, side, side) for name, side in sides.items()
-    })
+    self.assertEqual(
+      {name: tuple(endpoints[name].shape[1:4]) for name in sides},
+      {name: (6, side, side) for name, side in sides.items()},
+    )
     blocks = [block.name for block in spec.blocks(1.0)]
     self.assertCountEqual(endpoints, ["stem", *blocks, "conv5", network.POOLED_FEATURES, x3d.LIN5, network.LOGITS])
 
@@ -62,9 +62,9 @@ class X3DTest(parameterized.TestCase):
     padded = np.pad(net, [(0, 0), (1, 1), (1, 1), (1, 1), (0, 0)])
     side = inputs.shape[2] // step
     net = sum(
-        padded[:, t : t + 3, y : y + step * side : step, x : x + step * side : step]
-        * values[f"{name}/conv2/conv_3d/w"][t, y, x]
-        for t, y, x in np.ndindex(3, 3, 3)
+      padded[:, t : t + 3, y : y + step * side : step, x : x + step * side : step]
+      * values[f"{name}/conv2/conv_3d/w"][t, y, x]
+      for t, y, x in np.ndindex(3, 3, 3)
     )
     net = _normalised(net, values, f"{name}/conv2")
     if has_gate:
@@ -124,7 +124,6 @@ class X3DTest(parameterized.TestCase):
 
 
 class GateTest(absltest.TestCase):
-
   def test_it_weighs_channels_of_a_clip(self):
     make_units = lambda: [units.Unit3D(2, (1, 1, 1), use_batch_norm=False, activation="none", name="unit")]
     gate = units.Gate(make_units, activation="relu", name="gate")

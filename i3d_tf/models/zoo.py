@@ -16,7 +16,7 @@ from i3d_tf.models import zoo_x3d
 
 _FAMILIES = (zoo_paper.MODELS, zoo_inception.MODELS, zoo_resnet.MODELS, zoo_x3d.MODELS)
 MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType(
-    {name: entry for family in _FAMILIES for name, entry in family.items()}
+  {name: entry for family in _FAMILIES for name, entry in family.items()}
 )
 
 

@@ -24,51 +24,51 @@ _EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 _ALL = [(name, stream) for name, entry in zoo.MODELS.items() for stream in entry.streams]
 # The first three logits and the norm of all ten of a small network whose weights and clip are fixed by their names.
 _GOLDENS = {
-    ("i3d", "rgb"): (-0.637971, -3.32874, 3.60247, 7.57708),
-    ("i3d", "flow"): (-0.740431, -3.52998, 3.84925, 8.10847),
-    ("convnet_lstm", "rgb"): (0.0652502, -0.0141073, -0.0384109, 0.337051),
-    ("convnet_lstm", "flow"): (0.065021, -0.0120688, -0.0369348, 0.342146),
-    ("c3d", "rgb"): (-0.760841, -1.70098, -1.06081, 2.71705),
-    ("c3d", "flow"): (-0.835485, -1.84974, -1.11934, 2.89774),
-    ("two_stream", "rgb"): (0.711489, 1.12853, 1.08803, 2.42142),
-    ("two_stream", "flow"): (-3.13866, 1.57968, -6.73523, 9.05806),
-    ("two_stream", "joint"): (-1.20166, 1.27078, -2.83963, 4.3529),
-    ("fused_two_stream", "rgb"): (-0.173269, -0.156036, -0.235904, 0.803488),
-    ("fused_two_stream", "flow"): (0.284193, -0.0998615, -0.461872, 1.68664),
-    ("fused_two_stream", "joint"): (-0.326884, -0.234483, 0.143635, 1.14099),
-    ("inception_v1", "rgb"): (1.57618, -1.23454, -0.593235, 3.29196),
-    ("inception_v1", "flow"): (1.85845, -1.33653, -0.65966, 3.76277),
-    ("i2d", "rgb"): (-1.00727, 0.231842, -0.494982, 4.57437),
-    ("i2d", "flow"): (-0.990222, 0.304895, -0.474837, 4.04279),
-    ("i3d_bottom_heavy", "rgb"): (-1.67209, -0.905292, -0.0383718, 2.58525),
-    ("i3d_bottom_heavy", "flow"): (-1.85931, -0.910817, -0.108917, 2.83215),
-    ("i3d_top_heavy", "rgb"): (-1.2938, -0.159664, -1.55951, 5.56125),
-    ("i3d_top_heavy", "flow"): (-0.978085, -0.274854, -1.53138, 6.07322),
-    ("s3d", "rgb"): (6.40636, -0.144815, -4.00744, 17.4899),
-    ("s3d", "flow"): (5.92106, -0.0418166, -3.89174, 16.2712),
-    ("s3d_g", "rgb"): (0.00298575, -0.0238032, -0.087571, 0.308348),
-    ("s3d_g", "flow"): (0.0029716, -0.0238042, -0.087662, 0.308359),
-    ("fast_s3d", "rgb"): (-3.0971, 1.24651, -1.86012, 10.773),
-    ("fast_s3d", "flow"): (-3.02223, 1.10342, -2.01196, 10.2333),
-    ("s3d_torchvision", "rgb"): (2.30664, -28.1821, 21.7388, 52.604),
-    ("s3d_kylemin", "rgb"): (2.67734, 6.09513, 13.0459, 21.8565),
-    ("s3d_g_torchvision", "rgb"): (-0.165726, 0.0486066, -0.0916929, 0.245559),
-    ("x3d_xs", "rgb"): (237.472, -393.676, -46.1622, 639.166),
-    ("x3d_s", "rgb"): (-201.789, -746.478, 460.039, 1739.45),
-    ("x3d_m", "rgb"): (-65.4019, 862.163, -1472.12, 2290.02),
-    ("x3d_l", "rgb"): (-22269.5, -36938.8, 18376.5, 74638.9),
-    ("r3d_18", "rgb"): (12.5858, 5.77627, -13.5825, 38.2587),
-    ("mc3_18", "rgb"): (10.552, -14.9911, 48.7952, 87.4719),
-    ("rmc3_18", "rgb"): (6.56722, 14.1777, -1.56222, 37.3168),
-    ("r2plus1d_18", "rgb"): (15.5211, -2.16535, -52.3009, 78.0004),
-    ("r2plus1d_34", "rgb"): (-48.2429, -8.30766, 60.5701, 161.588),
-    ("r2plus1d_34", "flow"): (-19.5815, -3.05006, 14.7367, 65.7371),
-    ("i3d_r50", "rgb"): (-173.703, 317.033, 614.437, 1108.65),
-    ("i3d_r50_non_local", "rgb"): (-42353.1, -18692.8, 22114.5, 147058),
-    ("i3d_r50_32x2", "rgb"): (-37.6044, -905.214, 154.852, 1511.68),
-    ("c2d_r50", "rgb"): (-575.044, -1544.22, 1604.46, 4340.48),
-    ("tsm_r50", "rgb"): (-1440.02, -2091.51, 572.451, 5004.37),
-    ("resnet_50", "rgb"): (141.201, -97.9477, 995.679, 1406.99),
+  ("i3d", "rgb"): (-0.637971, -3.32874, 3.60247, 7.57708),
+  ("i3d", "flow"): (-0.740431, -3.52998, 3.84925, 8.10847),
+  ("convnet_lstm", "rgb"): (0.0652502, -0.0141073, -0.0384109, 0.337051),
+  ("convnet_lstm", "flow"): (0.065021, -0.0120688, -0.0369348, 0.342146),
+  ("c3d", "rgb"): (-0.760841, -1.70098, -1.06081, 2.71705),
+  ("c3d", "flow"): (-0.835485, -1.84974, -1.11934, 2.89774),
+  ("two_stream", "rgb"): (0.711489, 1.12853, 1.08803, 2.42142),
+  ("two_stream", "flow"): (-3.13866, 1.57968, -6.73523, 9.05806),
+  ("two_stream", "joint"): (-1.20166, 1.27078, -2.83963, 4.3529),
+  ("fused_two_stream", "rgb"): (-0.173269, -0.156036, -0.235904, 0.803488),
+  ("fused_two_stream", "flow"): (0.284193, -0.0998615, -0.461872, 1.68664),
+  ("fused_two_stream", "joint"): (-0.326884, -0.234483, 0.143635, 1.14099),
+  ("inception_v1", "rgb"): (1.57618, -1.23454, -0.593235, 3.29196),
+  ("inception_v1", "flow"): (1.85845, -1.33653, -0.65966, 3.76277),
+  ("i2d", "rgb"): (-1.00727, 0.231842, -0.494982, 4.57437),
+  ("i2d", "flow"): (-0.990222, 0.304895, -0.474837, 4.04279),
+  ("i3d_bottom_heavy", "rgb"): (-1.67209, -0.905292, -0.0383718, 2.58525),
+  ("i3d_bottom_heavy", "flow"): (-1.85931, -0.910817, -0.108917, 2.83215),
+  ("i3d_top_heavy", "rgb"): (-1.2938, -0.159664, -1.55951, 5.56125),
+  ("i3d_top_heavy", "flow"): (-0.978085, -0.274854, -1.53138, 6.07322),
+  ("s3d", "rgb"): (6.40636, -0.144815, -4.00744, 17.4899),
+  ("s3d", "flow"): (5.92106, -0.0418166, -3.89174, 16.2712),
+  ("s3d_g", "rgb"): (0.00298575, -0.0238032, -0.087571, 0.308348),
+  ("s3d_g", "flow"): (0.0029716, -0.0238042, -0.087662, 0.308359),
+  ("fast_s3d", "rgb"): (-3.0971, 1.24651, -1.86012, 10.773),
+  ("fast_s3d", "flow"): (-3.02223, 1.10342, -2.01196, 10.2333),
+  ("s3d_torchvision", "rgb"): (2.30664, -28.1821, 21.7388, 52.604),
+  ("s3d_kylemin", "rgb"): (2.67734, 6.09513, 13.0459, 21.8565),
+  ("s3d_g_torchvision", "rgb"): (-0.165726, 0.0486066, -0.0916929, 0.245559),
+  ("x3d_xs", "rgb"): (237.472, -393.676, -46.1622, 639.166),
+  ("x3d_s", "rgb"): (-201.789, -746.478, 460.039, 1739.45),
+  ("x3d_m", "rgb"): (-65.4019, 862.163, -1472.12, 2290.02),
+  ("x3d_l", "rgb"): (-22269.5, -36938.8, 18376.5, 74638.9),
+  ("r3d_18", "rgb"): (12.5858, 5.77627, -13.5825, 38.2587),
+  ("mc3_18", "rgb"): (10.552, -14.9911, 48.7952, 87.4719),
+  ("rmc3_18", "rgb"): (6.56722, 14.1777, -1.56222, 37.3168),
+  ("r2plus1d_18", "rgb"): (15.5211, -2.16535, -52.3009, 78.0004),
+  ("r2plus1d_34", "rgb"): (-48.2429, -8.30766, 60.5701, 161.588),
+  ("r2plus1d_34", "flow"): (-19.5815, -3.05006, 14.7367, 65.7371),
+  ("i3d_r50", "rgb"): (-173.703, 317.033, 614.437, 1108.65),
+  ("i3d_r50_non_local", "rgb"): (-42353.1, -18692.8, 22114.5, 147058),
+  ("i3d_r50_32x2", "rgb"): (-37.6044, -905.214, 154.852, 1511.68),
+  ("c2d_r50", "rgb"): (-575.044, -1544.22, 1604.46, 4340.48),
+  ("tsm_r50", "rgb"): (-1440.02, -2091.51, 572.451, 5004.37),
+  ("resnet_50", "rgb"): (141.201, -97.9477, 995.679, 1406.99),
 }
 
 
@@ -104,7 +104,6 @@ def _counts(architecture: inception_spec.Architecture, info: saved.ModelInfo) ->
 
 
 class ZooTest(parameterized.TestCase):
-
   @parameterized.parameters(*_ALL)
   def test_parameters_and_multiply_adds(self, name, stream):
     info = _info(name, stream)
@@ -183,21 +182,21 @@ class ZooTest(parameterized.TestCase):
     self.assertEqual({stream: used[stream] for stream in entry.streams if stream in published and not used[stream]}, {})
 
   @parameterized.parameters(
-      ("i3d", "joint", "i3d takes rgb or flow; train its streams apart"),
-      ("c3d", "joint", "c3d takes rgb or flow"),
-      ("resnet", "rgb", "--model is 'resnet'; there are i3d, convnet_lstm, c3d, two_stream"),
+    ("i3d", "joint", "i3d takes rgb or flow; train its streams apart"),
+    ("c3d", "joint", "c3d takes rgb or flow"),
+    ("resnet", "rgb", "--model is 'resnet'; there are i3d, convnet_lstm, c3d, two_stream"),
   )
   def test_what_a_network_does_not_take(self, name, stream, message):
     with self.assertRaisesRegex(errors.I3dError, message):
       zoo.check_stream(name, stream)
 
   @parameterized.parameters(
-      ("i3d", "rgb", [1, 8, 224, 224, 3], "clip has 8 frames; Logits needs at least 9"),
-      ("i3d", "rgb", [1, 9, 112, 112, 3], "clip has height 112; Logits needs 193 to 224, or average_space"),
-      ("c3d", "rgb", [1, 15, 112, 112, 3], "15 frames of 112x112; this network takes 16 frames of 112x112"),
-      ("c3d", "rgb", [1, 16, 112, 128, 3], "16 frames of 112x128; this network takes 16 frames of 112x112"),
-      ("two_stream", "joint", [1, 1, 64, 64, 3], "got one clip; this network takes rgb and flow"),
-      ("convnet_lstm", "rgb", {"rgb": [1, 5, 64, 64, 3], "flow": [1, 5, 64, 64, 2]}, "this network takes one stream"),
+    ("i3d", "rgb", [1, 8, 224, 224, 3], "clip has 8 frames; Logits needs at least 9"),
+    ("i3d", "rgb", [1, 9, 112, 112, 3], "clip has height 112; Logits needs 193 to 224, or average_space"),
+    ("c3d", "rgb", [1, 15, 112, 112, 3], "15 frames of 112x112; this network takes 16 frames of 112x112"),
+    ("c3d", "rgb", [1, 16, 112, 128, 3], "16 frames of 112x128; this network takes 16 frames of 112x112"),
+    ("two_stream", "joint", [1, 1, 64, 64, 3], "got one clip; this network takes rgb and flow"),
+    ("convnet_lstm", "rgb", {"rgb": [1, 5, 64, 64, 3], "flow": [1, 5, 64, 64, 2]}, "this network takes one stream"),
   )
   def test_clips_that_do_not_fit(self, name, stream, shape, message):
     spec = {each: tf.TensorSpec(of) for each, of in shape.items()} if isinstance(shape, dict) else tf.TensorSpec(shape)

@@ -13,20 +13,20 @@ _SHALLOW, _DEEP = 3_794_322, 6_153_432
 
 
 def _entry(
-    size: str, *, depth_factor: float, training: Mapping[str, int], parameters: int, cost: float, accuracy: float
+  size: str, *, depth_factor: float, training: Mapping[str, int], parameters: int, cost: float, accuracy: float
 ) -> zoo_entry.Entry:
   return zoo_entry.Entry(
-      title=f"X3D-{size}: channel-wise 3D convolutions and gates",
-      constructor="i3d_tf.models.x3d:X3D",
-      arguments={"depth_factor": depth_factor},
-      streams=("rgb",),
-      options=("crop",),
-      training=training,
-      test={"protocol": "three_crops", "num_clips": 10},
-      parameters={"rgb": parameters},
-      giga_multiply_adds={"rgb": cost},
-      accuracies={"scratch": {"rgb": accuracy}},
-      source=_SOURCE,
+    title=f"X3D-{size}: channel-wise 3D convolutions and gates",
+    constructor="i3d_tf.models.x3d:X3D",
+    arguments={"depth_factor": depth_factor},
+    streams=("rgb",),
+    options=("crop",),
+    training=training,
+    test={"protocol": "three_crops", "num_clips": 10},
+    parameters={"rgb": parameters},
+    giga_multiply_adds={"rgb": cost},
+    accuracies={"scratch": {"rgb": accuracy}},
+    source=_SOURCE,
   )
 
 

@@ -58,7 +58,7 @@ class Checkpoints:
   """Saves and restores a run's state; a save that fails leaves the ones before as they were."""
 
   def __init__(
-      self, folder: pathlib.Path, progress: Progress, workers: distribution.Workers, *, keep: int, **parts: tf.Module
+    self, folder: pathlib.Path, progress: Progress, workers: distribution.Workers, *, keep: int, **parts: tf.Module
   ):
     """`parts` are what is saved beside `progress`; every worker must take part in saving and restoring."""
     self._progress = progress
@@ -84,7 +84,7 @@ class Checkpoints:
       status.assert_consumed()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
       raise errors.CheckpointError(
-          f"{latest} cannot be restored: {errors.first_line(error)}; remove it to go on from the one before"
+        f"{latest} cannot be restored: {errors.first_line(error)}; remove it to go on from the one before"
       ) from None
     return True
 
@@ -103,5 +103,5 @@ class Checkpoints:
       last = self._manager.latest_checkpoint
       left = f"{last} is whole and the run can go on from it" if last else "there is none before it"
       raise errors.CheckpointError(
-          f"the checkpoint of step {step} cannot be written to {self._folder}: {errors.first_line(error)}; {left}"
+        f"the checkpoint of step {step} cannot be written to {self._folder}: {errors.first_line(error)}; {left}"
       ) from None

@@ -57,6 +57,6 @@ def _read_tf_config() -> Workers | None:
     return Workers(order.index((kind, index)), len(order))
   except (ValueError, LookupError, TypeError, AttributeError):
     raise errors.I3dError(
-        f'TF_CONFIG is {text!r}; it must be like {{"cluster": {{"worker": ["host1:port", "host2:port"]}}, '
-        '"task": {"type": "worker", "index": 0}}, with this worker among those of the cluster'
+      f'TF_CONFIG is {text!r}; it must be like {{"cluster": {{"worker": ["host1:port", "host2:port"]}}, '
+      '"task": {"type": "worker", "index": 0}}, with this worker among those of the cluster'
     ) from None

@@ -32,11 +32,11 @@ def explained() -> Iterator[None]:
     yield
   except tf.errors.ResourceExhaustedError as error:
     raise errors.I3dError(
-        f"there is too little memory ({errors.first_line(error)}); a smaller --batch_size with more "
-        "--accumulation_steps, or --recompute, takes less"
+      f"there is too little memory ({errors.first_line(error)}); a smaller --batch_size with more "
+      "--accumulation_steps, or --recompute, takes less"
     ) from None
   except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
     raise errors.I3dError(
-        f"another worker, or the tf.data service, is gone ({errors.first_line(error)}); start all workers again, "
-        "and they go on from the last checkpoint"
+      f"another worker, or the tf.data service, is gone ({errors.first_line(error)}); start all workers again, "
+      "and they go on from the last checkpoint"
     ) from None

@@ -10,7 +10,6 @@ from i3d_tf.training import interruptions
 
 
 class InterruptionsTest(parameterized.TestCase):
-
   @parameterized.parameters(signal.SIGTERM, signal.SIGINT)
   def test_signals_ask_while_the_body_runs(self, number):
     before = signal.getsignal(number)
@@ -21,8 +20,8 @@ class InterruptionsTest(parameterized.TestCase):
     self.assertEqual(signal.getsignal(number), before)
 
   @parameterized.parameters(
-      (tf.errors.ResourceExhaustedError, r"too little memory \(OOM when\); a smaller --batch_size"),
-      (tf.errors.UnavailableError, r"another worker, .* is gone \(OOM when\); start all workers again"),
+    (tf.errors.ResourceExhaustedError, r"too little memory \(OOM when\); a smaller --batch_size"),
+    (tf.errors.UnavailableError, r"another worker, .* is gone \(OOM when\); start all workers again"),
   )
   def test_errors_that_users_can_mend_become_sentences(self, kind, sentence):
     with self.assertRaisesRegex(errors.I3dError, sentence), interruptions.explained():

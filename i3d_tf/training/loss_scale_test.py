@@ -4,7 +4,6 @@ from i3d_tf.training import loss_scale
 
 
 class LossScaleTest(absltest.TestCase):
-
   def test_without_float16_it_is_one_and_an_overflow_is_the_end(self):
     scale = loss_scale.LossScale(is_used=False)
     self.assertTrue(all(scale.update(True) for _ in range(2001)))

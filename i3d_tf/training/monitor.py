@@ -23,7 +23,7 @@ class Monitor:
     self._folder = folder
     self._log_every = log_every
     self._bar = tqdm.tqdm(
-        total=num_steps, initial=first_step, unit="step", disable=None if folder else True, dynamic_ncols=True
+      total=num_steps, initial=first_step, unit="step", disable=None if folder else True, dynamic_ncols=True
     )
     self._writer = tf.summary.create_file_writer(os.fspath(folder)) if folder else tf.summary.create_noop_writer()
     if folder:
@@ -53,14 +53,14 @@ class Monitor:
     seconds = time.perf_counter() - self._since
     clips = max(self._count, 1)
     values = {
-        "loss": self._loss / clips,
-        "accuracy": self._correct / clips,
-        "rate": rate,
-        "clips_per_second": self._count / seconds,
-        "input_wait": self._wait / seconds,
+      "loss": self._loss / clips,
+      "accuracy": self._correct / clips,
+      "rate": rate,
+      "clips_per_second": self._count / seconds,
+      "input_wait": self._wait / seconds,
     }
     self._bar.set_postfix(
-        loss=f"{values['loss']:.3f}", acc=f"{values['accuracy']:.2f}", rate=f"{rate:g}", refresh=False
+      loss=f"{values['loss']:.3f}", acc=f"{values['accuracy']:.2f}", rate=f"{rate:g}", refresh=False
     )
     self.write(step, values)
     self._reset()

@@ -9,7 +9,6 @@ from i3d_tf.training import monitor as monitors
 
 
 class MonitorTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir())

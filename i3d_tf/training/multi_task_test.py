@@ -8,7 +8,6 @@ from i3d_tf.training import step as steps
 
 
 class MultiTaskTest(parameterized.TestCase):
-
   LOGITS = np.array([[1, 3, 2, 9, 5], [8, 7, 0, 2, 4], [0, 1, 6, 3, 3]], np.float32)
   LABELS = np.array([1, 4, 3], np.int32)  # of three classes and of two
 
@@ -40,7 +39,7 @@ class MultiTaskTest(parameterized.TestCase):
 
   def test_batches_are_joined_and_labels_counted_on(self):
     make = lambda start, count: tf.data.Dataset.from_tensor_slices(
-        {"id": tf.range(start, start + 6), "label": tf.range(6) % count}
+      {"id": tf.range(start, start + 6), "label": tf.range(6) % count}
     ).batch(2)
     batches = list(multi_task.merge([make(0, 3), make(10, 2)], (3, 2)))
     self.assertLen(batches, 3)

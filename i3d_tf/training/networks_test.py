@@ -72,7 +72,6 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
 
 
 class NetworksTest(parameterized.TestCase):
-
   @parameterized.parameters(*_STREAMS)
   def test_it_overfits_eight_clips_and_then_trains_its_classifier_alone(self, name):
     self.enter_context(mock.patch.object(x3d_spec, "STAGES", x3d_spec.STAGES[:1]))
@@ -88,8 +87,8 @@ class NetworksTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
     clips = {
-        stream: rng.uniform(-1, 1, [8, info.num_frames, 32, 32, count]).astype(np.float32)
-        for stream, count in channels.items()
+      stream: rng.uniform(-1, 1, [8, info.num_frames, 32, 32, count]).astype(np.float32)
+      for stream, count in channels.items()
     }
     batch = {
         **clips, "label": tf.range(8) % 4, "weight": tf.ones([8]), "seed": tf.zeros([8, 2], tf.int32),

@@ -50,7 +50,7 @@ class Momentum(Optimizer):
   def update(self, variable, gradient, rate, step, accumulator):
     del step
     return tf.raw_ops.ResourceApplyMomentum(
-        var=variable.handle, accum=accumulator.handle, lr=rate, grad=gradient, momentum=self._momentum
+      var=variable.handle, accum=accumulator.handle, lr=rate, grad=gradient, momentum=self._momentum
     )
 
 

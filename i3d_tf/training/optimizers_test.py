@@ -11,14 +11,13 @@ def _move(optimizer, variable, gradients_and_rates):
   values = []
   for step, (gradient, rate) in enumerate(gradients_and_rates):
     optimizer.update(
-        variable, tf.constant([gradient]), tf.constant(rate), tf.constant(step, tf.int64), *optimizer.slots_of(variable)
+      variable, tf.constant([gradient]), tf.constant(rate), tf.constant(step, tf.int64), *optimizer.slots_of(variable)
     )
     values.append(float(variable[0]))
   return values
 
 
 class OptimizersTest(absltest.TestCase):
-
   def test_momentum_keeps_the_rate_outside_its_accumulator(self):
     variable = tf.Variable([1.0], name="w")
     optimizer = optimizers.Momentum([variable], 0.5)

@@ -89,8 +89,8 @@ class Optimization:
     is_piecewise = self.schedule == "piecewise"
     if is_piecewise and (not self.rates or len(self.rates) != len(self.rate_boundaries) + 1):
       raise errors.I3dError(
-          f"--schedule=piecewise needs one more of --rates than of --rate_boundaries; got {len(self.rates)} and "
-          f"{len(self.rate_boundaries)}"
+        f"--schedule=piecewise needs one more of --rates than of --rate_boundaries; got {len(self.rates)} and "
+        f"{len(self.rate_boundaries)}"
       )
     if not is_piecewise and (self.rates or self.rate_boundaries):
       raise errors.I3dError(f"--rates and --rate_boundaries are for --schedule=piecewise, not {self.schedule}")

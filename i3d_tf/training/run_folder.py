@@ -49,8 +49,8 @@ def prepare(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_rep
     step = checkpoints.last_step(folder)
     if step is not None and step > new["num_steps"]:
       raise errors.I3dError(
-          f"{folder} stands at step {step}, beyond --num_steps={new['num_steps']}; give at least as many, or another "
-          "--output"
+        f"{folder} stands at step {step}, beyond --num_steps={new['num_steps']}; give at least as many, or another "
+        "--output"
       )
   elif not path.exists() and folder.exists() and any(child.name != files.LOCK for child in folder.iterdir()):
     raise errors.I3dError(f"{folder} is not empty and holds no run of train; choose another --output")
@@ -66,8 +66,8 @@ def describe(folder: pathlib.Path, model: network.Network, steps: Mapping[str, S
   """Writes the table of variables, and the steps that clips go through by what they are for."""
   trained = {variable.name for variable in model.trained_variables}
   lines = [
-      f"{name}\t{'x'.join(map(str, variable.shape))}\t{'trained' if variable.name in trained else 'not trained'}"
-      for name, variable in release.named_variables(model).items()
+    f"{name}\t{'x'.join(map(str, variable.shape))}\t{'trained' if variable.name in trained else 'not trained'}"
+    for name, variable in release.named_variables(model).items()
   ]
   (folder / "variables.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
   rows = [f"{purpose}\t{number}\t{step}" for purpose, names in steps.items() for number, step in enumerate(names)]

@@ -9,7 +9,6 @@ from i3d_tf.training import run_folder
 
 
 class PrepareTest(absltest.TestCase):
-
   def _prepare(self, folder: pathlib.Path, **changes) -> None:
     run = options.Run(**{"records": "DATA", "output": str(folder), "num_steps": 3, **changes})
     run_folder.prepare(folder, (run, options.Optimization()), "--num_steps=3\n", num_replicas=1)

@@ -6,7 +6,6 @@ from i3d_tf.training import schedules
 
 
 class SchedulesTest(parameterized.TestCase):
-
   def test_piecewise_changes_when_a_boundary_s_steps_are_done(self):
     rates = [schedules.piecewise(step, (2, 4), (0.1, 0.01, 0.001)) for step in range(6)]
     self.assertEqual(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
@@ -21,12 +20,12 @@ class SchedulesTest(parameterized.TestCase):
     self.assertEqual(schedules.warm_up(0, 0), 1)
 
   @parameterized.parameters(
-      ({"schedule": "constant"}, 0.2),
-      ({"schedule": "constant", "warmup_steps": 16}, 0.1),
-      ({"schedule": "cosine"}, 0.2 * 0.1464466),
-      ({"schedule": "plateau"}, 0.2 * 0.25),
-      ({"schedule": "piecewise", "rate_boundaries": (7,), "rates": (0.3, 0.4)}, 0.4),
-      ({"schedule": "piecewise", "rate_boundaries": (8,), "rates": (0.3, 0.4), "warmup_steps": 16}, 0.15),
+    ({"schedule": "constant"}, 0.2),
+    ({"schedule": "constant", "warmup_steps": 16}, 0.1),
+    ({"schedule": "cosine"}, 0.2 * 0.1464466),
+    ({"schedule": "plateau"}, 0.2 * 0.25),
+    ({"schedule": "piecewise", "rate_boundaries": (7,), "rates": (0.3, 0.4)}, 0.4),
+    ({"schedule": "piecewise", "rate_boundaries": (8,), "rates": (0.3, 0.4), "warmup_steps": 16}, 0.15),
   )
   def test_the_rate_of_step_7(self, settings, expected):
     optimization = options.Optimization(learning_rate=0.2, plateau_factor=0.5, **settings)
@@ -35,7 +34,6 @@ class SchedulesTest(parameterized.TestCase):
 
 
 class PlateauTest(absltest.TestCase):
-
   def test_it_drops_after_its_patience_and_starts_to_wait_anew(self):
     plateau = schedules.Plateau(2)
     dropped = [plateau.update(loss) for loss in (1.0, 0.5, 0.4999, 0.6, 0.6, 0.4, 0.4, 0.4)]

@@ -38,15 +38,15 @@ class Step:
   """
 
   def __init__(
-      self,
-      model: network.Network,
-      optimizer: optimizers.Optimizer,
-      strategy: tf.distribute.Strategy,
-      optimization: options_lib.Optimization,
-      *,
-      streams: Sequence[str],
-      batch_size: int,
-      tasks: Sequence[int] | None = None,
+    self,
+    model: network.Network,
+    optimizer: optimizers.Optimizer,
+    strategy: tf.distribute.Strategy,
+    optimization: options_lib.Optimization,
+    *,
+    streams: Sequence[str],
+    batch_size: int,
+    tasks: Sequence[int] | None = None,
   ):
     """Describes the step.
 
@@ -78,7 +78,7 @@ class Step:
     return Outcome(*self._accumulate(batch, tf.constant(loss_scale, tf.float32)).numpy().tolist())
 
   def apply(
-      self, batch: Mapping[str, tf.Tensor], *, rate: float, step: int, loss_scale: float = 1.0, stop: bool = False
+    self, batch: Mapping[str, tf.Tensor], *, rate: float, step: int, loss_scale: float = 1.0, stop: bool = False
   ) -> Outcome:
     """Ends a step with its last batch: moves the variables, unless something is not finite.
 
@@ -117,8 +117,7 @@ class Step:
     gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
     variables = self._model.trained_variables
     gradients = [
-        gradient / loss_scale + self._decay(variable)
-        for gradient, variable in zip(gradients, variables, strict=True)
+      gradient / loss_scale + self._decay(variable) for gradient, variable in zip(gradients, variables, strict=True)
     ]
     norm = tf.linalg.global_norm(gradients)
     is_finite = tf.math.is_finite(norm)
@@ -141,7 +140,7 @@ class Step:
       clip = network.clip_of(pipeline.scaled(batch), self._streams)
       logits, endpoints = self._model(clip, True, keep_prob, dropout_seeds=batch["seed"])
       sums = clip_sums(
-          logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks
+        logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks
       )
       scaled = sums[0] * (loss_scale * len(self._tasks) / self._global_batch)
     gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -162,13 +161,13 @@ class Step:
 
   def _make_sums(self) -> dict[str, tf.Variable]:
     return {
-        variable.name: tf.Variable(
-            tf.zeros(variable.shape),
-            trainable=False,
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.SUM,
-        )
-        for variable in self._model.trainable_variables
+      variable.name: tf.Variable(
+        tf.zeros(variable.shape),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+      )
+      for variable in self._model.trainable_variables
     }
 
   def _trained_sums(self) -> list[tf.Variable]:
@@ -176,12 +175,12 @@ class Step:
 
 
 def clip_sums(
-    logits: tf.Tensor,
-    batch: Mapping[str, tf.Tensor],
-    label_smoothing: float = 0.0,
-    *,
-    trained: tf.Tensor | None = None,
-    tasks: Sequence[int] = (0,),
+  logits: tf.Tensor,
+  batch: Mapping[str, tf.Tensor],
+  label_smoothing: float = 0.0,
+  *,
+  trained: tf.Tensor | None = None,
+  tasks: Sequence[int] = (0,),
 ) -> tf.Tensor:
   """(cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
 
@@ -207,9 +206,7 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float =
   """
   if logits.shape.rank == 3:
     num_steps = tf.shape(logits)[1]
-    of_steps = cross_entropy(
-        tf.reshape(logits, [-1, logits.shape[-1]]), tf.repeat(labels, num_steps), label_smoothing
-    )
+    of_steps = cross_entropy(tf.reshape(logits, [-1, logits.shape[-1]]), tf.repeat(labels, num_steps), label_smoothing)
     return tf.reduce_mean(tf.reshape(of_steps, [-1, num_steps]), axis=1)
   if not label_smoothing:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)

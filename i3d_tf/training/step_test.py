@@ -29,14 +29,14 @@ def _clips(number, *, frames=16, side=32, classes=3, seed=0):
   rng = np.random.default_rng(seed)
   t, y, x = np.ogrid[:frames, :side, :side]
   waves = [
-      np.sin(f[0] * t[..., None] + f[1] * y[..., None] + f[2] * x[..., None] + f[3])
-      for f in rng.uniform(-0.5, 0.5, [number, 4, 3])
+    np.sin(f[0] * t[..., None] + f[1] * y[..., None] + f[2] * x[..., None] + f[3])
+    for f in rng.uniform(-0.5, 0.5, [number, 4, 3])
   ]
   return {
-      "rgb": np.float32(waves),
-      "label": (np.arange(number) % classes).astype(np.int32),
-      "weight": np.ones([number], np.float32),
-      "seed": np.stack([np.arange(number), np.full([number], seed)], axis=1).astype(np.int32),
+    "rgb": np.float32(waves),
+    "label": (np.arange(number) % classes).astype(np.int32),
+    "weight": np.ones([number], np.float32),
+    "seed": np.stack([np.arange(number), np.full([number], seed)], axis=1).astype(np.int32),
   }
 
 
@@ -59,7 +59,7 @@ class _Training:
       self.model.freeze(freeze)
       self.optimizer = optimizers.make(optimization, self.model.trainable_variables)
       self.step = steps.Step(
-          self.model, self.optimizer, strategy, optimization, streams=("rgb",), batch_size=batch_size
+        self.model, self.optimizer, strategy, optimization, streams=("rgb",), batch_size=batch_size
       )
 
   def distributed(self, batch):
@@ -67,7 +67,7 @@ class _Training:
     size = len(batch["label"]) // self.strategy.num_replicas_in_sync
     value = lambda context: _part(batch, *(size * (context.replica_id_in_sync_group + i) for i in (0, 1)))
     return self.strategy.experimental_distribute_values_from_function(
-        lambda context: {name: tf.constant(array) for name, array in value(context).items()}
+      lambda context: {name: tf.constant(array) for name, array in value(context).items()}
     )
 
   def weights(self):
@@ -87,7 +87,6 @@ def _trained_on_replicas(num_replicas):
 
 
 class ReplicasTest(absltest.TestCase):
-
   def test_two_replicas_equal_one_with_the_full_batch(self):
     start, one, one_outcome = testing.in_own_process(_trained_on_replicas, 1)
     _, two, two_outcome = testing.in_own_process(_trained_on_replicas, 2)
@@ -104,7 +103,6 @@ class ReplicasTest(absltest.TestCase):
 
 
 class StepTest(parameterized.TestCase):
-
   def _training(self, *, batch_size=2, freeze=None, **settings):
     optimization = options.Optimization(**{"dropout": 0.0, **settings})
     return _Training(tf.distribute.get_strategy(), optimization, batch_size=batch_size, freeze=freeze)
@@ -211,7 +209,6 @@ class StepTest(parameterized.TestCase):
 
 
 class CrossEntropyTest(absltest.TestCase):
-
   def test_label_smoothing_by_hand(self):
     logits = tf.math.log([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
     np.testing.assert_allclose(steps.cross_entropy(logits, [0, 2]), -np.log([0.5, 0.6]), rtol=1e-6)
@@ -227,7 +224,6 @@ class CrossEntropyTest(absltest.TestCase):
 
 
 class GoldenGradientTest(absltest.TestCase):
-
   def test_one_step_on_the_release_s_network(self):
     golden = np.load(testing.shared("golden/kinetics_i3d_gradient.npz"))
     model = inception.InceptionI3d()

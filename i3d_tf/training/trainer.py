@@ -33,11 +33,11 @@ from i3d_tf.weights import saved
 
 
 def train(
-    run: options_lib.Run,
-    optimization: options_lib.Optimization,
-    clips: clip_options.TrainClips,
-    *,
-    flags_text: str = "",
+  run: options_lib.Run,
+  optimization: options_lib.Optimization,
+  clips: clip_options.TrainClips,
+  *,
+  flags_text: str = "",
 ) -> None:
   """Trains a network, or goes on with a run that was interrupted.
 
@@ -85,15 +85,15 @@ class Trainer:
   """A run in progress."""
 
   def __init__(
-      self,
-      run: options_lib.Run,
-      optimization: options_lib.Optimization,
-      clips: clip_options.TrainClips,
-      strategy: tf.distribute.Strategy,
-      workers: distribution.Workers,
-      folder: pathlib.Path,
-      sources: Sequence[pipeline.Source],
-      validation_source: pipeline.Source | None,
+    self,
+    run: options_lib.Run,
+    optimization: options_lib.Optimization,
+    clips: clip_options.TrainClips,
+    strategy: tf.distribute.Strategy,
+    workers: distribution.Workers,
+    folder: pathlib.Path,
+    sources: Sequence[pipeline.Source],
+    validation_source: pipeline.Source | None,
   ):
     """Makes network and optimizer, and takes up the newest checkpoint, if there is one.
 
@@ -140,7 +140,7 @@ class Trainer:
     elif run.initial_checkpoint:
       with strategy.scope():
         self._notes += saved.initialize(
-            self._model, trained, run.initial_checkpoint, rescale_first_kernel=run.rescale_first_kernel
+          self._model, trained, run.initial_checkpoint, rescale_first_kernel=run.rescale_first_kernel
         )
     self._validation = None
     if validation_source is not None:
@@ -181,7 +181,7 @@ class Trainer:
     """Makes one step, and checks that all went well."""
     progress, accumulation = self._progress, self._optimization.accumulation_steps
     rate = schedules.rate(
-        self._optimization, progress.step, num_steps=self._run.num_steps, num_drops=self._plateau.num_drops
+      self._optimization, progress.step, num_steps=self._run.num_steps, num_drops=self._plateau.num_drops
     )
     wait, parts, used = 0.0, [], []
     scale = self._loss_scale.value
@@ -201,9 +201,9 @@ class Trainer:
     if not (self._loss_scale.update(outcome.is_finite > 0.5) and is_loss_finite):
       what = "a gradient" if is_loss_finite else "the loss"
       raise errors.I3dError(
-          f"{what} is not finite at step {progress.step} (rate {rate:g}); clips of the batch: "
-          f"{', '.join(self._strings(used, 'id'))}; checkpoints are as they were; a lower --learning_rate, "
-          "--clip_norm or --warmup_steps may help"
+        f"{what} is not finite at step {progress.step} (rate {rate:g}); clips of the batch: "
+        f"{', '.join(self._strings(used, 'id'))}; checkpoints are as they were; a lower --learning_rate, "
+        "--clip_norm or --warmup_steps may help"
       )
     if progress.step == 0:
       first = pipeline.scaled({name: self._local(value)[0][:4] for name, value in batch.items()})
@@ -211,9 +211,7 @@ class Trainer:
         monitor.clips(0, stream, first[stream].numpy())
     progress.step += 1
     self._stop = outcome.stop > 0
-    monitor.step(
-        progress.step, loss=outcome.loss, correct=outcome.correct, count=outcome.count, rate=rate, wait=wait
-    )
+    monitor.step(progress.step, loss=outcome.loss, correct=outcome.correct, count=outcome.count, rate=rate, wait=wait)
 
   def _keep(self, monitor: monitors.Monitor) -> None:
     """Validates and saves when it is time; who is asked to stop saves first, and validates when the run goes on."""
@@ -313,16 +311,16 @@ class Trainer:
         known.append(error)
         if len(known) > self._run.allow_unreadable:
           raise errors.I3dError(
-              f"{len(known)} records cannot be used ({'; '.join(known)}); inspect_records tells more, and "
-              f"--allow_unreadable={len(known)} would go on without them"
+            f"{len(known)} records cannot be used ({'; '.join(known)}); inspect_records tells more, and "
+            f"--allow_unreadable={len(known)} would go on without them"
           )
 
   def _strings(self, batches: Sequence, key: str) -> list[str]:
     return [
-        value.decode(errors="backslashreplace")
-        for batch in batches
-        for part in self._local(batch[key])
-        for value in part.numpy().tolist()
+      value.decode(errors="backslashreplace")
+      for batch in batches
+      for part in self._local(batch[key])
+      for value in part.numpy().tolist()
     ]
 
   def _local(self, value) -> Sequence[tf.Tensor]:
@@ -336,21 +334,21 @@ class Trainer:
     run_folder.describe(self._folder, self._model, used)
     replicas = self._strategy.num_replicas_in_sync
     videos = " and ".join(
-        f"{source.num_records} {source.split} videos of {size} classes"
-        for source, size in zip(self._sources, self._tasks, strict=True)
+      f"{source.num_records} {source.split} videos of {size} classes"
+      for source, size in zip(self._sources, self._tasks, strict=True)
     )
     monitor.say(
-        f"{videos}; batches of "
-        f"{self._run.batch_size} clips on {replicas} replica{'s' if replicas > 1 else ''}, "
-        f"{self._optimization.accumulation_steps} a step"
+      f"{videos}; batches of "
+      f"{self._run.batch_size} clips on {replicas} replica{'s' if replicas > 1 else ''}, "
+      f"{self._optimization.accumulation_steps} a step"
     )
     monitor.say(f"Input: {', '.join(used['training'])}")
     for note in self._notes:
       monitor.say(note)
     if not pooling_check.max_pool_gradient_is_right(self._optimization.precision):
       monitor.say(
-          "Warning: the max-pool gradient of this TensorFlow gives tied maxima the whole gradient each; training with "
-          "short clips will differ from other machines (is oneDNN switched off by TF_ENABLE_ONEDNN_OPTS=0?)"
+        "Warning: the max-pool gradient of this TensorFlow gives tied maxima the whole gradient each; training with "
+        "short clips will differ from other machines (is oneDNN switched off by TF_ENABLE_ONEDNN_OPTS=0?)"
       )
 
   def _profile(self, *, end: bool = False) -> None:
@@ -367,7 +365,7 @@ class Trainer:
   def _monitor(self) -> monitors.Monitor:
     folder = self._folder if self._workers.is_chief else None
     return monitors.Monitor(
-        folder, first_step=self._progress.step, num_steps=self._run.num_steps, log_every=self._run.log_every
+      folder, first_step=self._progress.step, num_steps=self._run.num_steps, log_every=self._run.log_every
     )
 
   def _ask_to_stop(self, number: signal.Signals) -> None:
@@ -395,8 +393,8 @@ def _check_batch(model: network.Network, run: options_lib.Run, num_together: int
   """Raises I3dError if the batches of the replicas that are normalised together have too few clips to learn from."""
   if run.batch_size * num_together < model.MIN_BATCH:
     raise errors.I3dError(
-        f"--batch_size is {run.batch_size}; {run.model} normalises over the clips of a batch and needs at least "
-        f"{model.MIN_BATCH}"
+      f"--batch_size is {run.batch_size}; {run.model} normalises over the clips of a batch and needs at least "
+      f"{model.MIN_BATCH}"
     )
 
 

@@ -16,15 +16,15 @@ class Validation:
   """Measures a network on all replicas."""
 
   def __init__(
-      self,
-      model: network.Network,
-      strategy: tf.distribute.Strategy,
-      source: pipeline.Source,
-      clips: clip_options.TrainClips,
-      *,
-      batch_size: int,
-      workers: distribution.Workers,
-      tasks: Sequence[int],
+    self,
+    model: network.Network,
+    strategy: tf.distribute.Strategy,
+    source: pipeline.Source,
+    clips: clip_options.TrainClips,
+    *,
+    batch_size: int,
+    workers: distribution.Workers,
+    tasks: Sequence[int],
   ):
     """Describes it; `tasks` are as `step.Step` takes them, of which the first is measured."""
     self._model = model
@@ -54,8 +54,8 @@ class Validation:
     loss, correct, count = totals
     if count != self._source.num_records:
       raise errors.I3dError(
-          f"{self._source.num_records - count:.0f} of {self._source.num_records} videos of the split "
-          f"{self._source.split} cannot be read; inspect_records names them"
+        f"{self._source.num_records - count:.0f} of {self._source.num_records} videos of the split "
+        f"{self._source.split} cannot be read; inspect_records names them"
       )
     return loss / count, correct / count
 

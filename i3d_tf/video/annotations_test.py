@@ -40,7 +40,6 @@ class AnnotationsTestCase(parameterized.TestCase):
 
 
 class Ucf101Test(AnnotationsTestCase):
-
   @parameterized.parameters((1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696))
   def test_official_splits(self, number, train, test):
     rows = annotations.read_ucf101(number, _NOWHERE, testing.shared("formats/ucf101"))
@@ -71,10 +70,10 @@ class Ucf101Test(AnnotationsTestCase):
     self.assertEqual([row.label for row in rows], ["HandstandPushups", "Diving"])
 
   @parameterized.named_parameters(
-      ("no_class", "v_Diving_g01_c01.avi", "'v_Diving_g01_c01.avi' is not of the form CLASS/NAME.avi"),
-      ("cut_off", "Diving/v_Div", "'Diving/v_Div' is not of the form"),
-      ("other_class", "Flying/v_Flying_g01_c01.avi 1", "the label 'Flying' is not among the 101 classes"),
-      ("wrong_number", "Diving/v_Diving_g01_c01.avi 2", "Diving has the number 2; it is class 26"),
+    ("no_class", "v_Diving_g01_c01.avi", "'v_Diving_g01_c01.avi' is not of the form CLASS/NAME.avi"),
+    ("cut_off", "Diving/v_Div", "'Diving/v_Div' is not of the form"),
+    ("other_class", "Flying/v_Flying_g01_c01.avi 1", "the label 'Flying' is not among the 101 classes"),
+    ("wrong_number", "Diving/v_Diving_g01_c01.avi 2", "Diving has the number 2; it is class 26"),
   )
   def test_a_wrong_line_is_named(self, line, sentence):
     self.write("testlist02.txt", "Diving/v_Diving_g01_c01.avi\r\n")
@@ -107,7 +106,6 @@ class Ucf101Test(AnnotationsTestCase):
 
 
 class Hmdb51Test(AnnotationsTestCase):
-
   @parameterized.parameters(1, 2, 3)
   def test_official_splits(self, number):
     rows = annotations.read_hmdb51(number, _NOWHERE, testing.shared("formats/hmdb51/testTrainMulti_7030_splits"))
@@ -147,7 +145,6 @@ class Hmdb51Test(AnnotationsTestCase):
 
 
 class KineticsTest(AnnotationsTestCase):
-
   @parameterized.parameters((400, 200, 199), (600, 200, 199))
   def test_official_files(self, num_classes, num_val, num_test):
     files = {split: f"formats/kinetics/kinetics-{num_classes}_{split}.head200.csv" for split in ("val", "test")}
@@ -184,19 +181,19 @@ class KineticsTest(AnnotationsTestCase):
     self.assertEqual([row.id for row in rows], ["abcdefghijk_000000_000010", "abcdefghij-_000009_000011"])
 
   @parameterized.named_parameters(
-      ("label_with_comma", '"zumba, fast",abcdefghijk,0,10,train', "the label 'zumba, fast' is not among the 400 cl"),
-      ("label_with_quotes", '"the ""zumba""",abcdefghijk,0,10,val', "the label 'the \"zumba\"' is not among"),
-      ("no_label", ",abcdefghijk,0,10,train", "the label '' is not among"),
-      ("label_of_700", "abseiling (indoors),abcdefghijk,0,10,val", "the label 'abseiling .indoors.' is not among"),
-      ("spreadsheet", "zumba,#NAME?,0,10,train", "'#NAME.' is not a YouTube id of 11 characters"),
-      ("too_few", "zumba,abcdefghijk,0,10", "there are 4 fields for 5 columns"),
-      ("unquoted_comma", "zumba, fast,abcdefghijk,0,10,train", "there are 6 fields for 5 columns"),
-      ("open_quote", '"zumba,abcdefghijk,0,10,train', ".* is not a line of CSV: "),
-      ("no_time", "zumba,abcdefghijk,,10,train", "'' and '10' are not a start and a later end"),
-      ("reversed", "zumba,abcdefghijk,10,0,train", "'10' and '0' are not a start and a later end"),
-      ("equal", "zumba,abcdefghijk,10,10,train", "'10' and '10' are not a start and a later end"),
-      ("fraction", "zumba,abcdefghijk,0.5,10,train", "'0.5' and '10' are not .* whole seconds"),
-      ("split", "zumba,abcdefghijk,0,10,dev", "the split 'dev' is none of train, val, test"),
+    ("label_with_comma", '"zumba, fast",abcdefghijk,0,10,train', "the label 'zumba, fast' is not among the 400 cl"),
+    ("label_with_quotes", '"the ""zumba""",abcdefghijk,0,10,val', "the label 'the \"zumba\"' is not among"),
+    ("no_label", ",abcdefghijk,0,10,train", "the label '' is not among"),
+    ("label_of_700", "abseiling (indoors),abcdefghijk,0,10,val", "the label 'abseiling .indoors.' is not among"),
+    ("spreadsheet", "zumba,#NAME?,0,10,train", "'#NAME.' is not a YouTube id of 11 characters"),
+    ("too_few", "zumba,abcdefghijk,0,10", "there are 4 fields for 5 columns"),
+    ("unquoted_comma", "zumba, fast,abcdefghijk,0,10,train", "there are 6 fields for 5 columns"),
+    ("open_quote", '"zumba,abcdefghijk,0,10,train', ".* is not a line of CSV: "),
+    ("no_time", "zumba,abcdefghijk,,10,train", "'' and '10' are not a start and a later end"),
+    ("reversed", "zumba,abcdefghijk,10,0,train", "'10' and '0' are not a start and a later end"),
+    ("equal", "zumba,abcdefghijk,10,10,train", "'10' and '10' are not a start and a later end"),
+    ("fraction", "zumba,abcdefghijk,0.5,10,train", "'0.5' and '10' are not .* whole seconds"),
+    ("split", "zumba,abcdefghijk,0,10,dev", "the split 'dev' is none of train, val, test"),
   )
   def test_a_wrong_line_is_named(self, line, sentence):
     file = self.write("a.csv", f"{_HEADER}\nzumba,abcdefghijk,1,11,train\n{line}\n")

@@ -47,15 +47,15 @@ def _build(pipeline, folder: shards.Folder, tasks: Iterable[shards.Task], make: 
   output = str(folder.path)
   clips = [(task, folder.num_clips(task.shard)) for task in tasks]
   _ = (
-      beam_pipelines.spread(pipeline, folder.work / "tasks.pickle", clips)
-      | "Make" >> beam.MapTuple(functools.partial(_make_piece, output=output, make=make))
-      | "Shard" >> beam.GroupByKey()
-      | "Assemble" >> beam.MapTuple(functools.partial(_assemble, output=output))
+    beam_pipelines.spread(pipeline, folder.work / "tasks.pickle", clips)
+    | "Make" >> beam.MapTuple(functools.partial(_make_piece, output=output, make=make))
+    | "Shard" >> beam.GroupByKey()
+    | "Assemble" >> beam.MapTuple(functools.partial(_assemble, output=output))
   )
 
 
 def _make_piece(
-    task: shards.Task, num_clips: int, *, output: str, make: Callable[[shards.Task], bytes]
+  task: shards.Task, num_clips: int, *, output: str, make: Callable[[shards.Task], bytes]
 ) -> tuple[str, int]:
   """Keeps the record of a clip, or why there is none; returns its shard's name and number of clips."""
   record = failure = None

@@ -65,7 +65,6 @@ def _write_video(path: pathlib.Path, seed: int) -> None:
 
 
 class _BeamTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -75,7 +74,6 @@ class _BeamTest(absltest.TestCase):
 
 @unittest.skipUnless(importlib.util.find_spec("apache_beam"), "Apache Beam is not installed")
 class BeamRunnerTest(_BeamTest):
-
   def setUp(self):
     super().setUp()
     self.diary = self.folder / "diary"
@@ -101,8 +99,8 @@ class BeamRunnerTest(_BeamTest):
     folder = self._run()
     self.assertEqual(_files(folder.path), self.expected)
     self.assertEqual(
-        {failure["id"]: failure["reason"] for failure in self.failures},
-        {"clip03": "clip03.avi: the file is empty", "clip06": "clip06.avi: Permission denied"},
+      {failure["id"]: failure["reason"] for failure in self.failures},
+      {"clip03": "clip03.avi: the file is empty", "clip06": "clip06.avi: Permission denied"},
     )
     self.assertCountEqual(self._made(), [clip.id for clip in _CLIPS])
 
@@ -188,9 +186,9 @@ class PrepareDatasetTest(_BeamTest):
 
   def test_flags_that_do_not_go_together(self):
     for flags, message in (
-        (("--beam_option=--direct_num_workers=2",), "--beam_option is for a runner of Beam; name one with --runner"),
-        (("--runner=DirectRunner", "--num_workers=2"), "--num_workers is for the local runner"),
-        (("--runner=FlinkRunner",), "--videos=videos: the workers of FlinkRunner need an absolute path"),
+      (("--beam_option=--direct_num_workers=2",), "--beam_option is for a runner of Beam; name one with --runner"),
+      (("--runner=DirectRunner", "--num_workers=2"), "--num_workers is for the local runner"),
+      (("--runner=FlinkRunner",), "--videos=videos: the workers of FlinkRunner need an absolute path"),
     ):
       with self.subTest(message):
         done = self._prepare("output", *flags)

@@ -25,13 +25,13 @@ _SIZE = 13  # pixels of the font
 
 @functools.lru_cache(maxsize=4096)
 def text(
-    words: str,
-    color: tuple[int, int, int] = INK,
-    *,
-    bold: bool = False,
-    size: int = _SIZE,
-    height: int = LINE,
-    max_width: int | None = None,
+  words: str,
+  color: tuple[int, int, int] = INK,
+  *,
+  bold: bool = False,
+  size: int = _SIZE,
+  height: int = LINE,
+  max_width: int | None = None,
 ) -> np.ndarray:
   """A line of text on paper, as wide as it needs; beyond `max_width` pixels its end is cut off and told by dots."""
   font = _font(size, bold)

@@ -12,7 +12,6 @@ def _block(height: int, width: int, value: int) -> np.ndarray:
 
 
 class CanvasTest(absltest.TestCase):
-
   def test_text_is_dark_on_paper_and_as_wide_as_it_needs(self):
     short, long = canvas.text("run"), canvas.text("run and run")
     self.assertEqual((short.shape[0], long.shape[0]), (canvas.LINE, canvas.LINE))

@@ -75,7 +75,7 @@ class TrainClips:
       raise errors.I3dError(f"photometric_jitter is {self.photometric_jitter}; it changes RGB only, and there is none")
     if self.segment_shuffle and not 2 <= self.num_segments <= self.num_frames:
       raise errors.I3dError(
-          f"num_segments is {self.num_segments}; to shuffle, it must be from 2 to the {self.num_frames} frames"
+        f"num_segments is {self.num_segments}; to shuffle, it must be from 2 to the {self.num_frames} frames"
       )
 
 

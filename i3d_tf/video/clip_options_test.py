@@ -11,7 +11,6 @@ from i3d_tf.video import clip_options
 
 
 class ClipOptionsTest(parameterized.TestCase):
-
   def test_options_are_off_by_default(self):
     clips = clip_options.TrainClips()
     off = (clips.scale_jitter, clips.photometric_jitter, clips.temporal_jitter, clips.segment_shuffle)
@@ -34,18 +33,18 @@ class ClipOptionsTest(parameterized.TestCase):
       self.assertEqual(clip_options.stored(both), ("rgb", "flow", "backward_flow"))
 
   @parameterized.product(
-      kind=(clip_options.TrainClips, clip_options.EvalClips),
-      refused=(
-          ({"flow_stack": 0}, "flow_stack is 0; it must be a whole number from 1 on"),
-          ({"flow_stack": 2.0}, "flow_stack is 2.0;"),
-          ({"flow_stacking": "both", "flow_stack": 2}, "flow_stacking is 'both'; allowed are plain, trajectory, bidir"),
-          ({"flow_stack": 10, "streams": ("rgb",)}, "flow_stack is 10; it is about flow, and there is none"),
-          ({"flow_stack": 4, "flow_stacking": "trajectory", "streams": ("rgb",)}, "flow_stack is 4; it is about flow"),
-          ({"subtract_mean_flow": True, "streams": ("rgb",)}, "subtract_mean_flow is True; it is about flow"),
-          ({"flow_stacking": "trajectory"}, "flow_stacking is trajectory; it needs a flow_stack of more than one"),
-          ({"flow_stacking": "bidirectional"}, "flow_stacking is bidirectional; it needs a flow_stack of more than"),
-          ({"flow_stacking": "bidirectional", "flow_stack": 5}, "flow_stack is 5; of bi-directional stacks half"),
-      ),
+    kind=(clip_options.TrainClips, clip_options.EvalClips),
+    refused=(
+      ({"flow_stack": 0}, "flow_stack is 0; it must be a whole number from 1 on"),
+      ({"flow_stack": 2.0}, "flow_stack is 2.0;"),
+      ({"flow_stacking": "both", "flow_stack": 2}, "flow_stacking is 'both'; allowed are plain, trajectory, bidir"),
+      ({"flow_stack": 10, "streams": ("rgb",)}, "flow_stack is 10; it is about flow, and there is none"),
+      ({"flow_stack": 4, "flow_stacking": "trajectory", "streams": ("rgb",)}, "flow_stack is 4; it is about flow"),
+      ({"subtract_mean_flow": True, "streams": ("rgb",)}, "subtract_mean_flow is True; it is about flow"),
+      ({"flow_stacking": "trajectory"}, "flow_stacking is trajectory; it needs a flow_stack of more than one"),
+      ({"flow_stacking": "bidirectional"}, "flow_stacking is bidirectional; it needs a flow_stack of more than"),
+      ({"flow_stacking": "bidirectional", "flow_stack": 5}, "flow_stack is 5; of bi-directional stacks half"),
+    ),
   )
   def test_refused_of_flow(self, kind, refused):
     options, message = refused
@@ -59,40 +58,40 @@ class ClipOptionsTest(parameterized.TestCase):
       kind(streams=("rgb", "flow"), flow_stack=3, flow_stacking="trajectory")
 
   @parameterized.parameters(
-      ({"streams": ()}, "streams are none; allowed are rgb, flow, and both"),
-      ({"streams": ("rgb", "depth")}, "streams are rgb, depth; allowed"),
-      ({"streams": ("rgb", "rgb")}, "streams are rgb, rgb; allowed"),
-      ({"num_frames": 0}, "num_frames is 0; it must be a whole number from 1 on"),
-      ({"frame_stride": 0}, "frame_stride is 0;"),
-      ({"frame_stride": 1.5}, "frame_stride is 1.5;"),
-      ({"crop": 0}, "crop is 0;"),
-      ({"crop": 257}, "crop is 257; it must be at most short_side, 256"),
-      ({"scale_jitter": (1.2, 0.8)}, "scale_jitter is 1.2,0.8; it must be two positive factors, the smaller one first"),
-      ({"scale_jitter": (0.0, 1.0)}, "scale_jitter is 0.0,1.0;"),
-      ({"scale_jitter": (float("nan"), 1.0)}, "scale_jitter is nan,1.0;"),
-      ({"scale_jitter": (1.0, float("inf"))}, "scale_jitter is 1.0,inf;"),
-      ({"scale_jitter": (1.0,)}, "scale_jitter is 1.0;"),
-      ({"photometric_jitter": 2.1}, "photometric_jitter is 2.1; it must be from 0 to 2"),
-      ({"photometric_jitter": 0.5, "streams": ("flow",)}, "photometric_jitter is 0.5; it changes RGB only"),
-      ({"temporal_jitter": -1}, "temporal_jitter is -1;"),
-      ({"segment_shuffle": 1.01}, "segment_shuffle is 1.01; it must be from 0 to 1"),
-      ({"segment_shuffle": 0.1, "num_segments": 1}, "num_segments is 1; to shuffle, it must be from 2 to the 64"),
-      ({"segment_shuffle": 0.1, "num_segments": 9, "num_frames": 8}, "num_segments is 9;"),
-      ({"frame_dropout": float("nan")}, "frame_dropout is nan;"),
+    ({"streams": ()}, "streams are none; allowed are rgb, flow, and both"),
+    ({"streams": ("rgb", "depth")}, "streams are rgb, depth; allowed"),
+    ({"streams": ("rgb", "rgb")}, "streams are rgb, rgb; allowed"),
+    ({"num_frames": 0}, "num_frames is 0; it must be a whole number from 1 on"),
+    ({"frame_stride": 0}, "frame_stride is 0;"),
+    ({"frame_stride": 1.5}, "frame_stride is 1.5;"),
+    ({"crop": 0}, "crop is 0;"),
+    ({"crop": 257}, "crop is 257; it must be at most short_side, 256"),
+    ({"scale_jitter": (1.2, 0.8)}, "scale_jitter is 1.2,0.8; it must be two positive factors, the smaller one first"),
+    ({"scale_jitter": (0.0, 1.0)}, "scale_jitter is 0.0,1.0;"),
+    ({"scale_jitter": (float("nan"), 1.0)}, "scale_jitter is nan,1.0;"),
+    ({"scale_jitter": (1.0, float("inf"))}, "scale_jitter is 1.0,inf;"),
+    ({"scale_jitter": (1.0,)}, "scale_jitter is 1.0;"),
+    ({"photometric_jitter": 2.1}, "photometric_jitter is 2.1; it must be from 0 to 2"),
+    ({"photometric_jitter": 0.5, "streams": ("flow",)}, "photometric_jitter is 0.5; it changes RGB only"),
+    ({"temporal_jitter": -1}, "temporal_jitter is -1;"),
+    ({"segment_shuffle": 1.01}, "segment_shuffle is 1.01; it must be from 0 to 1"),
+    ({"segment_shuffle": 0.1, "num_segments": 1}, "num_segments is 1; to shuffle, it must be from 2 to the 64"),
+    ({"segment_shuffle": 0.1, "num_segments": 9, "num_frames": 8}, "num_segments is 9;"),
+    ({"frame_dropout": float("nan")}, "frame_dropout is nan;"),
   )
   def test_refused_for_training(self, options, message):
     with self.assertRaisesRegex(errors.I3dError, f"^{message}"):
       clip_options.TrainClips(**options)
 
   @parameterized.parameters(
-      ({"streams": ("flow", "flow")}, "streams are flow, flow;"),
-      ({"protocol": "five_crop"}, "protocol is 'five_crop'; allowed are release, clips, ten_crop"),
-      ({"num_clips": 0}, "num_clips is 0;"),
-      ({"max_frames": 0}, "max_frames is 0;"),
-      ({"min_frames": 0}, "min_frames is 0;"),
-      ({"max_frames": 8}, "max_frames is 8; it must be at least min_frames, 9"),
-      ({"crop": 300}, "crop is 300;"),
-      ({"protocol": "ten_crop", "flip": True}, "flip is on;"),
+    ({"streams": ("flow", "flow")}, "streams are flow, flow;"),
+    ({"protocol": "five_crop"}, "protocol is 'five_crop'; allowed are release, clips, ten_crop"),
+    ({"num_clips": 0}, "num_clips is 0;"),
+    ({"max_frames": 0}, "max_frames is 0;"),
+    ({"min_frames": 0}, "min_frames is 0;"),
+    ({"max_frames": 8}, "max_frames is 8; it must be at least min_frames, 9"),
+    ({"crop": 300}, "crop is 300;"),
+    ({"protocol": "ten_crop", "flip": True}, "flip is on;"),
   )
   def test_refused_for_evaluation(self, options, message):
     with self.assertRaisesRegex(errors.I3dError, f"^{message}"):

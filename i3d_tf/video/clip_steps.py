@@ -23,7 +23,7 @@ State = dict[str, Any]
 DECODE = "decode the crop of the frames taken"
 # The place of each draw among a clip's random numbers, so that an option does not change the draws of others.
 _DRAWS = types.MappingProxyType(
-    {name: i for i, name in enumerate(("start", "jitter", "scale", "top", "left", "flip", "shuffle"))}
+  {name: i for i, name in enumerate(("start", "jitter", "scale", "top", "left", "flip", "shuffle"))}
 )
 _SEGMENTS, _COLORS, _DROPOUT = 1, 2, 3  # what needs more than one number has a seed of its own
 
@@ -44,8 +44,8 @@ def training(clips: clip_options.TrainClips) -> list[Step]:
   low, high = clips.scale_jitter
   chance = f"with probability {clips.segment_shuffle:g}"
   found = [
-      Step("draw the random numbers of the clip", _draw),
-      Step("random start among those that leave enough frames", functools.partial(_random_start, clips)),
+    Step("draw the random numbers of the clip", _draw),
+    Step("random start among those that leave enough frames", functools.partial(_random_start, clips)),
   ]
   if clips.temporal_jitter:
     jitter = functools.partial(_jitter_start, clips)
@@ -76,11 +76,11 @@ def training(clips: clip_options.TrainClips) -> list[Step]:
 def center(clips: clip_options.TrainClips) -> list[Step]:
   """The steps of the clip in the middle of a video, and of its frames, without any draw; see `training`."""
   return [
-      Step("start in the middle", functools.partial(_center_start, clips)),
-      _take_step(clips),
-      *_take_stacks_steps(clips),
-      _size_step(clips),
-      *_center_crop_steps(clips),
+    Step("start in the middle", functools.partial(_center_start, clips)),
+    _take_step(clips),
+    *_take_stacks_steps(clips),
+    _size_step(clips),
+    *_center_crop_steps(clips),
   ]
 
 

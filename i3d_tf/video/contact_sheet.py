@@ -42,9 +42,7 @@ def _strip(record: records.Record, columns: int, tile_height: int) -> np.ndarray
   return canvas.stack([*_caption(record, full_scale), *rows, _times(record, steps, rows[0].shape[1] // len(steps))])
 
 
-def _rows(
-    record: records.Record, columns: int, tile_height: int
-) -> tuple[list[np.ndarray], np.ndarray, float | None]:
+def _rows(record: records.Record, columns: int, tile_height: int) -> tuple[list[np.ndarray], np.ndarray, float | None]:
   """The rows of frames and of flow, the steps that they show, and the flow's scale."""
   count = len(record.flow_frames) or len(record.frames)  # the last frame has no flow
   if not count:

@@ -37,7 +37,6 @@ def _tiles(sheet: np.ndarray, columns: int) -> list[list[np.ndarray]]:
 
 
 class ContactSheetTest(absltest.TestCase):
-
   def test_frames_stand_above_their_flow(self):
     sheet = contact_sheet.draw([_record(motion=(5, 0))], columns=4, tile_height=_HEIGHT)
     frames, flows = _tiles(sheet, 4)

@@ -107,11 +107,11 @@ class FolderSplit:
 
 
 def load(
-    spec: str,
-    root: str | os.PathLike,
-    *,
-    annotations: str | os.PathLike | None = None,
-    folder_split: FolderSplit | None = None,
+  spec: str,
+  root: str | os.PathLike,
+  *,
+  annotations: str | os.PathLike | None = None,
+  folder_split: FolderSplit | None = None,
 ) -> Dataset:
   """Lists the clips of a dataset and finds their files.
 
@@ -154,7 +154,7 @@ def relative_path(clip: Clip, root: str | os.PathLike) -> str:
 
 
 def iter_frames(
-    clip: Clip, *, fps: float = decode.FRAME_RATE, short_side: int | None = decode.SHORT_SIDE
+  clip: Clip, *, fps: float = decode.FRAME_RATE, short_side: int | None = decode.SHORT_SIDE
 ) -> Iterator[np.ndarray]:
   """Yields the clip's RGB frames, uint8 `[H, W, 3]`, as `decode.iter_frames` does, from `start` to `end` only.
 
@@ -245,18 +245,18 @@ def _load_folder(root: pathlib.Path, options: FolderSplit | None) -> Dataset:
 def _load_tfds(spec: str, name: str, root: pathlib.Path) -> Dataset:
   listing = tfds_videos.list_examples(name, root)
   splits = {
-      split: tuple(Clip(f"{split}/{i:06}", path, label=label) for i, (path, label) in enumerate(examples))
-      for split, examples in listing.splits.items()
+    split: tuple(Clip(f"{split}/{i:06}", path, label=label) for i, (path, label) in enumerate(examples))
+    for split, examples in listing.splits.items()
   }
   return Dataset(spec, listing.classes, splits, {split: () for split in splits})
 
 
 def _collect(
-    name: str,
-    classes: tuple[str, ...],
-    rows: Iterable[annotations_lib.Row],
-    root: pathlib.Path,
-    locate: Callable[[Clip], Clip | None],
+  name: str,
+  classes: tuple[str, ...],
+  rows: Iterable[annotations_lib.Row],
+  root: pathlib.Path,
+  locate: Callable[[Clip], Clip | None],
 ) -> Dataset:
   """Divides the clips of the rows into those that `locate` finds and those that it does not."""
   places = {}

@@ -54,7 +54,6 @@ class DatasetsTestCase(parameterized.TestCase):
 
 
 class Ucf101Test(DatasetsTestCase):
-
   @parameterized.parameters((1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696))
   def test_real_clips_are_found_and_all_others_listed_as_missing(self, number, train, test):
     root = testing.shared("clips/ucf101")
@@ -75,18 +74,18 @@ class Ucf101Test(DatasetsTestCase):
     path = root / "Diving" / "v_Diving_g16_c04.avi"
     self.assertEqual(dataset.splits["train"][0], datasets.Clip("v_Diving_g16_c04", str(path), None, None, "Diving"))
     self.assertEqual(
-        [name for name in ids(dataset.splits["test"]) if "Diving" in name or "Javelin" in name],
-        ["v_Diving_g02_c02", "v_Diving_g03_c07", "v_Diving_g04_c04", "v_JavelinThrow_g05_c05"],
+      [name for name in ids(dataset.splits["test"]) if "Diving" in name or "Javelin" in name],
+      ["v_Diving_g02_c02", "v_Diving_g03_c07", "v_Diving_g04_c04", "v_JavelinThrow_g05_c05"],
     )
     first = dataset.missing["train"][0]
     self.assertEqual(first.path, str(root / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g08_c01.avi"))
     self.assertEqual(first.label, "ApplyEyeMakeup")
 
   @parameterized.parameters(
-      "v_HandStandPushups_g13_c06.avi",
-      "v_HandstandPushups_g13_c06.avi",
-      "HandstandPushups/v_HandstandPushups_g13_c06.mp4",
-      "UCF-101/HandStandPushups/v_HandStandPushups_g13_c06.AVI",
+    "v_HandStandPushups_g13_c06.avi",
+    "v_HandstandPushups_g13_c06.avi",
+    "HandstandPushups/v_HandstandPushups_g13_c06.mp4",
+    "UCF-101/HandStandPushups/v_HandStandPushups_g13_c06.AVI",
   )
   def test_flat_or_in_any_folder_and_in_either_spelling(self, name):
     self.touch(name)
@@ -97,10 +96,10 @@ class Ucf101Test(DatasetsTestCase):
   def test_two_files_for_one_clip(self):
     self.touch("a/v_Diving_g01_c01.avi", "b/v_diving_g01_c01.mp4", "c/v_Nothing_g01_c01.avi", "d/v_Nothing_g01_c01.avi")
     self.assert_refused(
-        f"^{self.folder}/a/v_Diving_g01_c01.avi and {self.folder}/b/v_diving_g01_c01.mp4 could both be the clip "
-        "v_Diving_g01_c01; keep one of them$",
-        "ucf101:1",
-        annotations=testing.shared("formats/ucf101"),
+      f"^{self.folder}/a/v_Diving_g01_c01.avi and {self.folder}/b/v_diving_g01_c01.mp4 could both be the clip "
+      "v_Diving_g01_c01; keep one of them$",
+      "ucf101:1",
+      annotations=testing.shared("formats/ucf101"),
     )
 
   def test_a_clip_listed_twice(self):
@@ -117,7 +116,6 @@ class Ucf101Test(DatasetsTestCase):
 
 
 class Hmdb51Test(DatasetsTestCase):
-
   @parameterized.parameters(1, 2, 3)
   def test_real_clips(self, number):
     lists = testing.shared("formats/hmdb51/testTrainMulti_7030_splits")
@@ -147,9 +145,8 @@ class Hmdb51Test(DatasetsTestCase):
 
 
 class KineticsTest(DatasetsTestCase):
-
   @parameterized.parameters(
-      f"{_ZUMBA}.mp4", f"zumba/{_ZUMBA}.mkv", f"train/zumba/{_ZUMBA}.webm", f"replacement/{_ZUMBA}.avi"
+    f"{_ZUMBA}.mp4", f"zumba/{_ZUMBA}.mkv", f"train/zumba/{_ZUMBA}.webm", f"replacement/{_ZUMBA}.avi"
   )
   def test_a_trimmed_file_is_used_whole(self, name):
     self.touch(name, "abcdefghijk.mp4", "abcdefghijk_000008_000018.mp4", f"{_ZUMBA}.txt", f"{_ZUMBA}.mp4.part")
@@ -210,7 +207,6 @@ class KineticsTest(DatasetsTestCase):
 
 
 class FolderTest(DatasetsTestCase):
-
   def test_own_splits(self):
     self.touch("val/wave/c.mp4", "train/wave/b.avi", "train/wave/a.mkv", "train/jump/deep/d.mp4", "train/notes.txt")
     self.touch("train/wave/.hidden.mp4", "train/wave/._a.mkv", "train/.cache/e.mp4", "train/wave/f.txt")
@@ -284,7 +280,7 @@ class FolderTest(DatasetsTestCase):
     self.assertEqual(used, {name for name, fraction in fractions.items() if fraction})
 
   @parameterized.parameters(
-      dict(train=0.9), dict(train=1.1, val=-0.1, test=0), dict(train=float("nan")), dict(train=80, val=10, test=10)
+    dict(train=0.9), dict(train=1.1, val=-0.1, test=0), dict(train=float("nan")), dict(train=80, val=10, test=10)
   )
   def test_fractions_that_are_none(self, **fractions):
     with self.assertRaisesRegex(errors.I3dError, "the fractions of train, val and test are .* add up to 1$"):
@@ -295,14 +291,14 @@ class FolderTest(DatasetsTestCase):
       datasets.FolderSplit(group="(")
 
   @parameterized.named_parameters(
-      ("loose_video", ["wave/a.mp4", "b.mp4"], "/b.mp4: the video is not in the folder of a class$"),
-      ("loose_in_split", ["train/wave/a.mp4", "train/b.mp4"], "/train/b.mp4: the video is not in the folder of a cl"),
-      ("one_id_twice", ["wave/a.mp4", "wave/a.avi"], "/wave/a.mp4: the clip wave/a is also at .*/wave/a.avi$"),
-      ("split_and_class", ["train/wave/a.mp4", "wave/a.avi"], "/wave: beside train this must be one of train, val, "),
-      ("empty_class", ["wave/a.mp4", "jump/notes.txt"], ": the class jump has no video; remove its folder or fill it$"),
-      ("no_video", ["wave/a.txt"], ": the folder holds no video "),
-      ("control_character", ["wave/a\nb.mp4"], r"wave/a\\nb.mp4': the name has a control character"),
-      ("not_utf8", ["wave/a\udcff.mp4"], r"wave/a\\udcff.mp4': the name .* is not UTF-8"),
+    ("loose_video", ["wave/a.mp4", "b.mp4"], "/b.mp4: the video is not in the folder of a class$"),
+    ("loose_in_split", ["train/wave/a.mp4", "train/b.mp4"], "/train/b.mp4: the video is not in the folder of a cl"),
+    ("one_id_twice", ["wave/a.mp4", "wave/a.avi"], "/wave/a.mp4: the clip wave/a is also at .*/wave/a.avi$"),
+    ("split_and_class", ["train/wave/a.mp4", "wave/a.avi"], "/wave: beside train this must be one of train, val, "),
+    ("empty_class", ["wave/a.mp4", "jump/notes.txt"], ": the class jump has no video; remove its folder or fill it$"),
+    ("no_video", ["wave/a.txt"], ": the folder holds no video "),
+    ("control_character", ["wave/a\nb.mp4"], r"wave/a\\nb.mp4': the name has a control character"),
+    ("not_utf8", ["wave/a\udcff.mp4"], r"wave/a\\udcff.mp4': the name .* is not UTF-8"),
   )
   def test_wrong_folders(self, names, sentence):
     self.touch(*names)
@@ -330,7 +326,6 @@ class FolderTest(DatasetsTestCase):
 
 
 class LoadTest(DatasetsTestCase):
-
   @parameterized.parameters(
       "ucf101", "ucf101:4", "ucf101:", "UCF101:1", "hmdb51:0", "kinetics500", "kinetics400:1", "folder:", "folder:x",
       "tfds", "tfds:", "",
@@ -360,7 +355,6 @@ class LoadTest(DatasetsTestCase):
 
 
 class IterFramesTest(DatasetsTestCase):
-
   def setUp(self):
     super().setUp()
     self.path = str(testing.shared("clips/ucf101/JavelinThrow/v_JavelinThrow_g21_c03.avi"))  # 60 frames at 25 a second

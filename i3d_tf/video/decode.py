@@ -61,7 +61,7 @@ def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE) -> int:
 
 
 def iter_frames(
-    path: str | os.PathLike, *, fps: float = FRAME_RATE, short_side: int | None = SHORT_SIDE
+  path: str | os.PathLike, *, fps: float = FRAME_RATE, short_side: int | None = SHORT_SIDE
 ) -> Iterator[np.ndarray]:
   """Yields the video's RGB frames, uint8 `[H, W, 3]`, one at a time, at `fps` frames per second.
 
@@ -82,11 +82,11 @@ def iter_frames(
 
 
 def read_video(
-    path: str | os.PathLike,
-    fps: float = FRAME_RATE,
-    short_side: int | None = SHORT_SIDE,
-    *,
-    max_frames: int | None = None,
+  path: str | os.PathLike,
+  fps: float = FRAME_RATE,
+  short_side: int | None = SHORT_SIDE,
+  *,
+  max_frames: int | None = None,
 ) -> np.ndarray:
   """Reads a video as RGB frames, uint8 `[T, H, W, 3]`; see `iter_frames`.
 
@@ -162,10 +162,10 @@ def _info(capture: cv2.VideoCapture) -> VideoInfo:
   declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
   rate = capture.get(cv2.CAP_PROP_FPS)
   return VideoInfo(
-      frame_rate=rate if np.isfinite(rate) and rate > 0 else FRAME_RATE,
-      num_frames=max(0, int(declared)),
-      width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-      height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+    frame_rate=rate if np.isfinite(rate) and rate > 0 else FRAME_RATE,
+    num_frames=max(0, int(declared)),
+    width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+    height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
   )
 
 
@@ -188,7 +188,7 @@ def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator
       count += 1
       if retrieve and frame.shape[:2] != (info.height, info.width):
         raise errors.VideoError(
-            f"{path}: frame {count} has {frame.shape[1]}x{frame.shape[0]} pixels, the video {info.width}x{info.height}"
+          f"{path}: frame {count} has {frame.shape[1]}x{frame.shape[0]} pixels, the video {info.width}x{info.height}"
         )
       time = times.next(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
       num_gaps += time - last > 1.5 * duration
@@ -202,7 +202,7 @@ def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator
     raise errors.VideoError(f"{path}: no frame can be decoded")
   if resumes or _is_incomplete(info, count, last + duration, num_gaps):
     raise errors.VideoError(
-        f"{path}: only {count} of {info.num_frames or 'its'} frames can be decoded; the video is damaged or incomplete"
+      f"{path}: only {count} of {info.num_frames or 'its'} frames can be decoded; the video is damaged or incomplete"
     )
 
 

@@ -37,32 +37,32 @@ class Clip(NamedTuple):
 
 NTSC = 30000 / 1001
 CLIPS = (
-    Clip("ucf101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", 25, 164, 164, 164),
-    Clip("ucf101/Biking/v_Biking_g05_c02.avi", NTSC, 201, 201, 168),
-    Clip("ucf101/Diving/v_Diving_g02_c02.avi", NTSC, 151, 151, 126),
-    Clip("ucf101/Diving/v_Diving_g03_c07.avi", NTSC, 103, 103, 86),
-    Clip("ucf101/Diving/v_Diving_g04_c04.avi", NTSC, 285, 285, 238),
-    Clip("ucf101/Diving/v_Diving_g16_c04.avi", NTSC, 111, 111, 93),
-    Clip("ucf101/Diving/v_Diving_g20_c04.avi", NTSC, 151, 151, 126),
-    Clip("ucf101/JavelinThrow/v_JavelinThrow_g05_c05.avi", 25, 81, 81, 81),
-    Clip("ucf101/JavelinThrow/v_JavelinThrow_g21_c03.avi", 25, 60, 60, 60),
-    Clip("ucf101/JavelinThrow/v_JavelinThrow_g22_c01.avi", 25, 56, 56, 56),
-    Clip("ucf101/JavelinThrow/v_JavelinThrow_g23_c04.avi", 25, 136, 136, 136),
-    Clip("ucf101/JavelinThrow/v_JavelinThrow_g24_c01.avi", 25, 91, 91, 91),
-    Clip("ucf101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi", NTSC, 240, 240, 200),
-    Clip("hmdb51/cartwheel/hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi", 30, 84, 83, 69),
-    Clip("hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", 30, 49, 48, 40),
-    Clip("kinetics/R6llTwEh07w.mp4", 30, 303, 303, 253),
-    Clip("kinetics/flipping_a_pancake.mkv", 30, 311, 310, 258),
-    Clip("broken/unordered.mov", 32, 4, 4, 3),
-    Clip("broken/video_0.mov", 30, 3, 3, 3),
-    Clip("broken/video_90.mov", 30, 3, 3, 3),
+  Clip("ucf101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", 25, 164, 164, 164),
+  Clip("ucf101/Biking/v_Biking_g05_c02.avi", NTSC, 201, 201, 168),
+  Clip("ucf101/Diving/v_Diving_g02_c02.avi", NTSC, 151, 151, 126),
+  Clip("ucf101/Diving/v_Diving_g03_c07.avi", NTSC, 103, 103, 86),
+  Clip("ucf101/Diving/v_Diving_g04_c04.avi", NTSC, 285, 285, 238),
+  Clip("ucf101/Diving/v_Diving_g16_c04.avi", NTSC, 111, 111, 93),
+  Clip("ucf101/Diving/v_Diving_g20_c04.avi", NTSC, 151, 151, 126),
+  Clip("ucf101/JavelinThrow/v_JavelinThrow_g05_c05.avi", 25, 81, 81, 81),
+  Clip("ucf101/JavelinThrow/v_JavelinThrow_g21_c03.avi", 25, 60, 60, 60),
+  Clip("ucf101/JavelinThrow/v_JavelinThrow_g22_c01.avi", 25, 56, 56, 56),
+  Clip("ucf101/JavelinThrow/v_JavelinThrow_g23_c04.avi", 25, 136, 136, 136),
+  Clip("ucf101/JavelinThrow/v_JavelinThrow_g24_c01.avi", 25, 91, 91, 91),
+  Clip("ucf101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi", NTSC, 240, 240, 200),
+  Clip("hmdb51/cartwheel/hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi", 30, 84, 83, 69),
+  Clip("hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", 30, 49, 48, 40),
+  Clip("kinetics/R6llTwEh07w.mp4", 30, 303, 303, 253),
+  Clip("kinetics/flipping_a_pancake.mkv", 30, 311, 310, 258),
+  Clip("broken/unordered.mov", 32, 4, 4, 3),
+  Clip("broken/video_0.mov", 30, 3, 3, 3),
+  Clip("broken/video_90.mov", 30, 3, 3, 3),
 )
 # Packed Xvid: the first timestamp is late, and the last is 0.
 QUIRKS = {
-    "ucf101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi": 40.0,
-    "hmdb51/cartwheel/hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": 2000 / 30,
-    "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi": 2000 / 30,
+  "ucf101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi": 40.0,
+  "hmdb51/cartwheel/hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": 2000 / 30,
+  "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi": 2000 / 30,
 }
 
 
@@ -102,13 +102,13 @@ def read_number(frame: np.ndarray) -> int:
 
 
 def write_video(
-    path: os.PathLike,
-    times: Sequence[float],
-    *,
-    frames: Sequence[np.ndarray] | None = None,
-    codec: str = "libx264",
-    time_base: fractions.Fraction = fractions.Fraction(1, 1000),
-    **options: str,
+  path: os.PathLike,
+  times: Sequence[float],
+  *,
+  frames: Sequence[np.ndarray] | None = None,
+  codec: str = "libx264",
+  time_base: fractions.Fraction = fractions.Fraction(1, 1000),
+  **options: str,
 ) -> None:
   """Writes numbered frames, or `frames`, to be shown at `times` in seconds."""
   frames = [numbered_frame(i) for i in range(len(times))] if frames is None else frames
@@ -141,18 +141,17 @@ class TemporaryFolderTest(parameterized.TestCase):
 
 
 class ResampleTest(parameterized.TestCase):
-
   @parameterized.named_parameters(
-      ("nothing", [], ""),
-      ("one_frame", [0], "a"),
-      ("one_to_one", [0, 1, 2], "abc"),
-      ("of_two_equally_near_the_later", [0, 2, 4], "abbcc"),
-      ("a_gap_is_filled_by_the_nearest", [0, 5], "aaabbb"),
-      ("frames_too_many_are_dropped", [0, 0.25, 0.5, 0.75, 1, 1.25], "ae"),
-      ("the_end_is_rounded_down", [0, 1.4], "ab"),
-      ("the_end_is_rounded_up", [0, 1.6], "abb"),
-      ("first_frame_loses_the_start_to_none", [0, 0.1, 0.2], "a"),
-      ("two_far_apart_then_dense", [0, 2.6, 2.8, 3.2], "aabd"),
+    ("nothing", [], ""),
+    ("one_frame", [0], "a"),
+    ("one_to_one", [0, 1, 2], "abc"),
+    ("of_two_equally_near_the_later", [0, 2, 4], "abbcc"),
+    ("a_gap_is_filled_by_the_nearest", [0, 5], "aaabbb"),
+    ("frames_too_many_are_dropped", [0, 0.25, 0.5, 0.75, 1, 1.25], "ae"),
+    ("the_end_is_rounded_down", [0, 1.4], "ab"),
+    ("the_end_is_rounded_up", [0, 1.6], "abb"),
+    ("first_frame_loses_the_start_to_none", [0, 0.1, 0.2], "a"),
+    ("two_far_apart_then_dense", [0, 2.6, 2.8, 3.2], "aabd"),
   )
   def test_one_grid_point_a_second(self, times, expected):
     frames = zip(times, "abcdefgh")
@@ -189,17 +188,16 @@ class ResampleTest(parameterized.TestCase):
 
 
 class MonotonicClockTest(parameterized.TestCase):
-
   @parameterized.named_parameters(
-      ("plain", [0, 0.5, 1], [0, 0.5, 1]),
-      ("begins_at_zero", [3, 3.5, 4], [0, 0.5, 1]),
-      ("begins_below_zero", [-1, -0.5, 0], [0, 0.5, 1]),
-      ("variable", [0, 0.125, 2], [0, 0.125, 2]),
-      ("xvid_late_start_and_zero_at_the_end", [0.5, 0.75, 1, 0], [0, 0.25, 0.5, 0.75]),
-      ("a_time_repeated", [0, 0.5, 0.5, 1.5], [0, 0.5, 0.75, 1.5]),
-      ("all_zero", [0, 0, 0, 0], [0, 0.25, 0.5, 0.75]),
-      ("starts_anew", [0, 0.25, 0.5, 0, 0.25, 0.5], [0, 0.25, 0.5, 0.75, 1, 1.25]),
-      ("catches_up", [0, 1, 0.5, 1.25, 2], [0, 1, 1.25, 1.5, 2]),
+    ("plain", [0, 0.5, 1], [0, 0.5, 1]),
+    ("begins_at_zero", [3, 3.5, 4], [0, 0.5, 1]),
+    ("begins_below_zero", [-1, -0.5, 0], [0, 0.5, 1]),
+    ("variable", [0, 0.125, 2], [0, 0.125, 2]),
+    ("xvid_late_start_and_zero_at_the_end", [0.5, 0.75, 1, 0], [0, 0.25, 0.5, 0.75]),
+    ("a_time_repeated", [0, 0.5, 0.5, 1.5], [0, 0.5, 0.75, 1.5]),
+    ("all_zero", [0, 0, 0, 0], [0, 0.25, 0.5, 0.75]),
+    ("starts_anew", [0, 0.25, 0.5, 0, 0.25, 0.5], [0, 0.25, 0.5, 0.75, 1, 1.25]),
+    ("catches_up", [0, 1, 0.5, 1.25, 2], [0, 1, 1.25, 1.5, 2]),
   )
   def test_a_quarter_second_a_frame(self, reported, expected):
     clock = decode._MonotonicClock(0.25)
@@ -207,19 +205,18 @@ class MonotonicClockTest(parameterized.TestCase):
 
 
 class IncompleteTest(parameterized.TestCase):
-
   @parameterized.named_parameters(
-      # declared at 25 per second, decoded, seconds reached, long intervals
-      ("whole", 250, 250, 10.0, 0, False),
-      ("count_unknown", 0, 17, 0.7, 0, False),
-      ("more_than_declared", 20, 40, 1.6, 0, False),
-      ("short_video_may_lack_two", 12, 10, 0.4, 0, False),
-      ("short_video_may_not_lack_three", 12, 9, 0.36, 0, True),
-      ("long_video_may_lack_a_twentieth", 300, 285, 11.4, 0, False),
-      ("long_video_may_not_lack_more", 300, 284, 11.36, 0, True),
-      ("variable_rate_to_the_end", 300, 150, 12.0, 100, False),
-      ("variable_rate_broken_off", 300, 75, 6.0, 50, True),
-      ("one_hole", 300, 150, 12.0, 1, True),
+    # declared at 25 per second, decoded, seconds reached, long intervals
+    ("whole", 250, 250, 10.0, 0, False),
+    ("count_unknown", 0, 17, 0.7, 0, False),
+    ("more_than_declared", 20, 40, 1.6, 0, False),
+    ("short_video_may_lack_two", 12, 10, 0.4, 0, False),
+    ("short_video_may_not_lack_three", 12, 9, 0.36, 0, True),
+    ("long_video_may_lack_a_twentieth", 300, 285, 11.4, 0, False),
+    ("long_video_may_not_lack_more", 300, 284, 11.36, 0, True),
+    ("variable_rate_to_the_end", 300, 150, 12.0, 100, False),
+    ("variable_rate_broken_off", 300, 75, 6.0, 50, True),
+    ("one_hole", 300, 150, 12.0, 1, True),
   )
   def test_verdict(self, declared, decoded, seconds, num_gaps, expected):
     info = decode.VideoInfo(frame_rate=25.0, num_frames=declared, width=64, height=48)
@@ -227,7 +224,6 @@ class IncompleteTest(parameterized.TestCase):
 
 
 class RealClipsTest(parameterized.TestCase):
-
   @parameterized.parameters(*CLIPS)
   def test_declares(self, path, rate, declared, decoded, resampled):
     del decoded, resampled
@@ -256,7 +252,7 @@ class RealClipsTest(parameterized.TestCase):
       np.testing.assert_array_equal(frame, frames[index])
 
   @parameterized.parameters(
-      "kinetics/R6llTwEh07w.mp4", "kinetics/flipping_a_pancake.mkv", "ucf101/Diving/v_Diving_g03_c07.avi"
+    "kinetics/R6llTwEh07w.mp4", "kinetics/flipping_a_pancake.mkv", "ucf101/Diving/v_Diving_g03_c07.avi"
   )
   def test_another_decoder_agrees(self, path):
     file = os.fspath(testing.shared(f"clips/{path}"))
@@ -266,8 +262,8 @@ class RealClipsTest(parameterized.TestCase):
       thumbnails.append(cv2.resize(frame, (8, 8))[..., ::-1])
     with av.open(file) as container:
       frames = [
-          (float(frame.pts * frame.time_base), cv2.resize(frame.to_ndarray(format="rgb24"), (8, 8)))
-          for frame in container.decode(video=0)
+        (float(frame.pts * frame.time_base), cv2.resize(frame.to_ndarray(format="rgb24"), (8, 8)))
+        for frame in container.decode(video=0)
       ]
     self.assertLen(times, len(frames))
     np.testing.assert_allclose(times, [time - frames[0][0] for time, _ in frames], rtol=0, atol=1e-6)
@@ -275,10 +271,10 @@ class RealClipsTest(parameterized.TestCase):
     self.assertLess(max(differences), 3)
 
   @parameterized.parameters(
-      ("ucf101/JavelinThrow/v_JavelinThrow_g22_c01.avi", (56, 256, 341, 3)),
-      ("hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", (40, 256, 461, 3)),
-      ("broken/video_0.mov", (3, 256, 454, 3)),
-      ("broken/video_90.mov", (3, 454, 256, 3)),
+    ("ucf101/JavelinThrow/v_JavelinThrow_g22_c01.avi", (56, 256, 341, 3)),
+    ("hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", (40, 256, 461, 3)),
+    ("broken/video_0.mov", (3, 256, 454, 3)),
+    ("broken/video_90.mov", (3, 454, 256, 3)),
   )
   def test_shorter_side_is_256(self, path, shape):
     frames = decode.read_video(testing.shared(f"clips/{path}"))
@@ -294,7 +290,6 @@ class RealClipsTest(parameterized.TestCase):
 
 
 class MadeVideosTest(TemporaryFolderTest):
-
   def test_colours_are_red_green_blue(self):
     colours = np.array([[220, 20, 20], [20, 220, 20], [20, 20, 220]], np.uint8)
     frames = [np.broadcast_to(colour, (64, 64, 3)) for colour in colours]
@@ -319,11 +314,11 @@ class MadeVideosTest(TemporaryFolderTest):
     np.testing.assert_array_equal(rotated, np.rot90(upright, -1, axes=(1, 2)))
 
   @parameterized.named_parameters(
-      ("one_to_one", [0, 0.04, 0.08, 0.12], [0, 1, 2, 3]),
-      ("a_tie_goes_to_the_later", [0, 0.02, 0.06, 0.12], [0, 2, 2, 3]),
-      ("a_gap_is_filled", [0, 0.04, 0.24, 0.28], [0, 1, 1, 1, 2, 2, 2, 3]),
-      ("slow_then_fast", [0, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16], [0, 0, 1, 3, 6]),
-      ("first_time_is_the_zero", [5, 5.04, 5.08], [0, 1, 2]),
+    ("one_to_one", [0, 0.04, 0.08, 0.12], [0, 1, 2, 3]),
+    ("a_tie_goes_to_the_later", [0, 0.02, 0.06, 0.12], [0, 2, 2, 3]),
+    ("a_gap_is_filled", [0, 0.04, 0.24, 0.28], [0, 1, 1, 1, 2, 2, 2, 3]),
+    ("slow_then_fast", [0, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16], [0, 0, 1, 3, 6]),
+    ("first_time_is_the_zero", [5, 5.04, 5.08], [0, 1, 2]),
   )
   def test_variable_rate(self, times, expected):
     write_video(self.folder / "a.mp4", times)
@@ -358,13 +353,13 @@ class MadeVideosTest(TemporaryFolderTest):
       np.testing.assert_array_equal(part, whole[:max_frames])
 
   @parameterized.parameters(
-      ((128, 64), 32, (32, 64)),
-      ((64, 128), 32, (64, 32)),
-      ((128, 64), 64, (64, 128)),
-      ((128, 64), 96, (96, 192)),
-      ((130, 64), 31, (31, 63)),
-      ((128, 64), None, (64, 128)),
-      ((64, 64), 256, (256, 256)),
+    ((128, 64), 32, (32, 64)),
+    ((64, 128), 32, (64, 32)),
+    ((128, 64), 64, (64, 128)),
+    ((128, 64), 96, (96, 192)),
+    ((130, 64), 31, (31, 63)),
+    ((128, 64), None, (64, 128)),
+    ((64, 64), 256, (256, 256)),
   )
   def test_short_side(self, size, short_side, shape):
     write_video(self.folder / "a.mp4", [0, 0.04], frames=[np.zeros((size[1], size[0], 3), np.uint8)] * 2)
@@ -405,15 +400,15 @@ class MadeVideosTest(TemporaryFolderTest):
     self.assertLess(peaks[60], peaks[6] + 4 * picture.nbytes)
 
   @parameterized.parameters(
-      "two words.mp4",
-      "größe 漢字.mp4",
-      os.fsdecode(b"\xff\xfe\xe9.mp4"),
-      "12:30.mp4",
-      "http:x.mp4",
-      "100%d.mp4",
-      "-v.mp4",
-      "a?b#c&d.mp4",
-      "no ending",
+    "two words.mp4",
+    "größe 漢字.mp4",
+    os.fsdecode(b"\xff\xfe\xe9.mp4"),
+    "12:30.mp4",
+    "http:x.mp4",
+    "100%d.mp4",
+    "-v.mp4",
+    "a?b#c&d.mp4",
+    "no ending",
   )
   def test_any_name(self, name):
     before = os.getcwd()
@@ -439,7 +434,6 @@ class MadeVideosTest(TemporaryFolderTest):
 
 
 class BrokenVideosTest(TemporaryFolderTest):
-
   def _assert_refused(self, path: os.PathLike | str, sentence: str) -> None:
     with self.assertRaises(errors.VideoError) as caught:
       decode.read_video(path, short_side=None)
@@ -456,10 +450,10 @@ class BrokenVideosTest(TemporaryFolderTest):
     return path
 
   @parameterized.named_parameters(
-      ("text", b"This is no video.\n" * 20, "not a video that OpenCV can open"),
-      ("one_byte", b"x", "not a video that OpenCV can open"),
-      ("zeros", bytes(4096), "not a video that OpenCV can open"),
-      ("empty", b"", "the file is empty"),
+    ("text", b"This is no video.\n" * 20, "not a video that OpenCV can open"),
+    ("one_byte", b"x", "not a video that OpenCV can open"),
+    ("zeros", bytes(4096), "not a video that OpenCV can open"),
+    ("empty", b"", "the file is empty"),
   )
   def test_content(self, content, sentence):
     path = self.folder / "a.mp4"
@@ -495,11 +489,11 @@ class BrokenVideosTest(TemporaryFolderTest):
     self._assert_refused(testing.shared("clips/broken/corrupted.mp4"), "only 28 of 50 frames can be decoded; .*damaged")
 
   @parameterized.parameters(
-      ("kinetics/flipping_a_pancake.mkv", 0.3, "only 85 of 311 frames"),
-      ("kinetics/flipping_a_pancake.mkv", 0.9, "only 278 of 311 frames"),
-      ("ucf101/Diving/v_Diving_g02_c02.avi", 0.3, "only 37 of 151 frames"),
-      ("ucf101/Diving/v_Diving_g02_c02.avi", 0.9, "only 133 of 151 frames"),
-      ("kinetics/R6llTwEh07w.mp4", 0.9, "not a video that OpenCV can open, or its header is damaged"),
+    ("kinetics/flipping_a_pancake.mkv", 0.3, "only 85 of 311 frames"),
+    ("kinetics/flipping_a_pancake.mkv", 0.9, "only 278 of 311 frames"),
+    ("ucf101/Diving/v_Diving_g02_c02.avi", 0.3, "only 37 of 151 frames"),
+    ("ucf101/Diving/v_Diving_g02_c02.avi", 0.9, "only 133 of 151 frames"),
+    ("kinetics/R6llTwEh07w.mp4", 0.9, "not a video that OpenCV can open, or its header is damaged"),
   )
   def test_cut_off(self, clip, part, sentence):
     self._assert_refused(self._cut(clip, part), sentence)
@@ -554,7 +548,6 @@ class BrokenVideosTest(TemporaryFolderTest):
 
 
 class ListVideosTest(TemporaryFolderTest):
-
   def test_folders_are_expanded_and_files_kept(self):
     for name in ("b.mp4", "a.AVI", "sub/deep/c.mkv", "sub/notes.txt", ".hidden", "d.npy"):
       (self.folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ from i3d_tf.video import encode
 
 
 class EncodeTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()

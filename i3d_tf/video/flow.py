@@ -131,8 +131,8 @@ def _color_wheel() -> np.ndarray:
   """Colours around the wheel `[55, 3]` in [0, 1]: one channel rises or falls in each segment."""
   corners = np.array([(1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1)], float)
   segments = [
-      start + (end - start) * np.arange(steps)[:, np.newaxis] / steps
-      for start, end, steps in zip(corners, np.roll(corners, -1, axis=0), _WHEEL_SEGMENTS, strict=True)
+    start + (end - start) * np.arange(steps)[:, np.newaxis] / steps
+    for start, end, steps in zip(corners, np.roll(corners, -1, axis=0), _WHEEL_SEGMENTS, strict=True)
   ]
   return np.concatenate(segments)
 

@@ -24,21 +24,19 @@ def _channels(stack: np.ndarray) -> np.ndarray:
 
 
 class OrderTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (1, "plain", [0], [0]),
-      (4, "plain", [0, 1, 2, 3], [0, 0, 0, 0]),
-      (3, "trajectory", [0, 1, 2], [0, 0, 0]),
-      # Frames 0 to 6, in the middle 3: forward 3 to 4, 4 to 5, 5 to 6, backward 3 to 2, 2 to 1, 1 to 0.
-      (6, "bidirectional", [3, 4, 5, 2, 1, 0], [0, 0, 0, 1, 1, 1]),
-      (2, "bidirectional", [1, 0], [0, 1]),
+    (1, "plain", [0], [0]),
+    (4, "plain", [0, 1, 2, 3], [0, 0, 0, 0]),
+    (3, "trajectory", [0, 1, 2], [0, 0, 0]),
+    # Frames 0 to 6, in the middle 3: forward 3 to 4, 4 to 5, 5 to 6, backward 3 to 2, 2 to 1, 1 to 0.
+    (6, "bidirectional", [3, 4, 5, 2, 1, 0], [0, 0, 0, 1, 1, 1]),
+    (2, "bidirectional", [1, 0], [0, 1]),
   )
   def test_order(self, flow_stack, stacking, numbers, is_backward):
     self.assertEqual(flow_stacks.order(flow_stack, stacking), (numbers, is_backward))
 
 
 class PlainTest(absltest.TestCase):
-
   def test_by_hand(self):
     first = [[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]  # [1, 3, 2]
     second = [[[10.0, 20.0], [30.0, 40.0], [50.0, 60.0]]]
@@ -55,7 +53,6 @@ class PlainTest(absltest.TestCase):
 
 
 class TrajectoryTest(parameterized.TestCase):
-
   def test_by_hand(self):
     right = np.zeros((2, 4, 2), np.float32) + np.array([1, 0], np.float32)  # a pixel to the right
     half_down = np.zeros((2, 4, 2), np.float32) + np.array([0, 0.5], np.float32)
@@ -81,8 +78,7 @@ class TrajectoryTest(parameterized.TestCase):
     turned = points * (np.exp(1j * angle) - 1)
     field = np.stack([turned.real, turned.imag], axis=-1).astype(np.float32) / flow.BOUND
     stacks = {
-        make: _channels(make([field] * num_flows)) * flow.BOUND
-        for make in (flow_stacks.trajectory, flow_stacks.plain)
+      make: _channels(make([field] * num_flows)) * flow.BOUND for make in (flow_stacks.trajectory, flow_stacks.plain)
     }
     inside = np.abs(points) < side // 2  # these never leave the field
     for k in range(num_flows):
@@ -125,7 +121,6 @@ class TrajectoryTest(parameterized.TestCase):
 
 
 class SubtractMeansTest(absltest.TestCase):
-
   def test_each_field_has_its_own(self):
     fields = _fields(3)
     residual, means = flow_stacks.subtract_means(tf.constant(fields))

@@ -13,7 +13,6 @@ from i3d_tf.video import flow
 
 
 class CodecTest(parameterized.TestCase):
-
   @parameterized.parameters(
       ("truncate", -20.0, 0), ("truncate", 0.0, 127), ("truncate", 20.0, 255), ("truncate", 35.0, 255),
       ("truncate", -35.0, 0), ("truncate", 0.0785, 128), ("nearest", 0.0, 128), ("nearest", 0.07, 128),
@@ -47,10 +46,10 @@ class CodecTest(parameterized.TestCase):
     np.testing.assert_allclose(flow.scale(np.array([-30, -10, 0, 20, 21.0])), [-1, -0.5, 0, 1, 1])
 
   @parameterized.parameters(
-      (lambda: flow.encode(np.zeros(2), rounding="floor"), "rounding is 'floor'; allowed are truncate, nearest"),
-      (lambda: flow.encode(np.zeros(2), bound=0), "bound is 0; it must be positive"),
-      (lambda: flow.encode(np.array([np.nan])), "not finite"),
-      (lambda: flow.decode(np.zeros(2)), "type float64; it is uint8"),
+    (lambda: flow.encode(np.zeros(2), rounding="floor"), "rounding is 'floor'; allowed are truncate, nearest"),
+    (lambda: flow.encode(np.zeros(2), bound=0), "bound is 0; it must be positive"),
+    (lambda: flow.encode(np.array([np.nan])), "not finite"),
+    (lambda: flow.decode(np.zeros(2)), "type float64; it is uint8"),
   )
   def test_bad_arguments(self, call, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -58,7 +57,6 @@ class CodecTest(parameterized.TestCase):
 
 
 class GeometryTest(absltest.TestCase):
-
   def test_flip_mirrors_and_negates_x(self):
     field = np.array([[[1, 2], [3, 4]]], np.float32)
     np.testing.assert_array_equal(flow.flip_left_right(field), [[[-3, 4], [-1, 2]]])
@@ -74,7 +72,6 @@ class GeometryTest(absltest.TestCase):
 
 
 class FloTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -100,7 +97,6 @@ class FloTest(absltest.TestCase):
 
 
 class DrawTest(absltest.TestCase):
-
   def test_no_motion_is_white_and_directions_differ(self):
     field = np.array([[[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]]], np.float32)
     colors = flow.draw(field, full_scale=1)[0]

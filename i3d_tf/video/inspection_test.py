@@ -39,7 +39,6 @@ def _read(path: pathlib.Path) -> tuple[list[bytes], bool]:
 
 
 class InspectionTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)

@@ -40,7 +40,7 @@ def scale_rgb(frames: tf.Tensor) -> tf.Tensor:
 
 
 def scale_flow(
-    values: tf.Tensor, *, bound: float | tf.Tensor = flow.BOUND, factors: tuple[float, float] | tf.Tensor = (1.0, 1.0)
+  values: tf.Tensor, *, bound: float | tf.Tensor = flow.BOUND, factors: tuple[float, float] | tf.Tensor = (1.0, 1.0)
 ) -> tf.Tensor:
   """Flow as bytes `[..., 2]` into the network's input, float32 in [-1, 1]: cut off at +-20 pixels per frame.
 
@@ -105,7 +105,7 @@ def drop_flow(flow: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:
 
 
 def _for_rows(
-    values: tf.Tensor, apply: Callable[[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]], tf.Tensor]
+  values: tf.Tensor, apply: Callable[[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]], tf.Tensor]
 ) -> tf.Tensor:
   """Applies to `[..., W, C]` what has a number for each channel.
 

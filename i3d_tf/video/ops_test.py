@@ -15,14 +15,13 @@ def _ramp(height: int, width: int) -> np.ndarray:
 
 
 class CenterCropTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      # height, width, size, first row, first column: what is left over is halved, an odd pixel stays at the end.
-      (256, 340, 224, 16, 58),
-      (455, 256, 224, 115, 16),
-      (7, 10, 4, 1, 3),
-      (6, 6, 5, 0, 0),
-      (224, 224, 224, 0, 0),
+    # height, width, size, first row, first column: what is left over is halved, an odd pixel stays at the end.
+    (256, 340, 224, 16, 58),
+    (455, 256, 224, 115, 16),
+    (7, 10, 4, 1, 3),
+    (6, 6, 5, 0, 0),
+    (224, 224, 224, 0, 0),
   )
   def test_takes_the_middle(self, height, width, size, top, left):
     crop = ops.center_crop(_ramp(height, width), size)
@@ -48,7 +47,6 @@ class CenterCropTest(parameterized.TestCase):
 
 
 class ScaleRgbTest(parameterized.TestCase):
-
   def test_every_value(self):
     scaled = ops.scale_rgb(np.arange(256, dtype=np.uint8)).numpy()
     self.assertEqual(scaled.dtype, np.float32)
@@ -68,7 +66,6 @@ class ScaleRgbTest(parameterized.TestCase):
 
 
 class ScaleFlowTest(parameterized.TestCase):
-
   @parameterized.parameters(20.0, 5.0, 32.0)
   def test_equals_the_reference_for_every_byte(self, bound):
     bytes_ = np.stack([np.arange(256), np.arange(255, -1, -1)], axis=-1).astype(np.uint8).reshape(2, 8, 16, 2)
@@ -89,7 +86,6 @@ class ScaleFlowTest(parameterized.TestCase):
 
 
 class FlipTest(absltest.TestCase):
-
   def test_rgb(self):
     frames = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
     np.testing.assert_array_equal(ops.flip_rgb(frames), frames[:, :, ::-1])
@@ -106,7 +102,6 @@ class FlipTest(absltest.TestCase):
 
 
 class JitterColorsTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     self.frames = np.random.default_rng(0).integers(60, 190, (4, 6, 8, 3), np.uint8)
@@ -136,7 +131,6 @@ class JitterColorsTest(absltest.TestCase):
 
 
 class DropTest(absltest.TestCase):
-
   def test_rgb_becomes_the_mean_colour(self):
     frames = np.zeros((4, 2, 2, 3), np.uint8)
     frames[1], frames[3] = [40, 80, 120], [200, 80, 0]

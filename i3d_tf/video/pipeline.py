@@ -30,15 +30,15 @@ _SCALING = "RGB to [-1, 1]"
 
 
 def train_batches(
-    source: Source,
-    clips: clip_options.TrainClips,
-    *,
-    batch_size: int,
-    seed: int,
-    first_batch: int = 0,
-    shards: Sequence[int] = (0,),
-    num_shards: int = 1,
-    data_service: str | None = None,
+  source: Source,
+  clips: clip_options.TrainClips,
+  *,
+  batch_size: int,
+  seed: int,
+  first_batch: int = 0,
+  shards: Sequence[int] = (0,),
+  num_shards: int = 1,
+  data_service: str | None = None,
 ) -> tf.data.Dataset:
   """Endless batches of clips drawn at random.
 
@@ -84,12 +84,12 @@ def train_batches(
 
 
 def center_clips(
-    source: Source,
-    clips: clip_options.TrainClips,
-    *,
-    batch_size: int,
-    shards: Sequence[int] = (0,),
-    num_shards: int = 1,
+  source: Source,
+  clips: clip_options.TrainClips,
+  *,
+  batch_size: int,
+  shards: Sequence[int] = (0,),
+  num_shards: int = 1,
 ) -> tf.data.Dataset:
   """One clip a video, from the middle of its frames and of their area, in the order of the files, for validation.
 
@@ -104,12 +104,12 @@ def center_clips(
   num_batches = -(-max(map(len, members)) // per_shard)
   padded = [[*numbers, *[-1] * (num_batches * per_shard - len(numbers))] for numbers in members]
   places = [
-      padded[shard][batch * per_shard + i] for batch in range(num_batches) for shard in shards for i in range(per_shard)
+    padded[shard][batch * per_shard + i] for batch in range(num_batches) for shard in shards for i in range(per_shard)
   ]
   load = _Loader(source, clips, clip_steps.center(clips))
   dataset = tf.data.Dataset.from_tensor_slices(tf.constant(places, tf.int64))
   dataset = _parallel(
-      dataset, lambda record: tf.cond(record < 0, load.padding, lambda: load(record, tf.zeros([2], tf.int32)))
+    dataset, lambda record: tf.cond(record < 0, load.padding, lambda: load(record, tf.zeros([2], tf.int32)))
   )
   return _finish(dataset.batch(per_shard * len(shards), drop_remainder=True))
 
@@ -164,10 +164,10 @@ class _Loader:
   """From the number of a record to an example, by steps; if any of them fails, to zeros and the reason."""
 
   def __init__(
-      self,
-      source: Source,
-      clips: clip_options.TrainClips | clip_options.EvalClips,
-      steps_of_clip: Sequence[clip_steps.Step],
+    self,
+    source: Source,
+    clips: clip_options.TrainClips | clip_options.EvalClips,
+    steps_of_clip: Sequence[clip_steps.Step],
   ):
     self._places = record_index.Places(source)
     self._classes = source.classes
@@ -198,18 +198,20 @@ class _Loader:
     """Goes the way again to see how far it leads."""
     only = lambda *values: tf.data.Dataset.from_tensors(values if len(values) > 1 else values[0])
     reasons = (
-        only(record)
-        .map(self._places.read)
-        .ignore_errors(log_warning=False)
-        .flat_map(
-            lambda serialized: only(serialized)
-            .map(self._problem_and_id)
-            .ignore_errors(log_warning=False)
-            .concatenate(only(tf.constant(_NO_EXAMPLE), tf.constant("")))
-            .take(1)
+      only(record)
+      .map(self._places.read)
+      .ignore_errors(log_warning=False)
+      .flat_map(
+        lambda serialized: (
+          only(serialized)
+          .map(self._problem_and_id)
+          .ignore_errors(log_warning=False)
+          .concatenate(only(tf.constant(_NO_EXAMPLE), tf.constant("")))
+          .take(1)
         )
-        .concatenate(only(tf.constant(_DAMAGED), tf.constant("")))
-        .take(1)
+      )
+      .concatenate(only(tf.constant(_DAMAGED), tf.constant("")))
+      .take(1)
     )
     reason, name = reasons.get_single_element()
     reason = tf.where(reason == "", _NO_IMAGE, reason)
@@ -217,7 +219,7 @@ class _Loader:
 
   def _zeros(self, seed: tf.Tensor, name: tf.Tensor, error: tf.Tensor) -> dict[str, tf.Tensor]:
     streams = {
-        stream: tf.zeros([extent or 0 for extent in shape], _DTYPES[stream]) for stream, shape in self._shapes.items()
+      stream: tf.zeros([extent or 0 for extent in shape], _DTYPES[stream]) for stream, shape in self._shapes.items()
     }
     streams = {stream: tf.ensure_shape(zeros, self._shapes[stream]) for stream, zeros in streams.items()}
     return {**streams, "label": 0, "id": name, "weight": 0.0, "error": error, "seed": seed}
@@ -258,9 +260,9 @@ class _Loader:
 
 
 _READING = (
-    clip_steps.Step("read the record and check its checksum", lambda state: state["loader"].read(state)),
-    clip_steps.Step("parse the record", lambda state: {**state, "parsed": records.parse(state["serialized"])}),
-    clip_steps.Step("check label and streams", lambda state: state["loader"].check(state)),
+  clip_steps.Step("read the record and check its checksum", lambda state: state["loader"].read(state)),
+  clip_steps.Step("parse the record", lambda state: {**state, "parsed": records.parse(state["serialized"])}),
+  clip_steps.Step("check label and streams", lambda state: state["loader"].check(state)),
 )
 
 

@@ -20,9 +20,9 @@ _SIZE = (24, 32)  # height, width
 _CROP = 16
 _BOTH = ("rgb", "flow")
 _STACKINGS = [
-    {"flow_stacking": stacking, "subtract_mean_flow": subtract}
-    for stacking in clip_options.FLOW_STACKINGS
-    for subtract in (False, True)
+  {"flow_stacking": stacking, "subtract_mean_flow": subtract}
+  for stacking in clip_options.FLOW_STACKINGS
+  for subtract in (False, True)
 ]
 
 
@@ -105,7 +105,6 @@ def _times(rgb: np.ndarray) -> list:
 
 
 class StacksTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -139,12 +138,11 @@ class StacksTest(parameterized.TestCase):
       top, left = rows[0, 0], columns[0].min()
       stack = stack[top : top + _CROP, left : left + _CROP]
       np.testing.assert_allclose(
-          example["flow"][place], _mirrored(stack) if is_flipped else stack, rtol=0, atol=2e-5, err_msg=str(place)
+        example["flow"][place], _mirrored(stack) if is_flipped else stack, rtol=0, atol=2e-5, err_msg=str(place)
       )
 
 
 class TrainTest(StacksTest):
-
   @parameterized.parameters(_STACKINGS)
   def test_stacks_belong_to_their_frames(self, **options):
     self.write(_record("a", 17))
@@ -205,7 +203,7 @@ class TrainTest(StacksTest):
 
   def test_flows_that_positions_share_are_taken_once(self):
     clips = clip_options.TrainClips(
-        streams=_BOTH, num_frames=5, frame_stride=2, flow_stack=6, flow_stacking="bidirectional"
+      streams=_BOTH, num_frames=5, frame_stride=2, flow_stack=6, flow_stacking="bidirectional"
     )
     state = {"parsed": records.parse(tf.constant(records.serialize(_record("a", 30)))), "seed": tf.constant([1, 2])}
     for step in clip_steps.training(clips):
@@ -241,12 +239,11 @@ class TrainTest(StacksTest):
 
 
 class EvaluationTest(StacksTest):
-
   @parameterized.parameters(_STACKINGS)
   def test_clips(self, **options):
     self.write(_record("a", 24))
     (video,) = self.videos(
-        protocol="clips", num_clips=3, num_frames=2, frame_stride=4, flow_stack=10, flip=True, **options
+      protocol="clips", num_clips=3, num_frames=2, frame_stride=4, flow_stack=10, flip=True, **options
     )
     self.assertEqual(video["rgb"].shape, (6, 2, _CROP, _CROP, 3))
     self.assert_stacks(video, options, 24)
@@ -263,12 +260,12 @@ class EvaluationTest(StacksTest):
     self.assertEqual(_times(video["rgb"]), [[11 if options["flow_stacking"] == "bidirectional" else 6]] * 10)
 
   @parameterized.parameters(
-      (24, {"frame_stride": 4}, [0, 4, 8, 12]),  # 12 + 10 of 23 flows
-      (25, {"frame_stride": 4}, [0, 4, 8, 12]),
-      (27, {"frame_stride": 4}, [0, 4, 8, 12, 16]),
-      (24, {"frame_stride": 4, "max_frames": 3}, [0, 4, 8]),
-      (13, {"min_frames": 4}, [0, 1, 2, 3]),
-      (7, {"frame_stride": 4, "min_frames": 3}, [0, 4, 2]),  # looped, of 6
+    (24, {"frame_stride": 4}, [0, 4, 8, 12]),  # 12 + 10 of 23 flows
+    (25, {"frame_stride": 4}, [0, 4, 8, 12]),
+    (27, {"frame_stride": 4}, [0, 4, 8, 12, 16]),
+    (24, {"frame_stride": 4, "max_frames": 3}, [0, 4, 8]),
+    (13, {"min_frames": 4}, [0, 1, 2, 3]),
+    (7, {"frame_stride": 4, "min_frames": 3}, [0, 4, 2]),  # looped, of 6
   )
   def test_release(self, num_frames, options, times):
     self.write(_record("a", num_frames))
@@ -281,7 +278,7 @@ class EvaluationTest(StacksTest):
     self.write(_record("a", 24), _record("b", 17))
     expected = {"flow_stacking": "bidirectional", "subtract_mean_flow": True}
     clips = clip_options.TrainClips(
-        streams=_BOTH, num_frames=2, frame_stride=3, flow_stack=10, short_side=24, crop=_CROP, **expected
+      streams=_BOTH, num_frames=2, frame_stride=3, flow_stack=10, short_side=24, crop=_CROP, **expected
     )
     (batch,) = pipeline.center_clips(self.source(), clips, batch_size=2).map(pipeline.scaled).as_numpy_iterator()
     self.assertEqual(_times(batch["rgb"]), [[10, 13], [6, 9]])  # 5 + 10 // 2, 5 + 3 // 2
@@ -291,7 +288,6 @@ class EvaluationTest(StacksTest):
 
 
 class UnusableRecordsTest(StacksTest):
-
   def test_without_backward_flow(self):
     self.write(_record("a", 12), _record("b", 12, streams=_BOTH))
     (batch,) = self.batches(1, batch_size=2, num_frames=1, flow_stack=4, flow_stacking="bidirectional")
@@ -319,7 +315,6 @@ class UnusableRecordsTest(StacksTest):
 
 
 class StepsTest(absltest.TestCase):
-
   def test_stacking_is_named(self):
     plain = pipeline.steps(clip_options.TrainClips(streams=_BOTH))
     stacked = pipeline.steps(clip_options.TrainClips(streams=_BOTH, flow_stack=10))

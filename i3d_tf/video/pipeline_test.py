@@ -61,7 +61,6 @@ def _flow_bytes(flow: np.ndarray) -> np.ndarray:
 
 
 class PipelineTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -94,7 +93,6 @@ class PipelineTest(parameterized.TestCase):
 
 
 class TrainBatchesTest(PipelineTest):
-
   def test_one_clip(self):
     self.write([_record("only", label=2)])
     (batch,) = self.batches(1, streams=("rgb", "flow"), batch_size=1, options={"flip": False})
@@ -136,10 +134,10 @@ class TrainBatchesTest(PipelineTest):
     self.assertEqual(starts, set(range(9)))
 
   @parameterized.parameters(
-      (12, {"frame_stride": 3}, [(s, s + 3, s + 6, s + 9) for s in range(3)]),
-      (3, {"num_frames": 8}, [(0, 1, 2, 0, 1, 2, 0, 1)]),
-      (5, {"num_frames": 5, "frame_stride": 2}, [(0, 2, 4, 1, 3)]),
-      (1, {}, [(0, 0, 0, 0)]),
+    (12, {"frame_stride": 3}, [(s, s + 3, s + 6, s + 9) for s in range(3)]),
+    (3, {"num_frames": 8}, [(0, 1, 2, 0, 1, 2, 0, 1)]),
+    (5, {"num_frames": 5, "frame_stride": 2}, [(0, 2, 4, 1, 3)]),
+    (1, {}, [(0, 0, 0, 0)]),
   )
   def test_stride_and_loops(self, num_frames, options, expected):
     self.write([_record("only", num_frames)])
@@ -245,7 +243,6 @@ class TrainBatchesTest(PipelineTest):
 
 
 class OrderTest(PipelineTest):
-
   def test_same_seed_same_batches_however_often(self):
     self.write_ramps(5, 4)
     options = {"scale_jitter": (0.8, 1.2), "photometric_jitter": 0.5, "segment_shuffle": 0.5, "temporal_jitter": 1}
@@ -285,14 +282,14 @@ class OrderTest(PipelineTest):
     self.assertEqual([int(name[:1]) % 2 for name in swapped[0]["id"]], [1, 1, 0, 0])
 
   @parameterized.parameters(
-      ({"shards": (2,), "num_shards": 2}, r"shards are \(2,\); they must be different ones of 0 to 1"),
-      ({"shards": (0, 0), "num_shards": 2}, r"shards are \(0, 0\);"),
-      ({"shards": ()}, r"shards are \(\);"),
-      ({"batch_size": 3, "num_shards": 2}, "batch_size is 3; it must be a multiple of the 2 shards"),
-      ({"batch_size": 3, "num_shards": 3, "shards": (2,)}, "train has 2 files of records, too few for 3 shards"),
-      ({"data_service": "localhost:5000"}, "data_service is 'localhost:5000'; it must be grpc://HOST:PORT"),
-      ({"data_service": "grpc://localhost:x"}, "data_service is 'grpc://localhost:x'; it must be"),
-      ({"data_service": "grpc://127.0.0.1:1"}, "grpc://127.0.0.1:1 cannot be reached: Connection refused"),
+    ({"shards": (2,), "num_shards": 2}, r"shards are \(2,\); they must be different ones of 0 to 1"),
+    ({"shards": (0, 0), "num_shards": 2}, r"shards are \(0, 0\);"),
+    ({"shards": ()}, r"shards are \(\);"),
+    ({"batch_size": 3, "num_shards": 2}, "batch_size is 3; it must be a multiple of the 2 shards"),
+    ({"batch_size": 3, "num_shards": 3, "shards": (2,)}, "train has 2 files of records, too few for 3 shards"),
+    ({"data_service": "localhost:5000"}, "data_service is 'localhost:5000'; it must be grpc://HOST:PORT"),
+    ({"data_service": "grpc://localhost:x"}, "data_service is 'grpc://localhost:x'; it must be"),
+    ({"data_service": "grpc://127.0.0.1:1"}, "grpc://127.0.0.1:1 cannot be reached: Connection refused"),
   )
   def test_bad_arguments(self, options, message):
     self.write_ramps(3, 3)
@@ -318,7 +315,6 @@ class OrderTest(PipelineTest):
 
 
 class UnusableRecordsTest(PipelineTest):
-
   def errors(self, streams=("rgb",), batch_size=1) -> dict[str, dict]:
     """The examples of one epoch by the record's number in its file, whole ones under their id."""
     found = {}
@@ -406,7 +402,6 @@ class UnusableRecordsTest(PipelineTest):
 
 
 class CenterClipsTest(PipelineTest):
-
   def clips(self, **options):
     clips = clip_options.TrainClips(streams=("rgb", "flow"), **_SMALL)
     batches = pipeline.center_clips(self.source(clips.streams), clips, **options)
@@ -439,7 +434,6 @@ class CenterClipsTest(PipelineTest):
 
 
 class EvalVideosTest(PipelineTest):
-
   def videos(self, *, skip=(), streams=("rgb", "flow"), **options):
     clips = clip_options.EvalClips(streams=streams, short_side=24, crop=16, **options)
     return list(pipeline.eval_videos(self.source(streams), clips, skip=skip).map(pipeline.scaled).as_numpy_iterator())
@@ -502,7 +496,6 @@ class EvalVideosTest(PipelineTest):
 
 
 class StepsTest(parameterized.TestCase):
-
   def test_training(self):
     self.assertEqual(pipeline.steps(clip_options.TrainClips()), [
         "read the record and check its checksum",
@@ -521,11 +514,11 @@ class StepsTest(parameterized.TestCase):
   def test_each_option_adds_its_step(self):
     plain = pipeline.steps(clip_options.TrainClips(flip=False))
     for options, name in (
-        ({"temporal_jitter": 3}, "move the start by up to 3 frames"),
-        ({"segment_shuffle": 0.05}, "shuffle 4 segments with probability 0.05"),
-        ({"scale_jitter": (0.8, 1.2)}, "resize to short side 256 times 0.8 to 1.2, drawn"),
-        ({"photometric_jitter": 0.5}, "change the colours of the clip with strength 0.5"),
-        ({"frame_dropout": 0.1}, "drop frames with probability 0.1"),
+      ({"temporal_jitter": 3}, "move the start by up to 3 frames"),
+      ({"segment_shuffle": 0.05}, "shuffle 4 segments with probability 0.05"),
+      ({"scale_jitter": (0.8, 1.2)}, "resize to short side 256 times 0.8 to 1.2, drawn"),
+      ({"photometric_jitter": 0.5}, "change the colours of the clip with strength 0.5"),
+      ({"frame_dropout": 0.1}, "drop frames with probability 0.1"),
     ):
       new = [step for step in pipeline.steps(clip_options.TrainClips(flip=False, **options)) if step not in plain]
       self.assertEqual(new, [name])

@@ -56,12 +56,12 @@ class Settings:
 
 
 def make_record(
-    clip: datasets.Clip,
-    *,
-    dataset: str,
-    classes: tuple[str, ...],
-    settings: Settings = Settings(),
-    root: str | os.PathLike | None = None,
+  clip: datasets.Clip,
+  *,
+  dataset: str,
+  classes: tuple[str, ...],
+  settings: Settings = Settings(),
+  root: str | os.PathLike | None = None,
 ) -> records.Record:
   """Decodes the clip, computes its flow on this thread, and encodes both.
 
@@ -83,25 +83,25 @@ def make_record(
   times = [round(1_000_000 * step / settings.fps) for step in range(max(len(rgb_images), len(flow_images)))]
   start = round(1_000_000 * (clip.start or 0))
   return records.Record(
-      id=clip.id,
-      dataset=dataset,
-      path=clip.path if root is None else datasets.relative_path(clip, root),
-      labels=(clip.label,) if clip.label is not None else (),
-      label_indices=(classes.index(clip.label),) if clip.label is not None else (),
-      start=start,
-      end=start + round(1_000_000 * (len(times) + ("rgb" not in settings.streams)) / settings.fps),
-      frame_rate=float(settings.fps),
-      height=size[0],
-      width=size[1],
-      frames=tuple(rgb_images),
-      timestamps=tuple(times[: len(rgb_images)]),
-      flow_format=settings.flow_format.upper() if flow_images else "",
-      flow_bound=float(settings.flow_bound) if flow_images else 0.0,
-      flow_rounding=settings.flow_rounding if flow_images else "",
-      flow_frames=tuple(flow_images),
-      flow_timestamps=tuple(times[: len(flow_images)]),
-      backward_flow_frames=tuple(backward_images),
-      backward_flow_timestamps=tuple(times[: len(backward_images)]),
+    id=clip.id,
+    dataset=dataset,
+    path=clip.path if root is None else datasets.relative_path(clip, root),
+    labels=(clip.label,) if clip.label is not None else (),
+    label_indices=(classes.index(clip.label),) if clip.label is not None else (),
+    start=start,
+    end=start + round(1_000_000 * (len(times) + ("rgb" not in settings.streams)) / settings.fps),
+    frame_rate=float(settings.fps),
+    height=size[0],
+    width=size[1],
+    frames=tuple(rgb_images),
+    timestamps=tuple(times[: len(rgb_images)]),
+    flow_format=settings.flow_format.upper() if flow_images else "",
+    flow_bound=float(settings.flow_bound) if flow_images else 0.0,
+    flow_rounding=settings.flow_rounding if flow_images else "",
+    flow_frames=tuple(flow_images),
+    flow_timestamps=tuple(times[: len(flow_images)]),
+    backward_flow_frames=tuple(backward_images),
+    backward_flow_timestamps=tuple(times[: len(backward_images)]),
   )
 
 

@@ -32,7 +32,6 @@ def _make(clip=None, settings=_SMALL, **arguments):
 
 
 class MakeRecordTest(parameterized.TestCase):
-
   def test_what_a_pipeline_reads_is_what_the_video_shows(self):
     record = _make()
     frames = decode.read_video(_clip().path, short_side=64, max_frames=10)
@@ -112,10 +111,10 @@ class MakeRecordTest(parameterized.TestCase):
       with self.assertRaisesRegex(errors.VideoError, "empty.avi: the file is empty"):
         _make(datasets.Clip("x", str(empty)))
     for arguments, message in (
-        ({"streams": ()}, "streams are none; allowed are rgb, flow, backward_flow"),
-        ({"streams": ("rgb", "backward_flow")}, "streams are rgb, backward_flow; backward flow is stored beside flow"),
-        ({"flow_format": "gif"}, "flow_format is 'gif'; allowed are png, jpeg"),
-        ({"flow_engine": "x"}, "flow_engine is 'x'; allowed are numba, opencv"),
+      ({"streams": ()}, "streams are none; allowed are rgb, flow, backward_flow"),
+      ({"streams": ("rgb", "backward_flow")}, "streams are rgb, backward_flow; backward flow is stored beside flow"),
+      ({"flow_format": "gif"}, "flow_format is 'gif'; allowed are png, jpeg"),
+      ({"flow_engine": "x"}, "flow_engine is 'x'; allowed are numba, opencv"),
     ):
       with self.assertRaisesRegex(errors.I3dError, message):
         prepare.Settings(**arguments)

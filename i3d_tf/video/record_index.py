@@ -55,8 +55,8 @@ class Source:
     found = [number for number, entry in enumerate(self.entries) if entry.path in files]
     if not found:
       raise errors.I3dError(
-          f"{self.path}: {self.split} has {len(self.files)} files of records, too few for {num_shards} shards; prepare "
-          "the data set with fewer --clips_per_shard, or train with fewer replicas"
+        f"{self.path}: {self.split} has {len(self.files)} files of records, too few for {num_shards} shards; prepare "
+        "the data set with fewer --clips_per_shard, or train with fewer replicas"
       )
     return np.array(found, np.int64)
 
@@ -112,10 +112,10 @@ class Places:
   def read(self, record: tf.Tensor) -> tf.Tensor:
     """The serialized record; fails if its checksum is wrong."""
     dataset = tf.raw_ops.TFRecordDatasetV2(
-        filenames=[self._path(record)],
-        compression_type="",
-        buffer_size=tf.constant(0, tf.int64),
-        byte_offsets=[self._offset[record]],
+      filenames=[self._path(record)],
+      compression_type="",
+      buffer_size=tf.constant(0, tf.int64),
+      byte_offsets=[self._offset[record]],
     )
     found = tf.data.experimental.from_variant(dataset, tf.TensorSpec([], tf.string))
     return found.take(1).get_single_element()

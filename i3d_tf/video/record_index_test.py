@@ -15,7 +15,6 @@ from i3d_tf.video import records
 
 
 class FolderTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -45,7 +44,6 @@ class FolderTest(parameterized.TestCase):
 
 
 class SourceTest(FolderTest):
-
   def test_records_and_files(self):
     self.write(3, 0, 4)
     self.write(2, split="test")
@@ -130,7 +128,6 @@ class SourceTest(FolderTest):
 
 
 class TrainingOrderTest(FolderTest):
-
   def order(self, *, places: int, **options) -> list[int]:
     order = record_index.TrainingOrder(self.open(), **{"batch_size": 1, "num_shards": 1, "seed": 5, **options})
     return tf.map_fn(order.record, tf.range(places, dtype=tf.int64)).numpy().tolist()

@@ -18,9 +18,7 @@ RGB = ""
 FLOW = "FORWARD_FLOW/"
 BACKWARD_FLOW = "BACKWARD_FLOW/"
 # The attribute of `Record` that holds the encoded images of each stream.
-IMAGES = types.MappingProxyType(
-    {"rgb": "frames", "flow": "flow_frames", "backward_flow": "backward_flow_frames"}
-)
+IMAGES = types.MappingProxyType({"rgb": "frames", "flow": "flow_frames", "backward_flow": "backward_flow_frames"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,26 +80,26 @@ class Field:
 
 
 SCHEMA: tuple[Field, ...] = (
-    Field("id", ("example/id",)),
-    Field("dataset", ("example/dataset_name",)),
-    Field("path", ("clip/data_path",)),
-    Field("labels", ("clip/label/string", "clip/label/text")),
-    Field("label_indices", ("clip/label/index",)),
-    Field("start", ("clip/start/timestamp",)),
-    Field("end", ("clip/end/timestamp",)),
-    Field("frame_rate", ("image/frame_rate",)),
-    Field("height", ("image/height",)),
-    Field("width", ("image/width",)),
-    Field("image_format", ("image/format",)),
-    Field("frames", ("image/encoded",), is_sequence=True),
-    Field("timestamps", ("image/timestamp",), is_sequence=True),
-    Field("flow_format", (f"{FLOW}image/format",)),
-    Field("flow_bound", (f"{FLOW}encoding/bound",)),
-    Field("flow_rounding", (f"{FLOW}encoding/rounding",)),
-    Field("flow_frames", (f"{FLOW}image/encoded",), is_sequence=True),
-    Field("flow_timestamps", (f"{FLOW}image/timestamp",), is_sequence=True),
-    Field("backward_flow_frames", (f"{BACKWARD_FLOW}image/encoded",), is_sequence=True),
-    Field("backward_flow_timestamps", (f"{BACKWARD_FLOW}image/timestamp",), is_sequence=True),
+  Field("id", ("example/id",)),
+  Field("dataset", ("example/dataset_name",)),
+  Field("path", ("clip/data_path",)),
+  Field("labels", ("clip/label/string", "clip/label/text")),
+  Field("label_indices", ("clip/label/index",)),
+  Field("start", ("clip/start/timestamp",)),
+  Field("end", ("clip/end/timestamp",)),
+  Field("frame_rate", ("image/frame_rate",)),
+  Field("height", ("image/height",)),
+  Field("width", ("image/width",)),
+  Field("image_format", ("image/format",)),
+  Field("frames", ("image/encoded",), is_sequence=True),
+  Field("timestamps", ("image/timestamp",), is_sequence=True),
+  Field("flow_format", (f"{FLOW}image/format",)),
+  Field("flow_bound", (f"{FLOW}encoding/bound",)),
+  Field("flow_rounding", (f"{FLOW}encoding/rounding",)),
+  Field("flow_frames", (f"{FLOW}image/encoded",), is_sequence=True),
+  Field("flow_timestamps", (f"{FLOW}image/timestamp",), is_sequence=True),
+  Field("backward_flow_frames", (f"{BACKWARD_FLOW}image/encoded",), is_sequence=True),
+  Field("backward_flow_timestamps", (f"{BACKWARD_FLOW}image/timestamp",), is_sequence=True),
 )
 _TYPES = {field.name: field.type for field in dataclasses.fields(Record)}
 _DTYPES = {int: tf.int64, float: tf.float32, str: tf.string, bytes: tf.string}

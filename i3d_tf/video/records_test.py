@@ -10,26 +10,26 @@ from i3d_tf import errors
 from i3d_tf.video import records
 
 _RECORD = records.Record(
-    id="train/run/ä",
-    dataset="folder",
-    path="train/run/ä.avi",
-    labels=("run", "jump"),
-    label_indices=(7, 2),
-    start=1_500_000,
-    end=1_620_000,
-    frame_rate=12.5,
-    height=48,
-    width=64,
-    image_format="PNG",
-    frames=(b"\xff\xd8 one", b"", b"three\x00"),
-    timestamps=(0, 40_000, 80_000),
-    flow_format="JPEG",
-    flow_bound=16.0,
-    flow_rounding="nearest",
-    flow_frames=(b"first", b"second"),
-    flow_timestamps=(0, 40_001),
-    backward_flow_frames=(b"first back", b"second back"),
-    backward_flow_timestamps=(0, 40_001),
+  id="train/run/ä",
+  dataset="folder",
+  path="train/run/ä.avi",
+  labels=("run", "jump"),
+  label_indices=(7, 2),
+  start=1_500_000,
+  end=1_620_000,
+  frame_rate=12.5,
+  height=48,
+  width=64,
+  image_format="PNG",
+  frames=(b"\xff\xd8 one", b"", b"three\x00"),
+  timestamps=(0, 40_000, 80_000),
+  flow_format="JPEG",
+  flow_bound=16.0,
+  flow_rounding="nearest",
+  flow_frames=(b"first", b"second"),
+  flow_timestamps=(0, 40_001),
+  backward_flow_frames=(b"first back", b"second back"),
+  backward_flow_timestamps=(0, 40_001),
 )
 _BACKWARD_FIELDS = ("backward_flow_frames", "backward_flow_timestamps")
 _FLOW_FIELDS = ("flow_format", "flow_bound", "flow_rounding", "flow_frames", "flow_timestamps", *_BACKWARD_FIELDS)
@@ -78,15 +78,14 @@ def _parsed(serialized: bytes) -> records.Record:
 
 
 class RecordsTest(parameterized.TestCase):
-
   @parameterized.named_parameters(
-      ("both", _RECORD),
-      ("rgb", _without(_RECORD, *_FLOW_FIELDS)),
-      ("without_backward_flow", _without(_RECORD, *_BACKWARD_FIELDS)),
-      ("flow", _without(_RECORD, "frames", "timestamps", "image_format")),
-      ("unlabelled", _without(_RECORD, "labels", "label_indices")),
-      ("names_only", records.Record(id="a", dataset="b", frame_rate=0.0, image_format="")),
-      ("path_that_is_no_text", dataclasses.replace(_RECORD, path="run/\udcff\udc80.avi")),
+    ("both", _RECORD),
+    ("rgb", _without(_RECORD, *_FLOW_FIELDS)),
+    ("without_backward_flow", _without(_RECORD, *_BACKWARD_FIELDS)),
+    ("flow", _without(_RECORD, "frames", "timestamps", "image_format")),
+    ("unlabelled", _without(_RECORD, "labels", "label_indices")),
+    ("names_only", records.Record(id="a", dataset="b", frame_rate=0.0, image_format="")),
+    ("path_that_is_no_text", dataclasses.replace(_RECORD, path="run/\udcff\udc80.avi")),
   )
   def test_what_is_written_is_read(self, record):
     serialized = records.serialize(record)
@@ -106,8 +105,8 @@ class RecordsTest(parameterized.TestCase):
     self.assertEmpty(keys & {"image/encoded", "image/timestamp", "image/format"})
     self.assertContainsSubset({"FORWARD_FLOW/image/encoded", "FORWARD_FLOW/image/format"}, keys)
     self.assertEqual(
-        {key for key in keys if key.startswith("BACKWARD_FLOW/")},
-        {"BACKWARD_FLOW/image/encoded", "BACKWARD_FLOW/image/timestamp"},
+      {key for key in keys if key.startswith("BACKWARD_FLOW/")},
+      {"BACKWARD_FLOW/image/encoded", "BACKWARD_FLOW/image/timestamp"},
     )
     self.assertEmpty([key for key in _keys(records.serialize(_without(_RECORD, *_BACKWARD_FIELDS))) if "BACK" in key])
 
@@ -128,68 +127,68 @@ class RecordsTest(parameterized.TestCase):
   def test_mediasequence_keys_read_our_records(self):
     # The keys and types of google/mediapipe media_sequence, as its Kinetics example parses them.
     context, sequence = tf.io.parse_single_sequence_example(
-        records.serialize(_RECORD),
-        context_features={
-            "example/id": tf.io.FixedLenFeature([], tf.string),
-            "example/dataset_name": tf.io.FixedLenFeature([], tf.string),
-            "clip/data_path": tf.io.FixedLenFeature([], tf.string),
-            "clip/start/timestamp": tf.io.FixedLenFeature([], tf.int64),
-            "clip/end/timestamp": tf.io.FixedLenFeature([], tf.int64),
-            "clip/label/index": tf.io.FixedLenFeature([2], tf.int64),
-            "clip/label/string": tf.io.FixedLenFeature([2], tf.string),
-            "image/format": tf.io.FixedLenFeature([], tf.string),
-            "image/height": tf.io.FixedLenFeature([], tf.int64),
-            "image/width": tf.io.FixedLenFeature([], tf.int64),
-            "image/frame_rate": tf.io.FixedLenFeature([], tf.float32),
-            "FORWARD_FLOW/image/format": tf.io.FixedLenFeature([], tf.string),
-        },
-        sequence_features={
-            "image/encoded": _ONE_VALUE([], tf.string),
-            "image/timestamp": _ONE_VALUE([], tf.int64),
-            "FORWARD_FLOW/image/encoded": _ONE_VALUE([], tf.string),
-            "FORWARD_FLOW/image/timestamp": _ONE_VALUE([], tf.int64),
-            "BACKWARD_FLOW/image/encoded": _ONE_VALUE([], tf.string),
-            "BACKWARD_FLOW/image/timestamp": _ONE_VALUE([], tf.int64),
-        },
+      records.serialize(_RECORD),
+      context_features={
+        "example/id": tf.io.FixedLenFeature([], tf.string),
+        "example/dataset_name": tf.io.FixedLenFeature([], tf.string),
+        "clip/data_path": tf.io.FixedLenFeature([], tf.string),
+        "clip/start/timestamp": tf.io.FixedLenFeature([], tf.int64),
+        "clip/end/timestamp": tf.io.FixedLenFeature([], tf.int64),
+        "clip/label/index": tf.io.FixedLenFeature([2], tf.int64),
+        "clip/label/string": tf.io.FixedLenFeature([2], tf.string),
+        "image/format": tf.io.FixedLenFeature([], tf.string),
+        "image/height": tf.io.FixedLenFeature([], tf.int64),
+        "image/width": tf.io.FixedLenFeature([], tf.int64),
+        "image/frame_rate": tf.io.FixedLenFeature([], tf.float32),
+        "FORWARD_FLOW/image/format": tf.io.FixedLenFeature([], tf.string),
+      },
+      sequence_features={
+        "image/encoded": _ONE_VALUE([], tf.string),
+        "image/timestamp": _ONE_VALUE([], tf.int64),
+        "FORWARD_FLOW/image/encoded": _ONE_VALUE([], tf.string),
+        "FORWARD_FLOW/image/timestamp": _ONE_VALUE([], tf.int64),
+        "BACKWARD_FLOW/image/encoded": _ONE_VALUE([], tf.string),
+        "BACKWARD_FLOW/image/timestamp": _ONE_VALUE([], tf.int64),
+      },
     )
     self.assertEqual(
-        {key: value.numpy().tolist() if value.shape.rank else value.numpy() for key, value in context.items()},
-        {
-            "example/id": "train/run/ä".encode(),
-            "example/dataset_name": b"folder",
-            "clip/data_path": "train/run/ä.avi".encode(),
-            "clip/start/timestamp": 1_500_000,
-            "clip/end/timestamp": 1_620_000,
-            "clip/label/index": [7, 2],
-            "clip/label/string": [b"run", b"jump"],
-            "image/format": b"PNG",
-            "image/height": 48,
-            "image/width": 64,
-            "image/frame_rate": 12.5,
-            "FORWARD_FLOW/image/format": b"JPEG",
-        },
+      {key: value.numpy().tolist() if value.shape.rank else value.numpy() for key, value in context.items()},
+      {
+        "example/id": "train/run/ä".encode(),
+        "example/dataset_name": b"folder",
+        "clip/data_path": "train/run/ä.avi".encode(),
+        "clip/start/timestamp": 1_500_000,
+        "clip/end/timestamp": 1_620_000,
+        "clip/label/index": [7, 2],
+        "clip/label/string": [b"run", b"jump"],
+        "image/format": b"PNG",
+        "image/height": 48,
+        "image/width": 64,
+        "image/frame_rate": 12.5,
+        "FORWARD_FLOW/image/format": b"JPEG",
+      },
     )
     self.assertEqual(
-        {key: value.numpy().tolist() for key, value in sequence.items()},
-        {
-            "image/encoded": [b"\xff\xd8 one", b"", b"three\x00"],
-            "image/timestamp": [0, 40_000, 80_000],
-            "FORWARD_FLOW/image/encoded": [b"first", b"second"],
-            "FORWARD_FLOW/image/timestamp": [0, 40_001],
-            "BACKWARD_FLOW/image/encoded": [b"first back", b"second back"],
-            "BACKWARD_FLOW/image/timestamp": [0, 40_001],
-        },
+      {key: value.numpy().tolist() for key, value in sequence.items()},
+      {
+        "image/encoded": [b"\xff\xd8 one", b"", b"three\x00"],
+        "image/timestamp": [0, 40_000, 80_000],
+        "FORWARD_FLOW/image/encoded": [b"first", b"second"],
+        "FORWARD_FLOW/image/timestamp": [0, 40_001],
+        "BACKWARD_FLOW/image/encoded": [b"first back", b"second back"],
+        "BACKWARD_FLOW/image/timestamp": [0, 40_001],
+      },
     )
 
   def test_dmvr_keys_read_our_records(self):
     # The defaults of deepmind/dmvr modalities.add_image and add_label.
     context, sequence = tf.io.parse_single_sequence_example(
-        records.serialize(_RECORD),
-        context_features={
-            "clip/label/index": tf.io.VarLenFeature(tf.int64),
-            "clip/label/text": tf.io.VarLenFeature(tf.string),
-        },
-        sequence_features={"image/encoded": _ONE_VALUE([], tf.string)},
+      records.serialize(_RECORD),
+      context_features={
+        "clip/label/index": tf.io.VarLenFeature(tf.int64),
+        "clip/label/text": tf.io.VarLenFeature(tf.string),
+      },
+      sequence_features={"image/encoded": _ONE_VALUE([], tf.string)},
     )
     self.assertEqual(context["clip/label/index"].values.numpy().tolist(), [7, 2])
     self.assertEqual(context["clip/label/text"].values.numpy().tolist(), [b"run", b"jump"])
@@ -224,12 +223,12 @@ class RecordsTest(parameterized.TestCase):
     self.assertEqual(_parsed(serialized), records.Record(**(absent | expected)))
 
   @parameterized.named_parameters(
-      ("context", {"image/height": [b"48"]}, {}, "image/height is of kind bytes_list; it must be int64_list"),
-      ("float", {"image/frame_rate": [25]}, {}, "image/frame_rate is of kind int64_list; it must be float_list"),
-      ("second_key", {"clip/label/string": [b"a"], "clip/label/text": [1]}, {}, "clip/label/text is of kind int64"),
-      ("sequence", {}, {"image/encoded": [[b"a"], [1]]}, "image/encoded is of kind int64_list; it must be bytes_list"),
-      ("two_in_a_step", {}, {"image/timestamp": [[0], [1, 2]]}, "image/timestamp has 2 values at step 1; it must have"),
-      ("none_in_a_step", {}, {"image/encoded": [[b"a"], []]}, "image/encoded has 0 values at step 1; it must have one"),
+    ("context", {"image/height": [b"48"]}, {}, "image/height is of kind bytes_list; it must be int64_list"),
+    ("float", {"image/frame_rate": [25]}, {}, "image/frame_rate is of kind int64_list; it must be float_list"),
+    ("second_key", {"clip/label/string": [b"a"], "clip/label/text": [1]}, {}, "clip/label/text is of kind int64"),
+    ("sequence", {}, {"image/encoded": [[b"a"], [1]]}, "image/encoded is of kind int64_list; it must be bytes_list"),
+    ("two_in_a_step", {}, {"image/timestamp": [[0], [1, 2]]}, "image/timestamp has 2 values at step 1; it must have"),
+    ("none_in_a_step", {}, {"image/encoded": [[b"a"], []]}, "image/encoded has 0 values at step 1; it must have one"),
   )
   def test_values_of_the_wrong_kind_are_refused_by_both(self, context, sequences, message):
     serialized = _example(context, sequences)
@@ -247,16 +246,16 @@ class RecordsTest(parameterized.TestCase):
       records.deserialize(b"no record at all")
 
   @parameterized.named_parameters(
-      ("timestamps", {"timestamps": (0, 1)}, "ä: 3 frames have 2 timestamps"),
-      ("flow_timestamps", {"flow_timestamps": (0, 1, 2)}, "ä: 2 flows have 3 timestamps"),
-      ("flow", {"flow_frames": (b"a",) * 3, "flow_timestamps": (0, 1, 2)}, "ä: 3 frames have 3 flows, not one fewer"),
-      ("backward_timestamps", {"backward_flow_timestamps": (0,)}, "ä: 2 backward flows have 1 timestamps"),
-      (
-          "backward_flow",
-          {"backward_flow_frames": (b"a",), "backward_flow_timestamps": (0,)},
-          "ä: 2 flows have 1 backward flows",
-      ),
-      ("labels", {"label_indices": (7,)}, "ä: 2 labels have 1 indices"),
+    ("timestamps", {"timestamps": (0, 1)}, "ä: 3 frames have 2 timestamps"),
+    ("flow_timestamps", {"flow_timestamps": (0, 1, 2)}, "ä: 2 flows have 3 timestamps"),
+    ("flow", {"flow_frames": (b"a",) * 3, "flow_timestamps": (0, 1, 2)}, "ä: 3 frames have 3 flows, not one fewer"),
+    ("backward_timestamps", {"backward_flow_timestamps": (0,)}, "ä: 2 backward flows have 1 timestamps"),
+    (
+      "backward_flow",
+      {"backward_flow_frames": (b"a",), "backward_flow_timestamps": (0,)},
+      "ä: 2 flows have 1 backward flows",
+    ),
+    ("labels", {"label_indices": (7,)}, "ä: 2 labels have 1 indices"),
   )
   def test_what_does_not_fit_together_is_not_written(self, changes, message):
     with self.assertRaisesRegex(ValueError, f"{message}$"):

@@ -11,14 +11,13 @@ from i3d_tf.video import sampling
 
 
 class SamplingTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      # available, frames, stride, last start
-      (10, 4, 1, 6),
-      (10, 4, 3, 0),
-      (11, 4, 3, 1),
-      (4, 4, 1, 0),
-      (3, 4, 1, 0),
+    # available, frames, stride, last start
+    (10, 4, 1, 6),
+    (10, 4, 3, 0),
+    (11, 4, 3, 1),
+    (4, 4, 1, 0),
+    (3, 4, 1, 0),
   )
   def test_last_start(self, available, num_frames, stride, expected):
     last = sampling.last_start(available, num_frames, stride)
@@ -27,12 +26,12 @@ class SamplingTest(parameterized.TestCase):
       self.assertLess(sampling.take(last, available, num_frames, stride)[-1], available)
 
   @parameterized.parameters(
-      # available, positions, stride, flows at each, last start
-      (10, 1, 1, 10, 0),
-      (12, 1, 1, 10, 2),
-      (60, 5, 10, 10, 10),  # 40 + 10 flows
-      (14, 3, 2, 4, 6),
-      (7, 3, 2, 4, 0),
+    # available, positions, stride, flows at each, last start
+    (10, 1, 1, 10, 0),
+    (12, 1, 1, 10, 2),
+    (60, 5, 10, 10, 10),  # 40 + 10 flows
+    (14, 3, 2, 4, 6),
+    (7, 3, 2, 4, 0),
   )
   def test_last_start_of_stacks(self, available, num_frames, stride, flow_stack, expected):
     last = sampling.last_start(available, num_frames, stride, flow_stack)
@@ -63,11 +62,11 @@ class SamplingTest(parameterized.TestCase):
     self.assertEqual(sampling.uniform_starts(last, num_clips).numpy().tolist(), expected)
 
   @parameterized.parameters(
-      (2, 9, 4, 1, [2, 3, 4, 5]),
-      (1, 9, 4, 2, [1, 3, 5, 7]),
-      (0, 3, 7, 1, [0, 1, 2, 0, 1, 2, 0]),
-      (0, 5, 5, 2, [0, 2, 4, 1, 3]),
-      (0, 1, 3, 1, [0, 0, 0]),
+    (2, 9, 4, 1, [2, 3, 4, 5]),
+    (1, 9, 4, 2, [1, 3, 5, 7]),
+    (0, 3, 7, 1, [0, 1, 2, 0, 1, 2, 0]),
+    (0, 5, 5, 2, [0, 2, 4, 1, 3]),
+    (0, 1, 3, 1, [0, 0, 0]),
   )
   def test_take(self, start, available, num_frames, stride, expected):
     self.assertEqual(sampling.take(start, available, num_frames, stride).numpy().tolist(), expected)

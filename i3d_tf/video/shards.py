@@ -192,7 +192,7 @@ class Folder:
       written = sum(summary["records"] for summary in summaries)
       if written + len(failed) != len(clips):
         raise errors.I3dError(
-            f"{self.path}: {split} lists {len(clips)} clips, but {written} are written and {len(failed)} failed"
+          f"{self.path}: {split} lists {len(clips)} clips, but {written} are written and {len(failed)} failed"
         )
       counts = {"listed": len(clips), "written": written, "failed": len(failed), "missing": len(dataset.missing[split])}
       splits[split] = {**counts, "shards": len(summaries)}
@@ -202,7 +202,7 @@ class Folder:
     absent = [(split, clip.id, clip.path) for split, clips in dataset.missing.items() for clip in clips]
     self._place(self.path / MISSING, _table(("split", "id", "path"), absent))
     self._write_info(
-        {"parameters": parameters, "complete": True, "splits": splits, "classes": dataset.classes, "name": dataset.name}
+      {"parameters": parameters, "complete": True, "splits": splits, "classes": dataset.classes, "name": dataset.name}
     )
     shutil.rmtree(self.work, ignore_errors=True)
     return failures
@@ -246,7 +246,7 @@ class Folder:
 def listing_digest(dataset: datasets.Dataset) -> str:
   """Tells one list of clips from another, wherever their files are."""
   rows = [
-      [split, clip.id, clip.start, clip.end, clip.label] for split, clips in dataset.splits.items() for clip in clips
+    [split, clip.id, clip.start, clip.end, clip.label] for split, clips in dataset.splits.items() for clip in clips
   ]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 

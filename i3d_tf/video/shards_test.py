@@ -16,14 +16,13 @@ from i3d_tf.video import shards
 
 def _dataset(**counts):
   splits = {
-      split: tuple(datasets.Clip(f"{split}/{i}", f"/videos/{split}/{i}.avi", label="a") for i in range(count))
-      for split, count in counts.items()
+    split: tuple(datasets.Clip(f"{split}/{i}", f"/videos/{split}/{i}.avi", label="a") for i in range(count))
+    for split, count in counts.items()
   }
   return datasets.Dataset("made", ("a",), splits, {split: () for split in splits})
 
 
 class PlanTest(parameterized.TestCase):
-
   @parameterized.parameters((10, 3, [2, 3, 2, 3]), (9, 3, [3, 3, 3]), (2, 5, [2]), (0, 5, []))
   def test_every_clip_is_in_one_shard(self, count, clips_per_shard, sizes):
     dataset = _dataset(train=count)
@@ -48,7 +47,6 @@ class PlanTest(parameterized.TestCase):
 
 
 class FolderTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     temporary = tempfile.TemporaryDirectory()
@@ -103,8 +101,8 @@ class FolderTest(absltest.TestCase):
     info = folder.read_info()
     self.assertEqual(info["splits"]["train"], {"listed": 5, "written": 4, "failed": 1, "missing": 0, "shards": 2})
     self.assertEqual(
-        (self.path / "failures.tsv").read_text(),
-        "split\tid\tpath\treason\ntrain\ttrain/3\t/videos/train/3.avi\ttorn in two\n",
+      (self.path / "failures.tsv").read_text(),
+      "split\tid\tpath\treason\ntrain\ttrain/3\t/videos/train/3.avi\ttorn in two\n",
     )
 
   def test_reopened_failures_are_asked_for_again_and_nothing_else_is(self):

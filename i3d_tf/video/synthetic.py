@@ -115,37 +115,37 @@ def _circle(motion: _Motion, time: float) -> _Change:
 
 
 _MOTIONS: dict[str, Callable[[_Motion, float], _Change]] = {
-    "bob": lambda motion, time: _Change(down=_swing(motion, time)),
-    "circle": _circle,  # round and round, without turning
-    "fall": lambda motion, time: _Change(down=motion.speed * time),
-    "pulse": lambda motion, time: _Change(swell=math.tau * time / motion.period),
-    "rise": lambda motion, time: _Change(down=-motion.speed * time),
-    "slide": lambda motion, time: _Change(right=motion.sign * motion.speed * time),
-    "spin": lambda motion, time: _Change(angle=motion.sign * motion.speed / _SPIN_RADIUS * time),
-    "sway": lambda motion, time: _Change(right=_swing(motion, time)),
+  "bob": lambda motion, time: _Change(down=_swing(motion, time)),
+  "circle": _circle,  # round and round, without turning
+  "fall": lambda motion, time: _Change(down=motion.speed * time),
+  "pulse": lambda motion, time: _Change(swell=math.tau * time / motion.period),
+  "rise": lambda motion, time: _Change(down=-motion.speed * time),
+  "slide": lambda motion, time: _Change(right=motion.sign * motion.speed * time),
+  "spin": lambda motion, time: _Change(angle=motion.sign * motion.speed / _SPIN_RADIUS * time),
+  "sway": lambda motion, time: _Change(right=_swing(motion, time)),
 }
 _BLOTTED = "blotted"
 # Of the place (right, down) in a unit of which a dark part and a light one take two pi.
 _PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "checked": lambda right, down: 1.5 * np.sin(right) * np.sin(down),
-    "ringed": lambda right, down: np.sin(np.hypot(right, down)),
-    "striped": lambda right, down: np.sin(right),
+  "checked": lambda right, down: 1.5 * np.sin(right) * np.sin(down),
+  "ringed": lambda right, down: np.sin(np.hypot(right, down)),
+  "striped": lambda right, down: np.sin(right),
 }
 _LOOKS = {
-    f"{pattern}_{outline}": _Look(lobes, pattern)
-    for pattern in (_BLOTTED, *_PATTERNS)
-    for outline, lobes in (("peanut", 2), ("star", 5))
+  f"{pattern}_{outline}": _Look(lobes, pattern)
+  for pattern in (_BLOTTED, *_PATTERNS)
+  for outline, lobes in (("peanut", 2), ("star", 5))
 }
 CLASSES = types.MappingProxyType({MOTION: tuple(_MOTIONS), APPEARANCE: tuple(_LOOKS)})
 
 
 def render_clip(
-    label: str,
-    *,
-    seed: int,
-    num_frames: int = NUM_FRAMES,
-    size: tuple[int, int] = SIZE,
-    fps: int = FPS,
+  label: str,
+  *,
+  seed: int,
+  num_frames: int = NUM_FRAMES,
+  size: tuple[int, int] = SIZE,
+  fps: int = FPS,
 ) -> np.ndarray:
   """Renders a clip, uint8 RGB `[T, H, W, 3]`.
 
@@ -167,14 +167,14 @@ def render_clip(
 
 
 def write_dataset(
-    folder: str | os.PathLike,
-    *,
-    differ_in: str = MOTION,
-    clips_per_class: Mapping[str, int] = CLIPS_PER_CLASS,
-    seed: int = 0,
-    num_frames: int = NUM_FRAMES,
-    size: tuple[int, int] = SIZE,
-    fps: int = FPS,
+  folder: str | os.PathLike,
+  *,
+  differ_in: str = MOTION,
+  clips_per_class: Mapping[str, int] = CLIPS_PER_CLASS,
+  seed: int = 0,
+  num_frames: int = NUM_FRAMES,
+  size: tuple[int, int] = SIZE,
+  fps: int = FPS,
 ) -> list[pathlib.Path]:
   """Writes clips as `folder/<split>/<class>/<split>_<class>_<number>.avi` (Motion JPEG) and returns their paths.
 
@@ -203,10 +203,10 @@ def write_dataset(
   folder = pathlib.Path(folder)
   _claim(folder, _settings(differ_in, clips_per_class, seed, num_frames, size, fps))
   clips = [
-      (split, label, number)
-      for split in SPLITS
-      for label in CLASSES[differ_in]
-      for number in range(clips_per_class.get(split, 0))
+    (split, label, number)
+    for split in SPLITS
+    for label in CLASSES[differ_in]
+    for number in range(clips_per_class.get(split, 0))
   ]
   paths = [clip_path(folder, *clip) for clip in clips]
   for clip, path in zip(tqdm.tqdm(clips, unit="clip", disable=None), paths):
@@ -247,17 +247,17 @@ def _check_counts(clips_per_class: Mapping[str, int]) -> None:
 
 
 def _settings(
-    differ_in: str, clips_per_class: Mapping[str, int], seed: int, num_frames: int, size: tuple[int, int], fps: int
+  differ_in: str, clips_per_class: Mapping[str, int], seed: int, num_frames: int, size: tuple[int, int], fps: int
 ) -> dict[str, int | str]:
   counts = {f"{split}_clips": clips_per_class.get(split, 0) for split in SPLITS}
   return counts | {
-      "differ_in": differ_in,
-      "seed": seed,
-      "num_frames": num_frames,
-      "height": size[0],
-      "width": size[1],
-      "fps": fps,
-      "drawing_version": _VERSION,
+    "differ_in": differ_in,
+    "seed": seed,
+    "num_frames": num_frames,
+    "height": size[0],
+    "width": size[1],
+    "fps": fps,
+    "drawing_version": _VERSION,
   }
 
 
@@ -300,7 +300,7 @@ def _write_clip(path: pathlib.Path, frames: np.ndarray, fps: int) -> None:
     draft = pathlib.Path(scratch, path.name)
     height, width = frames.shape[1:3]
     writer = cv2.VideoWriter(
-        os.fspath(draft), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height)
+      os.fspath(draft), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height)
     )
     writer.set(cv2.VIDEOWRITER_PROP_QUALITY, _JPEG_QUALITY)
     for frame in frames:
@@ -312,7 +312,7 @@ def _write_clip(path: pathlib.Path, frames: np.ndarray, fps: int) -> None:
 
 
 def _render(
-    label: str, seed: int, num_frames: int, size: tuple[int, int], fps: int
+  label: str, seed: int, num_frames: int, size: tuple[int, int], fps: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields each frame, and where its objects are: float32 `[H, W]`, 0 to 1."""
   height, width = size
@@ -331,20 +331,18 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int, look: _Look |
   side = min(height, width)
   direction, pan_speed = rng.uniform(0, math.tau), rng.uniform(0.003, 0.008)
   motion = _Motion(
-      speed=rng.uniform(0.025, 0.04),
-      period=rng.uniform(10, 14),
-      phase=rng.uniform(0, math.tau),
-      sign=rng.choice([-1, 1]),
+    speed=rng.uniform(0.025, 0.04),
+    period=rng.uniform(10, 14),
+    phase=rng.uniform(0, math.tau),
+    sign=rng.choice([-1, 1]),
   )
   number = max(2, round(_OBJECTS_PER_SQUARE * height * width / side**2))
   return _Scene(
-      ground=_mixed(_ground_colours(rng), _blots(rng, height, width, 0.12 * side)),
-      pan=(pan_speed * math.cos(direction), pan_speed * math.sin(direction)),
-      objects=tuple(
-          _draw_object(rng, place, side, look) for place in _places(rng, number, height / side, width / side)
-      ),
-      motion=motion,
-      action=list(_MOTIONS)[rng.integers(len(_MOTIONS))],
+    ground=_mixed(_ground_colours(rng), _blots(rng, height, width, 0.12 * side)),
+    pan=(pan_speed * math.cos(direction), pan_speed * math.sin(direction)),
+    objects=tuple(_draw_object(rng, place, side, look) for place in _places(rng, number, height / side, width / side)),
+    motion=motion,
+    action=list(_MOTIONS)[rng.integers(len(_MOTIONS))],
   )
 
 
@@ -368,8 +366,8 @@ def _ground_colours(rng: np.random.Generator) -> list[tuple[float, float, float]
 def _object_colours(rng: np.random.Generator) -> list[tuple[float, float, float]]:
   hue, other = rng.uniform(), rng.uniform(0.08, 0.3)
   return [
-      colorsys.hsv_to_rgb(hue, rng.uniform(0.75, 0.95), rng.uniform(0.45, 0.6)),
-      colorsys.hsv_to_rgb((hue + other) % 1, rng.uniform(0.45, 0.75), rng.uniform(0.92, 1)),
+    colorsys.hsv_to_rgb(hue, rng.uniform(0.75, 0.95), rng.uniform(0.45, 0.6)),
+    colorsys.hsv_to_rgb((hue + other) % 1, rng.uniform(0.45, 0.75), rng.uniform(0.92, 1)),
   ]
 
 

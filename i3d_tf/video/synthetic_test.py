@@ -97,7 +97,6 @@ class TemporaryFolderTest(parameterized.TestCase):
 
 
 class RenderTest(parameterized.TestCase):
-
   def test_shape_and_type(self):
     clip = synthetic.render_clip("bob", seed=0, num_frames=3, size=(33, 70))
     self.assertEqual(clip.shape, (3, 33, 70, 3))
@@ -136,13 +135,13 @@ class RenderTest(parameterized.TestCase):
     self.assertGreater(shares[:, :, 0].max(), 0.99)
 
   @parameterized.parameters(
-      (dict(label="jump"), "label is 'jump'; the classes are bob, circle, "),
-      (dict(num_frames=0), "num_frames is 0; it must be a whole number of at least 1"),
-      (dict(fps=0), "fps is 0; it must be"),
-      (dict(fps=12.5), "fps is 12.5; it must be a whole number"),
-      (dict(seed=-1), "seed is -1; it must be"),
-      (dict(size=(16, 64)), r"size is \(16, 64\); it must be height and width of at least 32 pixels"),
-      (dict(size=(64, 64, 3)), r"size is \(64, 64, 3\); it must be"),
+    (dict(label="jump"), "label is 'jump'; the classes are bob, circle, "),
+    (dict(num_frames=0), "num_frames is 0; it must be a whole number of at least 1"),
+    (dict(fps=0), "fps is 0; it must be"),
+    (dict(fps=12.5), "fps is 12.5; it must be a whole number"),
+    (dict(seed=-1), "seed is -1; it must be"),
+    (dict(size=(16, 64)), r"size is \(16, 64\); it must be height and width of at least 32 pixels"),
+    (dict(size=(64, 64, 3)), r"size is \(64, 64, 3\); it must be"),
   )
   def test_impossible_arguments(self, changed, sentence):
     arguments = {"label": "bob", "seed": 0} | changed
@@ -181,7 +180,6 @@ class OneFrameTest(parameterized.TestCase):
 
 
 class MotionTest(parameterized.TestCase):
-
   def test_flow_tells_the_class(self):
     wrong = []
     for label in _MOTIONS:
@@ -206,7 +204,6 @@ class MotionTest(parameterized.TestCase):
 
 
 class LookTest(parameterized.TestCase):
-
   def _object(self, label: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The gray values of the largest whole object of a first frame, and its mask, about its centre."""
     frames, shares = render(label, seed, num_frames=1, size=(144, 192))
@@ -263,7 +260,6 @@ class LookTest(parameterized.TestCase):
 
 
 class DatasetTest(TemporaryFolderTest):
-
   def _write(self, folder: str = "a", **changed) -> list[pathlib.Path]:
     return synthetic.write_dataset(self.folder / folder, **{"clips_per_class": _FEW} | _SMALL | changed)
 
@@ -274,10 +270,10 @@ class DatasetTest(TemporaryFolderTest):
   def test_layout(self):
     paths = self._write()
     expected = {
-        f"{split}/{label}/{split}_{label}_000{number}.avi"
-        for split, count in _FEW.items()
-        for label in _MOTIONS
-        for number in range(count)
+      f"{split}/{label}/{split}_{label}_000{number}.avi"
+      for split, count in _FEW.items()
+      for label in _MOTIONS
+      for number in range(count)
     }
     self.assertEqual({os.fspath(path.relative_to(self.folder / "a")) for path in paths}, expected)
     self.assertEqual(set(self._contents()), expected | {synthetic.SETTINGS_FILE})
@@ -348,11 +344,11 @@ class DatasetTest(TemporaryFolderTest):
     self.assertEqual(self._contents(), self._contents("undisturbed"))
 
   @parameterized.parameters(
-      (dict(seed=1), r"seed 0 \(not 1\);"),
-      (dict(differ_in="appearance"), r"differ_in motion \(not appearance\);"),
-      (dict(num_frames=6), r"num_frames 5 \(not 6\);"),
-      (dict(size=(40, 44), fps=30), r"height 32 \(not 40\), width 40 \(not 44\), fps 25 \(not 30\);"),
-      (dict(clips_per_class={"train": 2, "val": 1}), r"val_clips 0 \(not 1\), test_clips 1 \(not 0\);"),
+    (dict(seed=1), r"seed 0 \(not 1\);"),
+    (dict(differ_in="appearance"), r"differ_in motion \(not appearance\);"),
+    (dict(num_frames=6), r"num_frames 5 \(not 6\);"),
+    (dict(size=(40, 44), fps=30), r"height 32 \(not 40\), width 40 \(not 44\), fps 25 \(not 30\);"),
+    (dict(clips_per_class={"train": 2, "val": 1}), r"val_clips 0 \(not 1\), test_clips 1 \(not 0\);"),
   )
   def test_other_settings_are_refused(self, changed, sentence):
     self._write()
@@ -382,13 +378,13 @@ class DatasetTest(TemporaryFolderTest):
     self.assertEmpty(self._contents())
 
   @parameterized.parameters(
-      (dict(clips_per_class={"train": 1, "tset": 1}), "clips_per_class has the split 'tset'; the splits are train, "),
-      (dict(clips_per_class={}), "clips_per_class is {}; counts must be"),
-      (dict(clips_per_class={"train": 0}), "clips_per_class is {'train': 0}; counts must be at least 0"),
-      (dict(clips_per_class={"train": 2, "val": -1}), "clips_per_class is {'train': 2, 'val': -1}; counts must be"),
-      (dict(size=(8, 8)), r"size is \(8, 8\)"),
-      (dict(differ_in="colour"), "differ_in is 'colour'; allowed are motion, appearance"),
-      (dict(seed=-1), "seed is -1"),
+    (dict(clips_per_class={"train": 1, "tset": 1}), "clips_per_class has the split 'tset'; the splits are train, "),
+    (dict(clips_per_class={}), "clips_per_class is {}; counts must be"),
+    (dict(clips_per_class={"train": 0}), "clips_per_class is {'train': 0}; counts must be at least 0"),
+    (dict(clips_per_class={"train": 2, "val": -1}), "clips_per_class is {'train': 2, 'val': -1}; counts must be"),
+    (dict(size=(8, 8)), r"size is \(8, 8\)"),
+    (dict(differ_in="colour"), "differ_in is 'colour'; allowed are motion, appearance"),
+    (dict(seed=-1), "seed is -1"),
   )
   def test_impossible_arguments_leave_nothing(self, changed, sentence):
     with self.assertRaisesRegex(errors.I3dError, f"^{sentence}"):
@@ -410,7 +406,6 @@ class DatasetTest(TemporaryFolderTest):
 
 
 class MainTest(TemporaryFolderTest):
-
   def _run(self, *words: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "i3d_tf.make_synthetic", f"--output={self.folder}/a", *words]
     root = pathlib.Path(synthetic.__file__).resolve().parents[2]

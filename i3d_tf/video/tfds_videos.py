@@ -43,7 +43,7 @@ def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
     builder = read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
   except ValueError as error:  # also DatasetNotFoundError
     raise errors.I3dError(
-        f"{data_dir} holds no prepared TFDS dataset {name}; prepare it with: tfds build {name} --data_dir={data_dir}"
+      f"{data_dir} holds no prepared TFDS dataset {name}; prepare it with: tfds build {name} --data_dir={data_dir}"
     ) from error
   folder = os.fspath(builder.data_path)
   _video_feature(folder)
@@ -53,8 +53,8 @@ def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
   for split, info in builder.info.splits.items():
     labels = [None] * info.num_examples if label is None else _labels(folder, split, label)
     splits[split] = tuple(
-        (f"{PREFIX}{folder}#{split}/{i}", None if index is None or index < 0 else classes[index])
-        for i, index in enumerate(labels)
+      (f"{PREFIX}{folder}#{split}/{i}", None if index is None or index < 0 else classes[index])
+      for i, index in enumerate(labels)
     )
   return Listing(classes, splits)
 
@@ -91,9 +91,9 @@ def _read(folder: str, split: str, feature: str) -> Iterator[np.ndarray | bytes]
   import tensorflow_datasets as tfds
 
   examples = _builder(folder).as_dataset(
-      split=split,
-      decoders=tfds.decode.PartialDecoding({feature: True}),
-      read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    split=split,
+    decoders=tfds.decode.PartialDecoding({feature: True}),
+    read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
   )
   try:
     for example in tfds.as_numpy(examples):

@@ -43,22 +43,22 @@ class TinyVideos(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   url_infos = {}  # nothing is downloaded; to look for a list of checksums TFDS needs importlib_resources
   BUILDER_CONFIGS = [
-      tfds.core.BuilderConfig(name=name)
-      for name in ("frames", "gray", "files", "unlabelled", "images", "deep", "two_videos", "two_labels")
+    tfds.core.BuilderConfig(name=name)
+    for name in ("frames", "gray", "files", "unlabelled", "images", "deep", "two_videos", "two_labels")
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
     label = tfds.features.ClassLabel(names=_CLASSES)
     video = tfds.features.Video(shape=(None, 24, 32, 3))
     features = {
-        "frames": {"clip": video, "label": label, "name": tfds.features.Text()},
-        "gray": {"video": tfds.features.Video(shape=(None, 24, 32, 1)), "action": label},
-        "files": {"video": tfds.features.Tensor(shape=(), dtype=tf.string), "label": label},
-        "unlabelled": {"video": video},
-        "images": {"image": tfds.features.Image(shape=(24, 32, 3)), "label": label},
-        "deep": {"video": tfds.features.Video(shape=(None, 24, 32, 3), dtype=np.uint16), "label": label},
-        "two_videos": {"left": video, "right": video},
-        "two_labels": {"video": video, "verb": label, "noun": label},
+      "frames": {"clip": video, "label": label, "name": tfds.features.Text()},
+      "gray": {"video": tfds.features.Video(shape=(None, 24, 32, 1)), "action": label},
+      "files": {"video": tfds.features.Tensor(shape=(), dtype=tf.string), "label": label},
+      "unlabelled": {"video": video},
+      "images": {"image": tfds.features.Image(shape=(24, 32, 3)), "label": label},
+      "deep": {"video": tfds.features.Video(shape=(None, 24, 32, 3), dtype=np.uint16), "label": label},
+      "two_videos": {"left": video, "right": video},
+      "two_labels": {"video": video, "verb": label, "noun": label},
     }[self.builder_config.name]
     return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -70,7 +70,9 @@ class TinyVideos(tfds.core.GeneratorBasedBuilder):
     for i in range(_NUM_CLIPS[split]):
       index = i + (100 if split == "test" else 0)
       label = -1 if index == 5 else _CLASSES[index % 3]
-      yield f"key{index}", {
+      yield (
+        f"key{index}",
+        {
           "frames": {"clip": clip(index), "label": label, "name": str(index)},
           "gray": {"video": clip(index, 1), "action": label},
           "files": {"video": video_bytes(i), "label": label},
@@ -79,11 +81,11 @@ class TinyVideos(tfds.core.GeneratorBasedBuilder):
           "deep": {"video": clip(index).astype(np.uint16), "label": label},
           "two_videos": {"left": clip(index), "right": clip(index)},
           "two_labels": {"video": clip(index), "verb": label, "noun": label},
-      }[self.builder_config.name]
+        }[self.builder_config.name],
+      )
 
 
 class TfdsTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -166,10 +168,10 @@ class TfdsTest(parameterized.TestCase):
     self.assertLen(dataset.splits["train"], 7)
 
   @parameterized.parameters(
-      ("images", "has 0 video features, not one: "),
-      ("two_videos", "has 2 video features, not one: "),
-      ("deep", r"the frames are uint16 \(None, 24, 32, 3\); they must be uint8"),
-      ("two_labels", "has several class labels: noun, verb$"),
+    ("images", "has 0 video features, not one: "),
+    ("two_videos", "has 2 video features, not one: "),
+    ("deep", r"the frames are uint16 \(None, 24, 32, 3\); they must be uint8"),
+    ("two_labels", "has several class labels: noun, verb$"),
   )
   def test_datasets_that_do_not_fit(self, config, sentence):
     with self.assertRaisesRegex(errors.I3dError, f"^{self.root}/tiny_videos/{config}/1.0.0: .*{sentence}"):

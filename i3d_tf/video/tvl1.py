@@ -24,7 +24,7 @@ from i3d_tf.video import tvl1_warp as warp
 ENGINES = ("numba", "opencv")
 
 _MIN_LEVEL = 16  # pixels: the pyramid ends before a side gets shorter
-_MIN_SIDE = 3    # pixels: central differences need that many
+_MIN_SIDE = 3  # pixels: central differences need that many
 
 
 def _check(name: str, value: float, is_valid: bool, allowed: str) -> None:
@@ -39,16 +39,16 @@ class TvL1Params:
   OpenCV's term for changing brightness (gamma, 0 by default) and its initial flow are not offered.
   """
 
-  tau: float = 0.25           # time step of the dual iteration
-  lambda_: float = 0.15       # weight of the data term: smaller is smoother
-  theta: float = 0.3          # coupling of the data and smoothness terms
-  nscales: int = 5            # most levels of the pyramid; fewer where a side would fall under 16 pixels
-  warps: int = 5              # linearisations per level
-  epsilon: float = 0.01       # pixels: stop when the root mean square change of the flow is no larger
+  tau: float = 0.25  # time step of the dual iteration
+  lambda_: float = 0.15  # weight of the data term: smaller is smoother
+  theta: float = 0.3  # coupling of the data and smoothness terms
+  nscales: int = 5  # most levels of the pyramid; fewer where a side would fall under 16 pixels
+  warps: int = 5  # linearisations per level
+  epsilon: float = 0.01  # pixels: stop when the root mean square change of the flow is no larger
   inner_iterations: int = 30  # at most, between median filters
   outer_iterations: int = 10  # at most, each beginning with a median filter
-  scale_step: float = 0.8     # side of a level over that of the next finer one
-  median_filtering: int = 5   # side of the filter's window; 1: no filter
+  scale_step: float = 0.8  # side of a level over that of the next finer one
+  median_filtering: int = 5  # side of the filter's window; 1: no filter
   # OpenCV 5 samples the warped image at exact positions (0), OpenCV 4 at multiples of 1/32 pixel (32).
   warp_subpixels: int = 0
 
@@ -128,17 +128,23 @@ class TvL1:
     for level in reversed(range(len(self._flows))):
       flow = self._flows[level]
       self.counts[level] = kernels.solve_level(
-          self._pyramids[0][level], self._pyramids[1][level], flow, self._fields, self._scheme, self._source)
+        self._pyramids[0][level], self._pyramids[1][level], flow, self._fields, self._scheme, self._source
+      )
       if level > 0:
         finer = self._flows[level - 1]
         step_y, step_x = flow.shape[1] / finer.shape[1], flow.shape[2] / finer.shape[2]
         for component in range(2):
-          warp.resize(flow[component], finer[component], step_y, step_x,
-                         np.float32(1 / self._params.scale_step))
+          warp.resize(flow[component], finer[component], step_y, step_x, np.float32(1 / self._params.scale_step))
 
 
-def tvl1_flow(frames: np.ndarray, *, params: TvL1Params = TvL1Params(), engine: str = "numba",
-              threads: int | None = None, on_pair: Callable[[int, int], None] | None = None) -> np.ndarray:
+def tvl1_flow(
+  frames: np.ndarray,
+  *,
+  params: TvL1Params = TvL1Params(),
+  engine: str = "numba",
+  threads: int | None = None,
+  on_pair: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
   """Computes the TV-L1 flow of each frame to the next.
 
   Args:
@@ -170,8 +176,9 @@ def tvl1_flow(frames: np.ndarray, *, params: TvL1Params = TvL1Params(), engine: 
   return flow
 
 
-def iter_flow(frames: Iterable[np.ndarray], *, params: TvL1Params = TvL1Params(),
-              threads: int | None = None) -> Iterator[np.ndarray]:
+def iter_flow(
+  frames: Iterable[np.ndarray], *, params: TvL1Params = TvL1Params(), threads: int | None = None
+) -> Iterator[np.ndarray]:
   """Yields the TV-L1 flow of each frame to the next, [H, W, 2], as `tvl1_flow` returns it, for videos of any length.
 
   The frames of twice as many pairs as there are threads are held at most.
@@ -222,8 +229,9 @@ def _numba_flow(gray: Iterable[np.ndarray], params: TvL1Params, threads: int) ->
 def _opencv_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> Iterator[np.ndarray]:
   """Yields the flow of each pair, in order."""
   if not hasattr(cv2, "optflow"):
-    raise ImportError("engine = 'opencv' needs cv2.optflow: install opencv-contrib-python-headless "
-                      "in place of opencv-python")
+    raise ImportError(
+      "engine = 'opencv' needs cv2.optflow: install opencv-contrib-python-headless in place of opencv-python"
+    )
   if params.warp_subpixels and not cv2.__version__.startswith("4."):
     raise ValueError(f"warp_subpixels = {params.warp_subpixels}: OpenCV {cv2.__version__} cannot; allowed is 0")
   threads_before = cv2.getNumThreads()
@@ -231,8 +239,18 @@ def _opencv_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> Iterator
   try:
     # One object per call: it lowers its own number of scales for small frames, and keeps it.
     solver = cv2.optflow.DualTVL1OpticalFlow_create(
-        params.tau, params.lambda_, params.theta, params.nscales, params.warps, params.epsilon,
-        params.inner_iterations, params.outer_iterations, params.scale_step, 0, params.median_filtering)
+      params.tau,
+      params.lambda_,
+      params.theta,
+      params.nscales,
+      params.warps,
+      params.epsilon,
+      params.inner_iterations,
+      params.outer_iterations,
+      params.scale_step,
+      0,
+      params.median_filtering,
+    )
     for previous, following in itertools.pairwise(gray):
       yield solver.calc(previous, following, None)
   finally:
@@ -243,8 +261,7 @@ def _to_gray(frames: np.ndarray) -> np.ndarray:
   """Checks `frames` and returns them as [T, H, W] uint8."""
   is_rgb = frames.ndim == 4 and frames.shape[-1] == 3
   if frames.dtype != np.uint8 or not (is_rgb or frames.ndim == 3) or len(frames) < 1:
-    raise ValueError(f"frames: {frames.dtype} {frames.shape}; allowed are uint8 [T, H, W] and [T, H, W, 3], "
-                     "T from 1")
+    raise ValueError(f"frames: {frames.dtype} {frames.shape}; allowed are uint8 [T, H, W] and [T, H, W, 3], T from 1")
   if not is_rgb:
     return frames
   return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
@@ -263,10 +280,16 @@ def _level_shapes(height: int, width: int, params: TvL1Params) -> Sequence[tuple
 
 def _scheme(params: TvL1Params) -> kernels.Scheme:
   return kernels.Scheme(
-      tau_theta=np.float32(params.tau / params.theta), theta=np.float32(params.theta),
-      threshold=np.float32(params.lambda_ * params.theta), epsilon=float(params.epsilon),
-      num_warps=params.warps, num_outer=params.outer_iterations, num_inner=params.inner_iterations,
-      use_median=params.median_filtering > 1, subpixels=np.float32(params.warp_subpixels))
+    tau_theta=np.float32(params.tau / params.theta),
+    theta=np.float32(params.theta),
+    threshold=np.float32(params.lambda_ * params.theta),
+    epsilon=float(params.epsilon),
+    num_warps=params.warps,
+    num_outer=params.outer_iterations,
+    num_inner=params.inner_iterations,
+    use_median=params.median_filtering > 1,
+    subpixels=np.float32(params.warp_subpixels),
+  )
 
 
 def _allocate_fields(height: int, width: int) -> kernels.Fields:
@@ -281,4 +304,4 @@ def _allocate_fields(height: int, width: int) -> kernels.Fields:
   distance = -(-size // page) * page + 7 * line
   store = np.zeros(len(names) * distance + line, np.float32)
   first = -(store.ctypes.data // store.itemsize) % line
-  return kernels.Fields(*(store[first + i * distance:][:size] for i in range(len(names))))
+  return kernels.Fields(*(store[first + i * distance :][:size] for i in range(len(names))))

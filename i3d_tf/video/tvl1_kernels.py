@@ -18,7 +18,7 @@ from i3d_tf.video import tvl1_warp as warp
 from i3d_tf.video.tvl1_numba import compiled
 from i3d_tf.video.tvl1_numba import no_alias
 
-LANES = 16    # float32 values in a cache line, and in the widest vector register (AVX-512)
+LANES = 16  # float32 values in a cache line, and in the widest vector register (AVX-512)
 
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
@@ -27,32 +27,32 @@ _ONE = np.float32(1)
 class Fields(NamedTuple):
   """The planes of one level."""
 
-  u: np.ndarray           # horizontal flow, pixels
-  v: np.ndarray           # vertical flow
+  u: np.ndarray  # horizontal flow, pixels
+  v: np.ndarray  # vertical flow
   filtered_u: np.ndarray  # the median filter writes here, then the names are swapped
   filtered_v: np.ndarray
-  pux: np.ndarray         # dual variable of u, x component
+  pux: np.ndarray  # dual variable of u, x component
   puy: np.ndarray
-  pvx: np.ndarray       # dual variable of v
+  pvx: np.ndarray  # dual variable of v
   pvy: np.ndarray
-  grad_x: np.ndarray      # derivatives of the warped second image
+  grad_x: np.ndarray  # derivatives of the warped second image
   grad_y: np.ndarray
-  inv_grad: np.ndarray    # 1 / (grad_x^2 + grad_y^2)
-  residual: np.ndarray    # brightness difference, extrapolated to zero flow
+  inv_grad: np.ndarray  # 1 / (grad_x^2 + grad_y^2)
+  residual: np.ndarray  # brightness difference, extrapolated to zero flow
 
 
 class Scheme(NamedTuple):
   """The numbers that the iteration needs."""
 
-  tau_theta: np.float32    # tau / theta
+  tau_theta: np.float32  # tau / theta
   theta: np.float32
-  threshold: np.float32    # lambda * theta
-  epsilon: float           # stop when the root mean square change of the flow is smaller
+  threshold: np.float32  # lambda * theta
+  epsilon: float  # stop when the root mean square change of the flow is smaller
   num_warps: int
   num_outer: int
   num_inner: int
-  use_median: bool         # 5 x 5 median of the flow before the inner iterations
-  subpixels: np.float32    # warp at multiples of 1/subpixels pixel; 0: anywhere
+  use_median: bool  # 5 x 5 median of the flow before the inner iterations
+  subpixels: np.float32  # warp at multiples of 1/subpixels pixel; 0: anywhere
 
 
 @compiled
@@ -92,11 +92,12 @@ def _linearise(image, source, f, subpixels):
   sampled = np.empty(warp.CHANNELS * width, np.float32)
   for y in range(height):
     start = row_start(y, width)
-    u, v = f.u[start:start + width], f.v[start:start + width]
+    u, v = f.u[start : start + width], f.v[start : start + width]
     warp.locate(u, v, y, height, width, subpixels, taps, corner)
     warp.gather(source, pitch, taps, corner, width, sampled)
-    warp.linearise_row(image[y], sampled, u, v, f.grad_x[start:], f.grad_y[start:], f.inv_grad[start:],
-                       f.residual[start:])
+    warp.linearise_row(
+      image[y], sampled, u, v, f.grad_x[start:], f.grad_y[start:], f.inv_grad[start:], f.residual[start:]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -109,13 +110,20 @@ def _filter_median(plane, filtered, height, width):
   columns = padded_width(width)
   ranked = np.zeros((5, row_stride(width)), np.float32)  # finite from the start, surplus columns included
   for y in range(height):
-    median.sort_columns(plane[row_start(max(y - 2, 0), width):], plane[row_start(max(y - 1, 0), width):],
-                        plane[row_start(y, width):], plane[row_start(min(y + 1, height - 1), width):],
-                        plane[row_start(min(y + 2, height - 1), width):], columns, ranked, LANES)
+    median.sort_columns(
+      plane[row_start(max(y - 2, 0), width) :],
+      plane[row_start(max(y - 1, 0), width) :],
+      plane[row_start(y, width) :],
+      plane[row_start(min(y + 1, height - 1), width) :],
+      plane[row_start(min(y + 2, height - 1), width) :],
+      columns,
+      ranked,
+      LANES,
+    )
     for rank in range(5):
-      ranked[rank, LANES - 2:LANES] = ranked[rank, LANES]
-      ranked[rank, LANES + width:LANES + width + 2] = ranked[rank, LANES + width - 1]
-    median.median_row(ranked, LANES - 2, columns, filtered[row_start(y, width):])
+      ranked[rank, LANES - 2 : LANES] = ranked[rank, LANES]
+      ranked[rank, LANES + width : LANES + width + 2] = ranked[rank, LANES + width - 1]
+    median.median_row(ranked, LANES - 2, columns, filtered[row_start(y, width) :])
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -123,8 +131,9 @@ def _filter_median(plane, filtered, height, width):
 
 
 @compiled
-def _iterate_row(u, v, pux, puy, pvx, pvy, grad_x, grad_y, inv_grad, residual, inside,
-                 above, row, columns, theta, threshold, tau_theta):
+def _iterate_row(
+  u, v, pux, puy, pvx, pvy, grad_x, grad_y, inv_grad, residual, inside, above, row, columns, theta, threshold, tau_theta
+):
   """One iteration for the flow of a row and, one row behind, for the dual variables of the row above it.
 
   `above` and `row` are offsets of column 0 in the planes. The dual variables of a row need the new flow
@@ -176,19 +185,35 @@ def _iterate(f, s, inside, height, width):
   """
   columns = padded_width(width)
   above, last = row_start(-1, width), row_start(height - 1, width)
-  f.puy[above:above + columns] = _ZERO
-  f.pvy[above:above + columns] = _ZERO
+  f.puy[above : above + columns] = _ZERO
+  f.pvy[above : above + columns] = _ZERO
   change = 0.0
   for y in range(height + 1):
     row = row_start(y, width)
     theta = s.theta
     if y == height:
       theta = _ZERO
-      f.u[row:row + columns] = f.u[last:last + columns]
-      f.v[row:row + columns] = f.v[last:last + columns]
+      f.u[row : row + columns] = f.u[last : last + columns]
+      f.v[row : row + columns] = f.v[last : last + columns]
     change += _iterate_row(
-        f.u, f.v, f.pux, f.puy, f.pvx, f.pvy, f.grad_x, f.grad_y, f.inv_grad, f.residual, inside,
-        np.uint64(above), np.uint64(row), np.uint64(columns), theta, s.threshold, s.tau_theta)
+      f.u,
+      f.v,
+      f.pux,
+      f.puy,
+      f.pvx,
+      f.pvy,
+      f.grad_x,
+      f.grad_y,
+      f.inv_grad,
+      f.residual,
+      inside,
+      np.uint64(above),
+      np.uint64(row),
+      np.uint64(columns),
+      theta,
+      s.threshold,
+      s.tau_theta,
+    )
     # A copy of the last column makes the horizontal difference there 0.
     f.u[row + width] = f.u[row + width - 1]
     f.v[row + width] = f.v[row + width - 1]
@@ -240,8 +265,8 @@ def solve_level(previous, following, flow, f, s, source):
     num_outer += outer
   for y in range(height):
     start = row_start(y, width)
-    flow[0, y] = f.u[start:start + width]
-    flow[1, y] = f.v[start:start + width]
+    flow[0, y] = f.u[start : start + width]
+    flow[1, y] = f.v[start : start + width]
   return num_inner, num_outer
 
 
@@ -253,12 +278,13 @@ def _load(flow, f, height, width):
     plane[:end] = _ZERO
   for y in range(height):
     start = row_start(y, width)
-    f.u[start:start + width] = flow[0, y]
-    f.v[start:start + width] = flow[1, y]
+    f.u[start : start + width] = flow[0, y]
+    f.v[start : start + width] = flow[1, y]
 
 
 @compiled
 def _swapped(f):
   """Exchanges the flow and the filtered flow."""
-  return Fields(f.filtered_u, f.filtered_v, f.u, f.v, f.pux, f.puy, f.pvx, f.pvy, f.grad_x, f.grad_y,
-                f.inv_grad, f.residual)
+  return Fields(
+    f.filtered_u, f.filtered_v, f.u, f.v, f.pux, f.puy, f.pvx, f.pvy, f.grad_x, f.grad_y, f.inv_grad, f.residual
+  )

@@ -41,8 +41,19 @@ def sort_columns(row0, row1, row2, row3, row4, columns, ranked, start):
     columns: number of columns to sort.
     ranked: five arrays [>= columns] float32, written.
   """
-  _sort_columns(row0, row1, row2, row3, row4, columns, ranked[0, start:], ranked[1, start:],
-                ranked[2, start:], ranked[3, start:], ranked[4, start:])
+  _sort_columns(
+    row0,
+    row1,
+    row2,
+    row3,
+    row4,
+    columns,
+    ranked[0, start:],
+    ranked[1, start:],
+    ranked[2, start:],
+    ranked[3, start:],
+    ranked[4, start:],
+  )
 
 
 @compiled
@@ -71,8 +82,9 @@ def median_row(ranked, start, columns, out):
     columns: number of medians.
     out: [>= columns] float32, written.
   """
-  _median_row(ranked[0, start:], ranked[1, start:], ranked[2, start:], ranked[3, start:], ranked[4, start:],
-              columns, out)
+  _median_row(
+    ranked[0, start:], ranked[1, start:], ranked[2, start:], ranked[3, start:], ranked[4, start:], columns, out
+  )
 
 
 @compiled

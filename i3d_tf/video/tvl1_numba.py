@@ -65,8 +65,9 @@ def blend_window(typing_context, source, at, pitch, weights_x, weights_y, out, t
     total = None
     for i in range(4):
       pixels = builder.load(address(context, builder, signature.args[0], image, offset, row), align=4)
-      weight = builder.insert_element(ir.Constant(quad, ir.Undefined), builder.extract_value(down, i),
-                                      ir.IntType(32)(0))
+      weight = builder.insert_element(
+        ir.Constant(quad, ir.Undefined), builder.extract_value(down, i), ir.IntType(32)(0)
+      )
       total = weighted(builder, total, pixels, lanes(builder, weight, [0] * 16))
       offset = builder.add(offset, step)
     factors = ir.Constant(quad, ir.Undefined)

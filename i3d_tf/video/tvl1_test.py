@@ -19,12 +19,12 @@ _OPENCV_SUBPIXELS = 32 if cv2.__version__.startswith("4.") else 0
 _LIKE_OPENCV = tvl1.TvL1Params(warp_subpixels=_OPENCV_SUBPIXELS)
 # Frames are scaled to this size and two consecutive pairs are taken from the frame given.
 _CLIPS = (
-    ("biking", "ucf101/Biking/v_Biking_g05_c02.avi", 2),
-    ("makeup", "ucf101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", 0),
-    ("juggling", "ucf101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi", 0),
-    ("wave", "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", 0),
-    ("pancake", "kinetics/flipping_a_pancake.mkv", 1),
-    ("pan", "kinetics/R6llTwEh07w.mp4", 0),
+  ("biking", "ucf101/Biking/v_Biking_g05_c02.avi", 2),
+  ("makeup", "ucf101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", 0),
+  ("juggling", "ucf101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi", 0),
+  ("wave", "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", 0),
+  ("pancake", "kinetics/flipping_a_pancake.mkv", 1),
+  ("pan", "kinetics/R6llTwEh07w.mp4", 0),
 )
 
 
@@ -70,11 +70,21 @@ def _opencv_flow(frames: np.ndarray, use_optimized: bool) -> np.ndarray:
 
 
 class ParamsTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      ("tau", 0), ("lambda_", -1.0), ("theta", 0.0), ("nscales", 0), ("nscales", 2.5), ("warps", 0),
-      ("epsilon", -0.01), ("epsilon", float("nan")), ("inner_iterations", 0), ("outer_iterations", 0),
-      ("scale_step", 1.0), ("median_filtering", 4), ("warp_subpixels", 16))
+    ("tau", 0),
+    ("lambda_", -1.0),
+    ("theta", 0.0),
+    ("nscales", 0),
+    ("nscales", 2.5),
+    ("warps", 0),
+    ("epsilon", -0.01),
+    ("epsilon", float("nan")),
+    ("inner_iterations", 0),
+    ("outer_iterations", 0),
+    ("scale_step", 1.0),
+    ("median_filtering", 4),
+    ("warp_subpixels", 16),
+  )
   def test_invalid_value_is_named(self, name, value):
     with self.assertRaisesRegex(ValueError, f"^{name} = {value}; allowed are "):
       tvl1.TvL1Params(**{name: value})
@@ -82,19 +92,28 @@ class ParamsTest(parameterized.TestCase):
   def test_defaults_are_those_of_opencv(self):
     solver = cv2.optflow.createOptFlow_DualTVL1()
     self.assertEqual(
-        dataclasses.astuple(tvl1.TvL1Params())[:-1],
-        (solver.getTau(), solver.getLambda(), solver.getTheta(), solver.getScalesNumber(),
-         solver.getWarpingsNumber(), solver.getEpsilon(), solver.getInnerIterations(),
-         solver.getOuterIterations(), solver.getScaleStep(), solver.getMedianFiltering()))
+      dataclasses.astuple(tvl1.TvL1Params())[:-1],
+      (
+        solver.getTau(),
+        solver.getLambda(),
+        solver.getTheta(),
+        solver.getScalesNumber(),
+        solver.getWarpingsNumber(),
+        solver.getEpsilon(),
+        solver.getInnerIterations(),
+        solver.getOuterIterations(),
+        solver.getScaleStep(),
+        solver.getMedianFiltering(),
+      ),
+    )
 
 
 class KernelsTest(parameterized.TestCase):
-
   @parameterized.parameters((23, 31), (16, 48), (5, 3))
   def test_median_equals_numpy(self, height, width):
     image = np.random.default_rng(0).standard_normal((height, width)).astype(np.float32)
     planes = np.zeros((2, kernels.plane_size(height, width)), np.float32)
-    rows = planes.reshape(2, height + 2, -1)[:, 1:-1, kernels.LANES:kernels.LANES + width]
+    rows = planes.reshape(2, height + 2, -1)[:, 1:-1, kernels.LANES : kernels.LANES + width]
     rows[0] = image
     kernels._filter_median(planes[0], planes[1], height, width)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, 2, mode="edge"), (5, 5))
@@ -128,11 +147,15 @@ class KernelsTest(parameterized.TestCase):
     kernels._load(flow, fields, height, width)
     warp.interleave(image, source)
     kernels._linearise(np.zeros_like(image), source, fields, np.float32(subpixels))
-    planes = {name: plane.reshape(height + 2, -1)[1:-1, kernels.LANES:kernels.LANES + width]
-              for name, plane in fields._asdict().items()}
+    planes = {
+      name: plane.reshape(height + 2, -1)[1:-1, kernels.LANES : kernels.LANES + width]
+      for name, plane in fields._asdict().items()
+    }
     padded = np.pad(image, 1, mode="edge")
-    derivatives = {"grad_x": (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2,
-                   "grad_y": (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2}
+    derivatives = {
+      "grad_x": (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2,
+      "grad_y": (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2,
+    }
     warped = {name: _bicubic(derivative, flow, subpixels) for name, derivative in derivatives.items()}
     for name, expected in warped.items():
       np.testing.assert_allclose(planes[name], expected, atol=2e-4)
@@ -165,7 +188,6 @@ def _cubic_kernel(x: np.ndarray) -> np.ndarray:
 
 
 class TvL1Test(parameterized.TestCase):
-
   def test_identical_frames_give_exactly_zero(self):
     frame = _texture(61, 83).astype(np.uint8)
     np.testing.assert_array_equal(tvl1.tvl1_flow(np.stack([frame] * 3)), np.zeros((2, 61, 83, 2), np.float32))
@@ -241,9 +263,17 @@ class TvL1Test(parameterized.TestCase):
     self.assertLess(np.mean(_epe(flow, tvl1.tvl1_flow(frames, engine="opencv"))), 0.02)
 
   @parameterized.parameters(
-      dict(tau=0.1), dict(lambda_=0.05), dict(theta=0.5), dict(nscales=2), dict(warps=2), dict(epsilon=0.03),
-      dict(inner_iterations=7), dict(inner_iterations=3, outer_iterations=2), dict(scale_step=0.5),
-      dict(median_filtering=1))
+    dict(tau=0.1),
+    dict(lambda_=0.05),
+    dict(theta=0.5),
+    dict(nscales=2),
+    dict(warps=2),
+    dict(epsilon=0.03),
+    dict(inner_iterations=7),
+    dict(inner_iterations=3, outer_iterations=2),
+    dict(scale_step=0.5),
+    dict(median_filtering=1),
+  )
   def test_each_parameter_has_opencvs_effect(self, **changed):
     frames = _shifted(80, 100, 2.5, -1.5)
     params = dataclasses.replace(_LIKE_OPENCV, **changed)

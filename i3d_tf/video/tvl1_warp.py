@@ -12,7 +12,7 @@ from i3d_tf.video.tvl1_numba import blend_window
 from i3d_tf.video.tvl1_numba import compiled
 from i3d_tf.video.tvl1_numba import no_alias
 
-BORDER = 4    # zero pixels around the image that is warped: bicubic taps further out are never looked at
+BORDER = 4  # zero pixels around the image that is warped: bicubic taps further out are never looked at
 CHANNELS = 4  # of the image that is warped: value, x derivative, y derivative, and a zero for alignment
 
 _ZERO = np.float32(0)
@@ -80,13 +80,13 @@ def interleave(image, source):
   height, width = image.shape
   pitch = row_pitch(width)
   margin = BORDER * CHANNELS
-  source[:BORDER * pitch] = _ZERO
+  source[: BORDER * pitch] = _ZERO
   for y in range(height):
     start = (y + BORDER) * pitch + margin
-    source[start - margin:start] = _ZERO
+    source[start - margin : start] = _ZERO
     _interleave_row(image[max(y - 1, 0)], image[y], image[min(y + 1, height - 1)], source[start:])
-    source[start + width * CHANNELS:start + width * CHANNELS + margin] = _ZERO
-  source[(height + BORDER) * pitch:(height + 2 * BORDER) * pitch] = _ZERO
+    source[start + width * CHANNELS : start + width * CHANNELS + margin] = _ZERO
+  source[(height + BORDER) * pitch : (height + 2 * BORDER) * pitch] = _ZERO
 
 
 @compiled
@@ -144,8 +144,15 @@ def locate(u, v, y, height, width, subpixels, taps, corner):
 def gather(source, pitch, taps, corner, width, sampled):
   """Interpolates the four channels of `source` at each pixel of a row into `sampled` [W * CHANNELS]."""
   for x in range(width):
-    blend_window(source, corner[x], np.uint64(pitch), (taps[0, x], taps[1, x], taps[2, x], taps[3, x]),
-                 (taps[4, x], taps[5, x], taps[6, x], taps[7, x]), sampled, np.uint64(CHANNELS * x))
+    blend_window(
+      source,
+      corner[x],
+      np.uint64(pitch),
+      (taps[0, x], taps[1, x], taps[2, x], taps[3, x]),
+      (taps[4, x], taps[5, x], taps[6, x], taps[7, x]),
+      sampled,
+      np.uint64(CHANNELS * x),
+    )
 
 
 @compiled

@@ -161,9 +161,9 @@ def _stream_problems(record: records.Record) -> Iterator[str]:
 def _time_problems(record: records.Record) -> Iterator[str]:
   """DMVR's records have no times, which is no problem."""
   for what, images, times in (
-      ("frames", record.frames, record.timestamps),
-      ("flow images", record.flow_frames, record.flow_timestamps),
-      ("backward flow images", record.backward_flow_frames, record.backward_flow_timestamps),
+    ("frames", record.frames, record.timestamps),
+    ("flow images", record.flow_frames, record.flow_timestamps),
+    ("backward flow images", record.backward_flow_frames, record.backward_flow_timestamps),
   ):
     if times and len(times) != len(images):
       yield f"{len(images)} {what} have {len(times)} timestamps"
@@ -197,9 +197,9 @@ def _info_problems(record: records.Record, info: _Info) -> Iterator[str]:
 def _image_problems(record: records.Record, pool: futures.Executor) -> Iterator[str]:
   declared = (record.height, record.width)
   for what, images, declared_format in (
-      ("frame", record.frames, record.image_format),
-      ("flow image", record.flow_frames, record.flow_format),
-      ("backward flow image", record.backward_flow_frames, record.flow_format),
+    ("frame", record.frames, record.image_format),
+    ("flow image", record.flow_frames, record.flow_format),
+    ("backward flow image", record.backward_flow_frames, record.flow_format),
   ):
     sizes = list(pool.map(inspection.image_size, images))
     if unreadable := [index for index, size in enumerate(sizes) if size is None]:

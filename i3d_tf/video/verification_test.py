@@ -34,19 +34,19 @@ def _record(clip: datasets.Clip, num_frames: int = 4, size: tuple[int, int] = (1
   frames = [prepare.encode_rgb(rng.integers(0, 256, (*size, 3), np.uint8), 90) for _ in times]
   flows = [prepare.encode_flow(rng.normal(0, 3, (*size, 2)), _SETTINGS) for _ in times[1:]]
   return records.Record(
-      id=clip.id,
-      dataset="folder",
-      labels=(clip.label,),
-      label_indices=(_CLASSES.index(clip.label),),
-      height=size[0],
-      width=size[1],
-      frames=tuple(frames),
-      timestamps=times,
-      flow_format="PNG",
-      flow_bound=flow.BOUND,
-      flow_rounding="truncate",
-      flow_frames=tuple(flows),
-      flow_timestamps=times[:-1],
+    id=clip.id,
+    dataset="folder",
+    labels=(clip.label,),
+    label_indices=(_CLASSES.index(clip.label),),
+    height=size[0],
+    width=size[1],
+    frames=tuple(frames),
+    timestamps=times,
+    flow_format="PNG",
+    flow_bound=flow.BOUND,
+    flow_rounding="truncate",
+    flow_frames=tuple(flows),
+    flow_timestamps=times[:-1],
   )
 
 
@@ -67,7 +67,6 @@ def _make_folder(path: pathlib.Path) -> None:
 
 
 class VerificationTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)

@@ -22,7 +22,6 @@ def _texture(height: int, width: int) -> np.ndarray:
 
 
 class VideoStacksTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -43,9 +42,7 @@ class VideoStacksTest(absltest.TestCase):
 
   def stack(self, height: int, **options) -> tuple[np.ndarray, np.ndarray]:
     """The middle frame uint8 `[H, W, 3]` and its stack `[H, W, L, 2]` in pixels, cut to a square."""
-    clips = clip_options.TrainClips(
-        streams=("rgb", "flow"), num_frames=1, short_side=height, crop=height, **options
-    )
+    clips = clip_options.TrainClips(streams=("rgb", "flow"), num_frames=1, short_side=height, crop=height, **options)
     source = pipeline.open_source(self.folder, "train", streams=clip_options.stored(clips))
     (batch,) = pipeline.center_clips(source, clips, batch_size=1).map(pipeline.scaled).as_numpy_iterator()
     frame = np.rint((batch["rgb"][0, 0] + 1) * 127.5).astype(np.uint8)

@@ -28,7 +28,7 @@ def resized_size(size: tf.Tensor, short_side: tf.Tensor) -> tf.Tensor:
 
 
 def decode_rgb(
-    images: tf.Tensor, *, size: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, window: tf.Tensor
+  images: tf.Tensor, *, size: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, window: tf.Tensor
 ) -> tf.Tensor:
   """RGB windows, uint8 `[T, h, w, 3]`, rounded after resizing, as prepared frames are.
 
@@ -44,7 +44,7 @@ def decode_rgb(
 
 
 def decode_flow(
-    images: tf.Tensor, *, bound: tf.Tensor, size: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, window: tf.Tensor
+  images: tf.Tensor, *, bound: tf.Tensor, size: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, window: tf.Tensor
 ) -> tf.Tensor:
   """Flow windows, float32 `[T, h, w, 2]` in [-1, 1]; resizing rescales the motion, too. See `decode_rgb`.
 
@@ -64,14 +64,14 @@ def decode_jpeg(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
 
 
 def _decode(
-    images: tf.Tensor,
-    channels: int,
-    convert: Callable[[tf.Tensor], tf.Tensor],
-    *,
-    size: tf.Tensor,
-    resized: tf.Tensor,
-    offset: tf.Tensor,
-    window: tf.Tensor,
+  images: tf.Tensor,
+  channels: int,
+  convert: Callable[[tf.Tensor], tf.Tensor],
+  *,
+  size: tf.Tensor,
+  resized: tf.Tensor,
+  offset: tf.Tensor,
+  window: tf.Tensor,
 ) -> tf.Tensor:
   """Decodes, resizes if need be, and converts the first `channels` channels."""
   is_kept = tf.reduce_all(tf.equal(size, resized))
@@ -84,19 +84,19 @@ def _decode(
 
   def resize() -> tf.Tensor:
     return tf.raw_ops.ScaleAndTranslate(
-        images=decoded,
-        size=window,
-        scale=tf.cast(scale, tf.float32),
-        translation=tf.cast(tf.cast(first, tf.float64) * scale - tf.cast(offset, tf.float64), tf.float32),
-        kernel_type="triangle",  # of one pixel's radius without antialiasing: bilinear
-        antialias=False,
+      images=decoded,
+      size=window,
+      scale=tf.cast(scale, tf.float32),
+      translation=tf.cast(tf.cast(first, tf.float64) * scale - tf.cast(offset, tf.float64), tf.float32),
+      kernel_type="triangle",  # of one pixel's radius without antialiasing: bilinear
+      antialias=False,
     )
 
   return tf.cond(is_kept, lambda: convert(decoded), lambda: convert(resize()))
 
 
 def _decode_windows(
-    images: tf.Tensor, channels: int, offset: tf.Tensor, window: tf.Tensor, size: tf.Tensor
+  images: tf.Tensor, channels: int, offset: tf.Tensor, window: tf.Tensor, size: tf.Tensor
 ) -> tf.Tensor:
   """The window of each image as it is stored, uint8 `[T, h, w, channels]`."""
   (top, left), (height, width) = tf.unstack(offset), tf.unstack(window)
@@ -115,9 +115,9 @@ def _decode_windows(
     return whole[top : top + height, left : left + width, :channels]
 
   return tf.map_fn(
-      lambda image: tf.cond(is_jpeg, lambda: from_jpeg(image), lambda: from_png(image)),
-      images,
-      fn_output_signature=tf.TensorSpec([None, None, channels], tf.uint8),
+    lambda image: tf.cond(is_jpeg, lambda: from_jpeg(image), lambda: from_png(image)),
+    images,
+    fn_output_signature=tf.TensorSpec([None, None, channels], tf.uint8),
   )
 
 

@@ -29,7 +29,6 @@ def _cut(images, offset, window):
 
 
 class SizeTest(parameterized.TestCase):
-
   @parameterized.parameters(".jpg", ".png")
   def test_image_size(self, suffix):
     self.assertEqual(windows.image_size(_encode(suffix, _IMAGES)[0]).numpy().tolist(), [50, 70])
@@ -49,15 +48,14 @@ class SizeTest(parameterized.TestCase):
 
 
 class DecodeTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (".png", (0, 0), (50, 70)),
-      (".png", (3, 5), (32, 20)),
-      (".jpg", (0, 0), (50, 70)),
-      (".jpg", (0, 0), (32, 32)),
-      (".jpg", (3, 5), (32, 20)),
-      (".jpg", (16, 16), (16, 16)),
-      (".jpg", (17, 31), (33, 39)),
+    (".png", (0, 0), (50, 70)),
+    (".png", (3, 5), (32, 20)),
+    (".jpg", (0, 0), (50, 70)),
+    (".jpg", (0, 0), (32, 32)),
+    (".jpg", (3, 5), (32, 20)),
+    (".jpg", (16, 16), (16, 16)),
+    (".jpg", (17, 31), (33, 39)),
   )
   def test_without_resizing_the_bytes_are_opencvs(self, suffix, offset, window):
     images = _encode(suffix, _IMAGES)
@@ -67,14 +65,16 @@ class DecodeTest(parameterized.TestCase):
     np.testing.assert_array_equal(got, _cut(whole, offset, window))
 
   @parameterized.product(
-      suffix=(".png", ".jpg"),
-      resized=((40, 56), (75, 105), (43, 60), (51, 71)),
-      corner=((0, 0), (1, 1), (0.3, 0.7)),
+    suffix=(".png", ".jpg"),
+    resized=((40, 56), (75, 105), (43, 60), (51, 71)),
+    corner=((0, 0), (1, 1), (0.3, 0.7)),
   )
   def test_resized_is_the_window_of_the_whole_resized(self, suffix, resized, corner):
     images = _encode(suffix, _IMAGES)
-    whole = np.stack([tf.io.decode_image(i, channels=3).numpy() for i in images]) if suffix == ".png" else np.stack(
-        [tf.io.decode_jpeg(i, dct_method="INTEGER_ACCURATE").numpy() for i in images]
+    whole = (
+      np.stack([tf.io.decode_image(i, channels=3).numpy() for i in images])
+      if suffix == ".png"
+      else np.stack([tf.io.decode_jpeg(i, dct_method="INTEGER_ACCURATE").numpy() for i in images])
     )
     whole = tf.image.resize(whole, resized, method="bilinear", antialias=False)
     window = (32, 30)

@@ -153,14 +153,14 @@ def find_class(name: str, names: Sequence[str]) -> int:
 
 
 def compute(
-    path: str | os.PathLike,
-    network: PositionNetwork,
-    *,
-    class_name: str | None = None,
-    view: str = "frame",
-    store: source.FlowStore | None = None,
-    threads: int | None = None,
-    progress: source.Progress = source.silently,
+  path: str | os.PathLike,
+  network: PositionNetwork,
+  *,
+  class_name: str | None = None,
+  view: str = "frame",
+  store: source.FlowStore | None = None,
+  threads: int | None = None,
+  progress: source.Progress = source.silently,
 ) -> Activation:
   """The activation of a class over a video of any length, in memory that grows by one class's logits only.
 
@@ -202,7 +202,7 @@ def compute(
 
 
 def _gather(
-    network: PositionNetwork, clips: Iterator[np.ndarray], num_frames: int, side: tuple[int, int], file
+  network: PositionNetwork, clips: Iterator[np.ndarray], num_frames: int, side: tuple[int, int], file
 ) -> np.memmap:
   """The logits of all steps and positions, float32 `[steps, h, w, classes]`, in a file."""
   chunk = max(64, _PIXELS_AT_ONCE // (side[0] * side[1]))

@@ -72,7 +72,7 @@ class Painter:
 
 
 def draw_video(
-    painter: Painter, write: Callable[[np.ndarray], None], *, progress: source.Progress = source.silently
+  painter: Painter, write: Callable[[np.ndarray], None], *, progress: source.Progress = source.silently
 ) -> None:
   """Draws all frames, each with the logit's curve beneath it; `write` takes them."""
   activation = painter.activation
@@ -91,11 +91,11 @@ def draw_video(
     title = panels.apart(_title(activation, inner - clock.shape[1] - 20), clock, width=inner)
     words = canvas.text("logit, mean over space", canvas.FAINT, size=12)
     lines = [
-        title,
-        canvas.text(f"{painter.facts()}; {_COLORS}", canvas.FAINT, max_width=inner),
-        canvas.beside([*pictures, painter.bar(pictures[0].shape[0])], _GAP),
-        words,
-        timeline.at(time, (time, time)),
+      title,
+      canvas.text(f"{painter.facts()}; {_COLORS}", canvas.FAINT, max_width=inner),
+      canvas.beside([*pictures, painter.bar(pictures[0].shape[0])], _GAP),
+      words,
+      timeline.at(time, (time, time)),
     ]
     write(canvas.border(canvas.stack(lines, 4), *[canvas.MARGIN] * 4))
 

@@ -26,7 +26,7 @@ _FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 def _checkpoint(**changes) -> str:
   """A small network of made weights on disk, the same for the same arguments."""
   info = saved.ModelInfo(
-      stream="rgb", num_classes=3, classes=_CLASSES, width_multiplier=0.05, average_space=True, short_side=40, crop=32
+    stream="rgb", num_classes=3, classes=_CLASSES, width_multiplier=0.05, average_space=True, short_side=40, crop=32
   )
   info = dataclasses.replace(info, **changes)
   model = saved.make_model(info)
@@ -51,7 +51,6 @@ def _video() -> pathlib.Path:
 
 
 class IdentityTest(parameterized.TestCase):
-
   @parameterized.parameters((16, 224, 224), (33, 200, 224), (9, 32, 32), (24, 256, 340))
   def test_weighted_mean_of_the_positions_is_the_logit(self, frames, height, width):
     network = activation.PositionNetwork(_checkpoint(), "rgb")
@@ -74,7 +73,6 @@ class IdentityTest(parameterized.TestCase):
 
 
 class CentresTest(parameterized.TestCase):
-
   def test_of_224_pixels(self):
     np.testing.assert_allclose(activation.centres(224), 23 + 32 * np.arange(7))
 
@@ -99,7 +97,6 @@ class CentresTest(parameterized.TestCase):
 
 
 class ComputeTest(parameterized.TestCase):
-
   @parameterized.parameters(("frame", 40, 72, (2, 3)), ("crop", 32, 32, (1, 1)))
   def test_a_video_in_pieces_is_as_in_one(self, view, height, width, grid):
     network = activation.PositionNetwork(_checkpoint(), "rgb")
@@ -137,9 +134,9 @@ class ComputeTest(parameterized.TestCase):
     self.assertLen(found.values, 5)
 
   @parameterized.parameters(
-      ("jump", "^there is no class 'jump' among the network's 3; near to it are long jump$"),
-      ("rnu", "^there is no class 'rnu' among the network's 3; near to it are run$"),
-      ("xyz", "^there is no class 'xyz' among the network's 3$"),
+    ("jump", "^there is no class 'jump' among the network's 3; near to it are long jump$"),
+    ("rnu", "^there is no class 'rnu' among the network's 3; near to it are run$"),
+    ("xyz", "^there is no class 'xyz' among the network's 3$"),
   )
   def test_class_that_there_is_not(self, name, message):
     with self.assertRaisesRegex(errors.I3dError, message):
@@ -153,7 +150,6 @@ class ComputeTest(parameterized.TestCase):
 
 
 class PainterTest(absltest.TestCase):
-
   def _activation(self) -> activation.Activation:
     video = source.survey(_video(), short_side=40, streams=["rgb"])
     values = np.float32([[[3, 0, -6]], [[0, 0, 0]]])

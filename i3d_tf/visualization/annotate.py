@@ -70,9 +70,7 @@ class StepNetwork:
   def curve(self, inputs: Iterator[np.ndarray], num_frames: int) -> curves_lib.Curve:
     """Its curve for `num_frames` frames uint8, or fields of flow in pixels per frame, centrally cropped."""
     clips = (prepare(each, self.stream, self.info.crop)[np.newaxis] for each in inputs)
-    steps = chunks.extract(
-        self._apply, clips, endpoints=[spec.STEP_LOGITS], num_frames=num_frames, chunk=_CHUNK
-    )
+    steps = chunks.extract(self._apply, clips, endpoints=[spec.STEP_LOGITS], num_frames=num_frames, chunk=_CHUNK)
     logits = np.concatenate([each[spec.STEP_LOGITS][0] for each in steps])
     if not np.isfinite(logits).all():
       raise errors.I3dError(f"{self.checkpoint}: the network's logits are not finite; check the checkpoint")
@@ -93,14 +91,14 @@ def prepare(image: np.ndarray, stream: str, crop: int | None) -> np.ndarray:
 
 
 def annotate(
-    path: str | os.PathLike,
-    networks: Sequence[StepNetwork],
-    write: Callable[[np.ndarray], None],
-    *,
-    draw_flow: bool = True,
-    top_k: int = 5,
-    threads: int | None = None,
-    progress: source.Progress = source.silently,
+  path: str | os.PathLike,
+  networks: Sequence[StepNetwork],
+  write: Callable[[np.ndarray], None],
+  *,
+  draw_flow: bool = True,
+  top_k: int = 5,
+  threads: int | None = None,
+  progress: source.Progress = source.silently,
 ) -> list[Annotation]:
   """Draws the annotated video, frame by frame.
 
@@ -141,7 +139,7 @@ def annotate(
 
 
 def _curve(
-    network: StepNetwork, video: source.Video, store: source.FlowStore, threads: int | None, progress: source.Progress
+  network: StepNetwork, video: source.Video, store: source.FlowStore, threads: int | None, progress: source.Progress
 ) -> curves_lib.Curve:
   if network.stream == "rgb":
     return network.curve(progress(video.frames(), "rgb", video.num_frames), video.num_frames)
@@ -153,13 +151,13 @@ class _Page:
   """Draws the frames of the annotated video."""
 
   def __init__(
-      self,
-      video: source.Video,
-      annotations: Sequence[Annotation],
-      checkpoints: Mapping[str, str],
-      info: saved.ModelInfo,
-      store: source.FlowStore,
-      top_k: int,
+    self,
+    video: source.Video,
+    annotations: Sequence[Annotation],
+    checkpoints: Mapping[str, str],
+    info: saved.ModelInfo,
+    store: source.FlowStore,
+    top_k: int,
   ):
     self._video, self._annotations, self._store, self._top_k = video, annotations, store, top_k
     self._checkpoints, self._crop, self._names = checkpoints, info.crop, classification.class_names(info)

@@ -70,7 +70,6 @@ def _expected(stream: str) -> np.ndarray:
 
 
 class AnnotateTest(absltest.TestCase):
-
   def test_each_stream_and_their_sum_are_those_of_the_whole_video(self):
     annotations, _ = _annotated("rgb", "flow")
     self.assertEqual(list(annotations), ["rgb", "flow", "joint"])

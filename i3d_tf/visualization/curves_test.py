@@ -9,7 +9,6 @@ from i3d_tf.visualization import curves
 
 
 class StepTimesTest(parameterized.TestCase):
-
   @parameterized.parameters((64, 7), (250, 31), (9, 1), (79, 9))
   def test_steps_of_the_head_are_eight_frames_apart_and_around_the_middle(self, num_frames, steps):
     times = curves.step_times("StepLogits", num_frames)
@@ -27,7 +26,6 @@ class StepTimesTest(parameterized.TestCase):
 
 
 class CurveTest(absltest.TestCase):
-
   def test_lines_between_steps_and_the_nearest_beyond(self):
     curve = curves.Curve(np.array([1.0, 2.0, 3.0]), np.array([[0.0, 5.0], [4.0, 5.0], [2.0, -1.0]]), field=4.0)
     values = curve.at(np.array([0.0, 1.0, 1.25, 2.0, 2.5, 3.0, 9.0]))

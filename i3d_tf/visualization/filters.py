@@ -68,7 +68,7 @@ def read(checkpoint: str | os.PathLike) -> list[Filters]:
     found.append(Filters(os.fspath(checkpoint), name.removesuffix("/conv_3d/w"), stream, kernel))
   if not found:
     raise errors.CheckpointError(
-        f"{checkpoint} is a network {info.model}: it has no first layer over RGB or flow that can be drawn"
+      f"{checkpoint} is a network {info.model}: it has no first layer over RGB or flow that can be drawn"
     )
   return found
 

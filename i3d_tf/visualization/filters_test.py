@@ -28,7 +28,6 @@ def _grids(each: filters.Filters, scale: str = "filter") -> dict[str, list[np.nd
 
 
 class FiltersTest(parameterized.TestCase):
-
   def test_colours_of_rgb(self):
     kernel = np.zeros((2, 3, 3, 3, 4))
     kernel[0, 0, 1, :, 2] = (0.5, 0, -1)
@@ -89,7 +88,6 @@ class FiltersTest(parameterized.TestCase):
 
 
 class ReadTest(parameterized.TestCase):
-
   def _save(self, model: str, stream: str, **more) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)

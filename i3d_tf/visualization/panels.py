@@ -23,14 +23,14 @@ class Timeline:
   """Curves over the time of a video, drawn once; `at` puts the cursor on them."""
 
   def __init__(
-      self,
-      times: np.ndarray,
-      curves: np.ndarray,
-      colors: Sequence[tuple[int, int, int]],
-      *,
-      seconds: float,
-      size: tuple[int, int],
-      limits: tuple[float, float],
+    self,
+    times: np.ndarray,
+    curves: np.ndarray,
+    colors: Sequence[tuple[int, int, int]],
+    *,
+    seconds: float,
+    size: tuple[int, int],
+    limits: tuple[float, float],
   ):
     """Draws them.
 
@@ -92,7 +92,7 @@ def legend(names: Sequence[str], colors: Sequence[tuple[int, int, int]], *, widt
 
 
 def ranking(
-    names: Sequence[str], probabilities: Sequence[float], colors: Sequence[tuple[int, int, int]], *, width: int
+  names: Sequence[str], probabilities: Sequence[float], colors: Sequence[tuple[int, int, int]], *, width: int
 ) -> np.ndarray:
   """Classes, best first, each on a bar as long as its probability."""
   rows = []

@@ -15,7 +15,6 @@ def _columns(picture: np.ndarray, color: tuple[int, int, int], least: int) -> li
 
 
 class PanelsTest(absltest.TestCase):
-
   def test_timeline(self):
     times = np.linspace(0, 8, 200)
     curves = np.stack([np.full(200, 0.75), np.where(times < 4, 0.0, 0.5)], axis=1)

@@ -14,7 +14,6 @@ from i3d_tf.visualization import source
 
 
 class FlowStoreTest(absltest.TestCase):
-
   def test_fields_are_passed_on_and_drawn_in_one_scale(self):
     rng = np.random.default_rng(0)
     fields = [rng.normal(0, speed, (20, 30, 2)).astype(np.float32) for speed in (4, 1, 0)]
@@ -43,7 +42,6 @@ class FlowStoreTest(absltest.TestCase):
 
 
 class SurveyTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()

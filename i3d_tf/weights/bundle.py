@@ -30,8 +30,8 @@ def find_prefix(path: str | os.PathLike) -> str:
     if os.path.isfile(prefix + INDEX_SUFFIX):
       return prefix
   raise errors.CheckpointError(
-      f"there is no checkpoint at {path}: give the folder of a run of train, the prefix of a TensorFlow checkpoint "
-      f"(the path without {INDEX_SUFFIX}), a PyTorch file, or one of {', '.join(manifests.NAMES)}, inception_v1"
+    f"there is no checkpoint at {path}: give the folder of a run of train, the prefix of a TensorFlow checkpoint "
+    f"(the path without {INDEX_SUFFIX}), a PyTorch file, or one of {', '.join(manifests.NAMES)}, inception_v1"
   )
 
 
@@ -63,7 +63,7 @@ def read(prefix: str, manifest: manifests.Manifest | None = None) -> dict[str, n
     problems["missing"] = [name for name in manifest.tensors if name not in read_or_damaged]
     problems["not in the release"] = [name for name in names if name not in manifest.tensors]
     problems["different from the release"] = [
-        name for name in arrays if name in manifest.tensors and not _equals(arrays[name], *manifest.tensors[name])
+      name for name in arrays if name in manifest.tensors and not _equals(arrays[name], *manifest.tensors[name])
     ]
   raise_for(problems, f"checkpoint {prefix} is not sound")
   return arrays
@@ -82,10 +82,10 @@ def write(prefix: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     with tempfile.TemporaryDirectory(dir=prefix.parent, prefix=f".{prefix.name}.") as folder:
       staged = os.path.join(folder, "checkpoint")
       tf.raw_ops.SaveV2(
-          prefix=staged,
-          tensor_names=names,
-          shape_and_slices=[""] * len(names),
-          tensors=[tf.constant(arrays[name]) for name in names],
+        prefix=staged,
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(arrays[name]) for name in names],
       )
       for suffix in (DATA_SUFFIX, INDEX_SUFFIX):
         os.replace(staged + suffix, os.fspath(prefix) + suffix)

@@ -72,20 +72,20 @@ def has_files(folder: pathlib.Path, files: Sequence[str]) -> bool:
 
 def _released(manifest: manifests.Manifest) -> Checkpoint:
   return Checkpoint(
-      name=manifest.name,
-      trained_on=manifest.trained_on,
-      num_classes=manifest.num_classes,
-      num_tensors=len(manifest.tensors),
-      num_bytes=manifest.data_bytes,
-      files=FILES,
-      path="model.ckpt",
-      url=RELEASE_URL,
-      below=manifest.name,
-      wanted=f"its two files model.ckpt.* from {RELEASE_URL}/{manifest.name}",
-      download=functools.partial(_download_released, manifest.name),
-      copy=functools.partial(_copy_released, manifest.name),
-      rebuild=functools.partial(_rebuild, manifest) if manifest.name == registry.NAME else None,
-      check=functools.partial(_check_released, manifest),
+    name=manifest.name,
+    trained_on=manifest.trained_on,
+    num_classes=manifest.num_classes,
+    num_tensors=len(manifest.tensors),
+    num_bytes=manifest.data_bytes,
+    files=FILES,
+    path="model.ckpt",
+    url=RELEASE_URL,
+    below=manifest.name,
+    wanted=f"its two files model.ckpt.* from {RELEASE_URL}/{manifest.name}",
+    download=functools.partial(_download_released, manifest.name),
+    copy=functools.partial(_copy_released, manifest.name),
+    rebuild=functools.partial(_rebuild, manifest) if manifest.name == registry.NAME else None,
+    check=functools.partial(_check_released, manifest),
   )
 
 
@@ -123,19 +123,19 @@ def _check_released(manifest: manifests.Manifest, folder: pathlib.Path) -> None:
 def _inception_v1() -> Checkpoint:
   variables = inception_spec.variable_shapes(inception_spec.INCEPTION_V1, num_classes=slim_archive.NUM_CLASSES)
   return Checkpoint(
-      name=slim_archive.NAME,
-      trained_on="ImageNet; 2D, to start others from",
-      num_classes=slim_archive.NUM_CLASSES,
-      num_tensors=len(variables),
-      num_bytes=slim_archive.ARCHIVE_BYTES,
-      files=(slim_archive.CHECKPOINT,),
-      path=slim_archive.CHECKPOINT,
-      url=slim_archive.URL,
-      below=slim_archive.ARCHIVE,
-      wanted=f"{slim_archive.ARCHIVE} from {slim_archive.URL}",
-      download=slim_archive.download,
-      copy=slim_archive.copy,
-      check=_check_slim,
+    name=slim_archive.NAME,
+    trained_on="ImageNet; 2D, to start others from",
+    num_classes=slim_archive.NUM_CLASSES,
+    num_tensors=len(variables),
+    num_bytes=slim_archive.ARCHIVE_BYTES,
+    files=(slim_archive.CHECKPOINT,),
+    path=slim_archive.CHECKPOINT,
+    url=slim_archive.URL,
+    below=slim_archive.ARCHIVE,
+    wanted=f"{slim_archive.ARCHIVE} from {slim_archive.URL}",
+    download=slim_archive.download,
+    copy=slim_archive.copy,
+    check=_check_slim,
   )
 
 

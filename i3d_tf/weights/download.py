@@ -43,11 +43,11 @@ def is_cached(name: str) -> bool:
 
 
 def fetch(
-    name: str,
-    *,
-    source_dir: str | os.PathLike | None = None,
-    url: str | None = None,
-    verify_cached: bool = False,
+  name: str,
+  *,
+  source_dir: str | os.PathLike | None = None,
+  url: str | None = None,
+  verify_cached: bool = False,
 ) -> str:
   """Returns the path of a published checkpoint in the cache, fetching it first if it is not there.
 
@@ -73,8 +73,8 @@ def fetch(
       _fetch_locked(checkpoint, final, _sources(checkpoint, source_dir, url), verify_cached)
   except OSError as error:
     raise errors.DownloadError(
-        f"cannot write to the cache {cache_dir()} ({errors.describe_os_error(error)}); "
-        "mend that or choose another place with $I3D_CACHE"
+      f"cannot write to the cache {cache_dir()} ({errors.describe_os_error(error)}); "
+      "mend that or choose another place with $I3D_CACHE"
     ) from None
   return path
 
@@ -106,7 +106,7 @@ def _sources(checkpoint: catalogue.Checkpoint, source_dir: str | os.PathLike | N
 
 
 def _fetch_locked(
-    checkpoint: catalogue.Checkpoint, final: pathlib.Path, sources: Sequence[_Source], verify_cached: bool
+  checkpoint: catalogue.Checkpoint, final: pathlib.Path, sources: Sequence[_Source], verify_cached: bool
 ) -> None:
   """Brings a sound checkpoint to `final`, unless there is one (another process may have brought it by now)."""
   reasons = []
@@ -129,8 +129,8 @@ def _fetch_locked(
       shutil.rmtree(work, ignore_errors=True)  # leaves no full disk behind
     raise
   raise errors.DownloadError(
-      f"cannot fetch {checkpoint.name} ({'; '.join(reasons)}); bring {checkpoint.wanted} and name the folder with "
-      "--source_dir"
+    f"cannot fetch {checkpoint.name} ({'; '.join(reasons)}); bring {checkpoint.wanted} and name the folder with "
+    "--source_dir"
   )
 
 

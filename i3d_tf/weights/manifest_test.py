@@ -21,17 +21,16 @@ from i3d_tf.weights import release
 
 # (tensors, float32 values, bytes of data) of the release; values include Momentum slots.
 EXPECTED = {
-    "rgb_imagenet": (230, 12_704_544, 50_818_176),
-    "flow_imagenet": (230, 12_682_592, 50_730_368),
-    "rgb_scratch": (230, 12_704_544, 50_818_176),
-    "flow_scratch": (230, 12_682_592, 50_730_368),
-    "rgb_scratch_kin600": (346, 25_804_528, 103_218_112),
+  "rgb_imagenet": (230, 12_704_544, 50_818_176),
+  "flow_imagenet": (230, 12_682_592, 50_730_368),
+  "rgb_scratch": (230, 12_704_544, 50_818_176),
+  "flow_scratch": (230, 12_682_592, 50_730_368),
+  "rgb_scratch_kin600": (346, 25_804_528, 103_218_112),
 }
 SLOT = "/Momentum"
 
 
 class ManifestTest(parameterized.TestCase):
-
   @parameterized.parameters(*manifests.NAMES)
   def test_equals_the_published_index(self, name):
     published = json.loads(testing.shared(f"formats/checkpoints/{name}_index.json").read_text())
@@ -49,7 +48,7 @@ class ManifestTest(parameterized.TestCase):
     in_channels = 2 if "flow" in name else 3
     expected = {}
     for variable, shape in inception_spec.variable_shapes(
-        in_channels=in_channels, num_classes=manifest.num_classes
+      in_channels=in_channels, num_classes=manifest.num_classes
     ).items():
       expected[layout.prefix + variable] = layout.shape(variable, np.zeros(shape, np.bool_))
       if manifest.stream == "rgb600" and inception_spec.is_trainable(variable):
@@ -86,15 +85,12 @@ class ManifestTest(parameterized.TestCase):
 
 
 class MaskedCrc32cTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      (b"\0" * 32, 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E)
+    (b"\0" * 32, 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E)
   )  # RFC 3720, B.4
   def test_masks_the_standard_checksum(self, content, crc):
     rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
-    self.assertEqual(
-        manifests.masked_crc32c(np.frombuffer(content, np.float32)), (rotated + 0xA282EAD8) % 2**32
-    )
+    self.assertEqual(manifests.masked_crc32c(np.frombuffer(content, np.float32)), (rotated + 0xA282EAD8) % 2**32)
 
   def test_is_tensorflows(self):
     array = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)

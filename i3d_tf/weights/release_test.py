@@ -22,13 +22,10 @@ MEAN = "Mixed_4d/Branch_2/Conv3d_0b_3x3/batch_norm/moving_mean"
 
 def _random_arrays(name):
   """Random tensors under the names and in the shapes of the released checkpoint `name`."""
-  return {
-      tensor: testing.golden_values(tensor, shape) for tensor, (shape, _) in manifests.load(name).tensors.items()
-  }
+  return {tensor: testing.golden_values(tensor, shape) for tensor, (shape, _) in manifests.load(name).tensors.items()}
 
 
 class LayoutTest(parameterized.TestCase):
-
   @parameterized.parameters(*manifests.NAMES)
   def test_loads_to_the_last_bit_and_is_written_back_equal(self, name):
     folder = pathlib.Path(self.create_tempdir().full_path)
@@ -52,7 +49,6 @@ class LayoutTest(parameterized.TestCase):
 
 
 class StrictnessTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -125,7 +121,7 @@ class StrictnessTest(parameterized.TestCase):
 
   def test_truncated_index(self):
     self._refused(
-        r"model.ckpt.index cannot be read", damage=lambda prefix: os.truncate(f"{prefix}{bundle.INDEX_SUFFIX}", 1000)
+      r"model.ckpt.index cannot be read", damage=lambda prefix: os.truncate(f"{prefix}{bundle.INDEX_SUFFIX}", 1000)
     )
 
   def test_missing_data_file(self):

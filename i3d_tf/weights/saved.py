@@ -36,7 +36,7 @@ CLIP_FIELDS = (
 )  # fmt: skip
 BEST = "best"  # the folder of a run's best network
 _FIRST_KERNELS = tuple(
-    f"{unit}/conv_3d/w" for unit in ("Conv3d_1a_7x7", "Conv2d_1a_7x7", "conv1a", "stem", "stem/spatial")
+  f"{unit}/conv_3d/w" for unit in ("Conv3d_1a_7x7", "Conv2d_1a_7x7", "conv1a", "stem", "stem/spatial")
 )
 
 
@@ -122,9 +122,7 @@ def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], inf
       old.unlink()
 
 
-def load(
-    name_or_path: str | os.PathLike, *, average_space: bool = False
-) -> tuple[network.Network, ModelInfo]:
+def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tuple[network.Network, ModelInfo]:
   """Loads a network and what it is.
 
   Args:
@@ -154,17 +152,17 @@ def check_stream(info: ModelInfo, name_or_path: str | os.PathLike, stream: str) 
   """Raises I3dError if a network that was given as the checkpoint of a stream is of another."""
   if info.stream != stream:
     raise errors.I3dError(
-        f"--{stream}_checkpoint={name_or_path} takes clips of the stream {info.stream}; give it as "
-        f"--{info.stream}_checkpoint"
+      f"--{stream}_checkpoint={name_or_path} takes clips of the stream {info.stream}; give it as "
+      f"--{info.stream}_checkpoint"
     )
 
 
 def initialize(
-    model: network.Network,
-    info: ModelInfo,
-    name_or_path: str | os.PathLike,
-    *,
-    rescale_first_kernel: bool = False,
+  model: network.Network,
+  info: ModelInfo,
+  name_or_path: str | os.PathLike,
+  *,
+  rescale_first_kernel: bool = False,
 ) -> list[str]:
   """Starts a network from another's weights.
 
@@ -188,13 +186,13 @@ def initialize(
     new_head = is_part = True
   elif not zoo.differ_in_clips_only(other.model, info.model) or len(other.streams) != len(info.streams):
     raise errors.CheckpointError(
-        f"{name_or_path} is a network {other.model} of stream {other.stream}; {info.model} of stream {info.stream} "
-        "cannot start from it"
+      f"{name_or_path} is a network {other.model} of stream {other.stream}; {info.model} of stream {info.stream} "
+      "cannot start from it"
     )
   else:
     is_part = False
     new_head = other.num_classes != info.num_classes or (
-        bool(other.classes) and bool(info.classes) and other.classes != info.classes
+      bool(other.classes) and bool(info.classes) and other.classes != info.classes
     )
     if other.stream != info.stream:
       values = {name.replace(f"{other.stream}/", f"{info.stream}/", 1): value for name, value in values.items()}
@@ -208,31 +206,29 @@ def initialize(
     if other.width_multiplier == info.width_multiplier:
       raise
     raise errors.CheckpointError(
-        f"{name_or_path} has a width_multiplier of {other.width_multiplier:g}, and the network that is to start from "
-        f"it one of {info.width_multiplier:g}: it does not fit"
+      f"{name_or_path} has a width_multiplier of {other.width_multiplier:g}, and the network that is to start from "
+      f"it one of {info.width_multiplier:g}: it does not fit"
     ) from None
   return notes
 
 
-def _place_trunk(
-    values: Mapping[str, np.ndarray], info: ModelInfo, model: network.Network
-) -> dict[str, np.ndarray]:
+def _place_trunk(values: Mapping[str, np.ndarray], info: ModelInfo, model: network.Network) -> dict[str, np.ndarray]:
   """The variables of a network of images under the names that they have in another network, inflated to that."""
   if isinstance(model, inception.Inception):
     return inflation.inflate(values, model.architecture)
   trunk = zoo.get(info.model).trunk
   placed = {
-      f"{trunk.format(stream=stream)}{name}": value
-      for stream in info.streams
-      for name, value in values.items()
-      if not release.is_head(name)
+    f"{trunk.format(stream=stream)}{name}": value
+    for stream in info.streams
+    for name, value in values.items()
+    if not release.is_head(name)
   }
   shapes = {name: tuple(variable.shape) for name, variable in release.named_variables(model).items()}
   return inflation.inflate_to(placed, shapes)
 
 
 def _adapt_first_kernels(
-    model: network.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
+  model: network.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
 ) -> list[str]:
   """Makes the kernels that see the clip fit its channels; returns what was done."""
   notes, variables = [], release.named_variables(model)

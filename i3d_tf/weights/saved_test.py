@@ -30,7 +30,6 @@ def _values(model):
 
 
 class SavedTest(parameterized.TestCase):
-
   def test_what_is_saved_is_loaded_by_the_folder_of_the_network_or_of_the_run(self):
     run = pathlib.Path(self.create_tempdir())
     saved.save(run / "best", _model(_INFO), _INFO)
@@ -84,7 +83,6 @@ class SavedTest(parameterized.TestCase):
 
 
 class InitializeTest(absltest.TestCase):
-
   def _start(self, other, info, **options):
     folder = pathlib.Path(self.create_tempdir())
     saved.save(folder, _model(other), other)

@@ -55,13 +55,13 @@ def read(path: str | os.PathLike, *, width_multiplier: float = 1.0) -> dict[str,
   arrays = bundle.read(path)
   shapes = {_slim_name(name): _slim_shape(name, shape) for name, shape in _shapes(arrays, width_multiplier).items()}
   problems = {
-      "missing": [name for name in shapes if name not in arrays],
-      "unmatched": [name for name in arrays if name not in shapes and not _is_bookkeeping(name, shapes)],
-      "misshapen": [
-          f"{name} {array.dtype} {array.shape} for {shapes[name]}"
-          for name, array in arrays.items()
-          if name in shapes and (array.dtype != np.float32 or array.shape != shapes[name])
-      ],
+    "missing": [name for name in shapes if name not in arrays],
+    "unmatched": [name for name in arrays if name not in shapes and not _is_bookkeeping(name, shapes)],
+    "misshapen": [
+      f"{name} {array.dtype} {array.shape} for {shapes[name]}"
+      for name, array in arrays.items()
+      if name in shapes and (array.dtype != np.float32 or array.shape != shapes[name])
+    ],
   }
   bundle.raise_for(problems, f"checkpoint {path} is not of slim's Inception-v1")
   own_names = spec.variable_shapes(spec.INCEPTION_V1)
@@ -119,10 +119,10 @@ def _shapes(arrays: Mapping[str, np.ndarray], width_multiplier: float) -> dict[s
   """What the network's variables must be, by its first kernel's channels in and its number of classes."""
   kernel, bias = arrays.get(_slim_name(FIRST_KERNEL)), arrays.get(_slim_name(HEAD_BIAS))
   return spec.variable_shapes(
-      spec.INCEPTION_V1,
-      in_channels=3 if kernel is None or kernel.ndim != 4 else kernel.shape[-2],
-      num_classes=slim_archive.NUM_CLASSES if bias is None else bias.size,
-      width_multiplier=width_multiplier,
+    spec.INCEPTION_V1,
+    in_channels=3 if kernel is None or kernel.ndim != 4 else kernel.shape[-2],
+    num_classes=slim_archive.NUM_CLASSES if bias is None else bias.size,
+    width_multiplier=width_multiplier,
   )
 
 

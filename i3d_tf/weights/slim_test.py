@@ -20,15 +20,15 @@ from i3d_tf.weights import slim
 _STEM = {"Conv2d_1a_7x7": (7, 3, 64), "Conv2d_2b_1x1": (1, 64, 64), "Conv2d_2c_3x3": (3, 64, 192)}
 # Channels in, and out of each convolution of the four branches.
 _BLOCKS = {
-    "Mixed_3b": (192, 64, 96, 128, 16, 32, 32),
-    "Mixed_3c": (256, 128, 128, 192, 32, 96, 64),
-    "Mixed_4b": (480, 192, 96, 208, 16, 48, 64),
-    "Mixed_4c": (512, 160, 112, 224, 24, 64, 64),
-    "Mixed_4d": (512, 128, 128, 256, 24, 64, 64),
-    "Mixed_4e": (512, 112, 144, 288, 32, 64, 64),
-    "Mixed_4f": (528, 256, 160, 320, 32, 128, 128),
-    "Mixed_5b": (832, 256, 160, 320, 32, 128, 128),
-    "Mixed_5c": (832, 384, 192, 384, 48, 128, 128),
+  "Mixed_3b": (192, 64, 96, 128, 16, 32, 32),
+  "Mixed_3c": (256, 128, 128, 192, 32, 96, 64),
+  "Mixed_4b": (480, 192, 96, 208, 16, 48, 64),
+  "Mixed_4c": (512, 160, 112, 224, 24, 64, 64),
+  "Mixed_4d": (512, 128, 128, 256, 24, 64, 64),
+  "Mixed_4e": (512, 112, 144, 288, 32, 64, 64),
+  "Mixed_4f": (528, 256, 160, 320, 32, 128, 128),
+  "Mixed_5b": (832, 256, 160, 320, 32, 128, 128),
+  "Mixed_5c": (832, 384, 192, 384, 48, 128, 128),
 }
 _STATISTICS = ("beta", "moving_mean", "moving_variance")
 _KERNEL = "InceptionV1/Conv2d_1a_7x7/weights"
@@ -66,7 +66,6 @@ def _random_arrays() -> dict[str, np.ndarray]:
 
 
 class FormatTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
@@ -132,7 +131,6 @@ class FormatTest(parameterized.TestCase):
 
 
 class StrictnessTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.path = pathlib.Path(self.create_tempdir().full_path) / "made.ckpt"
@@ -151,18 +149,18 @@ class StrictnessTest(parameterized.TestCase):
     self.arrays["InceptionV1/Conv2d_1a_7x7/biases"] = np.zeros(64, np.float32)
     self.arrays["InceptionV1/Conv2d_2b_1x1/weights"] = np.zeros([64, 64, 1, 1], np.float32)
     self._refused(
-        rf"checkpoint {self.path} is not of slim's Inception-v1: "
-        rf"2 missing: {_MEAN}, InceptionV1/Logits/Conv2d_0c_1x1/biases; "
-        "2 unmatched: InceptionV1/Conv2d_1a_7x7/biases, InceptionV1/Mixed_6a/weights; "
-        r"1 misshapen: InceptionV1/Conv2d_2b_1x1/weights float32 \(64, 64, 1, 1\) for \(1, 1, 64, 64\)$"
+      rf"checkpoint {self.path} is not of slim's Inception-v1: "
+      rf"2 missing: {_MEAN}, InceptionV1/Logits/Conv2d_0c_1x1/biases; "
+      "2 unmatched: InceptionV1/Conv2d_1a_7x7/biases, InceptionV1/Mixed_6a/weights; "
+      r"1 misshapen: InceptionV1/Conv2d_2b_1x1/weights float32 \(64, 64, 1, 1\) for \(1, 1, 64, 64\)$"
     )
 
   @parameterized.parameters(
-      (_KERNEL, (7, 7, 3, 65), np.float32, r"float32 \(7, 7, 3, 65\) for \(7, 7, 3, 64\)"),
-      (_KERNEL, (147, 64), np.float32, r"float32 \(147, 64\) for \(7, 7, 3, 64\)"),
-      (_MEAN, (64,), np.float64, r"float64 \(64,\) for \(64,\)"),
-      (_MEAN, (1, 64), np.float32, r"float32 \(1, 64\) for \(64,\)"),
-      ("InceptionV1/Logits/Conv2d_0c_1x1/biases", (1000,), np.float32, r"float32 \(1, 1, 1024, 1001\) for .* 1000\)"),
+    (_KERNEL, (7, 7, 3, 65), np.float32, r"float32 \(7, 7, 3, 65\) for \(7, 7, 3, 64\)"),
+    (_KERNEL, (147, 64), np.float32, r"float32 \(147, 64\) for \(7, 7, 3, 64\)"),
+    (_MEAN, (64,), np.float64, r"float64 \(64,\) for \(64,\)"),
+    (_MEAN, (1, 64), np.float32, r"float32 \(1, 64\) for \(64,\)"),
+    ("InceptionV1/Logits/Conv2d_0c_1x1/biases", (1000,), np.float32, r"float32 \(1, 1, 1024, 1001\) for .* 1000\)"),
   )
   def test_misshapen(self, name, shape, dtype, message):
     self.arrays[name] = np.zeros(shape, dtype)
@@ -225,7 +223,6 @@ class StrictnessTest(parameterized.TestCase):
 
 
 class ForwardTest(absltest.TestCase):
-
   def test_the_network_is_slim_s(self):
     """All endpoints, against the layers of slim's inception_v1.py in plain TensorFlow."""
     path = pathlib.Path(self.create_tempdir().full_path) / "inception_v1.ckpt"
@@ -255,10 +252,10 @@ def _forward(arrays, net) -> dict[str, tf.Tensor]:
   def mixed(net, scope):
     odd = "Conv2d_0a_3x3" if scope == "Mixed_5b" else "Conv2d_0b_3x3"
     branches = [
-        conv(net, f"{scope}/Branch_0/Conv2d_0a_1x1"),
-        conv(conv(net, f"{scope}/Branch_1/Conv2d_0a_1x1"), f"{scope}/Branch_1/Conv2d_0b_3x3"),
-        conv(conv(net, f"{scope}/Branch_2/Conv2d_0a_1x1"), f"{scope}/Branch_2/{odd}"),
-        conv(tf.nn.max_pool2d(net, 3, 1, "SAME"), f"{scope}/Branch_3/Conv2d_0b_1x1"),
+      conv(net, f"{scope}/Branch_0/Conv2d_0a_1x1"),
+      conv(conv(net, f"{scope}/Branch_1/Conv2d_0a_1x1"), f"{scope}/Branch_1/Conv2d_0b_3x3"),
+      conv(conv(net, f"{scope}/Branch_2/Conv2d_0a_1x1"), f"{scope}/Branch_2/{odd}"),
+      conv(tf.nn.max_pool2d(net, 3, 1, "SAME"), f"{scope}/Branch_3/Conv2d_0b_1x1"),
     ]
     return tf.concat(branches, 3)
 

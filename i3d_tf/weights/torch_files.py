@@ -36,7 +36,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError):
     # What torch says advises to let the file run code.
     raise errors.CheckpointError(
-        f"{path} cannot be read as PyTorch's weights: it is damaged or holds more than tensors; save model.state_dict()"
+      f"{path} cannot be read as PyTorch's weights: it is damaged or holds more than tensors; save model.state_dict()"
     ) from None
   for wrapper in _WRAPPERS:
     if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

@@ -37,11 +37,11 @@ class Layout:
     """The name of a variable from that in the release."""
     unit, _, part = variable.rsplit("/", 2)
     parts = {
-        "w": "conv3d.weight",
-        "b": "conv3d.bias",
-        "beta": f"{self.batch_norm}.bias",
-        "moving_mean": f"{self.batch_norm}.running_mean",
-        "moving_variance": f"{self.batch_norm}.running_var",
+      "w": "conv3d.weight",
+      "b": "conv3d.bias",
+      "beta": f"{self.batch_norm}.bias",
+      "moving_mean": f"{self.batch_norm}.running_mean",
+      "moving_variance": f"{self.batch_norm}.running_var",
     }
     return f"{self.unit(unit)}.{parts[part]}"
 
@@ -76,8 +76,8 @@ def _place(branch: str, conv: str) -> tuple[int, int]:
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    "pytorch_i3d": Layout(_unit_of_pytorch_i3d, "bn"),
-    "kinetics_i3d_pytorch": Layout(_unit_of_kinetics_i3d_pytorch, "batch3d"),
+  "pytorch_i3d": Layout(_unit_of_pytorch_i3d, "bn"),
+  "kinetics_i3d_pytorch": Layout(_unit_of_kinetics_i3d_pytorch, "batch3d"),
 }
 
 
@@ -91,8 +91,8 @@ def to_torch(values: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.n
   _check_names(set(values), set(spec.variable_shapes()), what)
   _check_shapes(values, what)
   arrays = {
-      layout.name(name): value.transpose(_KERNEL_TO_TORCH) if name.endswith("/w") else value.reshape(-1)
-      for name, value in values.items()
+    layout.name(name): value.transpose(_KERNEL_TO_TORCH) if name.endswith("/w") else value.reshape(-1)
+    for name, value in values.items()
   }
   normalized = [unit for unit in spec.units() if unit.batch_norm]
   return arrays | {layout.scale(unit.name): np.ones(unit.out_channels, np.float32) for unit in normalized}
@@ -111,8 +111,8 @@ def from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> dic
   _check_names(set(own), {*names.values(), *scales.values()}, what)
   is_kernel = lambda name: name.endswith("/w") and own[names[name]].ndim == 5
   values = {
-      name: own[theirs].transpose(torch_names.FROM_TORCH) if is_kernel(name) else own[theirs]
-      for name, theirs in names.items()
+    name: own[theirs].transpose(torch_names.FROM_TORCH) if is_kernel(name) else own[theirs]
+    for name, theirs in names.items()
   }
   _check_shapes(values, what)
   for unit, theirs in scales.items():
@@ -137,13 +137,13 @@ def _check_names(names: set[str], wanted: set[str], what: str) -> None:
 
 def _check_shapes(values: Mapping[str, np.ndarray], what: str) -> None:
   shapes = spec.variable_shapes(
-      in_channels=values[release.FIRST_KERNEL].shape[-2] if values[release.FIRST_KERNEL].ndim == 5 else 3,
-      num_classes=values[release.HEAD_BIAS].size,
+    in_channels=values[release.FIRST_KERNEL].shape[-2] if values[release.FIRST_KERNEL].ndim == 5 else 3,
+    num_classes=values[release.HEAD_BIAS].size,
   )
   fits = lambda array, shape: array.dtype == np.float32 and shape in (array.shape, (array.size,))
   misshapen = [
-      f"{name} {array.dtype} {array.shape} for {shapes[name]}"
-      for name, array in values.items()
-      if not fits(array, shapes[name])
+    f"{name} {array.dtype} {array.shape} for {shapes[name]}"
+    for name, array in values.items()
+    if not fits(array, shapes[name])
   ]
   bundle.raise_for({"misshapen": misshapen}, what)

@@ -23,24 +23,24 @@ from i3d_tf.weights import torch_i3d
 
 # Some names of the ports' own state dicts with what they are, in the release.
 _NAMES = {
-    "pytorch_i3d": {
-        "Conv3d_1a_7x7.conv3d.weight": "Conv3d_1a_7x7/conv_3d/w",
-        "Conv3d_2c_3x3.bn.running_var": "Conv3d_2c_3x3/batch_norm/moving_variance",
-        "Mixed_3b.b0.bn.bias": "Mixed_3b/Branch_0/Conv3d_0a_1x1/batch_norm/beta",
-        "Mixed_4f.b1a.conv3d.weight": "Mixed_4f/Branch_1/Conv3d_0a_1x1/conv_3d/w",
-        "Mixed_5b.b2b.bn.running_mean": "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/moving_mean",
-        "Mixed_5c.b3b.conv3d.weight": "Mixed_5c/Branch_3/Conv3d_0b_1x1/conv_3d/w",
-        "logits.conv3d.bias": "Logits/Conv3d_0c_1x1/conv_3d/b",
-    },
-    "kinetics_i3d_pytorch": {
-        "conv3d_1a_7x7.conv3d.weight": "Conv3d_1a_7x7/conv_3d/w",
-        "conv3d_2c_3x3.batch3d.running_var": "Conv3d_2c_3x3/batch_norm/moving_variance",
-        "mixed_3b.branch_0.batch3d.bias": "Mixed_3b/Branch_0/Conv3d_0a_1x1/batch_norm/beta",
-        "mixed_4f.branch_1.0.conv3d.weight": "Mixed_4f/Branch_1/Conv3d_0a_1x1/conv_3d/w",
-        "mixed_5b.branch_2.1.batch3d.running_mean": "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/moving_mean",
-        "mixed_5c.branch_3.1.conv3d.weight": "Mixed_5c/Branch_3/Conv3d_0b_1x1/conv_3d/w",
-        "conv3d_0c_1x1.conv3d.bias": "Logits/Conv3d_0c_1x1/conv_3d/b",
-    },
+  "pytorch_i3d": {
+    "Conv3d_1a_7x7.conv3d.weight": "Conv3d_1a_7x7/conv_3d/w",
+    "Conv3d_2c_3x3.bn.running_var": "Conv3d_2c_3x3/batch_norm/moving_variance",
+    "Mixed_3b.b0.bn.bias": "Mixed_3b/Branch_0/Conv3d_0a_1x1/batch_norm/beta",
+    "Mixed_4f.b1a.conv3d.weight": "Mixed_4f/Branch_1/Conv3d_0a_1x1/conv_3d/w",
+    "Mixed_5b.b2b.bn.running_mean": "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/moving_mean",
+    "Mixed_5c.b3b.conv3d.weight": "Mixed_5c/Branch_3/Conv3d_0b_1x1/conv_3d/w",
+    "logits.conv3d.bias": "Logits/Conv3d_0c_1x1/conv_3d/b",
+  },
+  "kinetics_i3d_pytorch": {
+    "conv3d_1a_7x7.conv3d.weight": "Conv3d_1a_7x7/conv_3d/w",
+    "conv3d_2c_3x3.batch3d.running_var": "Conv3d_2c_3x3/batch_norm/moving_variance",
+    "mixed_3b.branch_0.batch3d.bias": "Mixed_3b/Branch_0/Conv3d_0a_1x1/batch_norm/beta",
+    "mixed_4f.branch_1.0.conv3d.weight": "Mixed_4f/Branch_1/Conv3d_0a_1x1/conv_3d/w",
+    "mixed_5b.branch_2.1.batch3d.running_mean": "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/moving_mean",
+    "mixed_5c.branch_3.1.conv3d.weight": "Mixed_5c/Branch_3/Conv3d_0b_1x1/conv_3d/w",
+    "conv3d_0c_1x1.conv3d.bias": "Logits/Conv3d_0c_1x1/conv_3d/b",
+  },
 }
 _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -52,7 +52,6 @@ def _values(in_channels=3, num_classes=400) -> dict[str, np.ndarray]:
 
 
 class TorchI3dTest(parameterized.TestCase):
-
   @parameterized.parameters(*torch_i3d.LAYOUTS)
   def test_names_kernels_and_scales_are_the_port_s(self, layout):
     values = _values()
@@ -98,12 +97,12 @@ class TorchI3dTest(parameterized.TestCase):
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
   @parameterized.parameters(
-      ({"Mixed_3b.b0.bn.bias": None}, "is not of I3D: 1 missing: Mixed_3b.b0.bn.bias"),
-      ({"fc.weight": np.zeros(3, np.float32)}, "is not of I3D: 1 unmatched: fc.weight"),
-      ({"Mixed_3b.b0.bn.bias": np.zeros(3, np.float32)}, r"1 misshapen: \S+/beta float32 \(3,\) for \(64,\)"),
-      ({"Mixed_3b.b0.conv3d.weight": np.zeros([64, 192], np.float32)}, r"1 misshapen: \S+/w float32 \(64, 192\) for"),
-      ({"Mixed_3b.b0.bn.bias": np.zeros(64, np.float16)}, r"1 misshapen: \S+/beta float16"),
-      ({"Conv3d_1a_7x7.conv3d.weight": None}, "is not of I3D in pytorch_i3d or kinetics_i3d_pytorch; its names"),
+    ({"Mixed_3b.b0.bn.bias": None}, "is not of I3D: 1 missing: Mixed_3b.b0.bn.bias"),
+    ({"fc.weight": np.zeros(3, np.float32)}, "is not of I3D: 1 unmatched: fc.weight"),
+    ({"Mixed_3b.b0.bn.bias": np.zeros(3, np.float32)}, r"1 misshapen: \S+/beta float32 \(3,\) for \(64,\)"),
+    ({"Mixed_3b.b0.conv3d.weight": np.zeros([64, 192], np.float32)}, r"1 misshapen: \S+/w float32 \(64, 192\) for"),
+    ({"Mixed_3b.b0.bn.bias": np.zeros(64, np.float16)}, r"1 misshapen: \S+/beta float16"),
+    ({"Conv3d_1a_7x7.conv3d.weight": None}, "is not of I3D in pytorch_i3d or kinetics_i3d_pytorch; its names"),
   )
   def test_what_does_not_fit_is_named(self, changes, sentence):
     arrays = torch_i3d.to_torch(_values(), torch_i3d.LAYOUTS["pytorch_i3d"]) | changes

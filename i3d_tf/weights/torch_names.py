@@ -15,7 +15,7 @@ FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cou
 
 
 def convert(
-    arrays: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], what: str
+  arrays: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> dict[str, np.ndarray]:
   """Our variables from a state dict.
 
@@ -33,9 +33,9 @@ def convert(
   bundle.raise_for({"missing": sorted(wanted - set(own)), "unmatched": sorted(set(own) - wanted)}, what)
   values = {name: _ours(own[theirs], shapes[name]) for name, theirs in names.items()}
   misshapen = [
-      f"{names[name]} {value.dtype} {own[names[name]].shape} for {shapes[name]}"
-      for name, value in values.items()
-      if value.dtype != np.float32 or value.shape != shapes[name]
+    f"{names[name]} {value.dtype} {own[names[name]].shape} for {shapes[name]}"
+    for name, value in values.items()
+    if value.dtype != np.float32 or value.shape != shapes[name]
   ]
   bundle.raise_for({"misshapen": misshapen}, what)
   return values

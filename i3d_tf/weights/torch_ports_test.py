@@ -32,7 +32,6 @@ def _make(port: str):
     return functional.pad(x, [side for pair in reversed(pairs) for side in pair])
 
   class Pool(nn.Module):
-
     def __init__(self, kernel, stride):
       super().__init__()
       self.kernel, self.stride = kernel, stride
@@ -41,7 +40,6 @@ def _make(port: str):
       return functional.max_pool3d(pad(x, self.kernel, self.stride), self.kernel, self.stride)
 
   class Unit(nn.Module):
-
     def __init__(self, channels, kernel, stride=(1, 1, 1), norm="bn" if port == "pytorch_i3d" else "batch3d"):
       super().__init__()
       self.kernel, self.stride, self.norm = kernel, stride, norm
@@ -56,7 +54,6 @@ def _make(port: str):
   one, three = (1, 1, 1), (3, 3, 3)
 
   class MixedOfPytorchI3d(nn.Module):
-
     def __init__(self, channels, row):
       super().__init__()
       self.b0 = Unit((channels, row.branch_0), one)
@@ -69,7 +66,6 @@ def _make(port: str):
       return torch.cat(branches, 1)
 
   class MixedOfKineticsI3dPytorch(nn.Module):
-
     def __init__(self, channels, row):
       super().__init__()
       self.branch_0 = Unit((channels, row.branch_0), one)
@@ -105,7 +101,6 @@ def _make(port: str):
 
 @absltest.skipIf(importlib.util.find_spec("torch") is None, "torch is not installed")
 class PortsTest(parameterized.TestCase):
-
   @parameterized.parameters(*torch_i3d.LAYOUTS)
   def test_the_released_network_gives_the_same_logits(self, port):
     import torch

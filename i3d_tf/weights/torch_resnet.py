@@ -112,15 +112,15 @@ def _letter(conv: str, *, shortcut: str, others: str) -> str:
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    "torchvision's networks of clips": Layout(
-        ("r3d_18", "mc3_18", "rmc3_18", "r2plus1d_18", "r2plus1d_34"), _torchvision_video
-    ),
-    "torchvision's networks of images": Layout(("resnet_50",), _torchvision_image),
-    "SlowFast": Layout(("i3d_r50", "i3d_r50_non_local", "c2d_r50"), _slowfast),
-    "PyTorchVideo": Layout(("i3d_r50", "c2d_r50"), _pytorchvideo),
-    "MMAction2": Layout(("i3d_r50_32x2",), _mmaction2),
-    "MMAction2, shifted": Layout(("tsm_r50",), _mmaction2_shift),
-    "temporal-shift-module": Layout(("tsm_r50",), _temporal_shift_module),
+  "torchvision's networks of clips": Layout(
+    ("r3d_18", "mc3_18", "rmc3_18", "r2plus1d_18", "r2plus1d_34"), _torchvision_video
+  ),
+  "torchvision's networks of images": Layout(("resnet_50",), _torchvision_image),
+  "SlowFast": Layout(("i3d_r50", "i3d_r50_non_local", "c2d_r50"), _slowfast),
+  "PyTorchVideo": Layout(("i3d_r50", "c2d_r50"), _pytorchvideo),
+  "MMAction2": Layout(("i3d_r50_32x2",), _mmaction2),
+  "MMAction2, shifted": Layout(("tsm_r50",), _mmaction2_shift),
+  "temporal-shift-module": Layout(("tsm_r50",), _temporal_shift_module),
 }
 
 
@@ -186,9 +186,9 @@ def _fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
 def _prepared(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The state dict with an axis of time in all kernels, and without counters and biases before batch norm."""
   prepared = {
-      name: array[:, :, np.newaxis] if array.ndim == 4 else array
-      for name, array in arrays.items()
-      if not name.endswith(torch_names.COUNTER)
+    name: array[:, :, np.newaxis] if array.ndim == 4 else array
+    for name, array in arrays.items()
+    if not name.endswith(torch_names.COUNTER)
   }
   for name in [name for name in prepared if name.endswith(_BIAS)]:
     mean = name.removesuffix(_BIAS) + _MEAN

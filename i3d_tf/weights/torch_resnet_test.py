@@ -78,10 +78,10 @@ _PARTS = {
 # The first three logits and the norm of all, which torchvision 0.29.1 and pytorchvideo 0.1.5 give with torch 2.14.1 for
 # weights and a clip of the goldens' rule.
 _LOGITS = {
-    "mc3_18": (-21.29191, -18.24804, -16.01594, 660.782),
-    "r2plus1d_18": (-7.725139, -38.11228, -12.29597, 1015.103),
-    "resnet_50": (-653.4919, -2371.894, -1334.264, 70832.06),
-    "i3d_r50": (-986.0319, -1559.848, -2038.671, 94758.13),
+  "mc3_18": (-21.29191, -18.24804, -16.01594, 660.782),
+  "r2plus1d_18": (-7.725139, -38.11228, -12.29597, 1015.103),
+  "resnet_50": (-653.4919, -2371.894, -1334.264, 70832.06),
+  "i3d_r50": (-986.0319, -1559.848, -2038.671, 94758.13),
 }
 
 
@@ -119,7 +119,6 @@ def _logits(architecture: str, values) -> np.ndarray:
 
 
 class TorchResnetTest(parameterized.TestCase):
-
   @parameterized.parameters(*_NAMES)
   def test_names_are_the_project_s(self, layout):
     architecture, names = _NAMES[layout]
@@ -127,7 +126,7 @@ class TorchResnetTest(parameterized.TestCase):
     self.assertEqual({theirs: own for own, theirs in made.items() if theirs in names}, names)
 
   @parameterized.parameters(
-      *((layout, each) for layout, found in torch_resnet.LAYOUTS.items() for each in found.architectures)
+    *((layout, each) for layout, found in torch_resnet.LAYOUTS.items() for each in found.architectures)
   )
   def test_networks_are_told_apart(self, layout, architecture):
     found, values = torch_networks.from_torch(_state(layout, architecture), "made.pth")

@@ -46,43 +46,43 @@ class Layout:
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    "SlowFast": Layout(
-        units={
-            "stem/spatial": ("s1.pathway0_stem.conv_xy", ""),
-            "stem/temporal": ("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"),
-            "conv5": ("head.conv_5", "head.conv_5_bn"),
-            "lin5": ("head.lin_5", ""),
-            "Logits": ("head.projection", ""),
-        },
-        block=lambda stage, index: f"s{stage + 1}.pathway0_res{index}",
-        inner={
-            "downsample": ("branch1", "branch1_bn"),
-            "conv1": ("branch2.a", "branch2.a_bn"),
-            "conv2": ("branch2.b", "branch2.b_bn"),
-            "gate/squeeze": ("branch2.se.fc1", ""),
-            "gate/excite": ("branch2.se.fc2", ""),
-            "conv3": ("branch2.c", "branch2.c_bn"),
-        },
-    ),
-    "PyTorchVideo": Layout(
-        units={
-            # These two are named the wrong way round there.
-            "stem/spatial": ("blocks.0.conv.conv_t", ""),
-            "stem/temporal": ("blocks.0.conv.conv_xy", "blocks.0.norm"),
-            "conv5": ("blocks.5.pool.pre_conv", "blocks.5.pool.pre_norm"),
-            "lin5": ("blocks.5.pool.post_conv", ""),
-            "Logits": ("blocks.5.proj", ""),
-        },
-        block=lambda stage, index: f"blocks.{stage}.res_blocks.{index}",
-        inner={
-            "downsample": ("branch1_conv", "branch1_norm"),
-            "conv1": ("branch2.conv_a", "branch2.norm_a"),
-            "conv2": ("branch2.conv_b", "branch2.norm_b.0"),
-            "gate/squeeze": ("branch2.norm_b.1.block.0", ""),
-            "gate/excite": ("branch2.norm_b.1.block.2", ""),
-            "conv3": ("branch2.conv_c", "branch2.norm_c"),
-        },
-    ),
+  "SlowFast": Layout(
+    units={
+      "stem/spatial": ("s1.pathway0_stem.conv_xy", ""),
+      "stem/temporal": ("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"),
+      "conv5": ("head.conv_5", "head.conv_5_bn"),
+      "lin5": ("head.lin_5", ""),
+      "Logits": ("head.projection", ""),
+    },
+    block=lambda stage, index: f"s{stage + 1}.pathway0_res{index}",
+    inner={
+      "downsample": ("branch1", "branch1_bn"),
+      "conv1": ("branch2.a", "branch2.a_bn"),
+      "conv2": ("branch2.b", "branch2.b_bn"),
+      "gate/squeeze": ("branch2.se.fc1", ""),
+      "gate/excite": ("branch2.se.fc2", ""),
+      "conv3": ("branch2.c", "branch2.c_bn"),
+    },
+  ),
+  "PyTorchVideo": Layout(
+    units={
+      # These two are named the wrong way round there.
+      "stem/spatial": ("blocks.0.conv.conv_t", ""),
+      "stem/temporal": ("blocks.0.conv.conv_xy", "blocks.0.norm"),
+      "conv5": ("blocks.5.pool.pre_conv", "blocks.5.pool.pre_norm"),
+      "lin5": ("blocks.5.pool.post_conv", ""),
+      "Logits": ("blocks.5.proj", ""),
+    },
+    block=lambda stage, index: f"blocks.{stage}.res_blocks.{index}",
+    inner={
+      "downsample": ("branch1_conv", "branch1_norm"),
+      "conv1": ("branch2.conv_a", "branch2.norm_a"),
+      "conv2": ("branch2.conv_b", "branch2.norm_b.0"),
+      "gate/squeeze": ("branch2.norm_b.1.block.0", ""),
+      "gate/excite": ("branch2.norm_b.1.block.2", ""),
+      "conv3": ("branch2.conv_c", "branch2.norm_c"),
+    },
+  ),
 }
 
 

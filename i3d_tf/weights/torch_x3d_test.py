@@ -59,7 +59,6 @@ def _state_dict(network, project: str) -> dict[str, np.ndarray]:
 
 
 class TorchX3DTest(parameterized.TestCase):
-
   def test_logits_are_pytorchvideo_s(self):
     network = _made()
     arrays = _state_dict(network, "PyTorchVideo")
@@ -86,12 +85,12 @@ class TorchX3DTest(parameterized.TestCase):
     np.testing.assert_array_equal(values["Logits/conv_3d/w"][0, 0, 0].T, arrays["head.projection.weight"])
 
   @parameterized.parameters(
-      ("x3d_xs", "SlowFast", "/some/x3d_xs.pyth", "x3d_xs"),
-      ("x3d_xs", "PyTorchVideo", "X3D_S.pyth", "x3d_s"),
-      ("x3d_xs", "PyTorchVideo", "x3d_small.pth", "x3d_m"),
-      ("x3d_xs", "PyTorchVideo", "x3d_s/weights.pth", "x3d_m"),
-      ("x3d_l", "PyTorchVideo", "x3d_xs.pyth", "x3d_l"),
-      ("x3d_l", "SlowFast", "a.pyth", "x3d_l"),
+    ("x3d_xs", "SlowFast", "/some/x3d_xs.pyth", "x3d_xs"),
+    ("x3d_xs", "PyTorchVideo", "X3D_S.pyth", "x3d_s"),
+    ("x3d_xs", "PyTorchVideo", "x3d_small.pth", "x3d_m"),
+    ("x3d_xs", "PyTorchVideo", "x3d_s/weights.pth", "x3d_m"),
+    ("x3d_l", "PyTorchVideo", "x3d_xs.pyth", "x3d_l"),
+    ("x3d_l", "SlowFast", "a.pyth", "x3d_l"),
   )
   def test_which_it_is(self, made, project, path, expected):
     layout = torch_x3d.LAYOUTS[project]
