@@ -9,7 +9,7 @@ from setuptools.command import build_py
 ROOT = pathlib.Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "i3d_tf" / "__init__.py").read_text(), re.MULTILINE)[1]
 # The folders of data beside the package travel inside it.
-DATA = {"i3d_tf.data": "data", "i3d_tf.checkpoints": "checkpoints"}
+DATA = {"i3d_tf.assets.data": "data", "i3d_tf.assets.checkpoints": "checkpoints"}
 TEST_ONLY = ("conftest", "testing")
 # Without its extra `tfrecord`, which is for Beam's own writing of TFRecords: ours is video/shards.py.
 BEAM = "apache-beam>=2.66"
@@ -37,7 +37,7 @@ setuptools.setup(
   license="Apache-2.0",
   packages=[*setuptools.find_packages(include=["i3d_tf", "i3d_tf.*"]), *DATA],
   package_dir=DATA,
-  package_data={"i3d_tf.data": ["*.txt", "README.md"], "i3d_tf.checkpoints": ["*.json", "README.md"]},
+  package_data={"i3d_tf.assets.data": ["*.txt", "README.md"], "i3d_tf.assets.checkpoints": ["*.json", "README.md"]},
   cmdclass={"build_py": BuildWithoutTests},
   python_requires=">=3.10,<3.14",
   install_requires=[

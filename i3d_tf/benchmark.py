@@ -10,10 +10,10 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
-from i3d_tf.features import options as options_lib
+from i3d_tf.features import config
+from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import zoo
-from i3d_tf.video import clip_options
 
 USAGE = """Measures on this machine, and prints what it measured beside a bound measured in the same run.
 
@@ -48,7 +48,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("batch", 1, "network, train, zoo: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
-  "stream", "rgb", list(clip_options.STREAMS_OF), "network, train: what the model takes; input, extract: any."
+  "stream", "rgb", list(clip_config.STREAMS_OF), "network, train: what the model takes; input, extract: any."
 )
 flags.DEFINE_string("openvino", None, "network: a Python interpreter with OpenVINO, to time the same graph.")
 flags.DEFINE_string("video", None, "flow: the video whose frames are used, at 340x256 pixels; extract: the video.")
@@ -69,7 +69,7 @@ flags.DEFINE_integer(
 )  # fmt: skip
 flags.DEFINE_integer("clips", 16, "input: clips in a round.", lower_bound=1)
 flags.DEFINE_boolean("recompute", False, "train: compute activations twice to save memory.")
-flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, list(options_lib.ENDPOINTS), "extract: which features.")
+flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, list(config.ENDPOINTS), "extract: which features.")
 flags.DEFINE_integer("window", 64, "extract: frames of a window; 0: all of the video.", lower_bound=0)
 flags.DEFINE_integer("threads", None, "extract: threads for optical flow. Default: the cores.", lower_bound=1)
 flags.DEFINE_list("lengths", [], "extract: seconds of videos, made by repeating --video, whose memory is measured.")
@@ -160,7 +160,6 @@ def _zoo():
   for model in models:
     zoo.get(model)
   from i3d_tf.benchmarks import zoo as zoo_benchmark
-  from i3d_tf.benchmarks import zoo_figure
 
   options = zoo_benchmark.Options(
     models=models, rounds=FLAGS.rounds, batch=FLAGS.batch, max_frames=FLAGS.frames, max_crop=FLAGS.crop
@@ -169,7 +168,7 @@ def _zoo():
     report = zoo_benchmark.measure(options)
     print(zoo_benchmark.describe(report))
     if plot is not None:
-      plot.write(zoo_figure.draw(report))
+      plot.write(zoo_benchmark.draw(report))
   for model, reason in report.failures.items():
     print(f"{model} could not be measured: {reason}", file=sys.stderr)
   return report
@@ -184,7 +183,7 @@ def _input():
     rounds=FLAGS.rounds,
     records=records,
     split=FLAGS.split,
-    streams=clip_options.STREAMS_OF[FLAGS.stream],
+    streams=clip_config.STREAMS_OF[FLAGS.stream],
     frames=64 if FLAGS.frames is None else FLAGS.frames,
     short_side=FLAGS.short_side or 256,
     crop=FLAGS.crop or 224,
@@ -206,7 +205,7 @@ def _extract():
   from i3d_tf.benchmarks import extract
 
   options = extract.Options(
-      rounds=FLAGS.rounds, video=FLAGS.video, streams=clip_options.STREAMS_OF[FLAGS.stream], endpoint=FLAGS.endpoint,
+      rounds=FLAGS.rounds, video=FLAGS.video, streams=clip_config.STREAMS_OF[FLAGS.stream], endpoint=FLAGS.endpoint,
       window=FLAGS.window, short_side=FLAGS.short_side or 256, crop=FLAGS.crop or 224, threads=FLAGS.threads,
       lengths=lengths,
   )  # fmt: skip

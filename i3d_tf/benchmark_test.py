@@ -17,7 +17,7 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.benchmarks import timing
 from i3d_tf.benchmarks import zoo as zoo_benchmark
-from i3d_tf.video import records
+from i3d_tf.data import records
 
 
 def _run(*arguments):

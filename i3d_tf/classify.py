@@ -10,7 +10,7 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
-from i3d_tf.video import clip_options
+from i3d_tf.input import clip_config
 
 USAGE = """Classifies videos with Inception I3D.
 
@@ -92,14 +92,14 @@ def _classify(streams: list[str]) -> tuple[list[dict], int]:
     run = published.find(list(_checkpoints(streams).values()), "joint" if len(streams) > 1 else streams[0])
   inputs = _inputs(streams)
   cli.import_tensorflow()
-  from i3d_tf.evaluation import classification
+  from i3d_tf.inference import classification
 
   networks = {stream: classification.StreamClassifier(path) for stream, path in _checkpoints(streams).items()}
   for stream, network in networks.items():
-    if network.model.in_channels != clip_options.CHANNELS[stream]:
+    if network.model.in_channels != clip_config.CHANNELS[stream]:
       raise errors.I3dError(
         f"checkpoint {_checkpoints([stream])[stream]} is of a network for clips of {network.model.in_channels} "
-        f"channels; the {stream} stream has {clip_options.CHANNELS[stream]}"
+        f"channels; the {stream} stream has {clip_config.CHANNELS[stream]}"
       )
   info = classification.check_together([network.info for network in networks.values()])
   class_names = classification.class_names(info)
@@ -132,7 +132,7 @@ def _inputs(streams: list[str]) -> list[str]:
 
 
 def _read_clips(name: str, streams: list[str], info) -> dict:
-  from i3d_tf.evaluation import classification
+  from i3d_tf.inference import classification
 
   if FLAGS.video:
     with tqdm.tqdm(desc="optical flow", unit="frame", disable=None if "flow" in streams else True, leave=False) as bar:
@@ -160,7 +160,7 @@ def _describe(name: str, num_frames: int, logits, class_names: tuple[str, ...]) 
 
   import numpy as np
 
-  from i3d_tf.evaluation import classification
+  from i3d_tf.inference import classification
 
   predictions = classification.rank(logits, class_names, FLAGS.top_k)
   return {

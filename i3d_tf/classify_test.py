@@ -23,8 +23,8 @@ from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import testing
-from i3d_tf.evaluation import classification
 from i3d_tf.evaluation import published
+from i3d_tf.inference import classification
 from i3d_tf.models import inception
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]

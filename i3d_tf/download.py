@@ -4,8 +4,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf.weights import catalogue
-from i3d_tf.weights import download
+from i3d_tf.weights import hub
 
 USAGE = """Fetches published checkpoints into the cache ($I3D_CACHE, default ~/.cache/i3d_tf).
 
@@ -43,17 +42,17 @@ flags.DEFINE_string(
 
 def main(names: list[str]) -> int:
   if [FLAGS.list, FLAGS.all, bool(names)].count(True) != 1:
-    raise errors.I3dError(f"say what to fetch, or --all, or --list; there are {', '.join(catalogue.NAMES)}")
+    raise errors.I3dError(f"say what to fetch, or --all, or --list; there are {', '.join(hub.NAMES)}")
   if FLAGS.list:
     _print_list()
     return 0
   # Refuses an unknown name before anything is fetched.
-  checkpoints = [catalogue.find(name) for name in (catalogue.NAMES if FLAGS.all else names)]
+  checkpoints = [hub.find(name) for name in (hub.NAMES if FLAGS.all else names)]
   cli.import_tensorflow()
   status = 0
   for each in checkpoints:
     try:
-      path = download.fetch(each.name, source_dir=FLAGS.source_dir, url=FLAGS.url, verify_cached=True)
+      path = hub.fetch(each.name, source_dir=FLAGS.source_dir, url=FLAGS.url, verify_cached=True)
     except errors.DownloadError as error:
       status = cli.fail(str(error))
     else:
@@ -62,10 +61,10 @@ def main(names: list[str]) -> int:
 
 
 def _print_list() -> None:
-  print(f"cache: {download.cache_dir()}")
-  for name in catalogue.NAMES:
-    each = catalogue.find(name)
-    state = "cached" if download.is_cached(name) else "not cached"
+  print(f"cache: {hub.cache_dir()}")
+  for name in hub.NAMES:
+    each = hub.find(name)
+    state = "cached" if hub.is_cached(name) else "not cached"
     print(f"{name:18}  {state:10}  {each.num_bytes / 1e6:5.1f} MB  {each.num_classes:4} classes  {each.trained_on}")
 
 

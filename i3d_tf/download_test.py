@@ -23,7 +23,7 @@ import i3d_tf
 from i3d_tf import testing
 from i3d_tf.models import inception_spec
 from i3d_tf.weights import bundle
-from i3d_tf.weights import catalogue
+from i3d_tf.weights import hub
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import slim
 from i3d_tf.weights import slim_archive
@@ -125,7 +125,7 @@ class DownloadMainTest(parameterized.TestCase):
     return lines[0]
 
   def assertCached(self, name: str):
-    for file in catalogue.FILES:
+    for file in hub.FILES:
       self.assertEqual((self.cache / name / file).read_bytes(), (self.release / name / file).read_bytes())
 
   def _replace_tensorflow(self, source: str):
@@ -180,7 +180,7 @@ class QuickTest(DownloadMainTest):
   def test_list(self):
     shutil.copytree(self.release / "flow_imagenet", self.cache / "flow_imagenet")
     (self.cache / _REGISTRY).mkdir()
-    shutil.copy(self.release / _REGISTRY / catalogue.DATA, self.cache / _REGISTRY)  # half a checkpoint is none
+    shutil.copy(self.release / _REGISTRY / hub.DATA, self.cache / _REGISTRY)  # half a checkpoint is none
     done = self._run("--list")
     self.assertEqual(done.stderr, "")
     first, *lines = done.stdout.splitlines()
@@ -214,11 +214,11 @@ class QuickTest(DownloadMainTest):
 class FetchTest(DownloadMainTest):
   def test_all_goes_on_after_a_failure_and_mends_the_cache(self):
     shutil.copytree(self.release / "flow_scratch", self.cache / "flow_scratch")
-    with open(self.cache / "flow_scratch" / catalogue.DATA, "r+b") as file:
+    with open(self.cache / "flow_scratch" / hub.DATA, "r+b") as file:
       file.write(b"damaged")
     source = self.root / "source"
     shutil.copytree(self.release, source)
-    (source / "flow_imagenet" / catalogue.INDEX).unlink()
+    (source / "flow_imagenet" / hub.INDEX).unlink()
     done = self._run("--all", f"--source_dir={source}", f"--url={_CLOSED}", status=1)
     others = [name for name in manifests.NAMES if name != "flow_imagenet"]
     expected = [f"{name}: 2 tensors verified, {self.cache / name}/model.ckpt" for name in others]
@@ -252,7 +252,7 @@ class FetchTest(DownloadMainTest):
       stdout, stderr = process.communicate(timeout=120)
       self.assertEqual((process.returncode, stdout.split(":")[0]), (0, _REGISTRY), stderr)
       self.assertIn(stderr, ("", f"waiting for another process that is fetching {_REGISTRY}\n"))
-    self.assertEqual(server.paths, [f"/{_REGISTRY}/{file}" for file in catalogue.FILES])
+    self.assertEqual(server.paths, [f"/{_REGISTRY}/{file}" for file in hub.FILES])
     self.assertCached(_REGISTRY)
 
 

@@ -5,9 +5,9 @@ import os
 from absl import flags
 
 from i3d_tf import cli
-from i3d_tf.evaluation import options
+from i3d_tf.evaluation import config
+from i3d_tf.input import clip_config
 from i3d_tf.models import zoo
-from i3d_tf.video import clip_options
 
 USAGE = """Evaluates one stream or two on a split of a data set's TFRecords.
 
@@ -30,7 +30,7 @@ Each row of the table is a stream: videos; top-1, top-5 and mean per class accur
 Top-5 is told of five classes or more. The exit status is 1 if a record could not be evaluated; the others are still
 done."""
 
-_DEFAULT = clip_options.EvalClips()
+_DEFAULT = clip_config.EvalClips()
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("records", None, "Folder of TFRecords, as prepare_dataset writes them.")
@@ -45,7 +45,7 @@ flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a score
 flags.DEFINE_enum(
   "protocol",
   None,
-  clip_options.PROTOCOLS,
+  clip_config.PROTOCOLS,
   "release: one pass over the first --max_frames; clips: --num_clips at equal distances; ten_crop: corners, centre "
   "and their mirror images of the clip in the middle; three_crops: of the clips at equal distances squares of the "
   "shorter side, at both ends and in the middle. Logits are averaged over time and views. Default: the network's; "
@@ -63,7 +63,7 @@ flags.DEFINE_bool("flip", _DEFAULT.flip, "Also take the mirror image of every vi
 flags.DEFINE_enum(
   "fusion",
   "logits",
-  options.FUSIONS,
+  config.FUSIONS,
   "logits: added; softmax: probabilities averaged; svm: a linear SVM on both streams' softmax scores.",
 )
 flags.DEFINE_float("flow_weight", None, "Weight of flow; RGB has the rest. Default: 0.5.", lower_bound=0, upper_bound=1)
@@ -77,24 +77,24 @@ def main(arguments: list[str]) -> int:
   del arguments
   evaluation = _evaluation()
   cli.import_tensorflow()
-  from i3d_tf.evaluation import results
+  from i3d_tf.evaluation import metrics
   from i3d_tf.evaluation import session
 
   outcomes, failures = session.run(evaluation)
-  print(results.table({name: outcome.metrics for name, outcome in outcomes.items()}))
+  print(metrics.table({name: outcome.metrics for name, outcome in outcomes.items()}))
   print(os.path.join(evaluation.output, "report.html"))
   if failures:
     return cli.fail(f"{len(failures)} records could not be evaluated; results.json names them")
   return 0
 
 
-def _evaluation() -> options.Evaluation:
+def _evaluation() -> config.Evaluation:
   given = lambda kind: {
     stream: FLAGS[f"{stream}_{kind}"].value
-    for stream in clip_options.STREAMS_OF
+    for stream in clip_config.STREAMS_OF
     if f"{stream}_{kind}" in FLAGS and FLAGS[f"{stream}_{kind}"].value is not None
   }
-  return options.Evaluation(
+  return config.Evaluation(
     output=FLAGS.output,
     records=FLAGS.records,
     split=FLAGS.split,

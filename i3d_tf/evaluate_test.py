@@ -62,10 +62,10 @@ class EvaluateTest(absltest.TestCase):
     # Kept after every video, and slow enough to be killed in the middle.
     script = (
       "import time; from i3d_tf import cli; cli.import_tensorflow(quiet=True)\n"
-      "from i3d_tf import evaluate; from i3d_tf.evaluation import protocols, tally\n"
-      "protocols.evaluate.__kwdefaults__['save_seconds'] = 0.0\n"
-      "add = tally.Tally.add\n"
-      "tally.Tally.add = lambda *a: (time.sleep(1), add(*a))\n"
+      "from i3d_tf import evaluate; from i3d_tf.evaluation import scoring\n"
+      "scoring.evaluate.__kwdefaults__['save_seconds'] = 0.0\n"
+      "add = scoring.Tally.add\n"
+      "scoring.Tally.add = lambda *a: (time.sleep(1), add(*a))\n"
       "evaluate.run()"
     )
     process = subprocess.Popen(

@@ -8,14 +8,14 @@ import textwrap
 from absl import flags
 import tqdm
 
-from i3d_tf import beam_pipelines
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf import provenance
-from i3d_tf.features import options as options_lib
+from i3d_tf.data import beam as beam_lib
+from i3d_tf.features import config
 from i3d_tf.features import windows
-from i3d_tf.video import clip_options
+from i3d_tf.input import clip_config
 
 USAGE = f"""Extracts the features that I3D sees in videos.
 
@@ -43,12 +43,12 @@ moment; started again it goes on with what is left. On several machines, give ea
 one --output for all; or --runner for a cluster with Apache Beam (pip install 'i3d_tf[beam]'), whose workers must see
 --input and --output under the same paths.
 
-{textwrap.fill(f"Endpoints: {', '.join(options_lib.ENDPOINTS)}.", 120)}"""
+{textwrap.fill(f"Endpoints: {', '.join(config.ENDPOINTS)}.", 120)}"""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("input", [], "Videos, folders of videos, and folders of records, separated by commas.")
 flags.DEFINE_string("output", None, "Folder for the features; made if it is not there.")
-flags.DEFINE_enum("profile", "ours", list(options_lib.PROFILES), "Which files to write; see above.")
+flags.DEFINE_enum("profile", "ours", list(config.PROFILES), "Which files to write; see above.")
 flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
 flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released name, a path, or a run of train.")
 flags.DEFINE_list("streams", None, "rgb, flow or both. Default: rgb, or the profile's.")
@@ -71,7 +71,7 @@ flags.DEFINE_enum(
   "beginning. Default: pad, or the profile's.",
 )
 flags.DEFINE_enum(
-    "crops", None, [str(number) for number in options_lib.CROPS],
+    "crops", None, [str(number) for number in config.CROPS],
     "1: the centre; 5: the corners, too; 10: and their mirror images. Default: 1, or the profile's.",
 )  # fmt: skip
 flags.DEFINE_float("fps", 25.0, "Frames per second to resample videos to; 0: each video's own rate.", lower_bound=0)
@@ -88,7 +88,7 @@ flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the co
 flags.DEFINE_bool("retry_failures", False, "Try again the inputs that failed in earlier runs.")
 flags.DEFINE_integer("num_shards", 1, "Divide the inputs among so many runs.", lower_bound=1)
 flags.DEFINE_integer("shard", 0, "Which of the shards this run does, counted from 0.", lower_bound=0)
-flags.DEFINE_enum("runner", "local", ["local", *beam_pipelines.RUNNERS], "Where to work: here, or a runner of Beam.")
+flags.DEFINE_enum("runner", "local", ["local", *beam_lib.RUNNERS], "Where to work: here, or a runner of Beam.")
 flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
 
 
@@ -121,15 +121,15 @@ def main(arguments: list[str]) -> int:
     return _report(sources, tasks, folder)
 
 
-def _options() -> options_lib.Options:
+def _options() -> config.Options:
   """The options that the flags give, those not given as the profile has them."""
   for name in ("input", "output"):
     if not FLAGS[name].value:
       raise errors.I3dError(f"--{name} is missing; see --help")
   if FLAGS.shard >= FLAGS.num_shards:
     raise errors.I3dError(f"--shard={FLAGS.shard}; shards are counted from 0, and there are {FLAGS.num_shards}")
-  for stream in clip_options.STREAMS:
-    streams = FLAGS.streams or options_lib.PROFILES[FLAGS.profile]["streams"]
+  for stream in clip_config.STREAMS:
+    streams = FLAGS.streams or config.PROFILES[FLAGS.profile]["streams"]
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={','.join(streams)} has no {stream}")
   given = {name: FLAGS[name].value for name in ("streams", "endpoints", "pooling", "hop", "tail")}
@@ -137,14 +137,14 @@ def _options() -> options_lib.Options:
   own = {name: value for name, value in given.items() if value is not None}
   if FLAGS.hop is None and "window" in own:
     own["hop"] = None  # the profile's is for its own window
-  return cli.from_flags(options_lib.Options, **{**options_lib.PROFILES[FLAGS.profile], **own})
+  return cli.from_flags(config.Options, **{**config.PROFILES[FLAGS.profile], **own})
 
 
 def _window() -> int | None:
   if FLAGS.window is None:
     return None
   if FLAGS.window == "all":
-    return options_lib.ALL
+    return config.ALL
   if not FLAGS.window.isdecimal() or int(FLAGS.window) < 1:
     raise errors.I3dError(f"--window={FLAGS.window}; it is a number of frames, or all")
   return int(FLAGS.window)
@@ -157,7 +157,7 @@ def _beam_pipeline():
       raise errors.I3dError("--beam_option is for a runner of Beam; name one with --runner")
     return None
   paths = [("output", FLAGS.output), *(("input", path) for path in FLAGS.input)]
-  return beam_pipelines.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
+  return beam_lib.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
 
 
 def _run(tasks: list, num_sources: int, extractor, folder) -> None:
@@ -178,7 +178,7 @@ def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
   bar.update(done - bar.n)
 
 
-def _run_beam(pipeline, tasks: list, options: options_lib.Options, folder) -> None:
+def _run_beam(pipeline, tasks: list, options: config.Options, folder) -> None:
   """The same on the workers of a pipeline."""
   import apache_beam as beam
 
@@ -186,11 +186,11 @@ def _run_beam(pipeline, tasks: list, options: options_lib.Options, folder) -> No
 
   function = functools.partial(runs.extract_in_worker, options=options, output=FLAGS.output)
   listing = _work(folder) / "tasks.pickle"
-  _ = beam_pipelines.spread(pipeline, listing, tasks) | "Extract" >> beam.Map(function)
-  beam_pipelines.wait(pipeline)
+  _ = beam_lib.spread(pipeline, listing, tasks) | "Extract" >> beam.Map(function)
+  beam_lib.wait(pipeline)
   listing.unlink()
   entries = folder.entries()
-  beam_pipelines.check_done(sum(source.name not in entries for source in tasks), len(tasks), "videos", folder.path)
+  beam_lib.check_done(sum(source.name not in entries for source in tasks), len(tasks), "videos", folder.path)
 
 
 def _work(folder) -> pathlib.Path:

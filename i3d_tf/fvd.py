@@ -92,26 +92,26 @@ def _ends(path: str) -> bool:
 
 def _run() -> dict:
   """Does what the flags say, prints the result, and returns it for JSON."""
-  from i3d_tf.evaluation import frechet
-  from i3d_tf.evaluation import fvd
+  from i3d_tf.frechet import distance as distance_lib
+  from i3d_tf.frechet import embedding
 
-  options = cli.from_flags(fvd.Options)
+  options = cli.from_flags(embedding.Options)
   names = [name for name in ("real", "generated") if FLAGS[name].value]
-  loaded = {name: frechet.load(FLAGS[name].value) for name in names if _is_saved(name)}
+  loaded = {name: distance_lib.load(FLAGS[name].value) for name in names if _is_saved(name)}
   features = {name: values for name, (values, _) in loaded.items()}
   facts = {name: facts for name, (_, facts) in loaded.items()}
-  sources = {name: fvd.list_sources(FLAGS[name].value, options) for name in names if name not in loaded}
+  sources = {name: embedding.list_sources(FLAGS[name].value, options) for name in names if name not in loaded}
   embeddings = _load_embeddings(options) if sources else []
-  wanted = fvd.facts(embeddings, options) if sources else facts["generated"]
+  wanted = embedding.facts(embeddings, options) if sources else facts["generated"]
   for name in loaded:
-    fvd.check_comparable(facts[name], wanted, path=FLAGS[name].value)
+    embedding.check_comparable(facts[name], wanted, path=FLAGS[name].value)
   for name in sources:
     saving = bool(FLAGS.save_stats) and name == "real"
     with files.replacing(FLAGS.save_stats) if saving else contextlib.nullcontext() as file:
       features[name], num_failed = _embed(name, sources[name], embeddings, options)
       facts[name] = {**wanted, "failed": num_failed}
       if saving:
-        frechet.save(file, features[name], {**facts[name], "seed": FLAGS.seed, "made_by": provenance.collect()})
+        distance_lib.save(file, features[name], {**facts[name], "seed": FLAGS.seed, "made_by": provenance.collect()})
   report = {
     "clips": {name: len(next(iter(features[name].values()))) for name in names},
     "failed": {name: facts[name].get("failed", 0) for name in names},
@@ -126,17 +126,17 @@ def _run() -> dict:
 
 
 def _load_embeddings(options) -> list:
-  from i3d_tf.evaluation import fvd
+  from i3d_tf.frechet import embedding
 
   checkpoints = {"rgb": FLAGS.rgb_checkpoint, "flow": FLAGS.flow_checkpoint}
   checkpoints = {stream: checkpoint for stream, checkpoint in checkpoints.items() if checkpoint is not None}
-  fvd.check_frames(options, checkpoints)
-  return [fvd.Embedding(checkpoint, stream) for stream, checkpoint in checkpoints.items()]
+  embedding.check_frames(options, checkpoints)
+  return [embedding.Embedding(checkpoint, stream) for stream, checkpoint in checkpoints.items()]
 
 
 def _embed(name: str, sources: list, embeddings: list, options) -> tuple[dict, int]:
   """The features of a set by stream, and the number of its videos that could not be used."""
-  from i3d_tf.evaluation import fvd
+  from i3d_tf.frechet import embedding
 
   failures = []
 
@@ -145,7 +145,7 @@ def _embed(name: str, sources: list, embeddings: list, options) -> tuple[dict, i
     tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr)
 
   with tqdm.tqdm(sources, desc=name, unit="video", disable=None) as bar:
-    features = fvd.embed(bar, embeddings, options, batch=FLAGS.batch, on_failure=fail)
+    features = embedding.embed(bar, embeddings, options, batch=FLAGS.batch, on_failure=fail)
   if len(sources) - len(failures) < 2:
     good = len(sources) - len(failures)
     raise errors.I3dError(f"{FLAGS[name].value}: of its {len(sources)} videos {good} can be used; FVD needs 2 at least")
@@ -154,18 +154,18 @@ def _embed(name: str, sources: list, embeddings: list, options) -> tuple[dict, i
 
 def _compare(real, generated) -> dict:
   """The distance between two sets of features, and its interval."""
-  from i3d_tf.evaluation import frechet
+  from i3d_tf.frechet import distance as distance_lib
 
-  distance = frechet.distance(frechet.fit(real), frechet.fit(generated))
+  distance = distance_lib.distance(distance_lib.fit(real), distance_lib.fit(generated))
   terms = {"mean_term": distance.mean_term, "covariance_term": distance.covariance_term}
   result = {"distance": distance.total, **terms, "interval": None}
   if FLAGS.resamples:
     with tqdm.tqdm(total=FLAGS.resamples, desc="interval", unit="resample", disable=None) as bar:
-      interval = frechet.bootstrap(
+      interval = distance_lib.bootstrap(
         real, generated, num_resamples=FLAGS.resamples, seed=FLAGS.seed, on_resample=bar.update
       )
     result["interval"] = {
-        "low": interval.low, "high": interval.high, "confidence": frechet.CONFIDENCE,
+        "low": interval.low, "high": interval.high, "confidence": distance_lib.CONFIDENCE,
         "resamples": FLAGS.resamples, "excess": interval.excess,
     }  # fmt: skip
   return result
@@ -173,7 +173,7 @@ def _compare(real, generated) -> dict:
 
 def _describe(report: dict) -> list[str]:
   """What is printed: the figures, and what they depend on."""
-  from i3d_tf.evaluation import fvd
+  from i3d_tf.frechet import embedding
 
   lines = []
   for stream, figures in report.get("fvd", {}).items():
@@ -186,7 +186,7 @@ def _describe(report: dict) -> list[str]:
     lines.append("comparable only with figures of the same:")
   for stream, weights in report["weights"].items():
     published = {True: "rgb_scratch, the published embedding", False: "not the published embedding"}
-    lines.append(f"  {stream} weights: CRC-32 {weights}, {published[weights == fvd.PUBLISHED_WEIGHTS]}")
+    lines.append(f"  {stream} weights: CRC-32 {weights}, {published[weights == embedding.PUBLISHED_WEIGHTS]}")
   rate = "each video's own rate" if report["fps"] is None else f"{report['fps']:g} frames per second"
   lines.append(f"  resizing: {report['resize']}")
   lines.append(f"  frames in a clip: {report['num_frames']}, at {rate}")

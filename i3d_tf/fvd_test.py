@@ -20,10 +20,10 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.evaluation import frechet
-from i3d_tf.evaluation import fvd as fvd_lib
+from i3d_tf.flow import tvl1
+from i3d_tf.frechet import distance
+from i3d_tf.frechet import embedding
 from i3d_tf.models import inception
-from i3d_tf.video import tvl1
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -58,7 +58,7 @@ def flags_of_main() -> dict:
 
 class FlagsTest(absltest.TestCase):
   def test_defaults_are_those_of_the_library(self):
-    options, defined = fvd_lib.Options(), testing.in_own_process(flags_of_main)
+    options, defined = embedding.Options(), testing.in_own_process(flags_of_main)
     for name in ("num_frames", "fps", "max_clips", "seed"):
       self.assertEqual(defined[name][0], getattr(options, name), name)
     self.assertEqual(defined["num_frames"][1], inception.MIN_FRAMES)
@@ -165,7 +165,7 @@ class FvdTest(parameterized.TestCase):
     self.assert_same(figures["rgb"], alone)
     self.assertGreater(figures["flow"]["distance"], 0)
     self.assertIn(f"\nflow FVD: {figures['flow']['distance']:.3f}\n", output)
-    self.assertEqual(list(frechet.load(self.folder / "real.npz")[0]), ["rgb", "flow"])
+    self.assertEqual(list(distance.load(self.folder / "real.npz")[0]), ["rgb", "flow"])
 
   def test_broken_videos_are_named_and_the_rest_is_done(self):
     (self.folder / "generated" / "broken.mp4").write_text("no video")

@@ -3,8 +3,8 @@
 from absl import flags
 
 from i3d_tf import cli
+from i3d_tf.input import clip_config
 from i3d_tf.models import inflation
-from i3d_tf.video import clip_options
 
 USAGE = """Inflates the weights of an Inception-v1, a network of images, to I3D's (arXiv 1705.07750, section 2.4).
 
@@ -26,7 +26,7 @@ flags.DEFINE_string("to", None, "Folder to write to, a new or an empty one.", re
 flags.DEFINE_enum(
   "stream",
   None,
-  clip_options.STREAMS,
+  clip_config.STREAMS,
   "What the new network will see. If that has other channels than the old one's input, each gets the first kernel's "
   "mean over its inputs. Default: what the old one saw.",
 )

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _verify(path: str) -> int:
-  from i3d_tf.video import verification
+  from i3d_tf.data import verification
 
   num_threads = workers.available_cores() if FLAGS.num_threads is None else FLAGS.num_threads
   verifier = verification.Verifier(path, decode=FLAGS.decode, num_threads=num_threads)
@@ -76,7 +76,7 @@ def _print_totals(splits: dict) -> None:
 
 
 def _show(path: str) -> int:
-  from i3d_tf.video import inspection
+  from i3d_tf.data import inspection
 
   for index, entry in enumerate(inspection.choose(path, FLAGS.show, FLAGS.id)):
     if index:
@@ -86,9 +86,9 @@ def _show(path: str) -> int:
 
 
 def _draw(path: str) -> int:
-  from i3d_tf.video import canvas
-  from i3d_tf.video import contact_sheet
-  from i3d_tf.video import inspection
+  from i3d_tf.data import inspection
+  from i3d_tf.visualization import canvas
+  from i3d_tf.visualization import contact_sheet
 
   entries = inspection.choose(path, FLAGS.show, FLAGS.id) or inspection.spread(path, FLAGS.sheet_records)
   picture = contact_sheet.draw([entry.load() for entry in entries], columns=FLAGS.sheet_frames)

@@ -9,10 +9,10 @@ from absl.testing import absltest
 import cv2
 import numpy as np
 
-from i3d_tf.video import datasets
-from i3d_tf.video import prepare
-from i3d_tf.video import records
-from i3d_tf.video import shards
+from i3d_tf.data import datasets
+from i3d_tf.data import prepare
+from i3d_tf.data import records
+from i3d_tf.data import shards
 
 _PROGRAM = "i3d_tf.inspect_records"
 _CLASSES = ("jump", "run")

@@ -3,7 +3,7 @@
 from absl import flags
 
 from i3d_tf import cli
-from i3d_tf.video import synthetic
+from i3d_tf.data import synthetic
 
 USAGE = f"""Renders a small data set of made action clips, whose classes differ in motion only, as video files.
 

@@ -35,8 +35,8 @@ class WheelTest(absltest.TestCase):
     tests = {name for name in modules if name.endswith(("_test.py", "/testing.py", "/conftest.py"))}
     self.assertEqual({name for name in names if name.endswith(".py")}, modules - tests)
     for folder in ("data", "checkpoints"):
-      wanted = {f"i3d_tf/{folder}/{path.name}" for path in (_ROOT / folder).iterdir() if path.name != "BUILD"}
-      self.assertEqual({name for name in names if name.startswith(f"i3d_tf/{folder}/")}, wanted)
+      wanted = {f"i3d_tf/assets/{folder}/{path.name}" for path in (_ROOT / folder).iterdir() if path.name != "BUILD"}
+      self.assertEqual({name for name in names if name.startswith(f"i3d_tf/assets/{folder}/")}, wanted)
     places = [*_ROOT.glob("i3d_tf/*.py"), *_ROOT.glob("i3d_tf/*/__main__.py")]
     mains = {path.relative_to(_ROOT / "i3d_tf") for path in places if 'if __name__ == "__main__"' in path.read_text()}
     mains = {".".join(path.with_suffix("").parts) for path in mains if not path.stem.endswith("_test")}

@@ -6,13 +6,13 @@ from typing import Any
 from absl import flags
 import tqdm
 
-from i3d_tf import beam_pipelines
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workers
-from i3d_tf.video import beam_runner
-from i3d_tf.video import datasets
-from i3d_tf.video import shards
+from i3d_tf.data import beam
+from i3d_tf.data import beam_runner
+from i3d_tf.data import datasets
+from i3d_tf.data import shards
 
 USAGE = """Turns a data set of videos into TFRecords: frames at 25 per second as JPEG, and their TV-L1 optical flow.
 
@@ -46,7 +46,7 @@ flags.DEFINE_bool(
 flags.DEFINE_enum(
   "runner",
   "local",
-  ["local", *beam_pipelines.RUNNERS],
+  ["local", *beam.RUNNERS],
   "Where to work: processes on this machine, or a runner of Beam.",
 )
 flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
@@ -113,8 +113,8 @@ def make_serialized(
   cli.import_tensorflow(quiet=quiet)
   import cv2
 
-  from i3d_tf.video import prepare
-  from i3d_tf.video import records
+  from i3d_tf.data import prepare
+  from i3d_tf.data import records
 
   cv2.setNumThreads(1)
   options = prepare.Settings(**settings)
@@ -162,7 +162,7 @@ def _beam_pipeline():
     raise errors.I3dError(f"--num_workers is for the local runner; {FLAGS.runner} takes a --beam_option for this")
   cli.import_tensorflow()  # here, where it can be kept quiet
   paths = [(name, FLAGS[name].value) for name in ("videos", "output")]
-  return beam_pipelines.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
+  return beam.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
 
 
 def _run(folder: shards.Folder, num_clips: int, make) -> None:

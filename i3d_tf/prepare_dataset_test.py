@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
-from i3d_tf.video import records
-from i3d_tf.video import verification
+from i3d_tf.data import records
+from i3d_tf.data import verification
 
 _LABELS = ("jump", "run")
 

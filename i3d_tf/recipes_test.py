@@ -12,11 +12,11 @@ from absl.testing import parameterized
 from i3d_tf import testing
 from i3d_tf.evaluation import experiment_runs
 from i3d_tf.evaluation import experiment_tables
+from i3d_tf.input import clip_config
 from i3d_tf.models import inception
 from i3d_tf.models import zoo_paper
-from i3d_tf.training import options
-from i3d_tf.training import schedules
-from i3d_tf.video import clip_options
+from i3d_tf.training import config
+from i3d_tf.training import optimizers
 
 _FOLDER = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 _RECIPES = {path.relative_to(_FOLDER).as_posix(): path for path in sorted(_FOLDER.glob("*/*.flags"))}
@@ -56,9 +56,9 @@ _TABLE_4 = {
 class Recipe:
   """What train makes of a recipe."""
 
-  run: options.Run
-  optimization: options.Optimization
-  clips: clip_options.TrainClips
+  run: config.Run
+  optimization: config.Optimization
+  clips: clip_config.TrainClips
 
 
 def parse(arguments: list[list[str]]) -> list[Recipe | str]:
@@ -129,7 +129,7 @@ class RecipesTest(parameterized.TestCase):
   def test_recipe_parses_and_has_no_paths(self, name):
     recipe = self._recipe(name)
     self.assertIn(f"_{recipe.run.stream}", name)
-    self.assertEqual(recipe.clips.streams, clip_options.STREAMS_OF[recipe.run.stream])
+    self.assertEqual(recipe.clips.streams, clip_config.STREAMS_OF[recipe.run.stream])
     flags = experiment_tables.recipe_flags(_RECIPES[name])
     self.assertEmpty([flag for flag in flags if "/" in flag or re.match("--(records|output|seed|flagfile)", flag)])
     keys = [flag.partition("=")[0].removeprefix("--").removeprefix("no") for flag in flags]
@@ -169,7 +169,7 @@ class RecipesTest(parameterized.TestCase):
     recipe = self._recipe(f"kinetics400/i3d_{stream}_{start}.flags")
     num_steps, boundaries, rates = _RELEASE[stream]
     self.assertEqual(recipe.run.num_steps, num_steps)
-    rate = lambda step: schedules.rate(recipe.optimization, step, num_steps=num_steps)
+    rate = lambda step: optimizers.rate(recipe.optimization, step, num_steps=num_steps)
     for begin, end, expected in zip((0, *boundaries), (*boundaries, num_steps), rates, strict=True):
       # A step counts from 0: that of number `begin` is the first after `begin` steps are done.
       self.assertEqual((rate(begin), rate(begin + 1), rate(end - 1)), (expected,) * 3)
@@ -186,7 +186,7 @@ class RecipesTest(parameterized.TestCase):
     clips = recipe.clips
     self.assertEqual((clips.num_frames, clips.frame_stride, clips.short_side, clips.crop), (64, 1, 256, 224))
     self.assertTrue(clips.flip)
-    plain = clip_options.TrainClips(streams=(stream,))
+    plain = clip_config.TrainClips(streams=(stream,))
     self.assertEqual(clips, plain)  # no other augmentation
 
   @parameterized.product(dataset=("ucf101", "hmdb51"), stream=_STREAMS)
@@ -202,7 +202,7 @@ class RecipesTest(parameterized.TestCase):
     recipe = self._recipe(f"ucf101/i3d_{stream}_adam.flags")
     self.assertEqual((recipe.optimization.optimizer, recipe.run.num_steps), ("adam", num_steps))
     for step in range(0, num_steps, 250):
-      rate = schedules.rate(recipe.optimization, step, num_steps=num_steps)
+      rate = optimizers.rate(recipe.optimization, step, num_steps=num_steps)
       self.assertAlmostEqual(rate / (1e-4 * 0.1 ** (step // every)), 1, places=9)
 
   @parameterized.parameters(*_TABLES)

@@ -12,7 +12,7 @@ def path(folder: str, name: str = "") -> pathlib.Path:
 
   An installed package holds both folders inside itself; in a source tree they stand beside it.
   """
-  inside = _PACKAGE / folder
+  inside = _PACKAGE / "assets" / folder
   return (inside if inside.is_dir() else _PACKAGE.parent / folder) / name
 
 

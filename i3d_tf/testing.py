@@ -45,8 +45,8 @@ def in_own_process(function: Callable, *arguments) -> Any:
 
 def write_records(folder: pathlib.Path, streams: tuple[str, ...] = ("rgb", "flow")) -> None:
   """Makes records of noise that moves in three ways: two files of six videos for train, one for test."""
-  from i3d_tf.video import records
-  from i3d_tf.video import shards
+  from i3d_tf.data import records
+  from i3d_tf.data import shards
 
   folder.mkdir()
   rng = np.random.default_rng(0)
@@ -62,8 +62,8 @@ def write_records(folder: pathlib.Path, streams: tuple[str, ...] = ("rgb", "flow
 
 def _moving_noise(name: str, label: int, rng: np.random.Generator):
   """A record of 12 frames of 36x48 and their flow, two pixels a frame as the label says."""
-  from i3d_tf.video import prepare
-  from i3d_tf.video import records
+  from i3d_tf.data import prepare
+  from i3d_tf.data import records
 
   noise = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
   down, right = {0: (2, 0), 1: (0, 2), 2: (0, 0)}[label]

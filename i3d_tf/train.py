@@ -6,9 +6,9 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf.input import clip_config
 from i3d_tf.models import zoo
-from i3d_tf.training import options
-from i3d_tf.video import clip_options
+from i3d_tf.training import config
 
 USAGE = """Trains a network on records from prepare_dataset: one stream of I3D, or --model=NAME.
 
@@ -27,9 +27,9 @@ stopped.
 The folder RUN holds best/ (the network, for evaluate, classify and the rest), checkpoints/ (to go on from),
 metrics.jsonl and TensorBoard's events, flags.txt, options.json, versions.txt, variables.txt and input_steps.txt."""
 
-_RUN = {field.name: field.default for field in dataclasses.fields(options.Run)}
-_OPT = options.Optimization()
-_CLIPS = clip_options.TrainClips()
+_RUN = {field.name: field.default for field in dataclasses.fields(config.Run)}
+_OPT = config.Optimization()
+_CLIPS = clip_config.TrainClips()
 _OF_THE_NETWORK = ("num_frames", "frame_stride", "flow_stack", "short_side", "crop")  # defaults are the network's
 
 FLAGS = flags.FLAGS
@@ -38,7 +38,7 @@ flags.DEFINE_string("records", "", "Folder of TFRecords from prepare_dataset.")
 flags.DEFINE_string("output", "", "Folder of the run; a run that is there goes on.")
 flags.DEFINE_enum("model", _RUN["model"], list(zoo.MODELS), "The network; python -m i3d_tf.models tells of each.")
 flags.DEFINE_enum(
-  "stream", _RUN["stream"], list(clip_options.STREAMS_OF), "Stream to train; joint: both at once, in one network."
+  "stream", _RUN["stream"], list(clip_config.STREAMS_OF), "Stream to train; joint: both at once, in one network."
 )
 flags.DEFINE_string("split", _RUN["split"], "Split to train on.")
 flags.DEFINE_string(
@@ -68,7 +68,7 @@ flags.DEFINE_integer(
     lower_bound=1,
 )  # fmt: skip
 flags.DEFINE_enum(
-    "flow_stacking", _CLIPS.flow_stacking, clip_options.FLOW_STACKINGS,
+    "flow_stacking", _CLIPS.flow_stacking, clip_config.FLOW_STACKINGS,
     "Where the flows of a stack are taken: all at the pixel; along its path; half of them forward from the frame and "
     "half backward, which takes records with --backward_flow.",
 )  # fmt: skip
@@ -91,12 +91,12 @@ flags.DEFINE_integer(
   "accumulation_steps", _OPT.accumulation_steps, "Add up the gradients of so many batches for a step.", lower_bound=1
 )
 flags.DEFINE_enum(
-  "optimizer", _OPT.optimizer, options.OPTIMIZERS, "momentum: SGD as TensorFlow 1 defines it, rate outside; adam."
+  "optimizer", _OPT.optimizer, config.OPTIMIZERS, "momentum: SGD as TensorFlow 1 defines it, rate outside; adam."
 )
 flags.DEFINE_float("learning_rate", _OPT.learning_rate, "Learning rate, of all schedules but piecewise.")
 flags.DEFINE_float("momentum", _OPT.momentum, "Momentum.")
 flags.DEFINE_enum(
-    "schedule", _OPT.schedule, options.SCHEDULES,
+    "schedule", _OPT.schedule, config.SCHEDULES,
     "Of the rate. piecewise: --rates between --rate_boundaries; cosine: to 0 at the last step; plateau: dropped when "
     "the validation loss saturates.",
 )  # fmt: skip
@@ -123,8 +123,8 @@ flags.DEFINE_float(
     "Of the moving statistics. Runs of a few hundred steps want 0.9 to 0.99, or little of them is learnt.",
 )  # fmt: skip
 # How it is computed.
-flags.DEFINE_enum("precision", _OPT.precision, options.PRECISIONS, "Of convolutions; float16 scales the loss.")
-flags.DEFINE_enum("jit_compile", _OPT.jit_compile, options.JIT, "Compile with XLA; auto: on GPUs only.")
+flags.DEFINE_enum("precision", _OPT.precision, config.PRECISIONS, "Of convolutions; float16 scales the loss.")
+flags.DEFINE_enum("jit_compile", _OPT.jit_compile, config.JIT, "Compile with XLA; auto: on GPUs only.")
 flags.DEFINE_boolean("recompute", _OPT.recompute, "Compute activations twice to save memory.")
 flags.DEFINE_integer("num_logical_cpus", _RUN["num_logical_cpus"], "Replicas on shares of the CPU, for tests.")
 flags.DEFINE_string("data_service", _RUN["data_service"], "Address of a tf.data service, grpc://HOST:PORT.")
@@ -142,15 +142,15 @@ flags.DEFINE_integer("allow_unreadable", _RUN["allow_unreadable"], "Go on withou
 
 def main(arguments: list[str]) -> None:
   del arguments
-  run = cli.from_flags(options.Run, profile_steps=_numbers("profile_steps", int))
+  run = cli.from_flags(config.Run, profile_steps=_numbers("profile_steps", int))
   optimization = cli.from_flags(
-    options.Optimization, rates=_numbers("rates", float), rate_boundaries=_numbers("rate_boundaries", int)
+    config.Optimization, rates=_numbers("rates", float), rate_boundaries=_numbers("rate_boundaries", int)
   )
   own = zoo.training_clips(run.model, run.stream)
   given = {name: FLAGS[name].value for name in _OF_THE_NETWORK if FLAGS[name].value is not None}
   defaults = {name: getattr(_CLIPS, name) for name in _OF_THE_NETWORK}
   clips = cli.from_flags(
-      clip_options.TrainClips, streams=clip_options.STREAMS_OF[run.stream],
+      clip_config.TrainClips, streams=clip_config.STREAMS_OF[run.stream],
       scale_jitter=_numbers("scale_jitter", float), **{**defaults, **own, **given},
   )  # fmt: skip
   cli.import_tensorflow()

@@ -10,7 +10,7 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import files
-from i3d_tf.video import clip_options
+from i3d_tf.input import clip_config
 
 USAGE = """Draws what networks see.
 
@@ -51,7 +51,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("flow_checkpoint", _CHECKPOINTS["flow"], "video, activation: flow weights: the same.")
 flags.DEFINE_enum(
-  "streams", "rgb", list(clip_options.STREAMS_OF), "video: the streams to show; activation: rgb or flow."
+  "streams", "rgb", list(clip_config.STREAMS_OF), "video: the streams to show; activation: rgb or flow."
 )
 flags.DEFINE_boolean("draw_flow", True, "video: show the flow though --streams=rgb does not take it.")
 flags.DEFINE_integer("top_k", 5, "video: classes in each ranking.", lower_bound=1, upper_bound=12)
@@ -118,7 +118,7 @@ def _progress(things, name: str, total: int):
 
 def _streams() -> tuple[str, ...]:
   """The streams wanted, whose checkpoints alone may be given."""
-  streams = clip_options.STREAMS_OF[FLAGS.streams]
+  streams = clip_config.STREAMS_OF[FLAGS.streams]
   for stream in _CHECKPOINTS:
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={FLAGS.streams} does not use it")
@@ -129,7 +129,7 @@ def _video(names: list[str], opened: dict) -> None:
   streams = _streams()
   if FLAGS["draw_flow"].present and not FLAGS.draw_flow and "flow" in streams:
     raise errors.I3dError(f"--nodraw_flow is for --streams=rgb; --streams={FLAGS.streams} computes flow anyway")
-  from i3d_tf.evaluation import classification
+  from i3d_tf.inference import classification
   from i3d_tf.visualization import annotate
 
   networks = [annotate.StepNetwork(FLAGS[f"{stream}_checkpoint"].value, stream) for stream in streams]
@@ -145,7 +145,7 @@ def _video(names: list[str], opened: dict) -> None:
 
 
 def _filters(names: list[str], opened: dict) -> None:
-  from i3d_tf.video import canvas
+  from i3d_tf.visualization import canvas
   from i3d_tf.visualization import filters
 
   found = [each for name in names for each in filters.read(name)]
@@ -158,9 +158,8 @@ def _filters(names: list[str], opened: dict) -> None:
 def _activation(names: list[str], opened: dict) -> None:
   if len(_streams()) > 1:
     raise errors.I3dError("--streams=joint; activation is of one stream, rgb or flow")
-  from i3d_tf.video import canvas
   from i3d_tf.visualization import activation
-  from i3d_tf.visualization import activation_pages
+  from i3d_tf.visualization import canvas
   from i3d_tf.visualization import source
 
   stream = FLAGS.streams
@@ -170,11 +169,11 @@ def _activation(names: list[str], opened: dict) -> None:
       names[0], network, class_name=FLAGS.class_name, view=FLAGS.view, store=store, threads=FLAGS.threads,
       progress=_progress,
   )  # fmt: skip
-  painter = activation_pages.Painter(found, store)
+  painter = activation.Painter(found, store)
   if ".mp4" in opened:
-    activation_pages.draw_video(painter, opened[".mp4"], progress=_progress)
+    activation.draw_video(painter, opened[".mp4"], progress=_progress)
   if ".png" in opened:
-    opened[".png"].write(canvas.png(activation_pages.contact_sheet(painter, columns=FLAGS.sheet_frames)))
+    opened[".png"].write(canvas.png(activation.contact_sheet(painter, columns=FLAGS.sheet_frames)))
   print(f"{found.name}: {painter.facts()}")
 
 

@@ -17,11 +17,11 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf import provenance
 from i3d_tf.benchmarks import timing
+from i3d_tf.features import config
 from i3d_tf.features import extraction
-from i3d_tf.features import options as options_lib
 from i3d_tf.features import sources as sources_lib
+from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
-from i3d_tf.video import tvl1
 from i3d_tf.weights import saved
 
 
@@ -76,7 +76,7 @@ def measure(options: Options) -> Report:
   with tempfile.TemporaryDirectory() as folder:
     checkpoints = {f"{stream}_checkpoint": _make_network(folder, stream, options) for stream in options.streams}
     extractor = extraction.Extractor(
-      options_lib.Options(
+      config.Options(
         streams=options.streams,
         endpoints=(options.endpoint,),
         window=options.window,
@@ -115,7 +115,7 @@ def measure(options: Options) -> Report:
 
 def describe(report: Report) -> str:
   """The report as lines of text."""
-  window = "all of the video" if report.window == options_lib.ALL else f"windows of {report.window} frames"
+  window = "all of the video" if report.window == config.ALL else f"windows of {report.window} frames"
   lines = [
     f"machine         {report.machine}; TensorFlow {report.tensorflow}",
     f"video           {report.video_seconds:.2f} s, {report.frames} frames, of {os.path.basename(report.video)}",
@@ -174,7 +174,7 @@ def _peak_bytes(
   for frame in itertools.islice(itertools.cycle(frames), round(seconds * decode.FRAME_RATE)):
     writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
   writer.release()
-  window = "all" if options.window == options_lib.ALL else str(options.window)
+  window = "all" if options.window == config.ALL else str(options.window)
   command = [
       sys.executable, "-m", "i3d_tf.extract_features", f"--input={path}", f"--output={folder}/{seconds:g}",
       f"--streams={','.join(options.streams)}", f"--endpoints={options.endpoint}", f"--window={window}",

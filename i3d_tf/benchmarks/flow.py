@@ -15,11 +15,11 @@ from i3d_tf import errors
 from i3d_tf import provenance
 from i3d_tf import workers
 from i3d_tf.benchmarks import timing
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
+from i3d_tf.flow import tvl1_filters
+from i3d_tf.flow import tvl1_kernels
 from i3d_tf.video import decode
-from i3d_tf.video import flow
-from i3d_tf.video import tvl1
-from i3d_tf.video import tvl1_kernels as kernels
-from i3d_tf.video import tvl1_warp as warp
 
 _SIZE = (340, 256)  # pixels: a Kinetics frame of shorter side 256
 
@@ -75,7 +75,7 @@ def measure(options: Options) -> Report:
   peak = timing.peak_memory_bytes() - before
   # OpenCV 4 warps at multiples of 1/32 pixel; equal parameters are those of the OpenCV that is there.
   params = tvl1.TvL1Params(warp_subpixels=32 if cv2.__version__.startswith("4.") else 0)
-  difference = flow.end_point_error(*(tvl1.tvl1_flow(frames, params=params, engine=e) for e in tvl1.ENGINES))
+  difference = codec.end_point_error(*(tvl1.tvl1_flow(frames, params=params, engine=e) for e in tvl1.ENGINES))
   comparisons = [_compare(frames, params, threads, options.rounds) for threads in (1, workers.available_cores())]
   shares, per_iteration = _breakdown(frames, params)
   return Report(
@@ -167,14 +167,14 @@ def _kernel_seconds(solver: tvl1.TvL1, level: int) -> dict[str, float]:
   image, level_flow = solver._pyramids[0][level], solver._flows[level]
   height, width = image.shape
   fields, scheme, source = solver._fields, solver._scheme, solver._source
-  inside = np.ones(kernels.padded_width(width), np.float32)
+  inside = np.ones(tvl1_kernels.padded_width(width), np.float32)
   calls = {
-    "load": lambda: kernels._load(level_flow, fields, height, width),
-    "interleave": lambda: warp.interleave(image, source),
-    "linearise": lambda: kernels._linearise(image, source, fields, scheme.subpixels),
-    "median": lambda: kernels._filter_median(fields.u, fields.filtered_u, height, width),
-    "iterate": lambda: kernels._iterate(fields, scheme, inside, height, width),
-    "resize": lambda: warp.resize(image, level_flow[0].copy(), 1.0, 1.0, np.float32(1)),
+    "load": lambda: tvl1_kernels._load(level_flow, fields, height, width),
+    "interleave": lambda: tvl1_filters.interleave(image, source),
+    "linearise": lambda: tvl1_kernels._linearise(image, source, fields, scheme.subpixels),
+    "median": lambda: tvl1_kernels._filter_median(fields.u, fields.filtered_u, height, width),
+    "iterate": lambda: tvl1_kernels._iterate(fields, scheme, inside, height, width),
+    "resize": lambda: tvl1_filters.resize(image, level_flow[0].copy(), 1.0, 1.0, np.float32(1)),
   }
   return {name: min(_seconds(call) for _ in range(5)) for name, call in calls.items()}
 

@@ -13,13 +13,13 @@ import tensorflow as tf
 from i3d_tf import provenance
 from i3d_tf import workers
 from i3d_tf.benchmarks import timing
-from i3d_tf.video import clip_options
-from i3d_tf.video import clip_steps
-from i3d_tf.video import inspection
-from i3d_tf.video import pipeline
-from i3d_tf.video import record_index
-from i3d_tf.video import records
-from i3d_tf.video import windows
+from i3d_tf.data import inspection
+from i3d_tf.data import record_index
+from i3d_tf.data import records
+from i3d_tf.input import clip_config
+from i3d_tf.input import clip_steps
+from i3d_tf.input import pipeline
+from i3d_tf.input import sampling
 
 _SEED = 0
 
@@ -71,7 +71,7 @@ class _Encoded:
 def measure(options: Options) -> Report:
   """Measures; I3dError if the records cannot be used."""
   source = pipeline.open_source(options.records, options.split, streams=options.streams)
-  clips = clip_options.TrainClips(
+  clips = clip_config.TrainClips(
     streams=options.streams, num_frames=options.frames, short_side=options.short_side, crop=options.crop
   )
   batches = iter(pipeline.train_batches(source, clips, batch_size=1, seed=_SEED))
@@ -129,7 +129,7 @@ def _pipeline_seconds(batches: Iterator[dict[str, tf.Tensor]], num_ahead: int, n
   return time.perf_counter() - start
 
 
-def _encoded_clips(source: record_index.Source, clips: clip_options.TrainClips) -> Iterator[dict[str, _Encoded]]:
+def _encoded_clips(source: record_index.Source, clips: clip_config.TrainClips) -> Iterator[dict[str, _Encoded]]:
   """Yields by stream what the pipeline decodes for its clips, in its order."""
   order = record_index.TrainingOrder(source, batch_size=1, num_shards=1, seed=_SEED)
   places = record_index.Places(source)
@@ -159,7 +159,7 @@ def _decode_seconds(clips: Sequence[_Encoded], image_format: str) -> float:
   images = np.concatenate([clip.images for clip in clips])
   boxes = np.repeat([clip.box for clip in clips], [len(clip.images) for clip in clips], axis=0)
   decode = {
-    "JPEG": lambda image, box: windows.decode_jpeg(image, box),
+    "JPEG": lambda image, box: sampling.decode_jpeg(image, box),
     "PNG": lambda image, box: tf.io.decode_png(image, channels=3),
   }[image_format]
   dataset = tf.data.Dataset.from_tensor_slices((images, boxes))

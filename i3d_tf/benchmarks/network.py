@@ -15,8 +15,8 @@ from tensorflow.python.framework import convert_to_constants
 from i3d_tf import errors
 from i3d_tf import provenance
 from i3d_tf.benchmarks import timing
+from i3d_tf.models import base
 from i3d_tf.models import cost
-from i3d_tf.models import network
 from i3d_tf.training import step as step_lib
 from i3d_tf.weights import saved
 
@@ -77,10 +77,10 @@ def measure(options: Options) -> Report:
   )  # fmt: skip
   model = saved.make_model(info)
   shapes = _shapes(info, options.batch)
-  specs = network.clip_of({stream: tf.TensorSpec(shape) for stream, shape in shapes.items()}, info.streams)
+  specs = base.clip_of({stream: tf.TensorSpec(shape) for stream, shape in shapes.items()}, info.streams)
   _check(options, model, specs)
   clips = {s: tf.random.stateless_uniform(shape, seed=[0, 1], minval=-1, maxval=1) for s, shape in shapes.items()}
-  clip = network.clip_of(clips, info.streams)
+  clip = base.clip_of(clips, info.streams)
   forward = tf.function(lambda: model(clip)[0]).get_concrete_function()
   train = _train_step(model, clip)
   with _openvino(options.openvino, model, specs) as openvino:
@@ -143,7 +143,7 @@ def _shapes(info: saved.ModelInfo, batch: int) -> dict[str, list[int]]:
   return {stream: [batch, info.num_frames, info.crop, info.crop, number] for stream, number in channels.items()}
 
 
-def _check(options: Options, model: network.Network, specs) -> None:
+def _check(options: Options, model: base.Network, specs) -> None:
   try:
     model.check(specs)
   except ValueError as error:
@@ -152,7 +152,7 @@ def _check(options: Options, model: network.Network, specs) -> None:
     raise errors.I3dError("--openvino is for networks of one stream")
 
 
-def _train_step(model: network.Network, clip) -> Callable[[], tf.Tensor]:
+def _train_step(model: base.Network, clip) -> Callable[[], tf.Tensor]:
   labels = tf.range(tf.nest.flatten(clip)[0].shape[0]) % model.num_classes
   optimizer = snt.optimizers.Momentum(learning_rate=1e-3, momentum=0.9)
 
@@ -179,7 +179,7 @@ def _waiting(function: Callable[[], tf.Tensor]) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _openvino(interpreter: str | None, model: network.Network, spec: tf.TensorSpec):
+def _openvino(interpreter: str | None, model: base.Network, spec: tf.TensorSpec):
   """A task that runs the same graph in OpenVINO, in a process of its own, and returns its seconds."""
   if interpreter is None:
     yield None

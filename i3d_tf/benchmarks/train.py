@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from i3d_tf import provenance
 from i3d_tf.benchmarks import timing
+from i3d_tf.input import clip_config
+from i3d_tf.input import ops
 from i3d_tf.models import zoo
+from i3d_tf.training import config
 from i3d_tf.training import monitor
-from i3d_tf.training import options as options_lib
 from i3d_tf.training import trainer
-from i3d_tf.video import clip_options
-from i3d_tf.video import ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +56,15 @@ def measure(options: Options) -> Report:
     I3dError: as `trainer.train`.
   """
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
-    run = options_lib.Run(
+    run = config.Run(
         records=options.records, output=folder, split=options.split, model=options.model, stream=options.stream,
         batch_size=options.batch,
         num_steps=options.rounds + 1, log_every=1, save_every=options.rounds + 2,
         average_space=options.crop != ops.CROP and "average_space" in zoo.get(options.model).options,
     )  # fmt: skip
-    optimization = options_lib.Optimization(learning_rate=1e-3, recompute=options.recompute)
-    clips = clip_options.TrainClips(
-        streams=clip_options.STREAMS_OF[options.stream], num_frames=options.frames, frame_stride=options.frame_stride,
+    optimization = config.Optimization(learning_rate=1e-3, recompute=options.recompute)
+    clips = clip_config.TrainClips(
+        streams=clip_config.STREAMS_OF[options.stream], num_frames=options.frames, frame_stride=options.frame_stride,
         flow_stack=options.flow_stack, crop=options.crop, short_side=options.short_side,
     )  # fmt: skip
     trainer.train(run, optimization, clips)

@@ -10,15 +10,15 @@ from matplotlib import colors
 import numpy as np
 
 from i3d_tf.evaluation import figures
-from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics
+from i3d_tf.evaluation import scores
 
 _LABELS = np.arange(40) % 4
 
 
 def _measure(share_right: float) -> metrics.Metrics:
   shift = np.arange(40) >= share_right * 40
-  fused = fusion.alone(3 * np.eye(4)[(_LABELS + shift) % 4])
+  fused = scores.alone(3 * np.eye(4)[(_LABELS + shift) % 4])
   return metrics.measure(fused.scores, _LABELS, log_probabilities=fused.log_probabilities)
 
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.evaluation import scores as scores_lib
-from i3d_tf.models import network
-from i3d_tf.video import pipeline
+from i3d_tf.input import pipeline
+from i3d_tf.models import base
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -37,11 +37,11 @@ class Network:
     channels = self.info.in_channels if self.stream == "joint" else {self.stream: self.info.in_channels}
     specs = {each: tf.TensorSpec([None, None, crop, crop, number], tf.float32) for each, number in channels.items()}
     # Without AutoGraph, whose errors are pages long.
-    apply = lambda views: self.model(network.clip_of(views, self.info.streams), is_training=False)[0]
+    apply = lambda views: self.model(base.clip_of(views, self.info.streams), is_training=False)[0]
     self._apply = tf.function(apply, input_signature=[specs], autograph=False)
     views = {each: tf.TensorSpec([None, num_frames, *spec.shape[2:]], spec.dtype) for each, spec in specs.items()}
     try:
-      self.model.check(network.clip_of(views, self.info.streams))
+      self.model.check(base.clip_of(views, self.info.streams))
       self._apply.get_concrete_function()
     except ValueError as error:
       given = f"--crop={crop}" + (f" with {num_frames} frames" if num_frames else "")
@@ -58,7 +58,7 @@ class Network:
     """
     views = {stream: video[stream] for stream in self.info.streams}
     try:
-      self.model.check(network.clip_of(views, self.info.streams))
+      self.model.check(base.clip_of(views, self.info.streams))
     except ValueError as error:
       raise errors.I3dError(str(error)) from None
     num_views, num_frames = views[self.info.streams[0]].shape[:2]
@@ -78,17 +78,17 @@ def match_classes(network: Network, source: pipeline.Source) -> tuple[str, ...]:
   Raises:
     I3dError: if they differ.
   """
-  own, theirs = tuple(network.info.classes), tuple(source.classes)
-  named = theirs or own or tuple(f"class {index}" for index in range(network.model.num_classes))
-  if len(named) != network.model.num_classes:
+  own, theirs = tuple(base.info.classes), tuple(source.classes)
+  named = theirs or own or tuple(f"class {index}" for index in range(base.model.num_classes))
+  if len(named) != base.model.num_classes:
     raise errors.I3dError(
-      f"the data set has {len(named)} classes ({scores_lib.some(named)}), but {network.name} tells "
-      f"{network.model.num_classes} apart; evaluate a network that was trained on these classes"
+      f"the data set has {len(named)} classes ({scores_lib.some(named)}), but {base.name} tells "
+      f"{base.model.num_classes} apart; evaluate a network that was trained on these classes"
     )
   if own and own != named:
     index = next(index for index, pair in enumerate(zip(own, named)) if pair[0] != pair[1])
     raise errors.I3dError(
-      f"class {index} of the data set is {named[index]!r}, but of {network.name} {own[index]!r}; "
+      f"class {index} of the data set is {named[index]!r}, but of {base.name} {own[index]!r}; "
       "the classes must be the same, in the same order"
     )
   return named

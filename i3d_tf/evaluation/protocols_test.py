@@ -12,15 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.evaluation import protocols
+from i3d_tf.data import inspection
+from i3d_tf.data import record_index
 from i3d_tf.evaluation import scores as scores_lib
-from i3d_tf.video import clip_options
-from i3d_tf.video import inspection
-from i3d_tf.video import record_index
+from i3d_tf.evaluation import scoring
+from i3d_tf.input import clip_config
 from i3d_tf.weights import saved
 
 _CLASSES = ("run", "sit")
-_CLIPS = clip_options.EvalClips(short_side=32, crop=32)
+_CLIPS = clip_config.EvalClips(short_side=32, crop=32)
 
 
 def _source(count: int = 6, **changes) -> record_index.Source:
@@ -74,8 +74,8 @@ class EvaluateTest(parameterized.TestCase):
   def _evaluate(self, network, videos=None, *, folder=None, clips=_CLIPS, source=None, save_seconds=0.0):
     videos = [_video(number) for number in range(6)] if videos is None else videos
     give = lambda source, clips, *, skip: [video for video in videos if int(video["record"]) not in skip]
-    with mock.patch.object(protocols.pipeline, "eval_videos", side_effect=give):
-      return protocols.evaluate(network, source or _source(), clips, folder or self.folder, save_seconds=save_seconds)
+    with mock.patch.object(scoring.pipeline, "eval_videos", side_effect=give):
+      return scoring.evaluate(network, source or _source(), clips, folder or self.folder, save_seconds=save_seconds)
 
   def test_scores_of_every_video(self):
     scores = self._evaluate(_FakeNetwork())

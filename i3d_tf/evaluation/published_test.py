@@ -9,8 +9,8 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import testing
-from i3d_tf.evaluation import classification
 from i3d_tf.evaluation import published
+from i3d_tf.inference import classification
 
 NAMES = resources.class_names(400)
 

@@ -9,11 +9,9 @@ import string
 from typing import Any
 
 from i3d_tf import provenance
-from i3d_tf.evaluation import examples as examples_lib
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.evaluation import report_style
-from i3d_tf.evaluation import results
 
 _MOST_CONFUSIONS = 12
 _PAGE = string.Template("""<!DOCTYPE html>
@@ -40,7 +38,7 @@ def render(
   measured: Mapping[str, metrics_lib.Metrics],
   classes: Sequence[str],
   runs: Mapping[str, Sequence[Mapping[str, Any]]],
-  examples: Mapping[str, Sequence[examples_lib.Example]],
+  examples: Mapping[str, Sequence[figures.Example]],
 ) -> str:
   """The page.
 
@@ -117,8 +115,8 @@ def _metrics_table(measured: Mapping[str, metrics_lib.Metrics]) -> str:
   rows = []
   for name, metrics in measured.items():
     error = None if metrics.calibration is None else metrics.calibration.expected_error
-    rows.append([_dot(name), *results.cells(metrics), results.NONE if error is None else f"{100 * error:.2f}"])
-  return _table(["stream", *results.COLUMNS, "calibration error"], rows) + (
+    rows.append([_dot(name), *metrics_lib.cells(metrics), metrics_lib.NONE if error is None else f"{100 * error:.2f}"])
+  return _table(["stream", *metrics_lib.COLUMNS, "calibration error"], rows) + (
     '<p class="note">Accuracies and calibration error in percent, cross-entropy in nats.</p>'
   )
 
@@ -165,7 +163,7 @@ def _per_class(measured: Mapping[str, metrics_lib.Metrics], classes: Sequence[st
   return _section("Classes", f'<div class="scroll">{table}</div>', "Accuracy in percent, the hardest class first.")
 
 
-def _clips(examples: Mapping[str, Sequence[examples_lib.Example]], name: str) -> str:
+def _clips(examples: Mapping[str, Sequence[figures.Example]], name: str) -> str:
   if not any(examples.values()):
     return ""
   notes = {
@@ -178,7 +176,7 @@ def _clips(examples: Mapping[str, Sequence[examples_lib.Example]], name: str) ->
   return _section("Clips", body, f"{_name(name)}; at most one clip of a class. Flow’s colour is its direction.")
 
 
-def _clip(example: examples_lib.Example) -> str:
+def _clip(example: figures.Example) -> str:
   verdict = "right" if example.ranking[0][0] == example.label else "wrong"
   ranking = "".join(
       f'<li class="{"own" if label == example.label else ""}">{html.escape(label)}'
@@ -237,7 +235,7 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 
 
 def _bar(fraction: float, name: str) -> str:
   if math.isnan(fraction):
-    return results.NONE
+    return metrics_lib.NONE
   percent = 100 * fraction
   style = f"--hue:{figures.COLORS[name]};--part:{percent:.1f}%"
   return f'<span class="bar" style="{style}"></span><span class="percent">{percent:.1f}</span>'

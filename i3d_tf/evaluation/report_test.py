@@ -8,10 +8,10 @@ from absl.testing import absltest
 import cv2
 import numpy as np
 
-from i3d_tf.evaluation import examples
-from i3d_tf.evaluation import fusion
+from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics
 from i3d_tf.evaluation import report
+from i3d_tf.evaluation import scores
 
 _CLASSES = ("run <fast>", "sit & rest", "lie")
 _LABELS = np.array([0, 0, 1, 1, 2])
@@ -43,7 +43,7 @@ class _Reader(html.parser.HTMLParser):
 
 
 def _measure(logits: np.ndarray) -> metrics.Metrics:
-  fused = fusion.alone(logits)
+  fused = scores.alone(logits)
   return metrics.measure(fused.scores, _LABELS, log_probabilities=fused.log_probabilities)
 
 
@@ -66,7 +66,7 @@ def _render(**changes) -> tuple[str, _Reader]:
   rgb = np.eye(3)[[0, 0, 1, 0, 1]]
   flow = 2 * np.eye(3)[[0, 0, 1, 1, 1]]
   picture = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-  clip = examples.Example(
+  clip = figures.Example(
     id="test/<a>", label="lie", margin=-1.0, ranking=(("sit & rest", 0.75), ("lie", 0.2)), picture=picture
   )
   values = {
@@ -145,7 +145,7 @@ class ReportTest(absltest.TestCase):
     self.assertEqual(reader.texts[start + 6 : start + 9], ["rgb", "7", "f, record 7: <torn>"])
 
   def test_other_fusions_in_words(self):
-    words = lambda fusion: _render(about=_about(fusion=fusion))[0]
+    words = lambda fusion: _render(about=_about(fusion=scores))[0]
     self.assertIn("probabilities averaged with weights 0.7 and 0.3.", words({"method": "softmax", "flow_weight": 0.3}))
     self.assertIn("a linear SVM on both", words({"method": "svm", "trained_on": ["a", "b"]}))
 

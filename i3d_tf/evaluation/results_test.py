@@ -5,15 +5,14 @@ import json
 from absl.testing import absltest
 import numpy as np
 
-from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics
-from i3d_tf.evaluation import results
+from i3d_tf.evaluation import scores
 
 _LABELS = np.array([0, 1, 1])
 
 
 def _measure(logits: np.ndarray) -> metrics.Metrics:
-  fused = fusion.alone(logits)
+  fused = scores.alone(logits)
   return metrics.measure(fused.scores, _LABELS, log_probabilities=fused.log_probabilities)
 
 
@@ -25,7 +24,7 @@ class TableTest(absltest.TestCase):
     six = _measure(np.eye(6)[[0, 1, 2]])
     ranked = metrics.measure(np.eye(3), _LABELS, log_probabilities=None)
     self.assertEqual(
-      results.table({"rgb": _THREE, "flow": six, "rgb+flow": ranked}).splitlines(),
+      metrics.table({"rgb": _THREE, "flow": six, "rgb+flow": ranked}).splitlines(),
       [
         "stream     videos    top-1    top-5  mean per class  cross-entropy",
         "rgb             3    66.67        -           75.00         0.7675",
@@ -37,7 +36,7 @@ class TableTest(absltest.TestCase):
 
 class PlainTest(absltest.TestCase):
   def test_values(self):
-    plain = results.plain(_THREE, ("run", "sit", "lie"))
+    plain = metrics.plain(_THREE, ("run", "sit", "lie"))
     self.assertEqual(json.loads(json.dumps(plain, allow_nan=False)), plain)
     self.assertAlmostEqual(plain["cross_entropy"], -np.log(0.5 * 0.25 * 0.8) / 3)
     self.assertEqual((plain["videos"], plain["top1"], plain["top5"]), (3, 2 / 3, None))
@@ -53,7 +52,7 @@ class PlainTest(absltest.TestCase):
 
   def test_infinite_cross_entropy_is_no_number_of_json(self):
     logs = np.array([[-np.inf, 0.0, -np.inf]] * 3)
-    plain = results.plain(metrics.measure(logs, _LABELS, log_probabilities=logs), "abc")
+    plain = metrics.plain(metrics.measure(logs, _LABELS, log_probabilities=logs), "abc")
     self.assertIsNone(plain["cross_entropy"])
     json.dumps(plain, allow_nan=False)
 

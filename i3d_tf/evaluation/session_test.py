@@ -13,13 +13,13 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.evaluation import options
+from i3d_tf.data import prepare
+from i3d_tf.data import records
+from i3d_tf.data import shards
+from i3d_tf.evaluation import config
 from i3d_tf.evaluation import scores as scores_lib
 from i3d_tf.evaluation import session
-from i3d_tf.video import flow
-from i3d_tf.video import prepare
-from i3d_tf.video import records
-from i3d_tf.video import shards
+from i3d_tf.flow import codec
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -54,7 +54,7 @@ def _record(name: str, label: int, rng: np.random.Generator) -> records.Record:
   return records.Record(
       id=name, dataset="shades", labels=(_CLASSES[label],), label_indices=(label,), height=_SIDE, width=_SIDE,
       frames=tuple(prepare.encode_rgb(frame, 95) for frame in frames), timestamps=times,
-      flow_format="PNG", flow_bound=flow.BOUND, flow_rounding="truncate", flow_timestamps=times[:-1],
+      flow_format="PNG", flow_bound=codec.BOUND, flow_rounding="truncate", flow_timestamps=times[:-1],
       flow_frames=tuple(prepare.encode_flow(field, prepare.Settings()) for field in fields),
   )  # fmt: skip
 
@@ -105,9 +105,9 @@ class SessionTest(parameterized.TestCase):
     cls.files = {stream: str(cls.folder / "both" / f"scores_{stream}.npz") for stream in cls.both}
 
   @classmethod
-  def options(cls, output: str, **values) -> options.Evaluation:
+  def options(cls, output: str, **values) -> config.Evaluation:
     records_of = {} if "records" in values else {"records": str(cls.folder / "records")}
-    return options.Evaluation(output=str(cls.folder / output), **records_of, **values)
+    return config.Evaluation(output=str(cls.folder / output), **records_of, **values)
 
   def _assert_refused(self, sentence: str, output: str, **values) -> None:
     with self.assertRaisesRegex(errors.I3dError, sentence) as caught:

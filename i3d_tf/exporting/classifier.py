@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.models import network
+from i3d_tf.models import base
 from i3d_tf.models import units
 from i3d_tf.weights import saved
 
@@ -68,18 +68,18 @@ class Classifier:
       clips: `[B, T, H, W, C]` by stream.
     """
     results = [
-      model(network.clip_of(clips, info.streams), is_training=False) for model, info in zip(self.models, self.infos)
+      model(base.clip_of(clips, info.streams), is_training=False) for model, info in zip(self.models, self.infos)
     ]
     if len(results) == 1:
       logits, endpoints = results[0]
-      return {**endpoints, network.LOGITS: logits}
+      return {**endpoints, base.LOGITS: logits}
     named = {
       f"{stream}/{name}": value
       for stream, (_, endpoints) in zip(self.streams, results, strict=True)
       for name, value in endpoints.items()
     }
     # As the release joins its streams (google-deepmind/kinetics-i3d, evaluate_sample.py).
-    return {**named, network.LOGITS: tf.add_n([logits for logits, _ in results])}
+    return {**named, base.LOGITS: tf.add_n([logits for logits, _ in results])}
 
   def specs(self, *, num_frames: int | None = None, size: int | None = None, batch: int | None = None) -> Specs:
     """The clips that it takes, by stream: as many of their axes open as the networks allow.
@@ -123,7 +123,7 @@ def _check_classes(checkpoints: Sequence[str | os.PathLike], infos: Sequence[sav
 
 
 def _clip_shapes(
-  model: network.Network, info: saved.ModelInfo, num_frames: int | None, size: int | None
+  model: base.Network, info: saved.ModelInfo, num_frames: int | None, size: int | None
 ) -> dict[str, list[int | None]]:
   """[frames, height, width, channels] by stream."""
   given = (num_frames or info.num_frames, size or info.crop)
@@ -141,18 +141,18 @@ def _channels(info: saved.ModelInfo) -> dict[str, int]:
   return info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
 
 
-def _takes(model: network.Network, info: saved.ModelInfo, num_frames: int, size: int) -> bool:
+def _takes(model: base.Network, info: saved.ModelInfo, num_frames: int, size: int) -> bool:
   return _problem(model, info, num_frames, size) is None
 
 
-def _problem(model: network.Network, info: saved.ModelInfo, num_frames: int, size: int) -> str | None:
+def _problem(model: base.Network, info: saved.ModelInfo, num_frames: int, size: int) -> str | None:
   """Why a network does not take such clips; None if it does."""
   specs = {
     stream: tf.TensorSpec([1, num_frames, size, size, channels], tf.float32)
     for stream, channels in _channels(info).items()
   }
   try:
-    model.check(network.clip_of(specs, info.streams))
+    model.check(base.clip_of(specs, info.streams))
   except ValueError as error:
     return str(error)
   return None

@@ -1,4 +1,6 @@
-"""Exported SavedModels in processes that have TensorFlow and nothing of this project.
+"""3D pools as 2D ones: the same values, and none left.
+
+Exported SavedModels in processes that have TensorFlow and nothing of this project.
 
 One loads them and calls them; one serves them over gRPC, and this process is its client.
 """
@@ -10,6 +12,7 @@ import subprocess
 import sys
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import grpc
 import numpy as np
 import tensorflow as tf
@@ -19,6 +22,31 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 from i3d_tf import testing
 from i3d_tf.exporting import classifier as classifier_lib
 from i3d_tf.exporting import graphs
+from i3d_tf.exporting import saved_model
+
+_SHAPE = (2, 5, 8, 9, 3)
+
+
+class FreezingTest(parameterized.TestCase):
+  @parameterized.product(
+    pool=[tf.nn.max_pool3d, tf.nn.avg_pool3d],
+    window=[((2, 3, 3), (2, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 2, 2)), ((2, 7, 5), (1, 1, 1))],
+    padding=["SAME", "VALID"],
+  )
+  def test_pools_give_the_same(self, pool, window, padding):
+    bias = tf.Variable(np.linspace(-1, 1, 3), dtype=tf.float32)
+    function = tf.function(lambda clip: {"pooled": pool(clip - bias, *window, padding) * bias})
+    function = function.get_concrete_function(tf.TensorSpec(_SHAPE))
+    changed = saved_model.with_2d_pools(saved_model.freeze(function))
+    kinds = [operation.type for operation in changed.graph.get_operations()]
+    self.assertEqual(kinds.count("MaxPool3D") + kinds.count("AvgPool3D"), 0)
+    self.assertEqual(kinds.count("MaxPool") + kinds.count("AvgPool"), 2)
+    clip = tf.constant(np.random.default_rng(0).normal(size=_SHAPE) - 3, tf.float32)  # below the padding's 0
+    np.testing.assert_allclose(changed(clip)[0], function(clip)["pooled"], atol=1e-5)
+
+
+if __name__ == "__main__":
+  absltest.main()
 
 _SMALL = {"average_space": True, "num_frames": 16, "short_side": 72, "crop": 64}
 # What each program begins with: of what is installed, this project and what only it needs cannot be imported.

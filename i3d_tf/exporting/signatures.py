@@ -1,16 +1,25 @@
-"""The signatures of an exported network: what each is called with and returns."""
+"""The signatures of an exported network: what each is called with and returns.
+
+The files that tell whoever uses an exported network what it is: its classes, and what it expects.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
+import json
+from typing import Any
 
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import provenance
 from i3d_tf.exporting import classifier as classifier_lib
-from i3d_tf.models import network
-from i3d_tf.video import ops
-from i3d_tf.video import windows
+from i3d_tf.input import clip_config
+from i3d_tf.input import ops
+from i3d_tf.input import sampling
+from i3d_tf.models import base
+from i3d_tf.video import decode
+from i3d_tf.weights import saved
 
 DEFAULT = "serving_default"
 PROBABILITIES = "probabilities"
@@ -57,7 +66,7 @@ def make(
   Raises:
     I3dError: for an endpoint that it does not have.
   """
-  logits = lambda clips: classifier(clips)[network.LOGITS]
+  logits = lambda clips: classifier(clips)[base.LOGITS]
   probabilities = lambda clips: {PROBABILITIES: tf.nn.softmax(logits(clips))}
   of_clips = lambda what, output: Signature(what, specs, lambda **clips: output(clips))
   signatures = {
@@ -65,8 +74,8 @@ def make(
     PROBABILITIES: of_clips("probabilities of the classes", probabilities),
   }
   available = tf.function(classifier, autograph=False).get_concrete_function(dict(specs)).structured_outputs
-  if network.STEP_LOGITS in available:
-    step_logits = lambda clips: {STEP_LOGITS: classifier(clips)[network.STEP_LOGITS]}
+  if base.STEP_LOGITS in available:
+    step_logits = lambda clips: {STEP_LOGITS: classifier(clips)[base.STEP_LOGITS]}
     signatures[STEP_LOGITS] = of_clips("logits of each step in time", step_logits)
   for name in endpoints:
     if name not in available:
@@ -105,11 +114,73 @@ def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
   """
 
   def decode(frames: tf.Tensor) -> tf.Tensor:
-    size = windows.image_size(frames[0])
-    resized = windows.resized_size(size, short_side)
+    size = sampling.image_size(frames[0])
+    resized = sampling.resized_size(size, short_side)
     window = tf.constant([crop, crop])
     offset = (resized - crop) // 2
-    return windows.decode_rgb(frames, size=size, resized=resized, offset=offset, window=window)
+    return sampling.decode_rgb(frames, size=size, resized=resized, offset=offset, window=window)
 
   clips = tf.map_fn(decode, images, fn_output_signature=tf.TensorSpec([None, crop, crop, 3], tf.uint8))
   return ops.scale_rgb(tf.ensure_shape(clips, [None, images.shape[1], crop, crop, 3]))
+
+
+CLASSES = "classes.txt"
+INPUT = "input.json"
+_VALUES = {
+  "rgb": "red, green, blue: byte / 127.5 - 1",
+  "flow": "TV-L1 optical flow, x then y, in pixels per frame, cut off at +-20, / 20",
+}
+
+
+def class_list(classes: tuple[str, ...]) -> dict[str, bytes]:
+  """The file of the classes' names, a line each in index order; none if they have no names."""
+  return {CLASSES: "".join(f"{name}\n" for name in classes).encode()} if classes else {}
+
+
+def describe(
+  classifier: classifier_lib.Classifier,
+  checkpoints: tuple[str, ...],
+  signatures: Mapping[str, Signature],
+) -> dict[str, bytes]:
+  """All files that go with an exported network, by name."""
+  content = {
+    "networks": [
+      {"checkpoint": checkpoint} | {name: getattr(info, name) for name in ("model", "stream", "dataset", "step")}
+      for checkpoint, info in zip(checkpoints, classifier.infos, strict=True)
+    ],
+    "num_classes": classifier.num_classes,
+    "classes": CLASSES if classifier.classes else None,
+    "streams": {
+      stream: _describe_stream(classifier, info, stream) for info in classifier.infos for stream in info.streams
+    },
+    "signatures": {name: _describe_signature(signature) for name, signature in signatures.items()},
+    "made_by": provenance.collect(),
+  }
+  return {**class_list(classifier.classes), INPUT: json.dumps(content, indent=2).encode() + b"\n"}
+
+
+def _describe_stream(classifier: classifier_lib.Classifier, info: saved.ModelInfo, stream: str) -> dict[str, Any]:
+  """What clips of a stream are to be; 'trained_on' are those of the training, by `saved.CLIP_FIELDS`."""
+  trained_on = {name: getattr(info, name) for name in saved.CLIP_FIELDS}
+  if stream != "flow":
+    trained_on = {name: value for name, value in trained_on.items() if "flow" not in name}
+  return {
+    "layout": "[batch, frames, height, width, channels]",
+    "dtype": "float32",
+    "range": [-1, 1],
+    "values": _VALUES[stream],
+    "channels": clip_config.CHANNELS[stream] * (info.flow_stack if stream == "flow" else 1),
+    "frames_per_second": decode.FRAME_RATE,
+    "least_frames": classifier.least_frames(stream),
+    "trained_on": trained_on,
+  }
+
+
+def _describe_signature(signature: Signature) -> dict[str, Any]:
+  show = lambda tensor: {"dtype": tensor.dtype.name, "shape": tensor.shape.as_list()}
+  inputs, outputs = signature.inputs, signature.function.structured_outputs
+  return {
+    "returns": signature.what,
+    "inputs": {name: show(spec) for name, spec in inputs.items()},
+    "outputs": {name: show(tensor) for name, tensor in outputs.items()},
+  }

@@ -12,9 +12,9 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.exporting import classifier as classifier_lib
 from i3d_tf.exporting import signatures
+from i3d_tf.input import ops
 from i3d_tf.models import zoo
 from i3d_tf.video import decode
-from i3d_tf.video import ops
 
 # The first, which is the smallest.
 _ONE_OF_EACH_KIND = tuple({entry.constructor: name for name, entry in reversed(zoo.MODELS.items())}.values())

@@ -4,14 +4,14 @@ import os
 import pathlib
 
 from i3d_tf import errors
-from i3d_tf.exporting import description
+from i3d_tf.exporting import signatures
+from i3d_tf.weights import pytorch
+from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
-from i3d_tf.weights import torch_files
-from i3d_tf.weights import torch_i3d
 
 NETWORK, RELEASE = "network", "release"
-FORMATS = (NETWORK, RELEASE, *torch_i3d.LAYOUTS)
+FORMATS = (NETWORK, RELEASE, *pytorch_inception.I3D_LAYOUTS)
 RELEASE_FILE, TORCH_FILE = "model.ckpt", "model.pt"
 
 
@@ -32,8 +32,8 @@ def write(folder: pathlib.Path, name_or_path: str | os.PathLike, form: str, *, l
     CheckpointError, DownloadError: as `saved.load`, and if the files cannot be written.
     OSError: likewise.
   """
-  if form in torch_i3d.LAYOUTS:
-    torch_files.import_torch()  # or say at once that it is not there
+  if form in pytorch_inception.I3D_LAYOUTS:
+    pytorch.import_torch()  # or say at once that it is not there
   values, info = saved.read(name_or_path)
   if form != NETWORK and info.model != "i3d":
     raise errors.I3dError(f"{name_or_path} is a network {info.model}; --format={form} is for i3d")
@@ -42,8 +42,8 @@ def write(folder: pathlib.Path, name_or_path: str | os.PathLike, form: str, *, l
   elif form == RELEASE:
     release.write(folder / RELEASE_FILE, values, release.LAYOUTS[layout or info.stream])
   else:
-    torch_files.write(folder / TORCH_FILE, torch_i3d.to_torch(values, torch_i3d.LAYOUTS[form]))
-  for name, content in description.class_list(info.classes).items():
+    pytorch.write(folder / TORCH_FILE, pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS[form]))
+  for name, content in signatures.class_list(info.classes).items():
     (folder / name).write_bytes(content)
   number = sum(value.size for value in values.values())
   return f"{info.model} for {info.stream}, {len(values)} variables with {number:,} values"

@@ -11,12 +11,11 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf.features import array_file
-from i3d_tf.features import background
-from i3d_tf.features import chunks
+from i3d_tf.features import config
 from i3d_tf.features import networks as networks_lib
-from i3d_tf.features import options as options_lib
-from i3d_tf.features import sources as sources_lib
+from i3d_tf.features import sources
 from i3d_tf.features import windows
+from i3d_tf.inference import chunks
 
 Arrays = dict[str, dict[str, array_file.ArrayFile]]
 
@@ -34,8 +33,8 @@ class Features:
     checkpoints, weights: by stream, the checkpoint's name and the checksum of its variables.
   """
 
-  source: sources_lib.Source
-  options: options_lib.Options
+  source: sources.Source
+  options: config.Options
   fps: float
   num_positions: int
   arrays: Mapping[str, Mapping[str, array_file.ArrayFile]]
@@ -45,7 +44,7 @@ class Features:
   @property
   def num_windows(self) -> int:
     """How many windows there are, without a look at the arrays."""
-    if self.options.window == options_lib.ALL:
+    if self.options.window == config.ALL:
       return 1
     return len(self._indices())
 
@@ -55,7 +54,7 @@ class Features:
     `[N]`, or `[N, steps]` of windows whose steps are kept apart.
     """
     options = self.options
-    if options.window == options_lib.ALL:
+    if options.window == config.ALL:
       middles = _middles(endpoint, self.num_positions, options.pooling)
       return np.atleast_1d(middles) / self.fps
     starts = options.step * np.arange(self.num_windows)
@@ -72,7 +71,7 @@ class Features:
 
 def _middles(endpoint: str, num_frames: int, pooling: str) -> np.ndarray | float:
   """Frames from the first to the middle of an endpoint's steps, `[steps]`, or of the clip if they are averaged."""
-  if pooling == "space_time" or endpoint != options_lib.steps_endpoint(endpoint):
+  if pooling == "space_time" or endpoint != config.steps_endpoint(endpoint):
     return (num_frames - 1) / 2
   first, end = chunks.seen_frames(endpoint, (0, 1), num_frames)
   return (first + end - 1) / 2 + chunks.stride(endpoint) * np.arange(chunks.num_steps(endpoint, num_frames))
@@ -81,7 +80,7 @@ def _middles(endpoint: str, num_frames: int, pooling: str) -> np.ndarray | float
 class Extractor:
   """Networks of the options' streams, ready for any number of videos."""
 
-  def __init__(self, options: options_lib.Options):
+  def __init__(self, options: config.Options):
     """Loads the networks; I3dError if they cannot be, or do not go together."""
     self.options = options
     self.networks = {stream: networks_lib.StreamNetwork(stream, options) for stream in options.streams}
@@ -101,10 +100,10 @@ class Extractor:
       "weights": {stream: each.weights for stream, each in self.networks.items()},
     }
 
-  def open(self, source: sources_lib.Source) -> sources_lib.Video:
+  def open(self, source: sources.Source) -> sources.Video:
     """Opens a video; see `sources.open_video`."""
     options = self.options
-    return sources_lib.open_video(
+    return sources.open_video(
         source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps,
         short_side=next(iter(self.networks.values())).short_side, threads=options.threads,
     )  # fmt: skip
@@ -112,9 +111,9 @@ class Extractor:
   @contextlib.contextmanager
   def extract(
     self,
-    source: sources_lib.Source,
+    source: sources.Source,
     *,
-    video: sources_lib.Video | None = None,
+    video: sources.Video | None = None,
     on_frames: Callable[[int, int], None] = lambda done, total: None,
   ) -> Iterator[Features]:
     """Gives the features of a video; their temporary files are removed at the end of the body.
@@ -134,7 +133,7 @@ class Extractor:
       }
       try:
         video = self.open(source) if video is None else video
-        fill = self._fill_whole if self.options.window == options_lib.ALL else self._fill_windows
+        fill = self._fill_whole if self.options.window == config.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
       except errors.I3dError as error:
         raise error if source.path in str(error) else type(error)(f"{source.name}: {error}") from None
@@ -144,13 +143,13 @@ class Extractor:
           {stream: each.weights for stream, each in self.networks.items()},
       )  # fmt: skip
 
-  def _fill_windows(self, video: sources_lib.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
+  def _fill_windows(self, video: sources.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
     """Fills the arrays window by window, and returns the number of positions."""
     options = self.options
     counter = _Counter()
     cut = lambda _, frames: windows.cut(frames, window=options.window, hop=options.step, tail=options.tail)
     # As many positions wait as a pass of the network takes, so that the next one need not wait.
-    with background.ahead(video.positions(), depth=options.num_batch * options.window) as positions:
+    with sources.ahead(video.positions(), depth=options.num_batch * options.window) as positions:
       clips = _by_stream(counter.count(positions), self.networks, cut)
       while batch := list(itertools.islice(clips, options.num_batch)):
         for stream, network in self.networks.items():
@@ -164,7 +163,7 @@ class Extractor:
       )
     return counter.value
 
-  def _fill_whole(self, video: sources_lib.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
+  def _fill_whole(self, video: sources.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
     """Fills the arrays with the steps of the whole video, chunk by chunk, and returns the number of positions."""
     options = self.options
     num_positions = video.count() - options.needs_pairs
@@ -180,7 +179,7 @@ class Extractor:
           endpoints=options.endpoints, num_frames=num_positions, chunk=options.chunk,
       )  # fmt: skip
 
-    with background.ahead(video.positions(), depth=options.chunk) as positions:
+    with sources.ahead(video.positions(), depth=options.chunk) as positions:
       for piece in _by_stream(counter.count(positions), self.networks, cut):
         for stream, values in piece.items():
           for name, value in values.items():
@@ -224,7 +223,7 @@ class _Mean:
 
 
 def _by_stream(
-  positions: Iterator[sources_lib.Position],
+  positions: Iterator[sources.Position],
   streams: Iterable[str],
   cut: Callable[[str, Iterator[np.ndarray]], Iterator],
 ) -> Iterator[dict]:

@@ -9,17 +9,17 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from i3d_tf import endpoints as endpoints_lib
 from i3d_tf import errors
 from i3d_tf import testing
+from i3d_tf.features import config
 from i3d_tf.features import extraction
 from i3d_tf.features import networks
-from i3d_tf.features import options as options_lib
 from i3d_tf.features import sources as sources_lib
 from i3d_tf.features import windows
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
+from i3d_tf.inference import endpoints as endpoints_lib
 from i3d_tf.video import decode
-from i3d_tf.video import flow as flow_lib
-from i3d_tf.video import tvl1
 
 _FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 _CROP = 32
@@ -45,7 +45,7 @@ def _inputs(stream, num_frames, pairs=False):
   """The network's input, whole frames `[T, H, W, C]` in [-1, 1]."""
   frames = decode.read_video(_video(num_frames).path, short_side=36)
   if stream == "flow":
-    return flow_lib.scale(tvl1.tvl1_flow(frames))
+    return codec.scale(tvl1.tvl1_flow(frames))
   return (2 * frames[: len(frames) - pairs].astype(np.float32) / 255 - 1).astype(np.float32)
 
 
@@ -63,7 +63,7 @@ def _expected(stream, clips, endpoint):
 
 def _options(**changes):
   given = {f"{stream}_checkpoint": _checkpoint(stream) for stream in ("rgb", "flow")}
-  return options_lib.Options(**{"window": 16, "hop": 8, "threads": 1, **given, **changes})
+  return config.Options(**{"window": 16, "hop": 8, "threads": 1, **given, **changes})
 
 
 @functools.cache

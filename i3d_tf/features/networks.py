@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from i3d_tf import endpoints as endpoints_lib
 from i3d_tf import errors
-from i3d_tf.features import options as options_lib
+from i3d_tf.features import config
 from i3d_tf.features import windows
-from i3d_tf.video import flow as flow_lib
-from i3d_tf.video import ops
+from i3d_tf.flow import codec
+from i3d_tf.inference import endpoints as endpoints_lib
+from i3d_tf.input import ops
 from i3d_tf.weights import saved
 
 _FRAMES_AT_ONCE = 256  # of crops of windows; a pass over one window, or chunk, may have more
@@ -26,7 +26,7 @@ class StreamNetwork:
     short_side, crop: in pixels, those of the options or else of the network's training.
   """
 
-  def __init__(self, stream: str, options: options_lib.Options):
+  def __init__(self, stream: str, options: config.Options):
     """Loads it; see `I3dFeatures` for what that raises.
 
     Raises:
@@ -90,5 +90,5 @@ def views(clips: np.ndarray, crop: int, num_crops: int, stream: str) -> Iterator
     for top, left in places:
       view = clips[:, :, top : top + crop, left : left + crop]
       if mirrored:
-        view = flow_lib.flip_left_right(view) if stream == "flow" else view[..., ::-1, :]
+        view = codec.flip_left_right(view) if stream == "flow" else view[..., ::-1, :]
       yield view

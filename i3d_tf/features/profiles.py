@@ -1,6 +1,6 @@
 """The files that other projects' code reads: for each output profile a pure function from features to files' contents.
 
-Their options, window lengths among them, are in `options.PROFILES`. Values are those of our networks, frames and TV-L1
+Their options, window lengths among them, are in `config.PROFILES`. Values are those of our networks, frames and TV-L1
 flow: of the other projects it is the layout, not the numbers.
 """
 

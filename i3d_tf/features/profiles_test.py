@@ -11,13 +11,13 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf.features import array_file
-from i3d_tf.features import chunks
+from i3d_tf.features import config
 from i3d_tf.features import extraction
-from i3d_tf.features import options as options_lib
 from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources as sources_lib
 from i3d_tf.features import windows
+from i3d_tf.inference import chunks
 
 
 class ProfilesTest(parameterized.TestCase):
@@ -34,9 +34,9 @@ class ProfilesTest(parameterized.TestCase):
     Returns:
       The features.
     """
-    given = {**options_lib.PROFILES[profile], **changes}
-    options = options_lib.Options(profile=profile, **given)
-    if options.window == options_lib.ALL:
+    given = {**config.PROFILES[profile], **changes}
+    options = config.Options(profile=profile, **given)
+    if options.window == config.ALL:
       count = chunks.num_steps("PooledFeatures", num_positions)
     else:
       count = len(windows.indices(num_positions, window=options.window, hop=options.step, tail=options.tail))

@@ -6,8 +6,8 @@ import os
 import time
 
 from i3d_tf import errors
+from i3d_tf.features import config
 from i3d_tf.features import extraction
-from i3d_tf.features import options as options_lib
 from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources
@@ -38,11 +38,11 @@ def extract(
   return entry
 
 
-def extract_in_worker(source: sources.Source, *, options: options_lib.Options, output: str) -> str:
+def extract_in_worker(source: sources.Source, *, options: config.Options, output: str) -> str:
   """The same in a process that may not have the networks yet; returns the video's name."""
   return extract(source, _extractor(options), results.Folder(output))["input"]
 
 
 @functools.cache
-def _extractor(options: options_lib.Options) -> extraction.Extractor:
+def _extractor(options: config.Options) -> extraction.Extractor:
   return extraction.Extractor(options)

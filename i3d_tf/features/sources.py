@@ -1,4 +1,7 @@
-"""What features are taken of: video files, and the records of `prepare_dataset`, as streams of frames and flow."""
+"""Stages that run at the same time: an iterator's work in a thread of its own.
+
+What features are taken of: video files, and the records of `prepare_dataset`, as streams of frames and flow.
+"""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -6,16 +9,67 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import queue
+import threading
+from typing import Any, TypeVar
 
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.features import background
+from i3d_tf.data import inspection
+from i3d_tf.data import records
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
-from i3d_tf.video import flow as flow_lib
-from i3d_tf.video import inspection
-from i3d_tf.video import records
-from i3d_tf.video import tvl1
+
+Item = TypeVar("Item")
+
+_WAIT = 0.1  # seconds between looks at whether anybody still wants the items
+
+
+@contextlib.contextmanager
+def ahead(items: Iterable[Item], *, depth: int) -> Iterator[Iterator[Item]]:
+  """Gives the same items, made by a thread that is up to `depth` of them ahead; an error comes in its place, too.
+
+  At the end of the body the thread has ended, and `items`, if it is a generator, is closed.
+  """
+  made: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+  stopped = threading.Event()
+
+  def put(kind: str, value: Any) -> bool:
+    while not stopped.is_set():
+      with contextlib.suppress(queue.Full):
+        made.put((kind, value), timeout=_WAIT)
+        return True
+    return False
+
+  def work() -> None:
+    try:
+      if all(put("item", item) for item in items):
+        put("end", None)
+    except BaseException as error:
+      put("error", error)
+    finally:
+      if hasattr(items, "close"):
+        items.close()
+
+  def take() -> Iterator[Item]:
+    while True:
+      kind, value = made.get()
+      if kind == "error":
+        raise value
+      if kind == "end":
+        return
+      yield value
+
+  thread = threading.Thread(target=work, daemon=True)
+  thread.start()
+  try:
+    yield take()
+  finally:
+    stopped.set()
+    thread.join()
+
 
 _AHEAD = 32  # decoded frames that wait for their flow
 _CONTEXT_TAG = b"\x0a"  # of a SequenceExample's first field, its context (tensorflow/core/example/example.proto)
@@ -181,10 +235,10 @@ def iter_positions(
   if "flow" not in streams:
     yield from ({"rgb": frame} for frame in (_without_last(frames) if pairs else frames))
     return
-  with background.ahead(frames, depth=_AHEAD) as decoded:
+  with ahead(frames, depth=_AHEAD) as decoded:
     waiting = collections.deque()
     for field in tvl1.iter_flow(_kept(decoded, waiting), threads=threads):
-      position = {"rgb": waiting.popleft(), "flow": flow_lib.scale(field)}
+      position = {"rgb": waiting.popleft(), "flow": codec.scale(field)}
       yield {stream: position[stream] for stream in streams}
 
 
@@ -227,13 +281,13 @@ def _record_positions(
   if "flow" not in streams or not record.flow_frames:
     yield from iter_positions(frames, streams=streams, pairs=pairs, threads=threads)
     return
-  bound = record.flow_bound or flow_lib.BOUND
+  bound = record.flow_bound or codec.BOUND
   for image in record.flow_frames:
-    field = flow_lib.decode(np.ascontiguousarray(_decode_image(image, source)[..., :2]), bound=bound)
+    field = codec.decode(np.ascontiguousarray(_decode_image(image, source)[..., :2]), bound=bound)
     height, width = decode.resize(field[..., 0], short_side).shape
     if (height, width) != field.shape[:2]:
-      field = flow_lib.resize(field, height, width)
-    position = {"flow": flow_lib.scale(field)}
+      field = codec.resize(field, height, width)
+    position = {"flow": codec.scale(field)}
     if "rgb" in streams:
       position = {"rgb": next(frames), **position}
     yield position

@@ -1,8 +1,14 @@
-"""Videos and records as sources: their names, and the frames and flow that they give."""
+"""Videos and records as sources: their names, and the frames and flow that they give.
 
+Items from another thread: the same, no more ahead than allowed, with their errors, and without leftovers.
+"""
+
+import itertools
 import os
 import pathlib
 import tempfile
+import threading
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -10,14 +16,15 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import testing
+from i3d_tf.data import datasets
+from i3d_tf.data import prepare
+from i3d_tf.data import records
+from i3d_tf.data import shards
+from i3d_tf.features import sources
 from i3d_tf.features import sources as sources_lib
-from i3d_tf.video import datasets
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
-from i3d_tf.video import flow as flow_lib
-from i3d_tf.video import prepare
-from i3d_tf.video import records
-from i3d_tf.video import shards
-from i3d_tf.video import tvl1
 
 _OPEN = dict(streams=("rgb", "flow"), pairs=True, fps=25.0, short_side=36, threads=1)
 
@@ -81,7 +88,7 @@ class SourcesTest(parameterized.TestCase):
     if "rgb" in streams:
       np.testing.assert_array_equal([position["rgb"] for position in got], frames[:count])
     if "flow" in streams:
-      expected = flow_lib.scale(tvl1.tvl1_flow(frames))
+      expected = codec.scale(tvl1.tvl1_flow(frames))
       np.testing.assert_array_equal([position["flow"] for position in got], expected)
       inner = expected[:, 8:-8, 8:-8, 0]
       self.assertAlmostEqual(float(np.median(inner)) * 20, -1.5, delta=0.1)  # 2 pixels, times 36 / 48
@@ -109,7 +116,7 @@ class SourcesTest(parameterized.TestCase):
     self._write_records(streams=("rgb",))
     source, _ = sources_lib.list_sources([self.folder / "records"])
     got, _ = self._positions(source)
-    expected = flow_lib.scale(tvl1.tvl1_flow(np.stack([position["rgb"] for position in got])))
+    expected = codec.scale(tvl1.tvl1_flow(np.stack([position["rgb"] for position in got])))
     np.testing.assert_array_equal([position["flow"] for position in got[:4]], expected)
 
   def test_a_records_flow_is_resized_with_its_frames(self):
@@ -138,6 +145,70 @@ class SourcesTest(parameterized.TestCase):
       self._write_records(ids=(name,))
       (source,) = sources_lib.list_sources([os.fspath(self.folder / "records")])
       self.assertEqual(source.id, name)
+
+
+if __name__ == "__main__":
+  absltest.main()
+
+
+class AheadTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.threads = set(threading.enumerate())
+
+  def tearDown(self):
+    super().tearDown()
+    self.assertContainsSubset(set(threading.enumerate()), self.threads)
+
+  @parameterized.parameters(1, 3, 100)
+  def test_the_same_items_in_order(self, depth):
+    with sources.ahead(iter(range(50)), depth=depth) as items:
+      self.assertEqual(list(items), list(range(50)))
+
+  def test_no_more_than_the_depth_is_made_ahead(self):
+    made = []
+
+    def work():
+      for number in itertools.count():
+        made.append(number)
+        yield number
+
+    with sources.ahead(work(), depth=4) as items:
+      for wanted in (0, 1, 2):
+        self.assertEqual(next(items), wanted)
+        self._wait_until(lambda wanted=wanted: len(made) == wanted + 1 + 4 + 1)  # one more is in the thread's hand
+        time.sleep(0.01)
+        self.assertLen(made, wanted + 6)
+
+  def _wait_until(self, condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+      time.sleep(0.001)
+
+  def test_an_error_comes_in_its_place(self):
+    def work():
+      yield 1
+      raise OSError("broken")
+
+    with sources.ahead(work(), depth=5) as items:
+      self.assertEqual(next(items), 1)
+      with self.assertRaisesRegex(OSError, "broken"):
+        next(items)
+
+  def test_what_is_not_wanted_any_more_is_closed(self):
+    closed = []
+
+    def work():
+      try:
+        yield from itertools.count()
+      finally:
+        closed.append(True)
+
+    with self.assertRaisesRegex(KeyError, "enough"):
+      with sources.ahead(work(), depth=2) as items:
+        next(items)
+        raise KeyError("enough")
+    self.assertEqual(closed, [True])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from i3d_tf.models import base
 from i3d_tf.models import batch_norm
-from i3d_tf.models import network
 from i3d_tf.models import trunk
 from i3d_tf.models import units
 
@@ -75,4 +75,4 @@ class C3D(trunk.TrunkNetwork):
     for layer, (name, module) in enumerate(self._head.items()):
       net = endpoints[name] = module(net, statistics)
       net = drop(net, layer=layer)
-    return endpoints | {network.LOGITS: tf.squeeze(self._classifier(tf.cast(net, tf.float32)), [1, 2, 3])}
+    return endpoints | {base.LOGITS: tf.squeeze(self._classifier(tf.cast(net, tf.float32)), [1, 2, 3])}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import sonnet as snt
 import tensorflow as tf
 
+from i3d_tf.models import base
 from i3d_tf.models import batch_norm
 from i3d_tf.models import inception
-from i3d_tf.models import network
 from i3d_tf.models import units
 
 HIDDEN_UNITS = 512  # paper, section 2.1
@@ -15,7 +15,7 @@ _GAIN = 0.1  # of the normalised sums at the start (Cooijmans et al., arXiv 1603
 _FORGET_BIAS = 1.0  # the usual start of a forget gate (Jozefowicz et al., 2015)
 
 
-class ConvNetLstm(network.Network):
+class ConvNetLstm(base.Network):
   """Inception-v1 on every frame, its features averaged over space, an LSTM of 512 units, a classifier at every step.
 
   Trained with the cross-entropy at all steps; the output is the last step's logits. 8,945,600 trained values for 400
@@ -25,7 +25,7 @@ class ConvNetLstm(network.Network):
   `[B, T, classes]` and 'Logits', those of the last step. It takes any frame size and, at test, any number of frames.
   """
 
-  LOSS = network.STEP_LOGITS
+  LOSS = base.STEP_LOGITS
   MIN_BATCH = 2
 
   def __init__(
@@ -61,7 +61,7 @@ class ConvNetLstm(network.Network):
     )  # fmt: skip
     hidden = max(4, round(HIDDEN_UNITS * width_multiplier))
     self._lstm = BatchNormLstm(hidden, num_frames, use_batch_norm=recurrent_batch_norm, **statistics)
-    self._classifier = units.classifier(num_classes, name=network.LOGITS)
+    self._classifier = units.classifier(num_classes, name=base.LOGITS)
 
   def build(self, in_channels: int) -> None:
     """Creates all variables for clips of `in_channels` channels; does nothing the second time."""
@@ -80,19 +80,19 @@ class ConvNetLstm(network.Network):
     *,
     dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network; see `network.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
-    network.check_keep_prob(dropout_keep_prob)
-    clip = network.to_tensors(clip)
+    """Applies the network; see `base.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
+    base.check_keep_prob(dropout_keep_prob)
+    clip = base.to_tensors(clip)
     self.check(clip)
     self.build(clip.shape[-1])
     features, endpoints = self.convnet(clip, is_training)
     pooled = tf.reduce_mean(tf.cast(features, tf.float32), [2, 3], keepdims=True)
-    dropped = network.dropout(pooled, dropout_keep_prob, dropout_seeds, whole_channels=self._spatial_dropout)
+    dropped = base.dropout(pooled, dropout_keep_prob, dropout_seeds, whole_channels=self._spatial_dropout)
     hidden = self._lstm(tf.squeeze(dropped, [2, 3]), is_training)
     step_logits = tf.squeeze(self._classifier(hidden[:, :, tf.newaxis, tf.newaxis]), [2, 3])
     logits = step_logits[:, -1]
     named = {"PooledFeatures": tf.squeeze(pooled, [2, 3]), "Hidden": hidden}
-    return logits, {**endpoints, **named, network.STEP_LOGITS: step_logits, network.LOGITS: logits}
+    return logits, {**endpoints, **named, base.STEP_LOGITS: step_logits, base.LOGITS: logits}
 
 
 class BatchNormLstm(snt.Module):

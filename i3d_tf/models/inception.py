@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import sonnet as snt
 import tensorflow as tf
 
+from i3d_tf.models import base
 from i3d_tf.models import batch_norm
 from i3d_tf.models import inception_spec as spec
-from i3d_tf.models import network
 from i3d_tf.models import s3d_spec
 from i3d_tf.models import separable
 from i3d_tf.models import trunk
@@ -110,7 +110,7 @@ class Inception(trunk.TrunkNetwork):
 
   def check(self, clip: tf.Tensor | tf.TensorSpec) -> None:
     """Raises ValueError for a clip that does not fit, as far as its shape is known."""
-    network.check_clip(clip)
+    base.check_clip(clip)
     if not self.has_head:
       return
     frames, *sides = clip.shape[1:4]
@@ -208,7 +208,7 @@ class InceptionV1(Inception):
     self, clip: tf.Tensor, is_training: bool = False, dropout_keep_prob: float = 1.0, **more
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
     """Applies the network to clips or images; see `InceptionI3d`."""
-    clip = network.to_tensors(clip)
+    clip = base.to_tensors(clip)
     if not tf.is_tensor(clip) or clip.shape.rank != 4:
       return super().__call__(clip, is_training, dropout_keep_prob, **more)
     output, endpoints = super().__call__(clip[:, tf.newaxis], is_training, dropout_keep_prob, **more)

@@ -107,7 +107,7 @@ class Architecture:
     regular_names: no block spells a name in a way of its own.
     conv_prefix, pool_prefix: what the names of convolutions and max pools begin with.
     head_pool: (time, height, width) of the head's average pool, VALID, stride 1.
-    rgb_mean, rgb_std: see `network.Network`.
+    rgb_mean, rgb_std: see `base.Network`.
   """
 
   kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)

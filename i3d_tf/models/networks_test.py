@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
+from i3d_tf.models import base
 from i3d_tf.models import c3d
 from i3d_tf.models import convnet_lstm
 from i3d_tf.models import inception
-from i3d_tf.models import network
 from i3d_tf.models import two_stream
 from i3d_tf.models import units
 from i3d_tf.weights import release
@@ -76,7 +76,7 @@ class C3DTest(absltest.TestCase):
     np.testing.assert_array_equal(dropped, model(clip, False, 0.5, dropout_seeds=seeds)[0])
     self.assertGreater(np.abs(dropped - model(clip)[0]).max(), 1e-3)
     ones = tf.ones([2, 1, 1, 1, 64])
-    draws = [network.dropout(ones, 0.5, seeds, layer=layer).numpy() for layer in (0, 1)]
+    draws = [base.dropout(ones, 0.5, seeds, layer=layer).numpy() for layer in (0, 1)]
     self.assertGreater(np.abs(draws[0] - draws[1]).max(), 0)
 
 

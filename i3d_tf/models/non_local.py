@@ -25,7 +25,7 @@ class NonLocal(snt.Module):
   theta and phi).
 
   Attributes:
-    ends_part: see `residual.Residual`.
+    ends_part: see `resnet.Residual`.
   """
 
   ends_part = True

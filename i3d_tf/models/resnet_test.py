@@ -7,10 +7,8 @@ import tensorflow as tf
 
 from i3d_tf import testing
 from i3d_tf.models import non_local
-from i3d_tf.models import residual
 from i3d_tf.models import resnet
 from i3d_tf.models import resnet_spec as spec
-from i3d_tf.models import temporal_shift
 from i3d_tf.models import units
 from i3d_tf.weights import release
 
@@ -155,7 +153,7 @@ class TemporalShiftTest(absltest.TestCase):
   def test_moves_the_channels_it_should(self):
     # The value is 100 times the step plus the channel.
     clip = np.zeros([1, 4, 2, 3, 19], np.float32) + 100 * np.arange(1, 5).reshape(1, 4, 1, 1, 1) + np.arange(19)
-    moved = temporal_shift.TemporalShift(8)(tf.constant(clip)).numpy()
+    moved = resnet.TemporalShift(8)(tf.constant(clip)).numpy()
     np.testing.assert_array_equal(moved[:, :-1, ..., :2], clip[:, 1:, ..., :2])
     np.testing.assert_array_equal(moved[:, 1:, ..., 2:4], clip[:, :-1, ..., 2:4])
     np.testing.assert_array_equal(moved[..., 4:], clip[..., 4:])
@@ -164,14 +162,14 @@ class TemporalShiftTest(absltest.TestCase):
 
   def test_of_one_step_nothing_comes_from_elsewhere(self):
     clip = tf.constant(_noise(2, 1, 3, 3, 16))
-    moved = temporal_shift.TemporalShift(8)(clip)
+    moved = resnet.TemporalShift(8)(clip)
     np.testing.assert_array_equal(moved[..., :4], np.zeros([2, 1, 3, 3, 4]))
     np.testing.assert_array_equal(moved[..., 4:], clip[..., 4:])
 
   def test_in_the_network_it_is_in_the_branch_only(self):
     shifted, flat = (_made(name)._trunk["layer2_1"] for name in ("tsm_r50", "resnet_50"))
     net = moved = tf.constant(_noise(1, 3, 4, 4, shifted._branch[-1].batch_norm.beta.shape[0]))
-    for unit in (temporal_shift.TemporalShift(8), *flat._branch):
+    for unit in (resnet.TemporalShift(8), *flat._branch):
       moved = unit(moved)
     np.testing.assert_array_equal(shifted(net), tf.nn.relu(net + moved))
     self.assertGreater(np.abs(shifted(net) - flat(net)).max(), 0.01)
@@ -179,7 +177,7 @@ class TemporalShiftTest(absltest.TestCase):
 
 class ResidualTest(absltest.TestCase):
   def test_widths_must_agree(self):
-    block = residual.Residual(lambda: ([units.Unit3D(4, (1, 1, 1), name="conv1")], None), name="block")
+    block = resnet.Residual(lambda: ([units.Unit3D(4, (1, 1, 1), name="conv1")], None), name="block")
     with self.assertRaisesRegex(ValueError, "block: the branch has 4 channels, what it is added to 3"):
       block.build(3)
 

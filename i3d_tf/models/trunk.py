@@ -6,13 +6,12 @@ import functools
 import sonnet as snt
 import tensorflow as tf
 
+from i3d_tf.models import base
 from i3d_tf.models import batch_norm
-from i3d_tf.models import network
-from i3d_tf.models import recomputation
 from i3d_tf.models import units
 
 
-class TrunkNetwork(network.Network):
+class TrunkNetwork(base.Network):
   """Rows one after the other, then a head: the mean over all places, dropout and the classifier.
 
   A network of this kind fills `_trunk`, rows by the names of their endpoints, when it is constructed, and, for units
@@ -25,7 +24,7 @@ class TrunkNetwork(network.Network):
     final_endpoint: the one that is the output.
   """
 
-  final_endpoint = network.LOGITS
+  final_endpoint = base.LOGITS
 
   def __init__(
     self,
@@ -52,7 +51,7 @@ class TrunkNetwork(network.Network):
     """
     super().__init__(name=name)
     del spatial_dropout
-    network.check_common(num_classes, width_multiplier, compute_dtype)
+    base.check_common(num_classes, width_multiplier, compute_dtype)
     self.num_classes = num_classes
     self.width_multiplier = width_multiplier
     self._statistics = {"synchronized": sync_batch_norm, "decay": batch_norm_decay}
@@ -101,15 +100,15 @@ class TrunkNetwork(network.Network):
     Raises:
       ValueError: for a clip or an argument that does not fit.
     """
-    network.check_keep_prob(dropout_keep_prob)
-    clip = network.to_tensors(clip)
+    base.check_keep_prob(dropout_keep_prob)
+    clip = base.to_tensors(clip)
     self.check(clip)
     self.build(clip.shape[-1])
     statistics = batch_norm.BatchStatistics(**self._statistics) if is_training else None
     net = tf.cast(self._normalized(clip), self._compute_dtype)
     endpoints = apply(self._trunk, net, statistics, recompute=self._recompute)
     if self.has_head:
-      drop = functools.partial(network.dropout, keep_prob=dropout_keep_prob, seeds=dropout_seeds)
+      drop = functools.partial(base.dropout, keep_prob=dropout_keep_prob, seeds=dropout_seeds)
       endpoints |= self._classify(_last(endpoints), statistics, drop)
     if statistics is not None:
       statistics.move_averages()
@@ -118,15 +117,15 @@ class TrunkNetwork(network.Network):
   def _classify(
     self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
-    """The endpoints of the head, of which one is the logits; `drop` is `network.dropout` less what the call gave it."""
+    """The endpoints of the head, of which one is the logits; `drop` is `base.dropout` less what the call gave it."""
     net = pooled = tf.reduce_mean(tf.cast(net, tf.float32), [1, 2, 3], keepdims=True)
-    endpoints = {network.POOLED_FEATURES: tf.squeeze(pooled, [1, 2, 3])}
+    endpoints = {base.POOLED_FEATURES: tf.squeeze(pooled, [1, 2, 3])}
     for name, module in self._head.items():
       net = endpoints[name] = module(net, statistics)
-    return endpoints | {network.LOGITS: tf.squeeze(self._classifier(drop(net)), [1, 2, 3])}
+    return endpoints | {base.LOGITS: tf.squeeze(self._classifier(drop(net)), [1, 2, 3])}
 
   def _make_classifier(self) -> snt.Module:
-    return units.classifier(self.num_classes, name=network.LOGITS)
+    return units.classifier(self.num_classes, name=base.LOGITS)
 
   def _width(self, channels: int) -> int:
     """A width, multiplied; at least 4."""
@@ -154,8 +153,8 @@ def apply(
   outputs = {}
   for part in _split(rows):
     function = functools.partial(_apply, part, statistics=statistics)
-    variables = [variable for module in part.values() for variable in network.trained(module)]
-    last = recomputation.recomputed(lambda net, function=function: _last(function(net)), net, variables)
+    variables = [variable for module in part.values() for variable in base.trained(module)]
+    last = base.recomputed(lambda net, function=function: _last(function(net)), net, variables)
     # A tf.function leaves out those of them that nobody asks for.
     outputs |= function(net) | {list(part)[-1]: last}
     net = last

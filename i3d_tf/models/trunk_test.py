@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
+from i3d_tf.models import base
 from i3d_tf.models import inception
-from i3d_tf.models import network
 from i3d_tf.models import trunk
 from i3d_tf.models import units
 from i3d_tf.weights import release
@@ -40,10 +40,10 @@ class TrunkNetworkTest(parameterized.TestCase):
   def test_head_is_mean_units_dropout_classifier(self):
     model, clip = _made(), _clip(2, 3, 8, 10, 3)
     logits, endpoints = model(clip)
-    self.assertEqual(list(endpoints), ["a", "pool", "b", network.POOLED_FEATURES, "c", network.LOGITS])
+    self.assertEqual(list(endpoints), ["a", "pool", "b", base.POOLED_FEATURES, "c", base.LOGITS])
     values = release.named_variables(model)
     pooled = endpoints["b"].numpy().mean((1, 2, 3), dtype=np.float64)
-    np.testing.assert_allclose(endpoints[network.POOLED_FEATURES], pooled, atol=1e-6)
+    np.testing.assert_allclose(endpoints[base.POOLED_FEATURES], pooled, atol=1e-6)
     hidden = pooled @ values["c/conv_3d/w"][0, 0, 0] - values["c/batch_norm/moving_mean"]
     hidden = hidden / np.sqrt(values["c/batch_norm/moving_variance"] + 1e-3) + values["c/batch_norm/beta"]
     expected = np.maximum(hidden, 0) @ values["Logits/conv_3d/w"][0, 0, 0] + values["Logits/conv_3d/b"]
@@ -52,7 +52,7 @@ class TrunkNetworkTest(parameterized.TestCase):
   def test_dropout_is_of_what_the_classifier_sees(self):
     model, clip, seeds = _made(), _clip(2, 3, 8, 10, 3), tf.constant([[1, 2], [3, 4]])
     endpoints = model(clip)[1]
-    dropped = network.dropout(endpoints["c"], 0.5, seeds)[:, 0, 0, 0]
+    dropped = base.dropout(endpoints["c"], 0.5, seeds)[:, 0, 0, 0]
     values = release.named_variables(model)
     expected = dropped @ values["Logits/conv_3d/w"][0, 0, 0] + values["Logits/conv_3d/b"]
     np.testing.assert_allclose(model(clip, False, 0.5, dropout_seeds=seeds)[0], expected, atol=1e-5)

@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from i3d_tf.models import base
 from i3d_tf.models import inception
-from i3d_tf.models import network
 from i3d_tf.models import units
 
 STREAMS = ("rgb", "flow")
@@ -15,7 +15,7 @@ _FEATURES = "Mixed_5c"
 _FUSION_CHANNELS, _FUSION_KERNEL = 512, (3, 3, 3)
 
 
-class _Towers(network.Network):
+class _Towers(base.Network):
   """An `InceptionV1` a stream; called with a clip, or, of both streams, with a mapping of clips."""
 
   def __init__(
@@ -65,7 +65,7 @@ class _Towers(network.Network):
 
   def _clips(self, clip: tf.Tensor | Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The clips by stream, checked; builds the network."""
-    clip = network.to_tensors(clip)
+    clip = base.to_tensors(clip)
     self.check(clip)
     clips = self._by_stream(clip)
     channels = {stream: each.shape[-1] for stream, each in clips.items()}
@@ -93,7 +93,7 @@ class TwoStream(_Towers):
     **tower_options,
   ):
     """Describes the network; `tower_options` are further arguments of `inception.InceptionV1`."""
-    super().__init__(num_classes, streams, network.LOGITS, width_multiplier, name, tower_options)
+    super().__init__(num_classes, streams, base.LOGITS, width_multiplier, name, tower_options)
 
   def __call__(
     self,
@@ -103,15 +103,15 @@ class TwoStream(_Towers):
     *,
     dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network; see `network.Network` and `trunk.TrunkNetwork`."""
+    """Applies the network; see `base.Network` and `trunk.TrunkNetwork`."""
     endpoints, logits = {}, []
     for layer, (stream, each) in enumerate(self._clips(clip).items()):
       seeds = None if dropout_seeds is None else dropout_seeds + [0, layer]
       output, found = self.towers[stream](each, is_training, dropout_keep_prob, dropout_seeds=seeds)
       logits.append(output)
       endpoints |= {f"{stream}/{name}": value for name, value in found.items()}
-    endpoints[network.LOGITS] = tf.add_n(logits) / len(logits)
-    return endpoints[network.LOGITS], endpoints
+    endpoints[base.LOGITS] = tf.add_n(logits) / len(logits)
+    return endpoints[base.LOGITS], endpoints
 
 
 class FusedTwoStream(_Towers):
@@ -140,7 +140,7 @@ class FusedTwoStream(_Towers):
     self._spatial_dropout = spatial_dropout
     self._fusion_channels = max(4, round(_FUSION_CHANNELS * width_multiplier))
     self._fusion = units.Conv3D(self._fusion_channels, _FUSION_KERNEL, with_bias=True, name="Fusion")
-    self._classifier = units.classifier(num_classes, name=network.LOGITS)
+    self._classifier = units.classifier(num_classes, name=base.LOGITS)
 
   def _build_rest(self) -> None:
     channels = sum(tower.out_channels for tower in self.towers.values())
@@ -156,8 +156,8 @@ class FusedTwoStream(_Towers):
     *,
     dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network; see `network.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
-    network.check_keep_prob(dropout_keep_prob)
+    """Applies the network; see `base.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
+    base.check_keep_prob(dropout_keep_prob)
     endpoints, features = {}, []
     for stream, each in self._clips(clip).items():
       output, found = self.towers[stream](each, is_training)
@@ -166,6 +166,6 @@ class FusedTwoStream(_Towers):
     fused = endpoints["Fusion"] = tf.nn.relu(self._fusion(tf.concat(features, axis=-1)))
     pooled = endpoints["FusionPool"] = tf.nn.max_pool3d(fused, _FUSION_KERNEL, 1, "SAME")
     mean = tf.reduce_mean(pooled, [1, 2, 3], keepdims=True)
-    mean = network.dropout(mean, dropout_keep_prob, dropout_seeds, whole_channels=self._spatial_dropout)
-    logits = endpoints[network.LOGITS] = tf.squeeze(self._classifier(mean), [1, 2, 3])
+    mean = base.dropout(mean, dropout_keep_prob, dropout_seeds, whole_channels=self._spatial_dropout)
+    logits = endpoints[base.LOGITS] = tf.squeeze(self._classifier(mean), [1, 2, 3])
     return logits, endpoints

@@ -7,9 +7,9 @@ from typing import Any
 import sonnet as snt
 import tensorflow as tf
 
+from i3d_tf.models import base
 from i3d_tf.models import batch_norm
-from i3d_tf.models import network
-from i3d_tf.models import residual
+from i3d_tf.models import resnet
 from i3d_tf.models import trunk
 from i3d_tf.models import units
 from i3d_tf.models import x3d_spec as spec
@@ -76,7 +76,7 @@ class X3D(trunk.TrunkNetwork):
     lin5 = self._head[LIN5](pooled, statistics)
     average = lambda values: tf.reduce_mean(values, [1, 2, 3])
     logits = average(self._classifier(drop(lin5)))
-    return {network.POOLED_FEATURES: average(pooled), LIN5: lin5, network.LOGITS: logits}
+    return {base.POOLED_FEATURES: average(pooled), LIN5: lin5, base.LOGITS: logits}
 
 
 def _stem(channels: int) -> snt.Module:
@@ -105,7 +105,7 @@ def _residual(block: spec.Block) -> snt.Module:
     shortcut = units.Unit3D(block.channels, _POINT, stride, batch_norm=_NORM, activation="none", name="downsample")
     return [conv1, conv2, *gate, conv3], shortcut if block.stride > 1 else None
 
-  return residual.Residual(make_units, name=block.name)
+  return resnet.Residual(make_units, name=block.name)
 
 
 def _gate(channels: int, squeezed: int) -> units.Gate:

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
-from i3d_tf.models import network
+from i3d_tf.models import base
 from i3d_tf.models import units
 from i3d_tf.models import x3d
 from i3d_tf.models import x3d_spec as spec
@@ -47,7 +47,7 @@ class X3DTest(parameterized.TestCase):
       {name: (6, side, side) for name, side in sides.items()},
     )
     blocks = [block.name for block in spec.blocks(1.0)]
-    self.assertCountEqual(endpoints, ["stem", *blocks, "conv5", network.POOLED_FEATURES, x3d.LIN5, network.LOGITS])
+    self.assertCountEqual(endpoints, ["stem", *blocks, "conv5", base.POOLED_FEATURES, x3d.LIN5, base.LOGITS])
 
   @parameterized.parameters(("layer2_0", "layer1_0"), ("layer2_1", "layer2_0"))
   def test_a_block_is_its_definition(self, name, before):
@@ -93,8 +93,8 @@ class X3DTest(parameterized.TestCase):
       hidden = np.maximum(window @ values["lin5/conv_3d/w"][0, 0, 0], 0)
       np.testing.assert_allclose(endpoints[x3d.LIN5][:, 0, top, left], hidden, rtol=1e-4, atol=1e-4)
       logits.append(hidden @ values["Logits/conv_3d/w"][0, 0, 0] + values["Logits/conv_3d/b"])
-    np.testing.assert_allclose(endpoints[network.LOGITS], np.mean(logits, 0), rtol=1e-4, atol=1e-4)
-    self.assertEqual(endpoints[network.POOLED_FEATURES].shape, (1, features.shape[-1]))
+    np.testing.assert_allclose(endpoints[base.LOGITS], np.mean(logits, 0), rtol=1e-4, atol=1e-4)
+    self.assertEqual(endpoints[base.POOLED_FEATURES].shape, (1, features.shape[-1]))
 
   def test_clips_of_unknown_or_small_size(self):
     model, clip = _made(), _noise(2, 3, 96, 96, 3)

@@ -38,7 +38,7 @@ def differ_in_clips_only(name: str, other: str) -> bool:
 
 
 def training_clips(name: str, stream: str) -> dict[str, Any]:
-  """What a clip of training is for a network and stream, by the names of `clip_options.TrainClips`."""
+  """What a clip of training is for a network and stream, by the names of `clip_config.TrainClips`."""
   training = get(name).training
   return {key: value for key, value in training.items() if stream != "rgb" or not key.startswith("flow_")}
 

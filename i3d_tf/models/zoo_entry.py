@@ -22,8 +22,8 @@ class Entry:
     trunk: what the names of the network of images begin with that it holds or is inflated from, '{stream}' standing for
       the stream; None if there is none.
     base: the name of that network of images.
-    training: what a clip of training is, by the names of `clip_options.TrainClips`.
-    test: protocol and number of clips or frames of its test, by the names of `clip_options.EvalClips`; the clips are
+    training: what a clip of training is, by the names of `clip_config.TrainClips`.
+    test: protocol and number of clips or frames of its test, by the names of `clip_config.EvalClips`; the clips are
       those of training.
     parameters: trained values by stream, for 400 classes.
     giga_multiply_adds: of a clip of training, forward, by stream. One multiplication and addition counts 1, those on

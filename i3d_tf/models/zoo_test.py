@@ -11,11 +11,11 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.evaluation import experiment_tables
+from i3d_tf.models import base
 from i3d_tf.models import convnet_lstm
 from i3d_tf.models import cost
 from i3d_tf.models import inception
 from i3d_tf.models import inception_spec
-from i3d_tf.models import network
 from i3d_tf.models import zoo
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -88,10 +88,10 @@ def small_info(name: str, stream: str) -> saved.ModelInfo:
 def _specs(info: saved.ModelInfo, batch: int = 1):
   channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
   shape = [batch, info.num_frames, info.crop, info.crop]
-  return network.clip_of({stream: tf.TensorSpec([*shape, count]) for stream, count in channels.items()}, info.streams)
+  return base.clip_of({stream: tf.TensorSpec([*shape, count]) for stream, count in channels.items()}, info.streams)
 
 
-def _num_trained(model: network.Network) -> int:
+def _num_trained(model: base.Network) -> int:
   return sum(variable.shape.num_elements() for variable in model.trainable_variables)
 
 

@@ -100,14 +100,14 @@ class Monitor:
 
 def _strip(clip: np.ndarray, stream: str) -> np.ndarray:
   """Frames at equal distances side by side, uint8 `[H, n * W, 3]`; flow in colours."""
-  from i3d_tf.video import flow
+  from i3d_tf.flow import codec
 
   if stream == "flow":
     clip = np.concatenate([clip[..., channel : channel + 2] for channel in range(0, clip.shape[-1], 2)])
   steps = np.unique(np.linspace(0, len(clip) - 1, _FRAMES_SHOWN).astype(int))
   if stream == "flow":
-    fields = clip[steps] * flow.BOUND
-    images = [flow.draw(field, full_scale=max(1.0, float(np.abs(fields).max()))) for field in fields]
+    fields = clip[steps] * codec.BOUND
+    images = [codec.draw(field, full_scale=max(1.0, float(np.abs(fields).max()))) for field in fields]
   else:
     images = list(np.rint((clip[steps] + 1) * 127.5).astype(np.uint8))
   return np.concatenate(images, axis=1)

@@ -10,15 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
+from i3d_tf.input import clip_config
+from i3d_tf.models import base
 from i3d_tf.models import inception_spec
-from i3d_tf.models import network
 from i3d_tf.models import resnet_spec
 from i3d_tf.models import x3d_spec
 from i3d_tf.models import zoo
+from i3d_tf.training import config
 from i3d_tf.training import optimizers
-from i3d_tf.training import options
 from i3d_tf.training import step as steps
-from i3d_tf.video import clip_options
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -49,20 +49,20 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
 
   In a process of its own, since devices are divided at its start.
   """
-  from i3d_tf.evaluation import options as evaluation_options
+  from i3d_tf.evaluation import config
   from i3d_tf.evaluation import session
   from i3d_tf.training import trainer
 
   _keep_few_rows()
   stream = _STREAMS[name]
-  clips = clip_options.TrainClips(streams=clip_options.STREAMS_OF[stream], short_side=36, crop=32, **_CLIPS[name])
+  clips = clip_config.TrainClips(streams=clip_config.STREAMS_OF[stream], short_side=36, crop=32, **_CLIPS[name])
   for num_steps in (2, 4):
-    run = options.Run(
+    run = config.Run(
         records=str(folder / "records"), output=str(folder / "run"), model=name, stream=stream, num_steps=num_steps,
         batch_size=2, num_logical_cpus=2, width_multiplier=0.05, log_every=1, **_average(name),
     )  # fmt: skip
-    trainer.train(run, options.Optimization(learning_rate=0.01), clips)
-  evaluation = evaluation_options.Evaluation(
+    trainer.train(run, config.Optimization(learning_rate=0.01), clips)
+  evaluation = config.Evaluation(
       output=str(folder / "out"), records=str(folder / "records"), checkpoints={stream: str(folder / "run")},
       model=name, num_examples=1,
   )  # fmt: skip
@@ -79,7 +79,7 @@ class NetworksTest(parameterized.TestCase):
     options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_CLIPS[name]}
     info = saved.ModelInfo(model=name, stream=_STREAMS[name], num_classes=4, **options_of)
     model = saved.make_model(info, batch_norm_decay=0.8)
-    optimization = options.Optimization(optimizer="adam", dropout=0.0)
+    optimization = config.Optimization(optimizer="adam", dropout=0.0)
     strategy = tf.distribute.get_strategy()
     optimizer = optimizers.make(optimization, model.trainable_variables)
     make_step = lambda: steps.Step(model, optimizer, strategy, optimization, streams=info.streams, batch_size=8)
@@ -98,7 +98,7 @@ class NetworksTest(parameterized.TestCase):
       last = step.apply(batch, rate=5e-3, step=number)
     self.assertGreater(first.loss / 8, 1.0)
     self.assertLess(last.loss / 8, 0.1)
-    logits = model(network.clip_of(batch, info.streams))[0].numpy()
+    logits = model(base.clip_of(batch, info.streams))[0].numpy()
     np.testing.assert_array_equal(logits.argmax(1), batch["label"])
     values = lambda: {key: variable.numpy() for key, variable in release.named_variables(model).items()}
     before = values()

@@ -8,7 +8,7 @@ import pathlib
 from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf import provenance
-from i3d_tf.models import network
+from i3d_tf.models import base
 from i3d_tf.training import checkpoints
 from i3d_tf.weights import release
 
@@ -62,7 +62,7 @@ def prepare(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_rep
   (folder / "versions.txt").write_text(rows, encoding="utf-8")
 
 
-def describe(folder: pathlib.Path, model: network.Network, steps: Mapping[str, Sequence[str]]) -> None:
+def describe(folder: pathlib.Path, model: base.Network, steps: Mapping[str, Sequence[str]]) -> None:
   """Writes the table of variables, and the steps that clips go through by what they are for."""
   trained = {variable.name for variable in model.trained_variables}
   lines = [

@@ -4,14 +4,14 @@ import pathlib
 from absl.testing import absltest
 
 from i3d_tf import errors
-from i3d_tf.training import options
+from i3d_tf.training import config
 from i3d_tf.training import run_folder
 
 
 class PrepareTest(absltest.TestCase):
   def _prepare(self, folder: pathlib.Path, **changes) -> None:
-    run = options.Run(**{"records": "DATA", "output": str(folder), "num_steps": 3, **changes})
-    run_folder.prepare(folder, (run, options.Optimization()), "--num_steps=3\n", num_replicas=1)
+    run = config.Run(**{"records": "DATA", "output": str(folder), "num_steps": 3, **changes})
+    run_folder.prepare(folder, (run, config.Optimization()), "--num_steps=3\n", num_replicas=1)
 
   def _run_without(self, *names: str) -> pathlib.Path:
     """A folder of a run with a checkpoint, whose options.json lacks some names."""

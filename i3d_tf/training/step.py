@@ -1,4 +1,10 @@
-"""One step of optimisation on all replicas: loss, gradients, their sum over the replicas, and the move."""
+"""One step of optimisation on all replicas: loss, gradients, their sum over the replicas, and the move.
+
+Training on two data sets at once: each has classes of its own in one classifier, and the losses are added.
+
+Two-Stream ConvNets (Simonyan and Zisserman, arXiv 1406.2199, section 4): two softmax layers on the same features, each
+with its own loss on the videos of its own data set.
+"""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -6,11 +12,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from i3d_tf.models import network
-from i3d_tf.training import multi_task
+from i3d_tf.input import pipeline
+from i3d_tf.models import base
+from i3d_tf.training import config
 from i3d_tf.training import optimizers
-from i3d_tf.training import options as options_lib
-from i3d_tf.video import pipeline
 
 
 class Outcome(NamedTuple):
@@ -39,10 +44,10 @@ class Step:
 
   def __init__(
     self,
-    model: network.Network,
+    model: base.Network,
     optimizer: optimizers.Optimizer,
     strategy: tf.distribute.Strategy,
-    optimization: options_lib.Optimization,
+    optimization: config.Optimization,
     *,
     streams: Sequence[str],
     batch_size: int,
@@ -137,7 +142,7 @@ class Step:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(variables)
       keep_prob = 1 - self._options.dropout
-      clip = network.clip_of(pipeline.scaled(batch), self._streams)
+      clip = base.clip_of(pipeline.scaled(batch), self._streams)
       logits, endpoints = self._model(clip, True, keep_prob, dropout_seeds=batch["seed"])
       sums = clip_sums(
         logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks
@@ -185,9 +190,9 @@ def clip_sums(
   """(cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
 
   The cross-entropy is that of `trained`, if the network is trained by other logits than its output. `tasks` are the
-  numbers of classes of several data sets; see `multi_task.own_logits`.
+  numbers of classes of several data sets; see `step.own_logits`.
   """
-  own = lambda values: multi_task.own_logits(values, batch["label"], tasks)
+  own = lambda values: own_logits(values, batch["label"], tasks)
   trained = own(logits if trained is None else trained)
   logits = own(logits)
   weight = batch["weight"]
@@ -221,3 +226,38 @@ def _update_if(variable, is_wanted, update, *arguments):
 
 def _has_gpu() -> bool:
   return bool(tf.config.list_logical_devices("GPU"))
+
+
+_NEVER = -1e9  # a logit of no probability
+
+
+def own_logits(logits: tf.Tensor, labels: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
+  """The logits of which only the classes of each clip's own data set can have a probability.
+
+  Args:
+    logits: `[B, classes]` or `[B, steps, classes]`: the classes of the first data set, then those of the next.
+    labels: `[B]`, indices of all classes.
+    sizes: how many classes each data set has.
+  """
+  if len(sizes) == 1:
+    return logits
+  task_of = tf.repeat(tf.range(len(sizes)), sizes)
+  is_own = tf.equal(task_of[tf.newaxis], tf.gather(task_of, labels)[:, tf.newaxis])
+  if logits.shape.rank == 3:
+    is_own = is_own[:, tf.newaxis]
+  return tf.where(is_own, logits, _NEVER)
+
+
+def merge(datasets: Sequence[tf.data.Dataset], sizes: Sequence[int]) -> tf.data.Dataset:
+  """Batches that hold a batch of each data set one after the other, with labels as `own_logits` takes them."""
+  if len(datasets) == 1:
+    return datasets[0]
+
+  def join(*batches):
+    first, parts = 0, []
+    for batch, size in zip(batches, sizes, strict=True):
+      parts.append({**batch, "label": batch["label"] + first})
+      first += size
+    return {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
+
+  return tf.data.Dataset.zip(tuple(datasets)).map(join)

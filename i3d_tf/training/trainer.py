@@ -13,29 +13,24 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import files
-from i3d_tf.models import network
-from i3d_tf.models import pooling_check
+from i3d_tf.input import clip_config
+from i3d_tf.input import pipeline
+from i3d_tf.models import base
 from i3d_tf.training import checkpoints
+from i3d_tf.training import config
 from i3d_tf.training import distribution
-from i3d_tf.training import interruptions
-from i3d_tf.training import loss_scale
 from i3d_tf.training import monitor as monitors
-from i3d_tf.training import multi_task
 from i3d_tf.training import optimizers
-from i3d_tf.training import options as options_lib
 from i3d_tf.training import run_folder
-from i3d_tf.training import schedules
-from i3d_tf.training import step as steps
+from i3d_tf.training import step
 from i3d_tf.training import validation
-from i3d_tf.video import clip_options
-from i3d_tf.video import pipeline
 from i3d_tf.weights import saved
 
 
 def train(
-  run: options_lib.Run,
-  optimization: options_lib.Optimization,
-  clips: clip_options.TrainClips,
+  run: config.Run,
+  optimization: config.Optimization,
+  clips: clip_config.TrainClips,
   *,
   flags_text: str = "",
 ) -> None:
@@ -60,7 +55,7 @@ def train(
   tf.random.set_seed(run.seed)
   if run.deterministic:
     tf.config.experimental.enable_op_determinism()
-  stored = clip_options.stored(clips)
+  stored = clip_config.stored(clips)
   sources = [pipeline.open_source(run.records, run.split, streams=stored)]
   if run.second_records:
     sources.append(pipeline.open_source(run.second_records, run.second_split, streams=stored))
@@ -77,7 +72,7 @@ def train(
     else:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="i3d_tf.")))
     trainer = Trainer(run, optimization, clips, strategy, workers, folder, sources, validation_source)
-    with interruptions.explained():
+    with checkpoints.explained():
       trainer.run()
 
 
@@ -86,9 +81,9 @@ class Trainer:
 
   def __init__(
     self,
-    run: options_lib.Run,
-    optimization: options_lib.Optimization,
-    clips: clip_options.TrainClips,
+    run: config.Run,
+    optimization: config.Optimization,
+    clips: clip_config.TrainClips,
     strategy: tf.distribute.Strategy,
     workers: distribution.Workers,
     folder: pathlib.Path,
@@ -117,8 +112,8 @@ class Trainer:
     if len(sources) > 1:
       trained = dataclasses.replace(self._info, num_classes=sum(self._tasks), classes=())
     self._progress = checkpoints.Progress()
-    self._plateau = schedules.Plateau(optimization.plateau_patience)
-    self._loss_scale = loss_scale.LossScale(is_used=optimization.precision == "float16")
+    self._plateau = optimizers.Plateau(optimization.plateau_patience)
+    self._loss_scale = optimizers.LossScale(is_used=optimization.precision == "float16")
     with strategy.scope():
       self._model = saved.make_model(
           trained, compute_dtype=optimization.precision, sync_batch_norm=optimization.sync_batch_norm,
@@ -159,7 +154,7 @@ class Trainer:
     if progress.step >= run.num_steps and not progress.is_validation_due:
       print(f"{run.output}: all {run.num_steps} steps are done; more of --num_steps would go on from here")
       return
-    with interruptions.on_signals(self._ask_to_stop), self._monitor() as monitor:
+    with checkpoints.on_signals(self._ask_to_stop), self._monitor() as monitor:
       self._describe(monitor)
       if progress.is_validation_due:
         self._keep(monitor)
@@ -177,10 +172,10 @@ class Trainer:
     if self._stop and self._signal == signal.SIGINT:
       raise KeyboardInterrupt
 
-  def _train_step(self, train_step: steps.Step, batches: Iterator, monitor: monitors.Monitor) -> None:
+  def _train_step(self, train_step: step.Step, batches: Iterator, monitor: monitors.Monitor) -> None:
     """Makes one step, and checks that all went well."""
     progress, accumulation = self._progress, self._optimization.accumulation_steps
-    rate = schedules.rate(
+    rate = optimizers.rate(
       self._optimization, progress.step, num_steps=self._run.num_steps, num_drops=self._plateau.num_drops
     )
     wait, parts, used = 0.0, [], []
@@ -195,7 +190,7 @@ class Trainer:
       else:
         stop = self._signal is not None
         parts.append(train_step.apply(batch, rate=rate, step=progress.step, loss_scale=scale, stop=stop))
-    outcome = steps.Outcome(*map(sum, zip(*parts, strict=True)))
+    outcome = step.Outcome(*map(sum, zip(*parts, strict=True)))
     self._check_readable(used, outcome.count)
     is_loss_finite = math.isfinite(outcome.loss)
     if not (self._loss_scale.update(outcome.is_finite > 0.5) and is_loss_finite):
@@ -268,7 +263,7 @@ class Trainer:
         if variable.synchronization == tf.VariableSynchronization.ON_READ:
           variable.assign(variable.read_value())
 
-  def _make_step(self) -> steps.Step:
+  def _make_step(self) -> step.Step:
     optimization = self._optimization
     is_frozen = optimization.freeze and not 0 < optimization.unfreeze_step <= self._progress.step
     try:
@@ -278,7 +273,7 @@ class Trainer:
     if not self._model.trained_variables:
       raise errors.I3dError(f"--freeze={optimization.freeze} leaves nothing of {self._run.model} to train")
     with self._strategy.scope():
-      return steps.Step(
+      return step.Step(
           self._model, self._optimizer, self._strategy, optimization, streams=self._info.streams,
           batch_size=self._run.batch_size, tasks=self._tasks,
       )  # fmt: skip
@@ -297,7 +292,7 @@ class Trainer:
         source, self._clips, batch_size=run.batch_size // len(self._sources) * count, seed=run.seed,
         first_batch=position, shards=shards, num_shards=num_shards, data_service=run.data_service or None,
     )  # fmt: skip
-    dataset = lambda context: multi_task.merge([batches(source) for source in self._sources], self._tasks)
+    dataset = lambda context: step.merge([batches(source) for source in self._sources], self._tasks)
     return iter(self._strategy.distribute_datasets_from_function(dataset))
 
   def _check_readable(self, batches: Sequence, count: float) -> None:
@@ -345,7 +340,7 @@ class Trainer:
     monitor.say(f"Input: {', '.join(used['training'])}")
     for note in self._notes:
       monitor.say(note)
-    if not pooling_check.max_pool_gradient_is_right(self._optimization.precision):
+    if not distribution.max_pool_gradient_is_right(self._optimization.precision):
       monitor.say(
         "Warning: the max-pool gradient of this TensorFlow gives tied maxima the whole gradient each; training with "
         "short clips will differ from other machines (is oneDNN switched off by TF_ENABLE_ONEDNN_OPTS=0?)"
@@ -378,18 +373,18 @@ def _num_classes(source: pipeline.Source) -> int:
   return len(source.classes)
 
 
-def _check_clip(model: network.Network, info: saved.ModelInfo, batch_size: int) -> None:
+def _check_clip(model: base.Network, info: saved.ModelInfo, batch_size: int) -> None:
   """Raises I3dError if the network does not take clips of this length and size."""
   channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
   shape = [batch_size, info.num_frames, info.crop, info.crop]
   specs = {stream: tf.TensorSpec([*shape, number]) for stream, number in channels.items()}
   try:
-    model.check(network.clip_of(specs, info.streams))
+    model.check(base.clip_of(specs, info.streams))
   except ValueError as error:
     raise errors.I3dError(f"the network {info.model} does not take these clips: {error}") from None
 
 
-def _check_batch(model: network.Network, run: options_lib.Run, num_together: int) -> None:
+def _check_batch(model: base.Network, run: config.Run, num_together: int) -> None:
   """Raises I3dError if the batches of the replicas that are normalised together have too few clips to learn from."""
   if run.batch_size * num_together < model.MIN_BATCH:
     raise errors.I3dError(

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.models import network
+from i3d_tf.input import clip_config
+from i3d_tf.input import pipeline
+from i3d_tf.models import base
 from i3d_tf.training import distribution
 from i3d_tf.training import step as steps
-from i3d_tf.video import clip_options
-from i3d_tf.video import pipeline
 
 
 class Validation:
@@ -17,10 +17,10 @@ class Validation:
 
   def __init__(
     self,
-    model: network.Network,
+    model: base.Network,
     strategy: tf.distribute.Strategy,
     source: pipeline.Source,
-    clips: clip_options.TrainClips,
+    clips: clip_config.TrainClips,
     *,
     batch_size: int,
     workers: distribution.Workers,
@@ -64,5 +64,5 @@ class Validation:
     return [self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
 
   def _measure_on_replica(self, batch):
-    logits, _ = self._model(network.clip_of(pipeline.scaled(batch), self._streams), is_training=False)
+    logits, _ = self._model(base.clip_of(pipeline.scaled(batch), self._streams), is_training=False)
     return tf.unstack(steps.clip_sums(logits, batch, tasks=self._tasks))

@@ -9,19 +9,19 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.video import clip_options
-from i3d_tf.video import clip_steps
-from i3d_tf.video import flow as flow_lib
-from i3d_tf.video import pipeline
-from i3d_tf.video import prepare
-from i3d_tf.video import records
+from i3d_tf.data import prepare
+from i3d_tf.data import records
+from i3d_tf.flow import codec
+from i3d_tf.input import clip_config
+from i3d_tf.input import clip_steps
+from i3d_tf.input import pipeline
 
 _SIZE = (24, 32)  # height, width
 _CROP = 16
 _BOTH = ("rgb", "flow")
 _STACKINGS = [
   {"flow_stacking": stacking, "subtract_mean_flow": subtract}
-  for stacking in clip_options.FLOW_STACKINGS
+  for stacking in clip_config.FLOW_STACKINGS
   for subtract in (False, True)
 ]
 
@@ -48,7 +48,7 @@ def _encoded(fields: np.ndarray) -> tuple[bytes, ...]:
 
 def _stored(fields: np.ndarray) -> np.ndarray:
   """The flow that is left of fields when they have been bytes, in units of 20 pixels."""
-  return flow_lib.decode(flow_lib.encode(fields)) / 20
+  return codec.decode(codec.encode(fields)) / 20
 
 
 def _record(name: str, num_frames: int, streams=(*_BOTH, "backward_flow"), **changes) -> records.Record:
@@ -118,12 +118,12 @@ class StacksTest(parameterized.TestCase):
     return pipeline.open_source(self.folder, "train", streams=streams)
 
   def batches(self, count: int, *, batch_size=4, streams=_BOTH, **options) -> list[dict]:
-    clips = clip_options.TrainClips(**{"streams": streams, "short_side": _SIZE[0], "crop": _CROP, **options})
+    clips = clip_config.TrainClips(**{"streams": streams, "short_side": _SIZE[0], "crop": _CROP, **options})
     dataset = pipeline.train_batches(self.source(streams), clips, batch_size=batch_size, seed=1)
     return list(dataset.take(count).map(pipeline.scaled).as_numpy_iterator())
 
   def videos(self, *, streams=_BOTH, **options) -> list[dict]:
-    clips = clip_options.EvalClips(streams=streams, short_side=_SIZE[0], crop=_CROP, **options)
+    clips = clip_config.EvalClips(streams=streams, short_side=_SIZE[0], crop=_CROP, **options)
     return list(pipeline.eval_videos(self.source(streams), clips).map(pipeline.scaled).as_numpy_iterator())
 
   def assert_stacks(self, example: dict, expected: dict, num_frames: int, *, num_flows: int = 10) -> None:
@@ -202,7 +202,7 @@ class TrainTest(StacksTest):
     self.assertTrue(any(np.allclose(batch["flow"][0, 0], stack[:, left : left + 24], atol=2e-5) for left in range(9)))
 
   def test_flows_that_positions_share_are_taken_once(self):
-    clips = clip_options.TrainClips(
+    clips = clip_config.TrainClips(
       streams=_BOTH, num_frames=5, frame_stride=2, flow_stack=6, flow_stacking="bidirectional"
     )
     state = {"parsed": records.parse(tf.constant(records.serialize(_record("a", 30)))), "seed": tf.constant([1, 2])}
@@ -277,7 +277,7 @@ class EvaluationTest(StacksTest):
   def test_center_clips(self):
     self.write(_record("a", 24), _record("b", 17))
     expected = {"flow_stacking": "bidirectional", "subtract_mean_flow": True}
-    clips = clip_options.TrainClips(
+    clips = clip_config.TrainClips(
       streams=_BOTH, num_frames=2, frame_stride=3, flow_stack=10, short_side=24, crop=_CROP, **expected
     )
     (batch,) = pipeline.center_clips(self.source(), clips, batch_size=2).map(pipeline.scaled).as_numpy_iterator()
@@ -300,9 +300,9 @@ class UnusableRecordsTest(StacksTest):
 
   def test_a_data_set_without_backward_flow(self):
     self.write(_record("a", 12, streams=_BOTH))
-    clips = clip_options.TrainClips(streams=_BOTH, flow_stack=4, flow_stacking="bidirectional")
+    clips = clip_config.TrainClips(streams=_BOTH, flow_stack=4, flow_stacking="bidirectional")
     with self.assertRaisesRegex(errors.I3dError, "has no backward_flow, only rgb, flow; prepare one with .*--backward"):
-      self.source(clip_options.stored(clips))
+      self.source(clip_config.stored(clips))
 
   def test_zeros_have_the_shape_of_stacks(self):
     self.write(_record("a", 12, streams=("rgb",)))
@@ -310,19 +310,19 @@ class UnusableRecordsTest(StacksTest):
     self.assertEqual((video["flow"].shape, video["weight"]), ((1, 0, _CROP, _CROP, 8), 0))
 
   def videos_of_flow(self, **options) -> list[dict]:
-    clips = clip_options.EvalClips(streams=("flow",), short_side=_SIZE[0], crop=_CROP, **options)
+    clips = clip_config.EvalClips(streams=("flow",), short_side=_SIZE[0], crop=_CROP, **options)
     return list(pipeline.eval_videos(self.source(()), clips).map(pipeline.scaled).as_numpy_iterator())
 
 
 class StepsTest(absltest.TestCase):
   def test_stacking_is_named(self):
-    plain = pipeline.steps(clip_options.TrainClips(streams=_BOTH))
-    stacked = pipeline.steps(clip_options.TrainClips(streams=_BOTH, flow_stack=10))
+    plain = pipeline.steps(clip_config.TrainClips(streams=_BOTH))
+    stacked = pipeline.steps(clip_config.TrainClips(streams=_BOTH, flow_stack=10))
     self.assertEqual([step for step in stacked if step not in plain],
                      ["take 10 flows at each position", "stack the 10 flows of a position, plain"])  # fmt: skip
     self.assertContainsSubset(plain, stacked)
     options = {"flow_stack": 4, "flow_stacking": "trajectory", "subtract_mean_flow": True}
-    self.assertEqual(pipeline.steps(clip_options.TrainClips(streams=_BOTH, num_frames=5, frame_stride=10, **options)), [
+    self.assertEqual(pipeline.steps(clip_config.TrainClips(streams=_BOTH, num_frames=5, frame_stride=10, **options)), [
         "read the record and check its checksum",
         "parse the record",
         "check label and streams",

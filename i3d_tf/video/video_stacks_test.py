@@ -6,13 +6,13 @@ from absl.testing import absltest
 import cv2
 import numpy as np
 
-from i3d_tf.video import clip_options
-from i3d_tf.video import datasets
-from i3d_tf.video import pipeline
-from i3d_tf.video import prepare
-from i3d_tf.video import records
-from i3d_tf.video import shards
-from i3d_tf.video import tvl1
+from i3d_tf.data import datasets
+from i3d_tf.data import prepare
+from i3d_tf.data import records
+from i3d_tf.data import shards
+from i3d_tf.flow import tvl1
+from i3d_tf.input import clip_config
+from i3d_tf.input import pipeline
 
 
 def _texture(height: int, width: int) -> np.ndarray:
@@ -42,8 +42,8 @@ class VideoStacksTest(absltest.TestCase):
 
   def stack(self, height: int, **options) -> tuple[np.ndarray, np.ndarray]:
     """The middle frame uint8 `[H, W, 3]` and its stack `[H, W, L, 2]` in pixels, cut to a square."""
-    clips = clip_options.TrainClips(streams=("rgb", "flow"), num_frames=1, short_side=height, crop=height, **options)
-    source = pipeline.open_source(self.folder, "train", streams=clip_options.stored(clips))
+    clips = clip_config.TrainClips(streams=("rgb", "flow"), num_frames=1, short_side=height, crop=height, **options)
+    source = pipeline.open_source(self.folder, "train", streams=clip_config.stored(clips))
     (batch,) = pipeline.center_clips(source, clips, batch_size=1).map(pipeline.scaled).as_numpy_iterator()
     frame = np.rint((batch["rgb"][0, 0] + 1) * 127.5).astype(np.uint8)
     return frame, 20 * batch["flow"][0, 0].reshape(height, height, clips.flow_stack, 2)

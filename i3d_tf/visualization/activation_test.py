@@ -13,7 +13,6 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.video import encode
 from i3d_tf.visualization import activation
-from i3d_tf.visualization import activation_pages
 from i3d_tf.visualization import source
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -157,7 +156,7 @@ class PainterTest(absltest.TestCase):
     return activation.Activation(video, None, "walk", np.array([0.0, 1.0]), values, logits, 0)
 
   def test_colours_cover_the_more_the_farther_from_zero(self):
-    painter = activation_pages.Painter(self._activation())
+    painter = activation.Painter(self._activation())
     gray = np.full((1, 5, 3), 100, np.uint8)
     drawn = painter.overlay(gray, np.float32([[6, 3, 0, -3, -6]]))[0].astype(int)
     np.testing.assert_array_equal(drawn[2], 100)
@@ -171,10 +170,10 @@ class PainterTest(absltest.TestCase):
     self.assertGreater(int(bar[1, 5, 0]) - bar[1, 5, 2], 80)
 
   def test_pages(self):
-    painter = activation_pages.Painter(self._activation())
+    painter = activation.Painter(self._activation())
     self.assertEqual(painter.facts(), "whole video: logit 1.00, probability 0.245, place 2 of 3")
     pages = []
-    activation_pages.draw_video(painter, pages.append)
+    activation.draw_video(painter, pages.append)
     self.assertLen(pages, 34)
     self.assertLen({page.shape for page in pages}, 1)
     self.assertEqual(pages[0].shape[1], 1000)
@@ -182,7 +181,7 @@ class PainterTest(absltest.TestCase):
     for page in pages[::11]:
       for edge in (page[:10], page[-10:], page[:, :10], page[:, -10:]):
         np.testing.assert_array_equal(edge, 255)
-    sheet = activation_pages.contact_sheet(painter, columns=3)
+    sheet = activation.contact_sheet(painter, columns=3)
     tile = 270  # pixels of a tile's width
     self.assertBetween(sheet.shape[1], 3 * tile + 70, 3 * tile + 140)
 

@@ -9,16 +9,16 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from i3d_tf import endpoints
 from i3d_tf import errors
-from i3d_tf.evaluation import classification
-from i3d_tf.features import chunks
+from i3d_tf.flow import codec
+from i3d_tf.inference import chunks
+from i3d_tf.inference import classification
+from i3d_tf.inference import endpoints
+from i3d_tf.input import clip_config
+from i3d_tf.input import ops
 from i3d_tf.models import inception_spec as spec
-from i3d_tf.video import canvas
-from i3d_tf.video import clip_options
 from i3d_tf.video import decode
-from i3d_tf.video import flow as flow_lib
-from i3d_tf.video import ops
+from i3d_tf.visualization import canvas
 from i3d_tf.visualization import curves as curves_lib
 from i3d_tf.visualization import panels
 from i3d_tf.visualization import source
@@ -64,7 +64,7 @@ class StepNetwork:
     self._features = endpoints.I3dFeatures(checkpoint, [spec.STEP_LOGITS])
     self.info = self._features.info
     check_stream(self.checkpoint, self.info, stream)
-    side, channels = self.info.crop, clip_options.CHANNELS[stream]
+    side, channels = self.info.crop, clip_config.CHANNELS[stream]
     self._apply = tf.function(self._features, input_signature=[tf.TensorSpec([1, None, side, side, channels])])
 
   def curve(self, inputs: Iterator[np.ndarray], num_frames: int) -> curves_lib.Curve:
@@ -87,7 +87,7 @@ def prepare(image: np.ndarray, stream: str, crop: int | None) -> np.ndarray:
   """A network's input from one frame uint8 `[H, W, 3]` or one field of flow `[H, W, 2]`; of the whole if no `crop`."""
   if crop is not None:
     image = ops.center_crop(image, crop)
-  return ops.scale_rgb(image).numpy() if stream == "rgb" else flow_lib.scale(image)
+  return ops.scale_rgb(image).numpy() if stream == "rgb" else codec.scale(image)
 
 
 def annotate(

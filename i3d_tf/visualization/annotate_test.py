@@ -11,11 +11,11 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.video import canvas
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
 from i3d_tf.video import encode
-from i3d_tf.video import flow as flow_lib
-from i3d_tf.video import tvl1
 from i3d_tf.visualization import annotate
+from i3d_tf.visualization import canvas
 from i3d_tf.visualization import panels
 from i3d_tf.visualization import source
 from i3d_tf.weights import release
@@ -65,7 +65,7 @@ def _expected(stream: str) -> np.ndarray:
   """The logits of the whole video in one pass."""
   model, _ = saved.load(_checkpoint(stream))
   frames = np.stack(list(source.survey(_video(), short_side=36, streams=[stream]).frames()))
-  clip = flow_lib.scale(tvl1.tvl1_flow(frames)) if stream == "flow" else frames / np.float32(127.5) - 1
+  clip = codec.scale(tvl1.tvl1_flow(frames)) if stream == "flow" else frames / np.float32(127.5) - 1
   return model(clip[np.newaxis, :, 2:34, 8:40])[0].numpy()[0]
 
 

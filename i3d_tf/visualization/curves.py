@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from i3d_tf.features import chunks
+from i3d_tf.inference import chunks
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.video import decode
 

@@ -4,7 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from i3d_tf.features import chunks
+from i3d_tf.inference import chunks
 from i3d_tf.visualization import curves
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from i3d_tf import errors
-from i3d_tf.video import canvas
+from i3d_tf.visualization import canvas
 from i3d_tf.weights import saved
 
 SCALES = ("filter", "checkpoint")

@@ -7,7 +7,7 @@ from matplotlib import figure
 from matplotlib.backends import backend_agg
 import numpy as np
 
-from i3d_tf.video import canvas
+from i3d_tf.visualization import canvas
 
 # Okabe and Ito's colours for all kinds of sight, those that can be told apart on white.
 PALETTE = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0))

@@ -3,7 +3,7 @@
 from absl.testing import absltest
 import numpy as np
 
-from i3d_tf.video import canvas
+from i3d_tf.visualization import canvas
 from i3d_tf.visualization import panels
 
 _RED, _BLUE = (200, 30, 30), (30, 30, 200)

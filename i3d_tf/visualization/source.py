@@ -7,17 +7,17 @@ import tempfile
 
 import numpy as np
 
-from i3d_tf.evaluation import classification
+from i3d_tf.data import inspection
+from i3d_tf.data import prepare
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
+from i3d_tf.inference import classification
 from i3d_tf.video import decode
-from i3d_tf.video import flow as flow_lib
-from i3d_tf.video import inspection
-from i3d_tf.video import prepare
-from i3d_tf.video import tvl1
 
 # Wraps what takes long: of (things to be gone through, what they are, how many) it returns the things.
 Progress = Callable[[Iterable, str, int], Iterable]
 _SPEED_BIN = 0.05  # pixels per frame, of the histogram from which the scale of the colours is taken
-_SPEED_BINS = round(np.hypot(flow_lib.BOUND, flow_lib.BOUND) / _SPEED_BIN) + 1
+_SPEED_BINS = round(np.hypot(codec.BOUND, codec.BOUND) / _SPEED_BIN) + 1
 _SETTINGS = prepare.Settings()
 
 
@@ -84,13 +84,13 @@ class FlowStore:
     """Yields the fields `[H, W, 2]` again, having stored each."""
     for field in fields:
       self._ends.append(self._ends[-1] + self._file.write(prepare.encode_flow(field, _SETTINGS)))
-      speeds = np.linalg.norm(np.clip(field, -flow_lib.BOUND, flow_lib.BOUND), axis=-1)
+      speeds = np.linalg.norm(np.clip(field, -codec.BOUND, codec.BOUND), axis=-1)
       self._counts += np.bincount((speeds / _SPEED_BIN).astype(int).ravel(), minlength=_SPEED_BINS)
       yield field
 
   @property
   def full_scale(self) -> float:
-    """The 99th percentile of all speeds, at least 1, in pixels per frame: for `flow.draw`."""
+    """The 99th percentile of all speeds, at least 1, in pixels per frame: for `codec.draw`."""
     shares = np.cumsum(self._counts) / max(self._counts.sum(), 1)
     return max(1.0, _SPEED_BIN * float(np.searchsorted(shares, 0.99) + 1))
 
@@ -99,5 +99,5 @@ class FlowStore:
     self._file.seek(self._ends[index])
     content = self._file.read(self._ends[index + 1] - self._ends[index])
     self._file.seek(0, os.SEEK_END)
-    field = flow_lib.decode_middle(inspection.decode_image(content)[..., :2])
-    return flow_lib.draw(field, full_scale=self.full_scale)
+    field = codec.decode_middle(inspection.decode_image(content)[..., :2])
+    return codec.draw(field, full_scale=self.full_scale)

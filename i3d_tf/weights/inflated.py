@@ -5,8 +5,8 @@ import os
 
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf.input import clip_config
 from i3d_tf.models import inflation
-from i3d_tf.video import clip_options
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -57,7 +57,7 @@ def write(name_or_path: str, folder: str | os.PathLike, options: Inflation) -> W
       raise errors.I3dError(f"{name_or_path} is a network {info.model}; only {_SOURCE} can be inflated")
     inflated = inflation.inflate(values, mode=options.mode)
     stream = options.stream or info.stream
-    kernel, channels = inflated[release.FIRST_KERNEL], clip_options.CHANNELS[stream]
+    kernel, channels = inflated[release.FIRST_KERNEL], clip_config.CHANNELS[stream]
     if kernel.shape[-2] != channels:
       rescale = options.rescale_first_kernel
       inflated[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf.models import inception_spec
 from i3d_tf.weights import bundle
-from i3d_tf.weights import download
+from i3d_tf.weights import hub
 from i3d_tf.weights import manifest as manifests
 
 _SLOT = "/Momentum"
@@ -137,7 +137,7 @@ def read(name_or_path: str | os.PathLike) -> tuple[LoadedCheckpoint, dict[str, n
     CheckpointError, DownloadError: as `load_checkpoint`.
   """
   if name_or_path in manifests.NAMES:
-    prefix = download.fetch(name_or_path)
+    prefix = hub.fetch(name_or_path)
     arrays = bundle.read(prefix, manifests.load(name_or_path))
   else:
     prefix = bundle.find_prefix(name_or_path)

@@ -16,19 +16,18 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf import resources
+from i3d_tf.input import clip_config
+from i3d_tf.models import base
 from i3d_tf.models import inception
 from i3d_tf.models import inflation
-from i3d_tf.models import network
 from i3d_tf.models import zoo
-from i3d_tf.video import clip_options
 from i3d_tf.weights import bundle
-from i3d_tf.weights import catalogue
-from i3d_tf.weights import download
+from i3d_tf.weights import hub
+from i3d_tf.weights import pytorch
+from i3d_tf.weights import pytorch_networks
 from i3d_tf.weights import release
 from i3d_tf.weights import slim
 from i3d_tf.weights import slim_archive
-from i3d_tf.weights import torch_files
-from i3d_tf.weights import torch_networks
 
 INFO = "model.json"
 CLIP_FIELDS = (
@@ -50,7 +49,7 @@ class ModelInfo:
     num_classes, classes: how many, and their names in index order; no names if they are not known. 0 classes: weights
       without a classifier, to start from.
     width_multiplier, average_space: as the network's constructor takes them.
-    the fields of `CLIP_FIELDS`: the clips that it was trained on, as `clip_options.TrainClips` has them.
+    the fields of `CLIP_FIELDS`: the clips that it was trained on, as `clip_config.TrainClips` has them.
     dataset, step: what it was trained on, and for how many steps; None if that is not known.
   """
 
@@ -73,16 +72,16 @@ class ModelInfo:
   @property
   def streams(self) -> tuple[str, ...]:
     """The streams of a clip."""
-    return clip_options.STREAMS_OF[self.stream]
+    return clip_config.STREAMS_OF[self.stream]
 
   @property
   def in_channels(self) -> int | dict[str, int]:
     """Channels of a clip, by stream if there are two."""
-    channels = {"rgb": clip_options.CHANNELS["rgb"], "flow": clip_options.CHANNELS["flow"] * self.flow_stack}
+    channels = {"rgb": clip_config.CHANNELS["rgb"], "flow": clip_config.CHANNELS["flow"] * self.flow_stack}
     return {stream: channels[stream] for stream in self.streams} if len(self.streams) > 1 else channels[self.stream]
 
 
-def make_model(info: ModelInfo, **options: Any) -> network.Network:
+def make_model(info: ModelInfo, **options: Any) -> base.Network:
   """The network that `info` describes, built, with new weights; `options` are further arguments of its constructor.
 
   Raises:
@@ -97,7 +96,7 @@ def make_model(info: ModelInfo, **options: Any) -> network.Network:
   return model
 
 
-def save(folder: str | os.PathLike, model: network.Network, info: ModelInfo) -> None:
+def save(folder: str | os.PathLike, model: base.Network, info: ModelInfo) -> None:
   """Writes the network; one that is in the folder already stays until this one is whole.
 
   Of a classifier with more classes than `info` has the first are kept.
@@ -122,7 +121,7 @@ def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], inf
       old.unlink()
 
 
-def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tuple[network.Network, ModelInfo]:
+def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tuple[base.Network, ModelInfo]:
   """Loads a network and what it is.
 
   Args:
@@ -158,7 +157,7 @@ def check_stream(info: ModelInfo, name_or_path: str | os.PathLike, stream: str) 
 
 
 def initialize(
-  model: network.Network,
+  model: base.Network,
   info: ModelInfo,
   name_or_path: str | os.PathLike,
   *,
@@ -212,7 +211,7 @@ def initialize(
   return notes
 
 
-def _place_trunk(values: Mapping[str, np.ndarray], info: ModelInfo, model: network.Network) -> dict[str, np.ndarray]:
+def _place_trunk(values: Mapping[str, np.ndarray], info: ModelInfo, model: base.Network) -> dict[str, np.ndarray]:
   """The variables of a network of images under the names that they have in another network, inflated to that."""
   if isinstance(model, inception.Inception):
     return inflation.inflate(values, model.architecture)
@@ -228,7 +227,7 @@ def _place_trunk(values: Mapping[str, np.ndarray], info: ModelInfo, model: netwo
 
 
 def _adapt_first_kernels(
-  model: network.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
+  model: base.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
 ) -> list[str]:
   """Makes the kernels that see the clip fit its channels; returns what was done."""
   notes, variables = [], release.named_variables(model)
@@ -256,11 +255,11 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
   """
   info, checkpoint = find(name_or_path)
   if info is None and checkpoint == slim_archive.NAME:
-    checkpoint = download.fetch(checkpoint)
+    checkpoint = hub.fetch(checkpoint)
   if info is not None and info.model != "i3d":
     return bundle.read(bundle.find_prefix(checkpoint)), info
-  if info is None and torch_files.is_torch(checkpoint):
-    model, values = torch_networks.from_torch(torch_files.read(checkpoint), checkpoint)
+  if info is None and pytorch.is_torch(checkpoint):
+    model, values = pytorch_networks.from_torch(pytorch.read(checkpoint), checkpoint)
     return values, _describe(checkpoint, values, model)
   if info is None and slim.is_slim(checkpoint):
     values = slim.read(checkpoint)
@@ -283,7 +282,7 @@ def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
   """
   path = pathlib.Path(name_or_path)
   for folder in (path, path / BEST):
-    if name_or_path not in catalogue.NAMES and (folder / INFO).is_file():
+    if name_or_path not in hub.NAMES and (folder / INFO).is_file():
       content = _read_info(folder / INFO)
       checkpoint = content.pop("checkpoint")
       try:
@@ -314,7 +313,7 @@ def _describe(path: str, values: Mapping[str, np.ndarray], model: str = "i3d") -
     raise errors.CheckpointError(f"checkpoint {path} is not whole: it has no {missing[0]}")
   channels = next(iter(first_kernels(values).values())).shape[-2]
   num_classes = next(value.size for name, value in values.items() if release.is_head(name) and name.endswith("/b"))
-  streams = [stream for stream, number in clip_options.CHANNELS.items() if number == channels]
+  streams = [stream for stream, number in clip_config.CHANNELS.items() if number == channels]
   if not streams:
     raise errors.CheckpointError(f"checkpoint {path} is for clips of {channels} channels; allowed are 3 and 2")
   try:

@@ -13,7 +13,7 @@ import shutil
 import tarfile
 
 from i3d_tf import errors
-from i3d_tf.weights import transfer
+from i3d_tf.weights import http_client
 
 NAME = "inception_v1"
 URL = "http://download.tensorflow.org/models"
@@ -32,7 +32,7 @@ def download(address: str, folder: pathlib.Path) -> None:
     OSError: if the folder cannot be written.
   """
   archive = folder / ARCHIVE
-  transfer.fetch(address, archive, ARCHIVE)
+  http_client.fetch(address, archive, ARCHIVE)
   try:
     _unpack(archive, folder)
   except errors.DownloadError:
@@ -51,15 +51,15 @@ def copy(source_dir: pathlib.Path, folder: pathlib.Path) -> None:
     if (place / ARCHIVE).is_file():
       return _unpack(place / ARCHIVE, folder)
     if (place / CHECKPOINT).is_file():
-      return transfer.copy(place / CHECKPOINT, folder / CHECKPOINT)
+      return http_client.copy(place / CHECKPOINT, folder / CHECKPOINT)
   raise errors.DownloadError(f"it holds no {ARCHIVE}, nor {CHECKPOINT} unpacked")
 
 
 def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes the archive's checkpoint, and nothing else that it may hold, to `folder`."""
-  if (size := transfer.size(archive)) != ARCHIVE_BYTES:
+  if (size := http_client.size(archive)) != ARCHIVE_BYTES:
     raise errors.DownloadError(f"{archive} has {size} bytes instead of {ARCHIVE_BYTES}")
-  with transfer.open_source(archive) as source:
+  with http_client.open_source(archive) as source:
     content = source.read()
   if (sha256 := hashlib.sha256(content).hexdigest()) != ARCHIVE_SHA256:
     raise errors.DownloadError(f"{archive} is not the one published: its sha256 is {sha256}, not {ARCHIVE_SHA256}")

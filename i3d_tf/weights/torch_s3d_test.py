@@ -11,8 +11,8 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import s3d_spec
-from i3d_tf.weights import torch_networks
-from i3d_tf.weights import torch_s3d
+from i3d_tf.weights import pytorch_inception
+from i3d_tf.weights import pytorch_networks
 
 # Some names of the versions' own state dicts (torchvision 0.29.1; kylemin/S3D at 539b28a3) with what they are here.
 _NAMES = {
@@ -47,7 +47,7 @@ def _values(num_classes: int = 7) -> dict[str, np.ndarray]:
 
 def _arrays(model: str) -> dict[str, np.ndarray]:
   """The state dict that holds `_values`, with the counters of PyTorch's batch norm."""
-  names = torch_s3d.LAYOUTS[model].names()
+  names = pytorch_inception.S3D_LAYOUTS[model].names()
   to_torch = lambda value: value.transpose(4, 3, 0, 1, 2) if value.ndim == 5 else value
   arrays = {names[name]: to_torch(value) for name, value in _values().items()}
   counters = [name.replace("running_var", "num_batches_tracked") for name in arrays if name.endswith("running_var")]
@@ -55,14 +55,14 @@ def _arrays(model: str) -> dict[str, np.ndarray]:
 
 
 class TorchS3dTest(parameterized.TestCase):
-  @parameterized.parameters(*torch_s3d.LAYOUTS)
+  @parameterized.parameters(*pytorch_inception.S3D_LAYOUTS)
   def test_every_variable_has_its_place(self, model):
     arrays = _arrays(model)
     # 1 + 1 + 1 + 9 * 6 convolutions, of which 1 + 1 + 9 * 2 have a second half; each with a batch norm of five.
     self.assertLen(arrays, (57 + 20) * 6 + 2)
     for theirs, ours in _NAMES[model].items():
-      self.assertEqual(torch_s3d.LAYOUTS[model].names()[ours], theirs)
-    found, values = torch_networks.from_torch(arrays, "made.pth")
+      self.assertEqual(pytorch_inception.S3D_LAYOUTS[model].names()[ours], theirs)
+    found, values = pytorch_networks.from_torch(arrays, "made.pth")
     self.assertEqual(found, model)
     self.assertEqual(set(values), set(_values()))
     for name, value in _values().items():
@@ -77,7 +77,7 @@ class TorchS3dTest(parameterized.TestCase):
   def test_what_does_not_fit_is_named(self, changes: Mapping[str, np.ndarray | None], sentence: str):
     arrays = {name: array for name, array in (_arrays("s3d_kylemin") | changes).items() if array is not None}
     with self.assertRaisesRegex(errors.CheckpointError, f"made.pth .*{sentence}"):
-      torch_networks.from_torch(arrays, "made.pth")
+      pytorch_networks.from_torch(arrays, "made.pth")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""From a clip's video to its record: frames at a fixed rate as JPEG, and their flow as images."""
+
+import dataclasses
+import os
+
+import cv2
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf.data import datasets
+from i3d_tf.data import records
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
+from i3d_tf.video import decode
+
+STREAMS = tuple(records.IMAGES)
+FLOW_FORMATS = ("png", "jpeg")
+_PNG_LEVEL = 6  # of zlib; 9 takes ten times as long for 9 % fewer bytes
+_FLOW_JPEG_QUALITY = 100  # MediaSequence's
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How videos become records.
+
+  Attributes:
+    streams: of `STREAMS`; what a record holds. Backward flow is stored beside flow only.
+    fps: frames per second.
+    short_side: pixels of the shorter side.
+    jpeg_quality: of the RGB frames, 1 to 100.
+    flow_format: 'png' keeps the encoded flow exactly; 'jpeg' (4:4:4, quality 100) adds an error of its own.
+    flow_rounding: see `codec.encode`.
+    flow_bound: pixels per frame; larger motion is cut off.
+    flow_engine: see `tvl1.tvl1_flow`.
+  """
+
+  streams: tuple[str, ...] = ("rgb", "flow")
+  fps: float = decode.FRAME_RATE
+  short_side: int = decode.SHORT_SIDE
+  jpeg_quality: int = 95
+  flow_format: str = "png"
+  flow_rounding: str = "truncate"
+  flow_bound: float = codec.BOUND
+  flow_engine: str = "numba"
+
+  def __post_init__(self):
+    if not self.streams or not set(self.streams) <= set(STREAMS):
+      raise errors.I3dError(f"streams are {', '.join(self.streams) or 'none'}; allowed are {', '.join(STREAMS)}")
+    if "backward_flow" in self.streams and "flow" not in self.streams:
+      raise errors.I3dError(f"streams are {', '.join(self.streams)}; backward flow is stored beside flow only")
+    for name, allowed in (
+        ("flow_format", FLOW_FORMATS), ("flow_rounding", codec.ROUNDINGS), ("flow_engine", tvl1.ENGINES)
+    ):  # fmt: skip
+      if getattr(self, name) not in allowed:
+        raise errors.I3dError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
+
+
+def make_record(
+  clip: datasets.Clip,
+  *,
+  dataset: str,
+  classes: tuple[str, ...],
+  settings: Settings = Settings(),
+  root: str | os.PathLike | None = None,
+) -> records.Record:
+  """Decodes the clip, computes its flow on this thread, and encodes both.
+
+  Args:
+    clip: what to read.
+    dataset: the data set's name.
+    classes: names in the order of their indices.
+    settings: see `Settings`.
+    root: the folder that the record's path is relative to; None: the path is kept as it is.
+
+  Raises:
+    VideoError: if the video cannot be read whole, or has too few frames for flow.
+    I3dError: if the label is none of `classes`.
+  """
+  if clip.label is not None and clip.label not in classes:
+    raise errors.I3dError(f"{clip.id}: the label {clip.label!r} is not in the class list")
+  images, size = _encode(clip, settings)
+  rgb_images, flow_images, backward_images = (images[stream] for stream in STREAMS)
+  times = [round(1_000_000 * step / settings.fps) for step in range(max(len(rgb_images), len(flow_images)))]
+  start = round(1_000_000 * (clip.start or 0))
+  return records.Record(
+    id=clip.id,
+    dataset=dataset,
+    path=clip.path if root is None else datasets.relative_path(clip, root),
+    labels=(clip.label,) if clip.label is not None else (),
+    label_indices=(classes.index(clip.label),) if clip.label is not None else (),
+    start=start,
+    end=start + round(1_000_000 * (len(times) + ("rgb" not in settings.streams)) / settings.fps),
+    frame_rate=float(settings.fps),
+    height=size[0],
+    width=size[1],
+    frames=tuple(rgb_images),
+    timestamps=tuple(times[: len(rgb_images)]),
+    flow_format=settings.flow_format.upper() if flow_images else "",
+    flow_bound=float(settings.flow_bound) if flow_images else 0.0,
+    flow_rounding=settings.flow_rounding if flow_images else "",
+    flow_frames=tuple(flow_images),
+    flow_timestamps=tuple(times[: len(flow_images)]),
+    backward_flow_frames=tuple(backward_images),
+    backward_flow_timestamps=tuple(times[: len(backward_images)]),
+  )
+
+
+def _encode(clip: datasets.Clip, settings: Settings) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
+  """The encoded images of a clip by stream, one frame in memory at a time, and the frames' (height, width)."""
+  images = {stream: [] for stream in STREAMS}
+  solve = previous = None
+  for frame in datasets.iter_frames(clip, fps=settings.fps, short_side=settings.short_side):
+    if "rgb" in settings.streams:
+      images["rgb"].append(encode_rgb(frame, settings.jpeg_quality))
+    if "flow" in settings.streams:
+      gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+      if previous is None:
+        solve = _solver(settings, gray.shape)
+      else:
+        images["flow"].append(encode_flow(solve(previous, gray), settings))
+        if "backward_flow" in settings.streams:
+          images["backward_flow"].append(encode_flow(solve(gray, previous), settings))
+      previous = gray
+  if "flow" in settings.streams and not images["flow"]:
+    raise errors.VideoError(f"{clip.path}: the video has one frame only, and so no flow")
+  return images, frame.shape[:2]
+
+
+def _solver(settings: Settings, shape: tuple[int, int]):
+  if settings.flow_engine == "numba":
+    return tvl1.TvL1(*shape).flow
+  return lambda previous, following: tvl1.tvl1_flow(np.stack([previous, following]), engine="opencv", threads=1)[0]
+
+
+def encode_rgb(frame: np.ndarray, quality: int) -> bytes:
+  """An RGB frame uint8 `[H, W, 3]` as JPEG."""
+  return _imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_flow(flow: np.ndarray, settings: Settings) -> bytes:
+  """One flow field `[H, W, 2]` in pixels per frame as an image: red x, green y, blue 0."""
+  image = codec.to_image(codec.encode(flow, bound=settings.flow_bound, rounding=settings.flow_rounding))
+  bgr = np.ascontiguousarray(image[..., ::-1])
+  if settings.flow_format == "png":
+    return _imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+  full_chroma = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+  return _imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _FLOW_JPEG_QUALITY, *full_chroma])
+
+
+def _imencode(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
+  encoded, content = cv2.imencode(suffix, image, options)
+  if not encoded:
+    raise errors.VideoError(f"OpenCV cannot encode an image of shape {image.shape} as {suffix}")
+  return content.tobytes()

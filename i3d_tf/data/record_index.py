@@ -1,0 +1,215 @@
+"""The records of one split of a data set: where each of them is, and in which order training takes them.
+
+Nothing but the records' headers is read. The order is arithmetic: the record of a place in it follows from the place,
+so that going on in the middle costs nothing.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf.data import inspection
+from i3d_tf.data import records
+from i3d_tf.data import shards
+from i3d_tf.input import clip_config
+
+_EXAMPLES, _EPOCHS = 0, 1  # what a seed is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A split's records, counted from 0 through its files in order.
+
+  Attributes:
+    path: the folder or file.
+    split: its name.
+    files: of TFRecords, sorted; absolute paths.
+    entries: the place of each record.
+    classes: names in the order of the labels; () if unknown.
+    dataset: the data set's name; '' if unknown.
+  """
+
+  path: pathlib.Path
+  split: str
+  files: tuple[pathlib.Path, ...]
+  entries: tuple[inspection.Entry, ...]
+  classes: tuple[str, ...] = ()
+  dataset: str = ""
+
+  @property
+  def num_records(self) -> int:
+    return len(self.entries)
+
+  def shard(self, index: int, num_shards: int) -> np.ndarray:
+    """The numbers of the records in every `num_shards`-th file from the `index`-th on, int64 `[records]`.
+
+    Raises:
+      I3dError: if there are none: `num_shards` is larger than the number of files that hold records.
+    """
+    files = set(self.files[index::num_shards])
+    found = [number for number, entry in enumerate(self.entries) if entry.path in files]
+    if not found:
+      raise errors.I3dError(
+        f"{self.path}: {self.split} has {len(self.files)} files of records, too few for {num_shards} shards; prepare "
+        "the data set with fewer --clips_per_shard, or train with fewer replicas"
+      )
+    return np.array(found, np.int64)
+
+
+def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) -> Source:
+  """Finds the records of a split.
+
+  Args:
+    path: a folder of TFRecords, or one file.
+    split: as in the files' names, 'train' in train-00000-of-00010.tfrecord.
+    streams: that the records are to hold, of 'rgb', 'flow' and 'backward_flow'; see `clip_config.stored`.
+
+  Raises:
+    I3dError: if there are no such files, some are missing, a file is torn, the data set is not complete, or it does not
+      hold the streams.
+  """
+  path = pathlib.Path(path)
+  by_split = {}
+  for file in inspection.find_files(path):
+    by_split.setdefault(inspection.split_of(file), []).append(file.absolute())
+  if split not in by_split:
+    raise errors.I3dError(f"{path}: there is no split {split!r}; there are {', '.join(sorted(by_split))}")
+  files = tuple(by_split[split])
+  _check_count(files)
+  info = _read_info(path, split)
+  entries = tuple(entry for file in files for entry in inspection.scan(file))
+  for entry in entries:
+    if entry.damage:
+      raise errors.I3dError(f"{entry}: {entry.damage}; prepare the data set again")
+  if not entries:
+    raise errors.I3dError(f"{path}: {split} holds no records")
+  if info.written not in (None, len(entries)):
+    raise errors.I3dError(f"{path}: {split} has {len(entries)} records; {shards.INFO} says {info.written}")
+  held = info.streams or _streams_of(entries)
+  for stream in streams:
+    if held and stream not in held:
+      how = "with prepare_dataset --backward_flow" if stream == clip_config.BACKWARD_FLOW else "that has it"
+      raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one {how}")
+  return Source(path, split, files, entries, info.classes, info.dataset)
+
+
+class Places:
+  """Where the records are, as tensors for a graph."""
+
+  def __init__(self, source: Source):
+    numbers = {file: number for number, file in enumerate(source.files)}
+    self._files = tf.constant([os.fsencode(file) for file in source.files])
+    self._file = tf.constant([numbers[entry.path] for entry in source.entries], tf.int32)
+    self._number = tf.constant([entry.number for entry in source.entries], tf.int32)
+    # A record begins with its length and the length's checksum, which `Entry.offset` has passed.
+    self._offset = tf.constant([entry.offset - 12 for entry in source.entries], tf.int64)
+
+  def read(self, record: tf.Tensor) -> tf.Tensor:
+    """The serialized record; fails if its checksum is wrong."""
+    dataset = tf.raw_ops.TFRecordDatasetV2(
+      filenames=[self._path(record)],
+      compression_type="",
+      buffer_size=tf.constant(0, tf.int64),
+      byte_offsets=[self._offset[record]],
+    )
+    found = tf.data.experimental.from_variant(dataset, tf.TensorSpec([], tf.string))
+    return found.take(1).get_single_element()
+
+  def describe(self, record: tf.Tensor) -> tf.Tensor:
+    """'FILE, record NUMBER', as an `inspection.Entry` says it."""
+    return tf.strings.join([self._path(record), ", record ", tf.strings.as_string(self._number[record])])
+
+  def _path(self, record: tf.Tensor) -> tf.Tensor:
+    return self._files[self._file[record]]
+
+
+class TrainingOrder:
+  """The endless order of the records in training: in every epoch each shard's records once, newly permuted.
+
+  A batch holds equally many records of every shard, shard by shard. Place p of the order is in batch p // batch_size.
+  """
+
+  def __init__(self, source: Source, *, batch_size: int, num_shards: int, seed: int):
+    """Raises I3dError if there are too few files or `num_shards` does not divide `batch_size`."""
+    if num_shards < 1 or batch_size < 1 or batch_size % num_shards:
+      raise errors.I3dError(f"batch_size is {batch_size}; it must be a multiple of the {num_shards} shards")
+    members = [source.shard(index, num_shards) for index in range(num_shards)]
+    self._per_shard = batch_size // num_shards
+    self._num_shards = num_shards
+    self._seed = tf.constant(seed, tf.int64)
+    self._members = tf.constant(np.concatenate(members))
+    self._counts = tf.constant([len(numbers) for numbers in members], tf.int64)
+    self._firsts = tf.cumsum(self._counts, exclusive=True)
+
+  def record(self, place: tf.Tensor) -> tf.Tensor:
+    """The number of the record at a place, int64."""
+    shard, turn = self._shard_and_turn(place)
+    count = self._counts[shard]
+    epoch = turn // count
+    key = tf.random.stateless_uniform([3], self._key(_EPOCHS, epoch * self._num_shards + shard), None, None, tf.uint32)
+    # Permutes by a block cipher, so that one index alone can be had.
+    index = tf.raw_ops.RandomIndexShuffle(index=turn % count, seed=key, max_index=count - 1, rounds=4)
+    return self._members[self._firsts[shard] + index]
+
+  def seed(self, place: tf.Tensor) -> tf.Tensor:
+    """The seed, int32 `[2]`, of all that is drawn for the clip at a place, whatever the size of the batches."""
+    shard, turn = self._shard_and_turn(place)
+    return tf.random.stateless_uniform([2], self._key(_EXAMPLES, turn * self._num_shards + shard), None, None, tf.int32)
+
+  def _shard_and_turn(self, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The shard of a place, and how many records it has given before."""
+    batch_size = self._per_shard * self._num_shards
+    batch, within = place // batch_size, place % batch_size
+    shard = within // self._per_shard
+    return shard, batch * self._per_shard + within % self._per_shard
+
+  def _key(self, purpose: int, number: tf.Tensor) -> tf.Tensor:
+    return tf.random.fold_in(tf.stack([self._seed, tf.constant(purpose, tf.int64)]), number)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Info:
+  """What dataset.json says of a split; nothing where there is none."""
+
+  classes: tuple[str, ...] = ()
+  dataset: str = ""
+  streams: tuple[str, ...] = ()
+  written: int | None = None
+
+
+def _read_info(path: pathlib.Path, split: str) -> _Info:
+  if not (path / shards.INFO).exists():
+    return _Info()
+  content = shards.Folder(path, ()).read_info()
+  try:
+    if not content["complete"]:
+      raise errors.I3dError(f"{path}: the data set is not complete; start prepare_dataset again with the same flags")
+    streams, written = tuple(content["parameters"]["streams"]), int(content["splits"][split]["written"])
+    return _Info(tuple(content["classes"]), content["name"], streams, written)
+  except (LookupError, TypeError, AttributeError):
+    raise errors.I3dError(f"{path / shards.INFO}: this is not what prepare_dataset writes for {split}") from None
+
+
+def _check_count(files: Sequence[pathlib.Path]) -> None:
+  """Raises I3dError if not all files are there that their own names tell of."""
+  matches = [inspection.SHARD.fullmatch(file.name.removesuffix(".tfrecord")) for file in files]
+  counts = {int(match["count"]) for match in matches if match}
+  if counts and (len(counts) > 1 or counts != {len(files)}):
+    told = " or ".join(map(str, sorted(counts)))
+    raise errors.I3dError(f"{files[0].parent}: there are {len(files)} files such as {files[0].name}, not {told}")
+
+
+def _streams_of(entries: Sequence[inspection.Entry]) -> tuple[str, ...]:
+  """The streams of the first record that can be read; () if none can."""
+  for entry in entries:
+    try:
+      record = entry.load()
+    except errors.I3dError:
+      continue
+    return tuple(stream for stream, images in records.IMAGES.items() if getattr(record, images))
+  return ()

@@ -1,0 +1,255 @@
+"""Clips as MediaSequence SequenceExamples: one schema from which writer and parser follow.
+
+Keys are those of google/mediapipe media_sequence, so that its readers and DMVR's read these records and we read theirs.
+Two sources differ in the key of the label's text: MediaSequence writes `clip/label/string`, DMVR expects
+`clip/label/text`; both are written and either is read. What MediaSequence has no key for (how flow became bytes) stands
+under `FORWARD_FLOW/encoding/`, for backward flow, too.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import types
+
+import tensorflow as tf
+
+from i3d_tf import errors
+
+RGB = ""
+FLOW = "FORWARD_FLOW/"
+BACKWARD_FLOW = "BACKWARD_FLOW/"
+# The attribute of `Record` that holds the encoded images of each stream.
+IMAGES = types.MappingProxyType({"rgb": "frames", "flow": "flow_frames", "backward_flow": "backward_flow_frames"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+  """One clip as it is stored; what was read and not there is '', 0 or (), whatever the default here.
+
+  Attributes:
+    id: names the clip within its data set.
+    dataset: the data set's name.
+    path: the video's path below the data set's folder.
+    labels: class names, none for an unlabelled clip; `label_indices` are their indices.
+    start, end: microseconds in the original video.
+    frame_rate: frames per second; kept as float32, as `flow_bound` is.
+    height, width: of the frames, in pixels.
+    image_format: of the frames, 'JPEG' or 'PNG'.
+    frames: encoded RGB images; `timestamps` are their times in microseconds from the clip's start.
+    flow_frames: encoded flow images (red x, green y), the flow from each frame to the next.
+    flow_timestamps: microseconds; a flow has the time of its first frame.
+    flow_format, flow_bound, flow_rounding: how flow was encoded; see `codec.encode`.
+    backward_flow_frames: encoded like the flow, as many, each the flow of the same two frames from the later to the
+      earlier one. `backward_flow_timestamps` are those of the flow (google/mediapipe tvl1_optical_flow_calculator).
+  """
+
+  id: str
+  dataset: str
+  path: str = ""
+  labels: tuple[str, ...] = ()
+  label_indices: tuple[int, ...] = ()
+  start: int = 0
+  end: int = 0
+  frame_rate: float = 25.0
+  height: int = 0
+  width: int = 0
+  image_format: str = "JPEG"
+  frames: tuple[bytes, ...] = ()
+  timestamps: tuple[int, ...] = ()
+  flow_format: str = ""
+  flow_bound: float = 0.0
+  flow_rounding: str = ""
+  flow_frames: tuple[bytes, ...] = ()
+  flow_timestamps: tuple[int, ...] = ()
+  backward_flow_frames: tuple[bytes, ...] = ()
+  backward_flow_timestamps: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """Where an attribute of `Record` is stored.
+
+  Attributes:
+    attribute: its name in `Record`.
+    keys: it is written under all of them and read from the first that holds a value.
+    is_sequence: one value a frame (a feature list) rather than one value or list a clip.
+  """
+
+  attribute: str
+  keys: tuple[str, ...]
+  is_sequence: bool = False
+
+
+SCHEMA: tuple[Field, ...] = (
+  Field("id", ("example/id",)),
+  Field("dataset", ("example/dataset_name",)),
+  Field("path", ("clip/data_path",)),
+  Field("labels", ("clip/label/string", "clip/label/text")),
+  Field("label_indices", ("clip/label/index",)),
+  Field("start", ("clip/start/timestamp",)),
+  Field("end", ("clip/end/timestamp",)),
+  Field("frame_rate", ("image/frame_rate",)),
+  Field("height", ("image/height",)),
+  Field("width", ("image/width",)),
+  Field("image_format", ("image/format",)),
+  Field("frames", ("image/encoded",), is_sequence=True),
+  Field("timestamps", ("image/timestamp",), is_sequence=True),
+  Field("flow_format", (f"{FLOW}image/format",)),
+  Field("flow_bound", (f"{FLOW}encoding/bound",)),
+  Field("flow_rounding", (f"{FLOW}encoding/rounding",)),
+  Field("flow_frames", (f"{FLOW}image/encoded",), is_sequence=True),
+  Field("flow_timestamps", (f"{FLOW}image/timestamp",), is_sequence=True),
+  Field("backward_flow_frames", (f"{BACKWARD_FLOW}image/encoded",), is_sequence=True),
+  Field("backward_flow_timestamps", (f"{BACKWARD_FLOW}image/timestamp",), is_sequence=True),
+)
+_TYPES = {field.name: field.type for field in dataclasses.fields(Record)}
+_DTYPES = {int: tf.int64, float: tf.float32, str: tf.string, bytes: tf.string}
+
+
+def serialize(record: Record) -> bytes:
+  """The record as a serialized SequenceExample; the same record gives the same bytes.
+
+  Raises:
+    ValueError: if frames, flow and their timestamps do not fit together, or labels and their indices.
+  """
+  _check(record)
+  example = tf.train.SequenceExample()
+  for field in SCHEMA:
+    if not _is_stored(record, field):
+      continue
+    values = _as_list(getattr(record, field.attribute))
+    for key in field.keys:
+      if field.is_sequence:
+        steps = [_feature([value], field) for value in values]
+        example.feature_lists.feature_list[key].feature.extend(steps)
+      else:
+        example.context.feature[key].CopyFrom(_feature(values, field))
+  return example.SerializeToString(deterministic=True)
+
+
+def deserialize(serialized: bytes) -> Record:
+  """Reads a SequenceExample of ours, MediaSequence's or DMVR's in Python.
+
+  Raises:
+    I3dError: if it is no SequenceExample, or has values of another type, or not one a frame where there must be.
+  """
+  example = to_example(serialized)
+  values = {}
+  for field in SCHEMA:
+    found = [_values(example, field, key) for key in field.keys]  # all, since `parse` fails on any wrong type
+    value = next(filter(None, found), ())
+    if not _is_tuple(field.attribute):
+      value = value[0] if value else _element_type(field.attribute)()
+    values[field.attribute] = value
+  return Record(**values)
+
+
+def to_example(serialized: bytes) -> tf.train.SequenceExample:
+  """A SequenceExample of any keys; I3dError if it is none."""
+  try:
+    return tf.train.SequenceExample.FromString(serialized)
+  except Exception as error:  # protobuf's implementations differ in the class they raise
+    raise errors.I3dError(f"the record is no SequenceExample: {error}") from None
+
+
+def parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.FixedLenSequenceFeature]]:
+  """What `tf.io.parse_single_sequence_example` needs: the context's features and the sequences'."""
+  context, sequence = {}, {}
+  for field in SCHEMA:
+    dtype = _DTYPES[_element_type(field.attribute)]
+    for key in field.keys:
+      if field.is_sequence:
+        sequence[key] = tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+      else:
+        context[key] = tf.io.VarLenFeature(dtype)
+  return context, sequence
+
+
+def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+  """Parses one serialized record in a TensorFlow graph.
+
+  Returns:
+    By attribute of `Record`: vectors for `labels`, `label_indices` and everything stored once a frame, scalars for the
+    rest (absent ones are empty strings or 0). Images stay encoded.
+  """
+  context, sequence = tf.io.parse_single_sequence_example(serialized, *parsing_specs())
+  parsed = {}
+  for field in SCHEMA:
+    if field.is_sequence:
+      parsed[field.attribute] = sequence[field.keys[0]]
+      continue
+    values = [tf.sparse.to_dense(context[key]) for key in field.keys]
+    value = values[0]
+    for other in values[1:]:
+      value = tf.cond(tf.size(value) > 0, lambda value=value: value, lambda other=other: other)
+    if not _is_tuple(field.attribute):
+      value = tf.concat([value, tf.zeros([1], value.dtype)], axis=0)[0]  # a string's zero is ''
+    parsed[field.attribute] = value
+  return parsed
+
+
+def _check(record: Record) -> None:
+  if len(record.frames) != len(record.timestamps):
+    raise ValueError(f"{record.id}: {len(record.frames)} frames have {len(record.timestamps)} timestamps")
+  if len(record.flow_frames) != len(record.flow_timestamps):
+    raise ValueError(f"{record.id}: {len(record.flow_frames)} flows have {len(record.flow_timestamps)} timestamps")
+  if record.frames and record.flow_frames and len(record.flow_frames) != len(record.frames) - 1:
+    raise ValueError(f"{record.id}: {len(record.frames)} frames have {len(record.flow_frames)} flows, not one fewer")
+  num_backward = len(record.backward_flow_frames)
+  if num_backward != len(record.backward_flow_timestamps):
+    times = len(record.backward_flow_timestamps)
+    raise ValueError(f"{record.id}: {num_backward} backward flows have {times} timestamps")
+  if num_backward not in (0, len(record.flow_frames)):
+    raise ValueError(f"{record.id}: {len(record.flow_frames)} flows have {num_backward} backward flows")
+  if len(record.labels) != len(record.label_indices):
+    raise ValueError(f"{record.id}: {len(record.labels)} labels have {len(record.label_indices)} indices")
+
+
+def _is_stored(record: Record, field: Field) -> bool:
+  """Whether the field says something: without flow, flow's description does not; without RGB, its format."""
+  if field.attribute.startswith("flow_"):
+    return bool(record.flow_frames)
+  if field.attribute == "image_format":
+    return bool(record.frames)
+  return getattr(record, field.attribute) != ()
+
+
+def _element_type(attribute: str) -> type:
+  annotation = _TYPES[attribute]
+  return annotation.__args__[0] if _is_tuple(attribute) else annotation
+
+
+def _is_tuple(attribute: str) -> bool:
+  return hasattr(_TYPES[attribute], "__args__")
+
+
+def _as_list(value) -> list:
+  return list(value) if isinstance(value, tuple) else [value]
+
+
+def _feature(values: Sequence[int | float | str | bytes], field: Field) -> tf.train.Feature:
+  match _element_type(field.attribute)():
+    case int():
+      return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+    case float():
+      return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    case str():  # a path need not be text
+      values = [value.encode(errors="surrogateescape") for value in values]
+  return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+
+def _values(example: tf.train.SequenceExample, field: Field, key: str) -> tuple:
+  """The values under one of the field's keys; none if it is absent."""
+  source = example.feature_lists.feature_list if field.is_sequence else example.context.feature
+  if key not in source:
+    return ()
+  element = _element_type(field.attribute)
+  kind = {int: "int64_list", float: "float_list"}.get(element, "bytes_list")
+  values = []
+  for step, feature in enumerate(source[key].feature if field.is_sequence else [source[key]]):
+    if feature.WhichOneof("kind") not in (kind, None):
+      raise errors.I3dError(f"the record's {key} is of kind {feature.WhichOneof('kind')}; it must be {kind}")
+    found = getattr(feature, kind).value
+    if field.is_sequence and len(found) != 1:
+      raise errors.I3dError(f"the record's {key} has {len(found)} values at step {step}; it must have one")
+    values += [value.decode(errors="surrogateescape") if element is str else value for value in found]
+  return tuple(values)

@@ -1,0 +1,261 @@
+"""A folder of TFRecord shards that grows clip by clip and survives being killed at any moment.
+
+Every finished clip is kept by one rename in a work folder; when all clips of a shard are there, they become the shard
+in the order of the plan, by one more rename. So a finished folder has the same bytes whatever the number of workers,
+the order in which they finished, and the interruptions.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import struct
+from typing import BinaryIO
+
+import google_crc32c
+
+from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf.data import datasets
+from i3d_tf.weights import manifest
+
+SHUFFLE_SEED = 47  # MediaSequence's for Kinetics
+INFO = "dataset.json"
+FAILURES = "failures.tsv"
+MISSING = "missing.tsv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A file of records to be: `name` without suffix, its split, and its clips in order."""
+
+  name: str
+  split: str
+  clips: tuple[datasets.Clip, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One clip's place: the `index`-th of `shard`."""
+
+  shard: str
+  index: int
+  clip: datasets.Clip
+
+
+def plan(dataset: datasets.Dataset, clips_per_shard: int) -> list[Shard]:
+  """Divides each split into shards of at most `clips_per_shard` clips, shuffled with a fixed seed."""
+  shards = []
+  for split, clips in dataset.splits.items():
+    shuffled = list(clips)
+    random.Random(f"{SHUFFLE_SEED}/{split}").shuffle(shuffled)
+    count = -(-len(shuffled) // clips_per_shard)
+    for index in range(count):
+      part = shuffled[index * len(shuffled) // count : (index + 1) * len(shuffled) // count]
+      shards.append(Shard(f"{split}-{index:05}-of-{count:05}", split, tuple(part)))
+  return shards
+
+
+def frame(record: bytes) -> bytes:
+  """A serialized record as it stands in a TFRecord file, which is nothing but such pieces one after the other."""
+  length = struct.pack("<Q", len(record))
+  return b"".join([length, checksum(length), record, checksum(record)])
+
+
+def checksum(content: bytes) -> bytes:
+  """The masked CRC32C that stands behind `content` in a TFRecord file."""
+  return struct.pack("<I", manifest.mask(google_crc32c.value(content)))
+
+
+class Folder:
+  """The output folder: which clips are done, and putting in what comes."""
+
+  def __init__(self, path: str | os.PathLike, shards: Iterable[Shard]):
+    self.path = pathlib.Path(path)
+    self._shards = {shard.name: shard for shard in shards}
+    self._left = {}  # clips of each unfinished shard that are still to come
+
+  def locked(self) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes of ours out of the folder; see `files.locked`."""
+    return files.locked(self.path)
+
+  def check_parameters(self, parameters: Mapping) -> None:
+    """Writes down how the folder is made, or compares with what is written.
+
+    Raises:
+      I3dError: if the folder was made otherwise, naming every difference.
+    """
+    info = self.path / INFO
+    if not info.exists():
+      if strangers := sorted(self.path.glob("*.tfrecord")):
+        raise errors.I3dError(f"{strangers[0]}: there are records here, but no {INFO} that says how they were made")
+      self._write_info({"parameters": parameters, "complete": False})
+      return
+    files.check_parameters(self.path, self.read_info()["parameters"], parameters)
+
+  def read_info(self) -> dict:
+    """The content of dataset.json; I3dError if it cannot be read."""
+    path = self.path / INFO
+    try:
+      return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+      raise errors.I3dError(f"{path}: cannot be read: {error}") from None
+
+  def num_clips(self, name: str) -> int:
+    """How many clips the shard `name` has."""
+    return len(self._shards[name].clips)
+
+  def tasks(self) -> list[Task]:
+    """The clips that are still to do, in order."""
+    todo = []
+    self._left = {}
+    for shard in self._shards.values():
+      if self._final(shard.name).exists():
+        continue
+      left = [i for i in range(len(shard.clips)) if not any(path.exists() for path in self._pieces(shard.name, i))]
+      self._left[shard.name] = set(left)
+      todo += [Task(shard.name, i, shard.clips[i]) for i in left]
+    return todo
+
+  def put(self, task: Task, record: bytes | None, error: str | None) -> None:
+    """Keeps a clip's record, or why there is none."""
+    record_path, failure_path = self._pieces(task.shard, task.index)
+    record_path.parent.mkdir(parents=True, exist_ok=True)
+    if record is not None:
+      _write(record_path, frame(record))
+    else:
+      failure = {"id": task.clip.id, "path": task.clip.path, "reason": error}
+      _write(failure_path, json.dumps(failure).encode())
+    self._left.get(task.shard, set()).discard(task.index)
+
+  def finish_shards(self) -> None:
+    """Puts together every shard that has all its clips."""
+    for name in [name for name, left in self._left.items() if not left]:
+      self.assemble(name, self.num_clips(name))
+      del self._left[name]
+
+  def assemble(self, name: str, num_clips: int) -> None:
+    """Puts together the shard `name`, which need not be of this folder's plan, unless that is done already.
+
+    Raises:
+      FileNotFoundError: if one of its clips was not put.
+    """
+    if self._final(name).exists():
+      return
+    pieces = [self._pieces(name, index) for index in range(num_clips)]
+    written = [record for record, _ in pieces if record.exists()]
+    failures = [json.loads(failure.read_text()) for record, failure in pieces if not record.exists()]
+    self._summary_path(name).parent.mkdir(exist_ok=True)
+    self._place(self._summary_path(name), json.dumps({"records": len(written), "failures": failures}).encode())
+    with self._placing(self._final(name)) as file:  # last: it says that the shard is done
+      for piece in written:
+        with open(piece, "rb") as source:
+          shutil.copyfileobj(source, file)
+    shutil.rmtree(self.work / name)
+
+  def reopen_failures(self) -> None:
+    """Forgets the failures, so that `tasks` has their clips again; what else their shards hold is kept."""
+    for failure in self.work.glob("*/*.failed"):
+      failure.unlink()
+    for shard in self._shards.values():
+      if not self._final(shard.name).exists():
+        continue
+      failed = {failure["id"] for failure in self.summary(shard.name)["failures"]}
+      if failed:
+        self._take_apart(shard, [i for i, clip in enumerate(shard.clips) if clip.id not in failed])
+
+  def _take_apart(self, shard: Shard, written: Sequence[int]) -> None:
+    """Turns a shard that holds the clips `written` back into pieces; until they are all there it stays."""
+    (self.work / shard.name).mkdir(parents=True, exist_ok=True)
+    with open(self._final(shard.name), "rb") as file:
+      for index in written:
+        header = file.read(12)
+        rest = file.read(struct.unpack("<Q", header[:8])[0] + 4)
+        _write(self._pieces(shard.name, index)[0], header + rest)
+    self._final(shard.name).unlink()
+
+  def finish(self, dataset: datasets.Dataset, parameters: Mapping) -> list[dict]:
+    """Writes the counts and the lists of failed and missing clips; returns the failures.
+
+    Raises:
+      I3dError: if the counts do not add up.
+    """
+    splits, failures = {}, []
+    for split, clips in dataset.splits.items():
+      summaries = [self.summary(shard.name) for shard in self._shards.values() if shard.split == split]
+      failed = [{"split": split, **failure} for summary in summaries for failure in summary["failures"]]
+      written = sum(summary["records"] for summary in summaries)
+      if written + len(failed) != len(clips):
+        raise errors.I3dError(
+          f"{self.path}: {split} lists {len(clips)} clips, but {written} are written and {len(failed)} failed"
+        )
+      counts = {"listed": len(clips), "written": written, "failed": len(failed), "missing": len(dataset.missing[split])}
+      splits[split] = {**counts, "shards": len(summaries)}
+      failures += failed
+    rows = [(f["split"], f["id"], f["path"], f["reason"]) for f in failures]
+    self._place(self.path / FAILURES, _table(("split", "id", "path", "reason"), rows))
+    absent = [(split, clip.id, clip.path) for split, clips in dataset.missing.items() for clip in clips]
+    self._place(self.path / MISSING, _table(("split", "id", "path"), absent))
+    self._write_info(
+      {"parameters": parameters, "complete": True, "splits": splits, "classes": dataset.classes, "name": dataset.name}
+    )
+    shutil.rmtree(self.work, ignore_errors=True)
+    return failures
+
+  @property
+  def work(self) -> pathlib.Path:
+    """The folder of what is needed until all is finished."""
+    return self.path / ".work"
+
+  def _final(self, name: str) -> pathlib.Path:
+    return self.path / f"{name}.tfrecord"
+
+  def _pieces(self, name: str, index: int) -> tuple[pathlib.Path, pathlib.Path]:
+    folder = self.work / name
+    return folder / f"{index:06}.tfrecord", folder / f"{index:06}.failed"
+
+  def _summary_path(self, name: str) -> pathlib.Path:
+    return self.path / ".shards" / f"{name}.json"
+
+  def summary(self, name: str) -> dict:
+    """Of a finished shard: the number of `records`, and its `failures`."""
+    return json.loads(self._summary_path(name).read_text(encoding="utf-8"))
+
+  def _place(self, path: pathlib.Path, content: bytes) -> None:
+    with self._placing(path) as file:
+      file.write(content)
+
+  @contextlib.contextmanager
+  def _placing(self, path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Like `files.replacing`, but what a killed process leaves half done is in the work folder, and goes with it."""
+    self.work.mkdir(exist_ok=True)
+    draft = self.work / path.name
+    with files.replacing(draft) as file:
+      yield file
+    os.replace(draft, path)
+
+  def _write_info(self, info: Mapping) -> None:
+    self._place(self.path / INFO, (json.dumps(info, indent=2) + "\n").encode())
+
+
+def listing_digest(dataset: datasets.Dataset) -> str:
+  """Tells one list of clips from another, wherever their files are."""
+  rows = [
+    [split, clip.id, clip.start, clip.end, clip.label] for split, clips in dataset.splits.items() for clip in clips
+  ]
+  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> bytes:
+  clean = [[field.replace("\t", " ").replace("\n", " ") for field in row] for row in (header, *rows)]
+  return "".join("\t".join(row) + "\n" for row in clean).encode(errors="backslashreplace")
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+  with files.replacing(path) as file:
+    file.write(content)

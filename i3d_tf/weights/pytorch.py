@@ -1,0 +1,122 @@
+"""PyTorch's files of weights as named arrays. They need torch, the extra `torch`; nothing else here does.
+
+Between the variables of our networks and PyTorch's state dicts, given what each is called there.
+"""
+
+from collections.abc import Mapping
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf.weights import bundle
+
+SUFFIXES = (".pt", ".pth", ".pyth")
+_WRAPPERS = ("state_dict", "model_state")  # under which training scripts keep the weights beside other things
+_PARALLEL = "module."  # what DataParallel puts before every name
+
+
+def is_torch(path: str | os.PathLike) -> bool:
+  """Whether `read` is the one to read it."""
+  return os.fspath(path).endswith(SUFFIXES) and os.path.isfile(path)
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads a state dict, alone in its file or beside other things, with or without DataParallel's prefix.
+
+  Only tensors are unpickled, so that a file cannot run code.
+
+  Raises:
+    I3dError: if torch is not installed.
+    CheckpointError: if it is no such file.
+    OSError: if it cannot be read.
+  """
+  torch = import_torch()
+  try:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+  except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError):
+    # What torch says advises to let the file run code.
+    raise errors.CheckpointError(
+      f"{path} cannot be read as PyTorch's weights: it is damaged or holds more than tensors; save model.state_dict()"
+    ) from None
+  for wrapper in _WRAPPERS:
+    if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+      content = content[wrapper]
+  is_state_dict = isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
+  if not is_state_dict or not content:
+    raise errors.CheckpointError(f"{path} holds no state dict of PyTorch; save model.state_dict()")
+  return {str(name).removeprefix(_PARALLEL): tensor.numpy() for name, tensor in content.items()}
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes a state dict that `load_state_dict` takes.
+
+  Raises:
+    I3dError: if torch is not installed.
+    OSError: if it cannot be written.
+  """
+  torch = import_torch()
+  tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
+  with files.replacing(path) as file:
+    torch.save(tensors, file)
+
+
+def import_torch() -> Any:
+  """The module torch; I3dError if it is not installed."""
+  try:
+    import torch
+  except ImportError as error:
+    raise errors.I3dError(f"PyTorch's files need torch ({error}): pip install 'i3d_tf[torch]'") from None
+  return torch
+
+
+# By the last part of our name, that of the module of PyTorch's; the kernel's and the bias' module is the convolution.
+VECTORS: Mapping[str, str] = {
+    "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
+}  # fmt: skip
+COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, of use for cumulative averages only
+FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cout]
+
+
+def convert(
+  arrays: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], what: str
+) -> dict[str, np.ndarray]:
+  """Our variables from a state dict.
+
+  Args:
+    arrays: the state dict.
+    names: PyTorch's name of each of our variables.
+    shapes: of our variables.
+    what: the beginning of a message, for example 'made.pth is not of S3D'.
+
+  Raises:
+    CheckpointError: listing what is missing, unmatched or misshapen.
+  """
+  own = {name: array for name, array in arrays.items() if not name.endswith(COUNTER)}
+  wanted = set(names.values())
+  bundle.raise_for({"missing": sorted(wanted - set(own)), "unmatched": sorted(set(own) - wanted)}, what)
+  values = {name: _ours(own[theirs], shapes[name]) for name, theirs in names.items()}
+  misshapen = [
+    f"{names[name]} {value.dtype} {own[names[name]].shape} for {shapes[name]}"
+    for name, value in values.items()
+    if value.dtype != np.float32 or value.shape != shapes[name]
+  ]
+  bundle.raise_for({"misshapen": misshapen}, what)
+  return values
+
+
+def _ours(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """The array in the form of `shape`, if it can be brought to it.
+
+  A fully connected layer, `[out, in]`, is a kernel of 1x1x1 for us, and a channel-wise kernel `[C, 1, kt, kh, kw]` is
+  `[kt, kh, kw, C]`.
+  """
+  if array.ndim == 2 and len(shape) == len(FROM_TORCH):
+    array = array[..., np.newaxis, np.newaxis, np.newaxis]
+  if array.ndim != len(FROM_TORCH):
+    return array
+  kernel = array.transpose(FROM_TORCH)
+  return np.squeeze(kernel, 3) if len(shape) == 4 and kernel.shape[3] == 1 else kernel
