@@ -1,8 +1,14 @@
 """The public names of i3d_tf, imported on first use so that `import i3d_tf` and `--help` stay quick."""
 
 import importlib
+import os
 
 __version__ = "0.1.0"
+
+# TensorFlow's own CPU kernel of the 3D max pool's gradient gives every one of several equal maxima the whole gradient;
+# oneDNN's is right. TensorFlow takes oneDNN by default only where the processor has AVX-512, so it is asked for here.
+# It is read when TensorFlow is imported.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _HOMES = {
   "InceptionI3d": "i3d_tf.models.inception",
