@@ -142,7 +142,7 @@ def _read_clips(name: str, streams: list[str], info) -> dict:
         bar.update(done - bar.n)
 
       return classification.read_video_clips(
-          name, streams, max_frames=FLAGS.max_frames, short_side=info.short_side, crop=info.crop,
+          name, streams, max_frames=FLAGS.max_frames, short_side=info.preprocess.short_side, crop=info.preprocess.crop,
           threads=FLAGS.threads, on_flow=show,
       )  # fmt: skip
   return {stream: classification.read_npy_clip(FLAGS[f"{stream}_npy"].value) for stream in streams}

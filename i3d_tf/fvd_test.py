@@ -74,7 +74,7 @@ class FvdTest(parameterized.TestCase):
     cls.pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     cls.addClassCleanup(cls.pool.shutdown)
     for stream in ("rgb", "flow"):
-      info = saved.ModelInfo(stream=stream, num_classes=5, width_multiplier=0.05)
+      info = saved.make_info(stream=stream, num_classes=5, width_multiplier=0.05)
       model = saved.make_model(info)
       for name, variable in release.named_variables(model).items():
         variable.assign(testing.golden_values(name, tuple(variable.shape)))

@@ -1,6 +1,5 @@
 """`python -m i3d_tf.inflate`, its library, and training's start from what they write."""
 
-import dataclasses
 import os
 import pathlib
 import subprocess
@@ -20,7 +19,7 @@ from i3d_tf.weights import release
 from i3d_tf.weights import saved
 from i3d_tf.weights import slim
 
-_INFO = saved.ModelInfo(
+_INFO = saved.make_info(
     model="inception_v1", stream="rgb", num_classes=3, classes=("a", "b", "c"), width_multiplier=0.05,
     average_space=True, num_frames=1, short_side=72, crop=64, dataset="made", step=7,
 )  # fmt: skip
@@ -60,7 +59,7 @@ class InflatedTest(parameterized.TestCase):
     for name, value in values.items():
       np.testing.assert_array_equal(value, expected[name], name, strict=True)
     self.assertEqual(written, inflated.Written("rgb", 228, sum(value.size for value in values.values())))
-    fields = dataclasses.replace(_INFO, model="i3d", num_classes=0, classes=(), num_frames=64, step=None)
+    fields = testing.change_info(_INFO, model="i3d", num_classes=0, classes=(), num_frames=64, step=None)
     self.assertEqual(info, fields)
     self.assertEqual(os.listdir(self.to.parent), ["trunk"])
 
@@ -77,7 +76,7 @@ class InflatedTest(parameterized.TestCase):
         np.testing.assert_allclose(values[_KERNEL][step, :, :, channel], mean[0], rtol=1e-5, atol=1e-8)
 
   def test_the_stream_of_old_is_kept_and_flow_stays_flow(self):
-    self._save(dataclasses.replace(_INFO, stream="flow"), channels=2)
+    self._save(testing.change_info(_INFO, stream="flow"), channels=2)
     self.assertEqual(self._write().stream, "flow")
     expected = inflation.inflate(_flat_values(channels=2))[_KERNEL]
     np.testing.assert_array_equal(saved.read(self.to)[0][_KERNEL], expected)
@@ -85,7 +84,7 @@ class InflatedTest(parameterized.TestCase):
   def test_training_starts_from_it_with_a_classifier_of_its_own(self):
     self._save()
     self._write()
-    info = dataclasses.replace(_INFO, model="i3d", num_frames=16)
+    info = testing.change_info(_INFO, model="i3d", num_frames=16)
     model = saved.make_model(info)
     before = {name: variable.numpy() for name, variable in release.named_variables(model).items()}
     self.assertNotEmpty(saved.initialize(model, info, self.to))
@@ -102,7 +101,7 @@ class InflatedTest(parameterized.TestCase):
       saved.load(self.to)
 
   def test_another_network_is_refused(self):
-    info = dataclasses.replace(_INFO, model="i3d")
+    info = testing.change_info(_INFO, model="i3d")
     shapes = spec.variable_shapes(num_classes=3, width_multiplier=0.05)
     values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     saved.save_values(self.run_folder, values, info)
@@ -150,7 +149,7 @@ class MainTest(parameterized.TestCase):
 
   def test_a_checkpoint_of_slim_s(self):
     folder = pathlib.Path(self.create_tempdir().full_path)
-    info = saved.ModelInfo(model="inception_v1", stream="rgb", num_classes=1001)
+    info = saved.make_info(model="inception_v1", stream="rgb", num_classes=1001)
     slim.write(folder / "slim.ckpt", _flat_values(info))
     to = folder / "trunk"
     done = self._run(f"--from={folder}/slim.ckpt", f"--to={to}", "--stream=flow", "--mode=center")
@@ -158,7 +157,7 @@ class MainTest(parameterized.TestCase):
     said = f"{to}: I3D for flow without a classifier, 228 variables with 12272592 values, inflated from "
     self.assertEqual(done.stdout, f"{said}{folder}/slim.ckpt by center\n")
     values, info = saved.read(to)
-    self.assertEqual(info, saved.ModelInfo(stream="flow", num_classes=0))
+    self.assertEqual(info, saved.make_info(stream="flow", num_classes=0))
     self.assertEqual(sum(value.size for value in values.values()), 12_272_592)
 
   @parameterized.parameters(

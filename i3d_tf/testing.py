@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent import futures
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -83,12 +84,18 @@ def write_network(folder: str | os.PathLike, **fields: Any):
   from i3d_tf.weights import release
   from i3d_tf.weights import saved
 
-  info = saved.ModelInfo(**{"stream": "rgb", "num_classes": 3, "classes": _CLASSES, "width_multiplier": 0.05, **fields})
+  info = saved.make_info(**{"stream": "rgb", "num_classes": 3, "classes": _CLASSES, "width_multiplier": 0.05, **fields})
   model = saved.make_model(info)
   for name, variable in release.named_variables(model).items():
     variable.assign(golden_values(name, variable.shape.as_list()))
   saved.save(folder, model, info)
   return info
+
+
+def change_info(info, **changes: Any):
+  """Returns a `saved.ModelInfo` with some fields, or fields of its `Preprocess`, replaced."""
+  own = {name: changes.pop(name) for name in list(changes) if hasattr(info.preprocess, name)}
+  return dataclasses.replace(info, preprocess=dataclasses.replace(info.preprocess, **own), **changes)
 
 
 def write_moving_video(path: str | os.PathLike, *, seed: int, num_frames: int) -> None:

@@ -45,7 +45,7 @@ class VisualizeTest(parameterized.TestCase):
     cls.pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     cls.addClassCleanup(cls.pool.shutdown)
     for stream in ("rgb", "flow"):
-      info = saved.ModelInfo(
+      info = saved.make_info(
           stream=stream, num_classes=3, classes=("walk", "run", "jump"), width_multiplier=0.05, average_space=True,
           short_side=36, crop=32,
       )  # fmt: skip

@@ -21,6 +21,7 @@ from i3d_tf.features import config
 from i3d_tf.features import extraction
 from i3d_tf.features import sources as sources_lib
 from i3d_tf.flow import tvl1
+from i3d_tf.models import preprocess
 from i3d_tf.video import decode
 from i3d_tf.weights import saved
 
@@ -132,7 +133,8 @@ def describe(report: Report) -> str:
 
 def _make_network(folder: str, stream: str, options: Options) -> str:
   """Writes a network with new weights; returns its place."""
-  info = saved.ModelInfo(stream=stream, num_classes=400, short_side=options.short_side, crop=options.crop)
+  clip = preprocess.Preprocess(short_side=options.short_side, crop=options.crop)
+  info = saved.ModelInfo(stream=stream, num_classes=400, preprocess=clip)
   path = os.path.join(folder, stream)
   os.mkdir(path)
   saved.save(path, saved.make_model(info), info)

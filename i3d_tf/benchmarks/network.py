@@ -17,6 +17,7 @@ from i3d_tf import provenance
 from i3d_tf.benchmarks import timing
 from i3d_tf.models import base
 from i3d_tf.models import cost
+from i3d_tf.models import preprocess
 from i3d_tf.training import step as step_lib
 from i3d_tf.weights import saved
 
@@ -72,8 +73,11 @@ class Report:
 def measure(options: Options) -> Report:
   """Measures the network of `options`; takes a few seconds a round."""
   info = saved.ModelInfo(
-      model=options.model, stream=options.stream, num_classes=_CLASSES, num_frames=options.num_frames,
-      crop=options.crop, flow_stack=options.flow_stack, average_space=options.average_space,
+      model=options.model, stream=options.stream, num_classes=_CLASSES, average_space=options.average_space,
+      preprocess=preprocess.Preprocess(
+          num_frames=options.num_frames, crop=options.crop, flow_stack=options.flow_stack,
+          short_side=max(256, options.crop),
+      ),
   )  # fmt: skip
   model = saved.make_model(info)
   shapes = _shapes(info, options.batch)
@@ -139,8 +143,8 @@ def _matrix_product() -> Callable[[], tf.Tensor]:
 
 
 def _shapes(info: saved.ModelInfo, batch: int) -> dict[str, list[int]]:
-  channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
-  return {stream: [batch, info.num_frames, info.crop, info.crop, number] for stream, number in channels.items()}
+  clip = info.preprocess
+  return {stream: [batch, clip.num_frames, clip.crop, clip.crop, number] for stream, number in info.channels.items()}
 
 
 def _check(options: Options, model: base.Network, specs) -> None:

@@ -17,7 +17,7 @@ _CLASSES = ("run", "sit")
 
 class MatchClassesTest(parameterized.TestCase):
   def _match(self, own: tuple[str, ...], theirs: tuple[str, ...], num_classes: int = 2) -> tuple[str, ...]:
-    info = saved.ModelInfo(stream="rgb", num_classes=num_classes, classes=own)
+    info = saved.make_info(stream="rgb", num_classes=num_classes, classes=own)
     network = mock.Mock(info=info, model=mock.Mock(num_classes=num_classes))
     network.name = "rgb"
     return network_lib.match_classes(network, mock.Mock(classes=theirs))
@@ -44,7 +44,7 @@ class NetworkTest(parameterized.TestCase):
     tf.random.set_seed(1)
     cls.model = inception.InceptionI3d(3, width_multiplier=0.05, average_space=True)
     cls.model.build(3)
-    info = saved.ModelInfo(stream="rgb", num_classes=3, crop=32)
+    info = saved.make_info(stream="rgb", num_classes=3, crop=32)
     cls.loaded = (cls.model, info)
     with mock.patch.object(network_lib.saved, "load", return_value=cls.loaded):
       cls.network = network_lib.Network("runs/a", "rgb")

@@ -47,7 +47,7 @@ class _FakeNetwork:
   crop = 32
 
   def __init__(self, fails_at: int | None = None, weights: str = "1"):
-    self.info = saved.ModelInfo(stream="rgb", num_classes=2, classes=_CLASSES, dataset="d")
+    self.info = saved.make_info(stream="rgb", num_classes=2, classes=_CLASSES, dataset="d")
     self.model = mock.Mock(num_classes=2)
     self.calls = 0
     self._fails_at = fails_at

@@ -150,7 +150,7 @@ def describe(network: network_lib.Network, source: pipeline.Source, clips: clip_
 
 def protocol(clips: clip_config.EvalClips) -> dict[str, Any]:
   """The options that the protocol uses; those about stacks of flow, where there are any."""
-  left_out = {"streams"} | config.unused(clips.protocol)
+  left_out = {"streams", "frame_rate"} | config.unused(clips.protocol)
   if clips.flow_stack == 1:
     left_out |= {"flow_stack", "flow_stacking"}
   if not clips.subtract_mean_flow:

@@ -79,7 +79,7 @@ def _clips(options: config.Evaluation, info: saved.ModelInfo) -> clip_config.Eva
   Raises:
     I3dError: for an option that the network's protocol does not use.
   """
-  trained = {name: getattr(info, name) for name in saved.CLIP_FIELDS}
+  trained = dataclasses.asdict(info.preprocess)
   test = zoo.get(info.model).test
   clips = clip_config.EvalClips(**{**trained, **test, **options.clips, "streams": info.streams})
   if given := sorted(config.unused(clips.protocol) & set(options.clips)):

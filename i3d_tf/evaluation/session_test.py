@@ -61,7 +61,7 @@ def _record(name: str, label: int, rng: np.random.Generator) -> records.Record:
 
 def make_run(folder: pathlib.Path, stream: str, classes: tuple[str, ...] = _CLASSES) -> None:
   """The folder of a run with a network of made weights."""
-  info = saved.ModelInfo(
+  info = saved.make_info(
       stream=stream, num_classes=len(classes), classes=classes, width_multiplier=0.05, average_space=True,
       num_frames=9, short_side=_SIDE, crop=_SIDE, dataset="shades", step=7,
   )  # fmt: skip

@@ -101,7 +101,8 @@ class Classifier:
     """The fewest frames that the network of a stream takes."""
     index = next(index for index, info in enumerate(self.infos) if stream in info.streams)
     model, info = self.models[index], self.infos[index]
-    return next((n for n in range(1, info.num_frames) if _takes(model, info, n, info.crop)), info.num_frames)
+    clip = info.preprocess
+    return next((n for n in range(1, clip.num_frames) if _takes(model, info, n, clip.crop)), clip.num_frames)
 
 
 def _check_streams(checkpoints: Sequence[str | os.PathLike], infos: Sequence[saved.ModelInfo]) -> None:
@@ -126,19 +127,16 @@ def _clip_shapes(
   model: base.Network, info: saved.ModelInfo, num_frames: int | None, size: int | None
 ) -> dict[str, list[int | None]]:
   """[frames, height, width, channels] by stream."""
-  given = (num_frames or info.num_frames, size or info.crop)
+  clip = info.preprocess
+  given = (num_frames or clip.num_frames, size or clip.crop)
   problem = _problem(model, info, *given)
   if problem is not None:
     raise errors.I3dError(f"clips of {given[0]} frames of {given[1]}x{given[1]} do not fit {info.model}: {problem}")
-  if num_frames is None and not _takes(model, info, 2 * info.num_frames, given[1]):
-    num_frames = info.num_frames
-  if size is None and not all(_takes(model, info, given[0], side) for side in (info.crop // 2, 2 * info.crop)):
-    size = info.crop
-  return {stream: [num_frames, size, size, channels] for stream, channels in _channels(info).items()}
-
-
-def _channels(info: saved.ModelInfo) -> dict[str, int]:
-  return info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
+  if num_frames is None and not _takes(model, info, 2 * info.preprocess.num_frames, given[1]):
+    num_frames = info.preprocess.num_frames
+  if size is None and not all(_takes(model, info, given[0], side) for side in (clip.crop // 2, 2 * clip.crop)):
+    size = info.preprocess.crop
+  return {stream: [num_frames, size, size, channels] for stream, channels in info.channels.items()}
 
 
 def _takes(model: base.Network, info: saved.ModelInfo, num_frames: int, size: int) -> bool:
@@ -149,7 +147,7 @@ def _problem(model: base.Network, info: saved.ModelInfo, num_frames: int, size: 
   """Why a network does not take such clips; None if it does."""
   specs = {
     stream: tf.TensorSpec([1, num_frames, size, size, channels], tf.float32)
-    for stream, channels in _channels(info).items()
+    for stream, channels in info.channels.items()
   }
   try:
     model.check(base.clip_of(specs, info.streams))

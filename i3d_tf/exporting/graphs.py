@@ -146,10 +146,10 @@ def write(folder: pathlib.Path, checkpoints: tuple[str, ...], options: Options) 
 def _specs(classifier: classifier_lib.Classifier, options: Options) -> classifier_lib.Specs:
   if options.format != "tflite":
     return classifier.specs(num_frames=options.num_frames, size=options.size)
-  info = classifier.infos[0]
+  clip = classifier.infos[0].preprocess
   if len(classifier.infos) > 1 and (options.num_frames is None or options.size is None):
     raise errors.I3dError("--format=tflite fixes the clips; of two networks give --num_frames and --size")
-  return classifier.specs(num_frames=options.num_frames or info.num_frames, size=options.size or info.crop, batch=1)
+  return classifier.specs(num_frames=options.num_frames or clip.num_frames, size=options.size or clip.crop, batch=1)
 
 
 def _title(classifier: classifier_lib.Classifier) -> str:

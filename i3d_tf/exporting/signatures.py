@@ -89,8 +89,8 @@ def make(
 def _of_rgb(classifier: classifier_lib.Classifier, spec: tf.TensorSpec, logits, probabilities) -> dict[str, Signature]:
   """The signatures that networks of frames have."""
   images = tf.TensorSpec(spec.shape[:2], tf.string, name=JPEG_INPUT)
-  crop = spec.shape[2] or classifier.infos[0].crop
-  decode = lambda images: {"rgb": decode_frames(images, max(crop, classifier.infos[0].short_side), crop)}
+  crop = spec.shape[2] or classifier.infos[0].preprocess.crop
+  decode = lambda images: {"rgb": decode_frames(images, max(crop, classifier.infos[0].preprocess.short_side), crop)}
   hub_spec = tf.TensorSpec(spec.shape, spec.dtype, name=HUB_INPUT)
   return {
     JPEG: Signature(
@@ -160,8 +160,8 @@ def describe(
 
 
 def _describe_stream(classifier: classifier_lib.Classifier, info: saved.ModelInfo, stream: str) -> dict[str, Any]:
-  """What clips of a stream are to be; 'trained_on' are those of the training, by `saved.CLIP_FIELDS`."""
-  trained_on = {name: getattr(info, name) for name in saved.CLIP_FIELDS}
+  """What clips of a stream are to be; 'trained_on' are those of the training, by the fields of `Preprocess`."""
+  trained_on = dataclasses.asdict(info.preprocess)
   if stream != "flow":
     trained_on = {name: value for name, value in trained_on.items() if "flow" not in name}
   return {
@@ -169,7 +169,7 @@ def _describe_stream(classifier: classifier_lib.Classifier, info: saved.ModelInf
     "dtype": "float32",
     "range": [-1, 1],
     "values": _VALUES[stream],
-    "channels": clip_config.CHANNELS[stream] * (info.flow_stack if stream == "flow" else 1),
+    "channels": clip_config.CHANNELS[stream] * (info.preprocess.flow_stack if stream == "flow" else 1),
     "frames_per_second": decode.FRAME_RATE,
     "least_frames": classifier.least_frames(stream),
     "trained_on": trained_on,

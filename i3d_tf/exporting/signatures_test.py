@@ -56,7 +56,7 @@ class SignaturesTest(parameterized.TestCase):
     specs = classifier.specs()
     logits = signatures.make(classifier, specs)[signatures.DEFAULT].function
     self.assertTrue(all(spec.shape[0] is None for spec in specs.values()))
-    for extents in ((classifier.infos[0].num_frames, 64, 64), (19, 80, 48)):
+    for extents in ((classifier.infos[0].preprocess.num_frames, 64, 64), (19, 80, 48)):
       clips = _clips(specs, *extents)
       expected = classifier.models[0](clips if len(clips) > 1 else next(iter(clips.values())))[0]
       self.assertLess(testing.relative_error(logits(**clips)["logits"], expected), 1e-5)

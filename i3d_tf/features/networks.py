@@ -39,8 +39,8 @@ class StreamNetwork:
     info = features.info
     saved.check_stream(info, self.checkpoint, stream)
     self.weights = features.weights
-    self.short_side = info.short_side if options.short_side is None else options.short_side
-    self.crop = info.crop if options.crop is None else options.crop
+    self.short_side = info.preprocess.short_side if options.short_side is None else options.short_side
+    self.crop = info.preprocess.crop if options.crop is None else options.crop
     if self.crop > self.short_side:
       raise errors.I3dError(f"crop is {self.crop} pixels; it must be at most short_side, which is {self.short_side}")
     self._crops, self._pooling = options.crops, options.pooling

@@ -20,7 +20,7 @@ from i3d_tf.weights import saved
 
 def save_tiny_network(folder: pathlib.Path, stream: str = "rgb", seed: int = 0) -> None:
   """A network of five classes with made weights."""
-  info = saved.ModelInfo(stream=stream, num_classes=5, width_multiplier=0.05)
+  info = saved.make_info(stream=stream, num_classes=5, width_multiplier=0.05)
   model = saved.make_model(info)
   for name, variable in release.named_variables(model).items():
     variable.assign(testing.golden_values(f"{seed}/{name}", tuple(variable.shape)))

@@ -40,7 +40,7 @@ class StreamClassifier:
         f"{checkpoint} is a network {self.info.model}; only i3d classifies videos in one pass, for others make "
         "records with prepare_dataset and use evaluate"
       )
-    side = self.info.crop
+    side = self.info.preprocess.crop
     signature = tf.TensorSpec([1, None, side, side, self.model.in_channels], tf.float32)
     self._apply = tf.function(lambda clip: self.model(clip)[0], input_signature=[signature])
 
@@ -50,7 +50,7 @@ class StreamClassifier:
     Raises:
       I3dError: if the clip does not fit the network.
     """
-    wanted = (self.info.crop, self.info.crop, self.model.in_channels)
+    wanted = (self.info.preprocess.crop, self.info.preprocess.crop, self.model.in_channels)
     if clip.ndim != 4 or clip.shape[1:] != wanted:
       sizes = ", ".join(map(str, wanted))
       raise errors.I3dError(f"the clip has shape {clip.shape}; this network takes [frames, {sizes}]")
@@ -100,8 +100,9 @@ def read_video_clips(
 def check_together(infos: Sequence[saved.ModelInfo]) -> saved.ModelInfo:
   """The first of some networks' infos; I3dError if their logits cannot be added, or their clips are cut differently."""
   for name in ("num_classes", "classes", "short_side", "crop"):
-    if len({getattr(info, name) for info in infos}) > 1:
-      given = " and ".join(str(getattr(info, name)) for info in infos)
+    values = [info.get(name) for info in infos]
+    if len(set(values)) > 1:
+      given = " and ".join(map(str, values))
       raise errors.I3dError(f"the checkpoints do not go together: {name} is {given}")
   return infos[0]
 

@@ -210,7 +210,7 @@ class StreamClassifierTest(parameterized.TestCase):
     tf.random.set_seed(7)
     cls.model = inception.InceptionI3d(num_classes=5, width_multiplier=0.125)
     cls.model.build(2)
-    info = saved.ModelInfo(stream="flow", num_classes=5, width_multiplier=0.125)
+    info = saved.make_info(stream="flow", num_classes=5, width_multiplier=0.125)
     with mock.patch.object(classification.saved, "load", return_value=(cls.model, info)) as load:
       cls.classifier = classification.StreamClassifier("some/checkpoint")
     load.assert_called_once_with("some/checkpoint")
@@ -236,7 +236,7 @@ class StreamClassifierTest(parameterized.TestCase):
       self.classifier.logits(np.zeros(shape, np.float32))
 
   def test_another_network(self):
-    info = saved.ModelInfo(model="c3d", stream="rgb", num_classes=5)
+    info = saved.make_info(model="c3d", stream="rgb", num_classes=5)
     with mock.patch.object(classification.saved, "load", return_value=(None, info)):
       with self.assertRaisesRegex(errors.I3dError, "^runs/a is a network c3d; only i3d .* use evaluate$"):
         classification.StreamClassifier("runs/a")

@@ -1,6 +1,5 @@
 """I3dFeatures against the network that it takes its endpoints from."""
 
-import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -18,14 +17,14 @@ from i3d_tf.models import inception_spec as spec
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
-_INFO = saved.ModelInfo(stream="rgb", num_classes=3, width_multiplier=0.05, average_space=True, dataset="made")
+_INFO = saved.make_info(stream="rgb", num_classes=3, width_multiplier=0.05, average_space=True, dataset="made")
 _FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 
 
 @functools.cache
 def _checkpoint(seed="", **changes):
   """A network on disk, the same for the same arguments."""
-  info = dataclasses.replace(_INFO, **changes)
+  info = testing.change_info(_INFO, **changes)
   model = saved.make_model(info)
   for name, variable in release.named_variables(model).items():
     variable.assign(testing.golden_values(seed + name, variable.shape.as_list()))

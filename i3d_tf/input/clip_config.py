@@ -8,31 +8,25 @@ import dataclasses
 import types
 
 from i3d_tf import errors
+from i3d_tf.models import preprocess
 
 CHANNELS = types.MappingProxyType({"rgb": 3, "flow": 2})
 STREAMS = tuple(CHANNELS)
 # What a network of each kind takes.
 STREAMS_OF = types.MappingProxyType({"rgb": ("rgb",), "flow": ("flow",), "joint": ("rgb", "flow")})
 BACKWARD_FLOW = "backward_flow"  # what records can hold beside the streams
-FLOW_STACKINGS = ("plain", "trajectory", "bidirectional")
+FLOW_STACKINGS = preprocess.FLOW_STACKINGS
 PROTOCOLS = ("release", "clips", "ten_crop", "three_crops")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainClips:
-  """One clip a video, drawn at random. All from `scale_jitter` on is off unless asked for.
+class TrainClips(preprocess.Preprocess):
+  """One clip a video, drawn at random. The fields of `Preprocess` say what a clip is; see there.
+
+  All augmentation from `scale_jitter` on is off unless asked for.
 
   Attributes:
     streams: of `STREAMS`; both are cut alike.
-    num_frames: positions of the clip: a frame each, and `flow_stack` flows. A shorter video is looped.
-    frame_stride: a position every so many frames of the video.
-    flow_stack: flows of consecutive frames at each position, L. One for I3D; ten for Two-Stream networks (Simonyan and
-      Zisserman 2014, arXiv 1406.2199).
-    flow_stacking: which flows they are and where they are read, of `FLOW_STACKINGS`; see `flow_stacks`. A position's
-      frame is the first of its flows' frames; for 'bidirectional' the one in their middle.
-    subtract_mean_flow: subtract from each flow field its mean vector, a cheap compensation of the camera's motion.
-    short_side: pixels that the shorter side is resized to (paper, section 2.4: 256).
-    crop: pixels of the side of the square that is cut out (paper, section 2.4: 224).
     flip: mirror every second clip; the mirrored flow's x is negated.
     scale_jitter: bounds of a factor on `short_side`; the result is at least `crop`.
     photometric_jitter: strength of one change of colours for all frames of a clip. At 1: brightness +-32/255, contrast
@@ -44,13 +38,6 @@ class TrainClips:
   """
 
   streams: tuple[str, ...] = ("rgb",)
-  num_frames: int = 64
-  frame_stride: int = 1
-  flow_stack: int = 1
-  flow_stacking: str = "plain"
-  subtract_mean_flow: bool = False
-  short_side: int = 256
-  crop: int = 224
   flip: bool = True
   scale_jitter: tuple[float, float] = (1.0, 1.0)
   photometric_jitter: float = 0.0
@@ -62,8 +49,8 @@ class TrainClips:
   def __post_init__(self):
     object.__setattr__(self, "streams", _streams(self.streams))
     object.__setattr__(self, "scale_jitter", tuple(self.scale_jitter))
-    _check_whole(self, num_frames=1, frame_stride=1, short_side=1, crop=1, temporal_jitter=0, num_segments=1)
-    _check_crop(self)
+    super().__post_init__()
+    self._check_whole(temporal_jitter=0, num_segments=1)
     _check_flow(self)
     if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1] < float("inf"):
       given = ",".join(map(str, self.scale_jitter))
@@ -80,8 +67,11 @@ class TrainClips:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalClips:
-  """All views of a video whose logits are averaged.
+class EvalClips(preprocess.Preprocess):
+  """All views of a video whose logits are averaged. The fields of `Preprocess` say what a view is; see there.
+
+  Of 'release', `num_frames` is not used, and of stacks of flow it takes those that the video has whole, and RGB as many
+  frames. Of 'three_crops', `crop` is always `short_side`.
 
   Attributes:
     streams: of `STREAMS`.
@@ -90,30 +80,17 @@ class EvalClips:
       'three_crops': of the same clips as 'clips' squares of the shorter side, at both ends and in the middle of the
       longer one (SlowFast's 30 views, facebookresearch/SlowFast, TEST.NUM_SPATIAL_CROPS of 3).
       The first two take the centre crop.
-    num_frames: positions of a clip; a shorter video is looped. 'release' takes no more than there are.
     max_frames: 'release': 250 are ten seconds, a Kinetics clip (paper, section 2.4).
     min_frames: 'release': a video shorter than this is looped up to it; the network needs 9.
     num_clips: see `protocol`.
-    frame_stride: a position every so many frames of the video.
-    flow_stack, flow_stacking, subtract_mean_flow: see `TrainClips`. Of stacks, 'release' takes those that the video has
-      whole, and RGB as many frames.
-    short_side: pixels that the shorter side is resized to.
-    crop: pixels of the side of the square that is cut out; of 'three_crops' always `short_side`.
     flip: the mirror image of each view is a view, too.
   """
 
   streams: tuple[str, ...] = ("rgb",)
   protocol: str = "release"
-  num_frames: int = 64
   max_frames: int = 250
   min_frames: int = 9
   num_clips: int = 10
-  frame_stride: int = 1
-  flow_stack: int = 1
-  flow_stacking: str = "plain"
-  subtract_mean_flow: bool = False
-  short_side: int = 256
-  crop: int = 224
   flip: bool = False
 
   def __post_init__(self):
@@ -122,8 +99,8 @@ class EvalClips:
       raise errors.I3dError(f"protocol is {self.protocol!r}; allowed are {', '.join(PROTOCOLS)}")
     if self.protocol == "three_crops":
       object.__setattr__(self, "crop", self.short_side)
-    _check_whole(self, num_frames=1, max_frames=1, min_frames=1, num_clips=1, frame_stride=1, short_side=1, crop=1)
-    _check_crop(self)
+    super().__post_init__()
+    self._check_whole(max_frames=1, min_frames=1, num_clips=1)
     _check_flow(self)
     if self.min_frames > self.max_frames:
       raise errors.I3dError(f"max_frames is {self.max_frames}; it must be at least min_frames, {self.min_frames}")
@@ -143,23 +120,8 @@ def _streams(streams: Sequence[str]) -> tuple[str, ...]:
   return tuple(stream for stream in STREAMS if stream in streams)
 
 
-def _check_whole(clips: TrainClips | EvalClips, **least: int) -> None:
-  for name, bound in least.items():
-    value = getattr(clips, name)
-    if not isinstance(value, int) or value < bound:
-      raise errors.I3dError(f"{name} is {value}; it must be a whole number from {bound} on")
-
-
-def _check_crop(clips: TrainClips | EvalClips) -> None:
-  if clips.crop > clips.short_side:
-    raise errors.I3dError(f"crop is {clips.crop}; it must be at most short_side, {clips.short_side}")
-
-
 def _check_flow(clips: TrainClips | EvalClips) -> None:
-  _check_whole(clips, flow_stack=1)
   stack, stacking = clips.flow_stack, clips.flow_stacking
-  if stacking not in FLOW_STACKINGS:
-    raise errors.I3dError(f"flow_stacking is {stacking!r}; allowed are {', '.join(FLOW_STACKINGS)}")
   for name, off in (("flow_stack", 1), ("flow_stacking", "plain"), ("subtract_mean_flow", False)):
     value = getattr(clips, name)
     if value != off and "flow" not in clips.streams:

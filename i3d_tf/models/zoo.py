@@ -4,10 +4,12 @@
 """
 
 from collections.abc import Mapping
+import dataclasses
 import types
 from typing import Any
 
 from i3d_tf import errors
+from i3d_tf.models import preprocess as preprocess_lib
 from i3d_tf.models import zoo_entry
 from i3d_tf.models import zoo_inception
 from i3d_tf.models import zoo_paper
@@ -41,6 +43,13 @@ def training_clips(name: str, stream: str) -> dict[str, Any]:
   """What a clip of training is for a network and stream, by the names of `clip_config.TrainClips`."""
   training = get(name).training
   return {key: value for key, value in training.items() if stream != "rgb" or not key.startswith("flow_")}
+
+
+def preprocess(name: str, stream: str) -> preprocess_lib.Preprocess:
+  """Returns the transform from a video to a clip that a network of a stream is trained with."""
+  names = {field.name for field in dataclasses.fields(preprocess_lib.Preprocess)}
+  training = training_clips(name, stream)
+  return preprocess_lib.Preprocess(**{key: value for key, value in training.items() if key in names})
 
 
 def check_stream(name: str, stream: str) -> None:

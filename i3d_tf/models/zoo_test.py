@@ -1,5 +1,6 @@
 """The table is true of the networks: counts, goldens, and that recipes and sources are there."""
 
+import dataclasses
 import math
 import pathlib
 
@@ -73,8 +74,8 @@ _GOLDENS = {
 
 
 def _info(name: str, stream: str, **more) -> saved.ModelInfo:
-  clip = {key: value for key, value in zoo.training_clips(name, stream).items() if key in saved.CLIP_FIELDS}
-  return saved.ModelInfo(**{"model": name, "stream": stream, "num_classes": 400, **clip, **more})
+  clip = dataclasses.asdict(zoo.preprocess(name, stream))
+  return saved.make_info(**{"model": name, "stream": stream, "num_classes": 400, **clip, **more})
 
 
 def small_info(name: str, stream: str) -> saved.ModelInfo:
@@ -87,7 +88,7 @@ def small_info(name: str, stream: str) -> saved.ModelInfo:
 
 def _specs(info: saved.ModelInfo, batch: int = 1):
   channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
-  shape = [batch, info.num_frames, info.crop, info.crop]
+  shape = [batch, info.preprocess.num_frames, info.preprocess.crop, info.preprocess.crop]
   return base.clip_of({stream: tf.TensorSpec([*shape, count]) for stream, count in channels.items()}, info.streams)
 
 
@@ -100,7 +101,9 @@ def _counts(architecture: inception_spec.Architecture, info: saved.ModelInfo) ->
   sizes = {"in_channels": info.in_channels, "num_classes": info.num_classes, "width_multiplier": info.width_multiplier}
   shapes = inception_spec.variable_shapes(architecture, **sizes)
   trained = sum(math.prod(shape) for name, shape in shapes.items() if inception_spec.is_trainable(name))
-  return trained, inception_spec.multiply_adds((info.num_frames, info.crop, info.crop), architecture, **sizes)
+  return trained, inception_spec.multiply_adds(
+    (info.preprocess.num_frames, info.preprocess.crop, info.preprocess.crop), architecture, **sizes
+  )
 
 
 class ZooTest(parameterized.TestCase):

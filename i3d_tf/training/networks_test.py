@@ -77,7 +77,7 @@ class NetworksTest(parameterized.TestCase):
     self.enter_context(mock.patch.object(x3d_spec, "STAGES", x3d_spec.STAGES[:1]))
     tf.random.set_seed(0)
     options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_CLIPS[name]}
-    info = saved.ModelInfo(model=name, stream=_STREAMS[name], num_classes=4, **options_of)
+    info = saved.make_info(model=name, stream=_STREAMS[name], num_classes=4, **options_of)
     model = saved.make_model(info, batch_norm_decay=0.8)
     optimization = config.Optimization(optimizer="adam", dropout=0.0)
     strategy = tf.distribute.get_strategy()
@@ -87,7 +87,7 @@ class NetworksTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
     clips = {
-      stream: rng.uniform(-1, 1, [8, info.num_frames, 32, 32, count]).astype(np.float32)
+      stream: rng.uniform(-1, 1, [8, info.preprocess.num_frames, 32, 32, count]).astype(np.float32)
       for stream, count in channels.items()
     }
     batch = {

@@ -16,6 +16,7 @@ from i3d_tf import files
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
+from i3d_tf.models import preprocess
 from i3d_tf.training import checkpoints
 from i3d_tf.training import config
 from i3d_tf.training import distribution
@@ -106,7 +107,7 @@ class Trainer:
     self._info = saved.ModelInfo(
         model=run.model, stream=run.stream, num_classes=self._tasks[0], classes=source.classes,
         dataset=source.dataset, width_multiplier=run.width_multiplier, average_space=run.average_space,
-        **{name: getattr(clips, name) for name in saved.CLIP_FIELDS},
+        preprocess=preprocess.of(clips),
     )  # fmt: skip
     trained = self._info
     if len(sources) > 1:
@@ -375,9 +376,9 @@ def _num_classes(source: pipeline.Source) -> int:
 
 def _check_clip(model: base.Network, info: saved.ModelInfo, batch_size: int) -> None:
   """Raises I3dError if the network does not take clips of this length and size."""
-  channels = info.in_channels if isinstance(info.in_channels, dict) else {info.stream: info.in_channels}
-  shape = [batch_size, info.num_frames, info.crop, info.crop]
-  specs = {stream: tf.TensorSpec([*shape, number]) for stream, number in channels.items()}
+  clip = info.preprocess
+  shape = [batch_size, clip.num_frames, clip.crop, clip.crop]
+  specs = {stream: tf.TensorSpec([*shape, number]) for stream, number in info.channels.items()}
   try:
     model.check(base.clip_of(specs, info.streams))
   except ValueError as error:

@@ -188,8 +188,8 @@ def compute(
   names = classification.class_names(network.info)
   index = None if class_name is None else find_class(class_name, names)
   is_flow = network.stream == "flow"
-  video = source.survey(path, short_side=network.info.short_side, streams=[network.stream])
-  crop = network.info.crop if view == "crop" else None
+  video = source.survey(path, short_side=network.info.preprocess.short_side, streams=[network.stream])
+  crop = network.info.preprocess.crop if view == "crop" else None
   count = video.num_frames - is_flow
   inputs = progress(video.flow(threads) if is_flow else video.frames(), network.stream, count)
   if is_flow and store is not None:

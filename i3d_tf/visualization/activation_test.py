@@ -24,10 +24,10 @@ _FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 @functools.cache
 def _checkpoint(**changes) -> str:
   """A small network of made weights on disk, the same for the same arguments."""
-  info = saved.ModelInfo(
+  info = saved.make_info(
     stream="rgb", num_classes=3, classes=_CLASSES, width_multiplier=0.05, average_space=True, short_side=40, crop=32
   )
-  info = dataclasses.replace(info, **changes)
+  info = testing.change_info(info, **changes)
   model = saved.make_model(info)
   for name, variable in release.named_variables(model).items():
     variable.assign(testing.golden_values(name, tuple(variable.shape)))

@@ -64,12 +64,12 @@ class StepNetwork:
     self._features = endpoints.I3dFeatures(checkpoint, [spec.STEP_LOGITS])
     self.info = self._features.info
     check_stream(self.checkpoint, self.info, stream)
-    side, channels = self.info.crop, clip_config.CHANNELS[stream]
+    side, channels = self.info.preprocess.crop, clip_config.CHANNELS[stream]
     self._apply = tf.function(self._features, input_signature=[tf.TensorSpec([1, None, side, side, channels])])
 
   def curve(self, inputs: Iterator[np.ndarray], num_frames: int) -> curves_lib.Curve:
     """Its curve for `num_frames` frames uint8, or fields of flow in pixels per frame, centrally cropped."""
-    clips = (prepare(each, self.stream, self.info.crop)[np.newaxis] for each in inputs)
+    clips = (prepare(each, self.stream, self.info.preprocess.crop)[np.newaxis] for each in inputs)
     steps = chunks.extract(self._apply, clips, endpoints=[spec.STEP_LOGITS], num_frames=num_frames, chunk=_CHUNK)
     logits = np.concatenate([each[spec.STEP_LOGITS][0] for each in steps])
     if not np.isfinite(logits).all():
@@ -124,7 +124,7 @@ def annotate(
   """
   info = classification.check_together([network.info for network in networks])
   streams = [network.stream for network in networks]
-  video = source.survey(path, short_side=info.short_side, streams=streams)
+  video = source.survey(path, short_side=info.preprocess.short_side, streams=streams)
   store = source.FlowStore()
   found = tuple(_curve(network, video, store, threads, progress) for network in networks)
   if draw_flow and "flow" not in streams:
@@ -160,7 +160,7 @@ class _Page:
     top_k: int,
   ):
     self._video, self._annotations, self._store, self._top_k = video, annotations, store, top_k
-    self._checkpoints, self._crop, self._names = checkpoints, info.crop, classification.class_names(info)
+    self._checkpoints, self._crop, self._names = checkpoints, info.preprocess.crop, classification.class_names(info)
     size = (_CURVES, max(150, panels.ROW * top_k + panels.BELOW_AXES))
     times = np.linspace(0, video.seconds, min(_POINTS, 4 * video.num_frames))
     values = [curves_lib.probabilities(each.curves, times) for each in annotations]

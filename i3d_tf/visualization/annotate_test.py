@@ -1,6 +1,5 @@
 """What an annotated video says is what the networks say, and it shows the video's own frames."""
 
-import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -28,11 +27,11 @@ _FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 @functools.cache
 def _checkpoint(stream: str, **changes) -> str:
   """A small network of made weights on disk, the same for the same arguments."""
-  info = saved.ModelInfo(
+  info = saved.make_info(
       stream=stream, num_classes=9, classes=tuple(f"class of {number}" for number in range(9)), width_multiplier=0.05,
       average_space=True, short_side=36, crop=32,
   )  # fmt: skip
-  info = dataclasses.replace(info, **changes)
+  info = testing.change_info(info, **changes)
   model = saved.make_model(info)
   for name, variable in release.named_variables(model).items():
     variable.assign(testing.golden_values(name, tuple(variable.shape)))

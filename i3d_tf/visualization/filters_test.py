@@ -91,7 +91,7 @@ class ReadTest(parameterized.TestCase):
   def _save(self, model: str, stream: str, **more) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
-    info = saved.ModelInfo(model=model, stream=stream, num_classes=3, width_multiplier=0.05, **more)
+    info = saved.make_info(model=model, stream=stream, num_classes=3, width_multiplier=0.05, **more)
     network = saved.make_model(info)
     for name, variable in release.named_variables(network).items():
       variable.assign(testing.golden_values(name, tuple(variable.shape)))

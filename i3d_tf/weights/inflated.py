@@ -7,6 +7,7 @@ from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf.input import clip_config
 from i3d_tf.models import inflation
+from i3d_tf.models import preprocess
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -70,8 +71,7 @@ def write(name_or_path: str, folder: str | os.PathLike, options: Inflation) -> W
       num_classes=0,
       width_multiplier=info.width_multiplier,
       average_space=info.average_space,
-      short_side=info.short_side,
-      crop=info.crop,
+      preprocess=preprocess.Preprocess(short_side=info.preprocess.short_side, crop=info.preprocess.crop),
       dataset=info.dataset,
     )
     saved.save_values(staging, inflated, new)

@@ -163,7 +163,7 @@ class TorchResnetTest(parameterized.TestCase):
     state = _state("torchvision's networks of clips", "mc3_18")
     pytorch.write(path := self.create_tempdir().full_path + "/made.pth", state)
     values, info = saved.read(path)
-    self.assertEqual((info.model, info.stream, info.num_classes, info.crop), ("mc3_18", "rgb", 400, 112))
+    self.assertEqual((info.model, info.stream, info.num_classes, info.preprocess.crop), ("mc3_18", "rgb", 400, 112))
     self.assertEqual(info.classes[0], "abseiling")
     self.assertLen(values, len(spec.variable_shapes(spec.ARCHITECTURES["mc3_18"])))
 

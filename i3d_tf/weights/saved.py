@@ -20,6 +20,7 @@ from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import inception
 from i3d_tf.models import inflation
+from i3d_tf.models import preprocess as preprocess_lib
 from i3d_tf.models import zoo
 from i3d_tf.weights import bundle
 from i3d_tf.weights import hub
@@ -30,9 +31,6 @@ from i3d_tf.weights import slim
 from i3d_tf.weights import slim_archive
 
 INFO = "model.json"
-CLIP_FIELDS = (
-    "num_frames", "frame_stride", "flow_stack", "flow_stacking", "subtract_mean_flow", "short_side", "crop",
-)  # fmt: skip
 BEST = "best"  # the folder of a run's best network
 _FIRST_KERNELS = tuple(
   f"{unit}/conv_3d/w" for unit in ("Conv3d_1a_7x7", "Conv2d_1a_7x7", "conv1a", "stem", "stem/spatial")
@@ -49,7 +47,7 @@ class ModelInfo:
     num_classes, classes: how many, and their names in index order; no names if they are not known. 0 classes: weights
       without a classifier, to start from.
     width_multiplier, average_space: as the network's constructor takes them.
-    the fields of `CLIP_FIELDS`: the clips that it was trained on, as `clip_config.TrainClips` has them.
+    preprocess: the clips that it was trained on.
     dataset, step: what it was trained on, and for how many steps; None if that is not known.
   """
 
@@ -59,13 +57,7 @@ class ModelInfo:
   classes: tuple[str, ...] = ()
   width_multiplier: float = 1.0
   average_space: bool = False
-  num_frames: int = 64
-  frame_stride: int = 1
-  flow_stack: int = 1
-  flow_stacking: str = "plain"
-  subtract_mean_flow: bool = False
-  short_side: int = 256
-  crop: int = 224
+  preprocess: preprocess_lib.Preprocess = preprocess_lib.Preprocess()
   dataset: str = ""
   step: int | None = None
 
@@ -74,11 +66,28 @@ class ModelInfo:
     """The streams of a clip."""
     return clip_config.STREAMS_OF[self.stream]
 
+  def get(self, name: str) -> Any:
+    """Returns the field `name` of this, or of `preprocess`."""
+    return getattr(self if hasattr(self, name) else self.preprocess, name)
+
+  @property
+  def channels(self) -> dict[str, int]:
+    """Channels of a clip by stream."""
+    stacked = {"rgb": 1, "flow": self.preprocess.flow_stack}
+    return {stream: clip_config.CHANNELS[stream] * stacked[stream] for stream in self.streams}
+
   @property
   def in_channels(self) -> int | dict[str, int]:
     """Channels of a clip, by stream if there are two."""
-    channels = {"rgb": clip_config.CHANNELS["rgb"], "flow": clip_config.CHANNELS["flow"] * self.flow_stack}
-    return {stream: channels[stream] for stream in self.streams} if len(self.streams) > 1 else channels[self.stream]
+    return self.channels if len(self.streams) > 1 else self.channels[self.stream]
+
+
+def make_info(**fields: Any) -> ModelInfo:
+  """Returns a `ModelInfo` from its fields and those of its `Preprocess`, given side by side."""
+  names = {field.name for field in dataclasses.fields(preprocess_lib.Preprocess)}
+  own = {name: value for name, value in fields.items() if name in names}
+  others = {name: value for name, value in fields.items() if name not in names}
+  return ModelInfo(**others, preprocess=preprocess_lib.Preprocess(**own))
 
 
 def make_model(info: ModelInfo, **options: Any) -> base.Network:
@@ -90,7 +99,7 @@ def make_model(info: ModelInfo, **options: Any) -> base.Network:
   """
   zoo.check_stream(info.model, info.stream)
   entry = zoo.get(info.model)
-  own = {name: getattr(info, name) for name in entry.options}
+  own = {name: info.get(name) for name in entry.options}
   model = entry.make(info.num_classes, width_multiplier=info.width_multiplier, **own, **options)
   model.build(info.in_channels)
   return model
@@ -263,7 +272,7 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
     return values, _describe(checkpoint, values, model)
   if info is None and slim.is_slim(checkpoint):
     values = slim.read(checkpoint)
-    info = ModelInfo(model="inception_v1", stream="rgb", num_classes=values[slim.HEAD_BIAS].size, num_frames=1)
+    info = make_info(model="inception_v1", stream="rgb", num_classes=values[slim.HEAD_BIAS].size, num_frames=1)
     return values, info
   loaded, values = release.read(checkpoint)
   return values, info or _describe(loaded.prefix, values)
@@ -286,7 +295,9 @@ def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
       content = _read_info(folder / INFO)
       checkpoint = content.pop("checkpoint")
       try:
-        info = ModelInfo(**{**content, "classes": tuple(content["classes"])})
+        if isinstance(content.get("preprocess"), dict):  # files of version 0.1.0 have its fields beside the others
+          content |= content.pop("preprocess")
+        info = make_info(**{**content, "classes": tuple(content["classes"])})
         zoo.check_stream(info.model, info.stream)
       except (TypeError, LookupError):
         raise errors.CheckpointError(f"{folder / INFO}: this is not what train writes") from None
@@ -320,5 +331,5 @@ def _describe(path: str, values: Mapping[str, np.ndarray], model: str = "i3d") -
     classes = resources.class_names(num_classes)
   except errors.I3dError:
     classes = ()
-  clip = {name: value for name, value in zoo.training_clips(model, streams[0]).items() if name in CLIP_FIELDS}
-  return ModelInfo(model=model, stream=streams[0], num_classes=num_classes, classes=classes, **clip)
+  clip = zoo.preprocess(model, streams[0])
+  return ModelInfo(model=model, stream=streams[0], num_classes=num_classes, classes=classes, preprocess=clip)

@@ -1,4 +1,3 @@
-import dataclasses
 import pathlib
 from unittest import mock
 
@@ -12,7 +11,7 @@ from i3d_tf.weights import bundle
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
-_INFO = saved.ModelInfo(
+_INFO = saved.make_info(
     stream="rgb", num_classes=3, classes=("a", "b", "c"), width_multiplier=0.05, average_space=True, num_frames=16,
     short_side=72, crop=64, dataset="made", step=7,
 )  # fmt: skip
@@ -42,7 +41,7 @@ class SavedTest(parameterized.TestCase):
   def test_a_later_one_takes_the_place_of_an_earlier(self):
     folder = pathlib.Path(self.create_tempdir())
     for step in (7, 14):
-      saved.save(folder, _model(_INFO), dataclasses.replace(_INFO, step=step))
+      saved.save(folder, _model(_INFO), testing.change_info(_INFO, step=step))
     names = sorted(file.name for file in folder.iterdir())
     self.assertEqual(names, ["model-14.data-00000-of-00001", "model-14.index", "model.json"])
     self.assertEqual(saved.load(folder)[1].step, 14)
@@ -52,7 +51,7 @@ class SavedTest(parameterized.TestCase):
     saved.save(folder, _model(_INFO), _INFO)
     with mock.patch.object(bundle.os, "replace", side_effect=OSError(28, "No space left on device")):
       with self.assertRaisesRegex(errors.CheckpointError, "No space left"):
-        saved.save(folder, _model(_INFO), dataclasses.replace(_INFO, step=8))
+        saved.save(folder, _model(_INFO), testing.change_info(_INFO, step=8))
     self.assertEqual(saved.load(folder)[1].step, 7)
 
   @parameterized.parameters("{", "[]", '{"checkpoint": 3}', '{"checkpoint": "model-7", "stream": "rgb"}')
@@ -70,7 +69,7 @@ class SavedTest(parameterized.TestCase):
 
   def test_a_checkpoint_without_info_is_described_by_its_shapes(self):
     folder = pathlib.Path(self.create_tempdir())
-    model = saved.make_model(saved.ModelInfo(stream="flow", num_classes=400))
+    model = saved.make_model(saved.make_info(stream="flow", num_classes=400))
     release.save_release_checkpoint(model, folder / "model.ckpt", stream="flow")
     info = saved.load(folder)[1]
     self.assertEqual((info.stream, info.num_classes, info.classes[0]), ("flow", 400, "abseiling"))
@@ -99,8 +98,8 @@ class InitializeTest(absltest.TestCase):
 
   def test_s3d_takes_the_spatial_halves_of_inception_v1(self):
     small = {"stream": "rgb", "num_classes": 3, "width_multiplier": 0.05}
-    flat = saved.ModelInfo(model="inception_v1", **small)
-    before, after, notes = self._start(flat, saved.ModelInfo(model="s3d_g", **small))
+    flat = saved.make_info(model="inception_v1", **small)
+    before, after, notes = self._start(flat, saved.make_info(model="s3d_g", **small))
     self.assertRegex(notes[0], "The trunk is that of .*inception_v1.*inflated; the rest is new.")
     old = _values(_model(flat))
     for name, value in after.items():
@@ -115,22 +114,22 @@ class InitializeTest(absltest.TestCase):
 
   def test_other_classes_keep_the_new_classifier(self):
     for num_classes, classes in ((5, ()), (3, ("a", "b", "d"))):
-      before, after, notes = self._start(_INFO, dataclasses.replace(_INFO, num_classes=num_classes, classes=classes))
+      before, after, notes = self._start(_INFO, testing.change_info(_INFO, num_classes=num_classes, classes=classes))
       self.assertLen(notes, 1)
       for name, value in after.items():
         expected = before[name] if name.startswith("Logits") else testing.golden_values(name, value.shape)
         np.testing.assert_array_equal(value, expected, name)
 
   def test_a_network_starts_from_the_same_on_other_clips(self):
-    info = dataclasses.replace(_INFO, model="x3d_s", num_frames=13, crop=160)
-    before, after, notes = self._start(info, dataclasses.replace(info, model="x3d_m", num_frames=16, crop=224))
+    info = testing.change_info(_INFO, model="x3d_s", num_frames=13, crop=160, short_side=256)
+    before, after, notes = self._start(info, testing.change_info(info, model="x3d_m", num_frames=16, crop=224))
     self.assertEmpty(notes)
     for name, value in after.items():
       np.testing.assert_array_equal(value, testing.golden_values(name, value.shape), name)
       self.assertFalse(np.array_equal(before[name], value), name)
 
   def test_flow_starts_from_the_mean_of_rgb_s_first_kernel(self):
-    info = dataclasses.replace(_INFO, stream="flow")
+    info = testing.change_info(_INFO, stream="flow")
     for factor in (1, 1.5):
       _, after, notes = self._start(_INFO, info, rescale_first_kernel=factor != 1)
       kernel = testing.golden_values(release.FIRST_KERNEL, [7, 7, 7, 3, 4])
@@ -142,8 +141,8 @@ class InitializeTest(absltest.TestCase):
 
   def test_a_residual_network_starts_from_resnet_50_inflated(self):
     small = {"stream": "rgb", "num_classes": 3, "width_multiplier": 0.05}
-    images = saved.ModelInfo(model="resnet_50", **small)
-    before, after, notes = self._start(images, saved.ModelInfo(model="i3d_r50_non_local", **small))
+    images = saved.make_info(model="resnet_50", **small)
+    before, after, notes = self._start(images, saved.make_info(model="i3d_r50_non_local", **small))
     self.assertRegex(notes[0], "The trunk is that of .*, a network resnet_50, inflated; the rest is new.")
     flat = _values(_model(images))
     for name, value in after.items():
@@ -154,18 +153,18 @@ class InitializeTest(absltest.TestCase):
         np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
       else:
         np.testing.assert_array_equal(value, flat[name], name)
-    _, shifted, notes = self._start(images, saved.ModelInfo(model="tsm_r50", **small))
+    _, shifted, notes = self._start(images, saved.make_info(model="tsm_r50", **small))
     self.assertRegex(notes[0], "a network resnet_50; the rest is new.")
     np.testing.assert_array_equal(shifted["layer4_2/conv3/conv_3d/w"], flat["layer4_2/conv3/conv_3d/w"])
 
   def test_a_network_of_another_family_is_refused(self):
     small = {"stream": "rgb", "num_classes": 3, "width_multiplier": 0.05}
     with self.assertRaisesRegex(errors.CheckpointError, "is a network resnet_50 .*; r3d_18 of stream rgb cannot start"):
-      self._start(saved.ModelInfo(model="resnet_50", **small), saved.ModelInfo(model="r3d_18", **small))
+      self._start(saved.make_info(model="resnet_50", **small), saved.make_info(model="r3d_18", **small))
 
   def test_another_width_is_refused(self):
     with self.assertRaisesRegex(errors.CheckpointError, "width_multiplier of 0.05, .* one of 0.1: it does not fit$"):
-      self._start(_INFO, dataclasses.replace(_INFO, width_multiplier=0.1))
+      self._start(_INFO, testing.change_info(_INFO, width_multiplier=0.1))
 
 
 if __name__ == "__main__":

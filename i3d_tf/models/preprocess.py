@@ -1,0 +1,66 @@
+"""How a video becomes the clips that a network takes. Imports no TensorFlow."""
+
+import dataclasses
+
+from i3d_tf import errors
+
+FRAME_RATE = 25.0  # frames per second of the release's clips (paper, section 2.4)
+FLOW_STACKINGS = ("plain", "trajectory", "bidirectional")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocess:
+  """The transform from a video to a network's clip; it is stored with the weights.
+
+  A video is resampled to `frame_rate`, its frames are resized bilinearly (half-pixel centres, no antialiasing, as
+  OpenCV's INTER_LINEAR) and cropped, and both streams are scaled to [-1, 1]: RGB from bytes, flow from +-20 pixels per
+  frame. Networks that want RGB normalized otherwise do that themselves (`base.Network.rgb_mean`).
+
+  Attributes:
+    frame_rate: Frames per second that videos are resampled to.
+    num_frames: Positions of a clip: a frame each, and `flow_stack` flow fields. Shorter videos are looped.
+    frame_stride: Distance in frames between two positions.
+    flow_stack: Consecutive flow fields that are stacked as channels at each position. I3D takes one, Two-Stream
+      networks ten (Simonyan and Zisserman 2014, arXiv 1406.2199).
+    flow_stacking: Where the fields of a stack are read, one of `FLOW_STACKINGS`: 'plain' at the pixel, 'trajectory'
+      along its path, 'bidirectional' half of them forward from the frame and half backward.
+    subtract_mean_flow: Whether the mean vector of each flow field is subtracted, which compensates camera motion.
+    short_side: Pixels that the shorter side of the frames is resized to (paper, section 2.4: 256).
+    crop: Pixels of the side of the square crop (paper, section 2.4: 224).
+  """
+
+  frame_rate: float = FRAME_RATE
+  num_frames: int = 64
+  frame_stride: int = 1
+  flow_stack: int = 1
+  flow_stacking: str = "plain"
+  subtract_mean_flow: bool = False
+  short_side: int = 256
+  crop: int = 224
+
+  def __post_init__(self):
+    if not 0 < self.frame_rate < float("inf"):
+      raise errors.I3dError(f"frame_rate is {self.frame_rate}; it must be positive and finite")
+    self._check_whole(num_frames=1, frame_stride=1, flow_stack=1, short_side=1, crop=1)
+    if self.flow_stacking not in FLOW_STACKINGS:
+      raise errors.I3dError(f"flow_stacking is {self.flow_stacking!r}; allowed are {', '.join(FLOW_STACKINGS)}")
+    if self.crop > self.short_side:
+      raise errors.I3dError(f"crop is {self.crop}; it must be at most short_side, {self.short_side}")
+
+  def _check_whole(self, **least: int) -> None:
+    for name, bound in least.items():
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < bound:
+        raise errors.I3dError(f"{name} is {value}; it must be a whole number from {bound} on")
+
+
+def of(clips: Preprocess) -> Preprocess:
+  """Returns the fields of `Preprocess` of a configuration that has more, such as one of training clips.
+
+  Args:
+    clips: Any configuration derived from `Preprocess`.
+
+  Returns:
+    What is stored with the weights.
+  """
+  return Preprocess(**{field.name: getattr(clips, field.name) for field in dataclasses.fields(Preprocess)})
