@@ -39,7 +39,7 @@ class HelpTest(parameterized.TestCase):
     done = subprocess.run(
       [sys.executable, "-c", _PROGRAM, name], capture_output=True, text=True, env=environment, check=False
     )
-    self.assertEqual(done.stderr, "")
+    self.assertEqual((done.returncode, done.stderr), (0, ""))
     usage, _, last = done.stdout.rstrip().rpartition("\n")
     imported, defined = json.loads(last)
     self.assertEqual(imported, _MAY_IMPORT.get(name, []))

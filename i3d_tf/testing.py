@@ -1,18 +1,27 @@
 """What the tests share. Not part of the installed package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
+import contextlib
 import dataclasses
+import importlib
+import importlib.util
+import io
 import json
 import multiprocessing
 import os
 import pathlib
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 import unittest
+from unittest import mock
 import zlib
 
+from absl import flags
+from absl.testing import flagsaver
 import numpy as np
 
+_flags_of_programs: dict[str, list[flags.Flag]] = {}  # by module; two programs may have flags of one name
 _CLASSES = ("down", "right", "still")
 _PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -42,6 +51,86 @@ def in_own_process(function: Callable, *arguments) -> Any:
   """
   with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
     return pool.submit(function, *arguments).result()
+
+
+class Finished(NamedTuple):
+  """How a program ended.
+
+  Attributes:
+    status: Its exit status.
+    stdout, stderr: What it wrote there. What TensorFlow's C++ code writes is not among it.
+  """
+
+  status: int
+  stdout: str
+  stderr: str
+
+
+def run_main(name: str, *words: str | os.PathLike) -> Finished:
+  """Runs `python -m i3d_tf.NAME WORDS` in this process, with its flags as given and all else at the defaults.
+
+  The module is imported once, so that its names can be patched. An exception that the program does not turn into a
+  sentence is raised here.
+
+  Args:
+    name: Name of the program, such as 'train' or 'models'.
+    *words: Its command line.
+
+  Returns:
+    Exit status, stdout and stderr.
+  """
+  module_name = f"i3d_tf.{name}"
+  if (spec := importlib.util.find_spec(module_name)) and spec.submodule_search_locations:
+    module_name += ".__main__"
+  stdout, stderr = io.StringIO(), io.StringIO()
+  argv = [name, *(os.fspath(word) for word in words)]
+  with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), mock.patch.object(sys, "argv", argv):
+    with _flags_of(module_name) as module:
+      try:
+        module.run()
+        status = 0
+      except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+  return Finished(status, stdout.getvalue(), stderr.getvalue())
+
+
+@contextlib.contextmanager
+def _flags_of(module_name: str) -> Iterator[Any]:
+  """Imports a program; while the body runs its flags, and those of no other program, are defined."""
+  all_flags = flags.FLAGS
+  others = _take_flags()
+  _flags_of_programs.update(others)
+  saved = flagsaver.save_flag_values(all_flags)
+  is_imported = module_name in sys.modules
+  module = importlib.import_module(module_name)
+  if is_imported:
+    _put_flags({module_name: _flags_of_programs.get(module_name, ())})
+  for flag in _flags_of_programs.get(module_name, ()):
+    flag.unparse()
+  try:
+    yield module
+  finally:
+    _flags_of_programs.update(_take_flags())
+    # The flags that libraries defined meanwhile stay, since those are not imported again.
+    flagsaver.restore_flag_values({**flagsaver.save_flag_values(all_flags), **saved}, all_flags)
+    _put_flags(others)
+
+
+def _take_flags() -> dict[str, list[flags.Flag]]:
+  """Removes the flags of all programs; returns them by module."""
+  found = {name: list(own) for name, own in flags.FLAGS.flags_by_module_dict().items() if name.startswith("i3d_tf.")}
+  for own in found.values():
+    flags.FLAGS.remove_flag_values([flag.name for flag in own])
+  return {name: own for name, own in found.items() if own}
+
+
+def _put_flags(found: Mapping[str, Sequence[flags.Flag]]) -> None:
+  """Defines flags that `_take_flags` removed."""
+  for name, own in found.items():
+    for flag in own:
+      flags.FLAGS[flag.name] = flag
+      flags.FLAGS.register_flag_by_module(name, flag)
+      flags.FLAGS.register_flag_by_module_id(id(sys.modules[name]), flag)
 
 
 def write_records(folder: pathlib.Path, streams: tuple[str, ...] = ("rgb", "flow")) -> None:
