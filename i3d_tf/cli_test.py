@@ -21,6 +21,52 @@ def main(arguments):
 
 cli.run(main, usage="Says what it is for.", takes_arguments={takes_arguments})
 """
+_FLAGS = """
+import dataclasses
+from absl import flags
+from i3d_tf import cli
+from i3d_tf import fields
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  \"\"\"Of every type one.
+
+  Attributes:
+    records: folder of records.
+    num_steps: the last step.
+    learning_rate: learning rate.
+    rates: rates of `schedule`.
+    schedule: how the rate moves.
+    streams: streams to use.
+    flip: mirror half of the clips.
+    crop: pixels.
+  \"\"\"
+
+  records: str
+  num_steps: int = fields.option(least=1)
+  learning_rate: float = fields.option(0.1, above=0)
+  rates: tuple[float, ...] = ()
+  schedule: str = fields.option("constant", choices=("constant", "cosine"))
+  streams: tuple[str, ...] = ("rgb",)
+  flip: bool = True
+  crop: int = fields.option(224, least=1)
+
+  def __post_init__(self):
+    fields.check(self)
+
+cli.define_flags(Config, group="Recipe", defaults={"records": ""}, unset={"crop": "the network's"})
+with cli.group_of("Output"):
+  flags.DEFINE_string("output", None, "Folder.", required=True)
+cli.define_paths("video", "Videos.", default=[])
+
+def main(arguments):
+  config = cli.from_flags(Config)
+  print(config.num_steps, config.learning_rate, config.rates, config.streams, config.flip, config.crop)
+  print("crop" in cli.flag_values(Config), cli.FLAGS.video)
+
+cli.run(main, usage="Says what it is for.")
+"""
+_GIVEN = ("--records=a", "--output=b", "--num_steps=3")
 
 
 class CliTest(parameterized.TestCase):
@@ -41,6 +87,12 @@ class CliTest(parameterized.TestCase):
     return subprocess.run(
       [sys.executable, main, *words], capture_output=True, text=True, env=environment, cwd=self.folder, timeout=60
     )
+
+  def _run_flags(self, *words: str) -> subprocess.CompletedProcess:
+    (self.folder / "mymain.py").write_text(_FLAGS)
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
+    command = [sys.executable, "mymain.py", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.folder, timeout=60)
 
   def _assert_fails(self, done: subprocess.CompletedProcess, sentence: str) -> None:
     self.assertEqual(done.returncode, 1)
@@ -99,6 +151,66 @@ class CliTest(parameterized.TestCase):
     self.assertEqual((done.returncode, done.stderr), (0, ""))
     self.assertIn("Says what it is for.", done.stdout)
     self.assertNotIn("ran\n", done.stdout)
+
+  def test_flags_of_a_dataclass(self):
+    self.assertEqual(self._run_flags(*_GIVEN).stdout, "3 0.1 () ('rgb',) True 224\nFalse []\n")
+    words = ("--learning_rate=1", "--rates=1,0.5", "--streams=rgb,flow", "--noflip", "--crop=9", "--rates=2")
+    done = self._run_flags(*_GIVEN, *words)
+    self.assertEqual(done.stdout, "3 1.0 (2.0,) ('rgb', 'flow') False 9\nTrue []\n")
+
+  def test_paths(self):
+    (self.folder / "a,b.mp4").touch()
+    (self.folder / "list.txt").write_text("c,d.mp4\n\ne.mp4 \n")
+    done = self._run_flags(*_GIVEN, "--video=a,b.mp4", "--video=f.mp4,g.mp4", "--video=@list.txt")
+    self.assertEndsWith(done.stdout, "False ['a,b.mp4', 'f.mp4', 'g.mp4', 'c,d.mp4', 'e.mp4']\n")
+    done = self._run_flags(*_GIVEN, "--video=@none.txt")
+    self._assert_fails(done, "--video=@none.txt: none.txt: No such file or directory; see --help")
+
+  @parameterized.parameters(
+    ((), "--records is needed; --num_steps is needed; --output is needed; see --help"),
+    ((*_GIVEN, "--lr=1"), "unknown flag --lr; did you mean --learning_rate?"),
+    ((*_GIVEN, "--epochs=1"), "unknown flag --epochs; did you mean --num_steps?"),
+    ((*_GIVEN, "--leaning_rate=1"), "unknown flag --leaning_rate; did you mean --learning_rate?"),
+    ((*_GIVEN, "--noflipp"), "unknown flag --noflipp; did you mean --noflip?"),
+    ((*_GIVEN, "--show_pred"), "unknown flag --show_pred; python -m i3d_tf.classify prints the classes of a video"),
+    ((*_GIVEN, "--num_steps=0"), "--num_steps=0: 0 is not a positive integer; see --help"),
+    ((*_GIVEN, "--num_steps=x"), "--num_steps=x: it must be a whole number; see --help"),
+    ((*_GIVEN, "--rates=1,x"), "--rates=1,x: it takes numbers separated by commas; see --help"),
+    ((*_GIVEN, "--schedule=odd"), "--schedule=odd: value should be one of <constant|cosine>; see --help"),
+    ((*_GIVEN, "--noflip=1"), "--noflip=1 does not take an argument; see --help"),
+    ((*_GIVEN, "--learning_rate=0"), "learning_rate is 0.0; it must be a number, more than 0"),
+  )
+  def test_wrong_flags(self, words, sentence):
+    self._assert_fails(self._run_flags(*words), sentence)
+
+  def test_help_by_groups(self):
+    done = self._run_flags("--help")
+    self.assertEqual((done.returncode, done.stderr), (0, ""))
+    groups = """Says what it is for.
+
+Required:
+  --records: Folder of records.
+  --num_steps: The last step. (at least 1)
+  --output: Folder.
+
+Recipe:
+  --learning_rate: Learning rate. (default: 0.1)
+  --rates: Rates of --schedule.
+  --schedule: How the rate moves. (one of constant, cosine; default: constant)
+  --streams: Streams to use. (default: rgb)
+  --[no]flip: Mirror half of the clips. (default: true)
+  --crop: Pixels. (at least 1; default: the network's)
+
+Flags:
+  --video: Videos.
+"""
+    self.assertStartsWith(done.stdout, groups)
+
+  @parameterized.parameters("--helpfull", "--helpshort")
+  def test_other_helps(self, flag):
+    done = self._run_flags(flag)
+    self.assertEqual((done.returncode, done.stderr), (0, ""))
+    self.assertIn("--learning_rate: Learning rate.", done.stdout)
 
   def test_any_path_can_be_printed(self):
     done = self._run("print(os.fsdecode(b'\\xff.mp4'), 'd\\u00fcr')")

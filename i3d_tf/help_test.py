@@ -10,6 +10,8 @@ import sys
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from i3d_tf import testing
+
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MAINS = sorted(
   path.relative_to(_ROOT).with_suffix("").as_posix().replace("/", ".")
@@ -46,6 +48,12 @@ class HelpTest(parameterized.TestCase):
     shown = re.findall(r"^  --(?:\[no\])?(\w+): [^\s:]", usage, re.MULTILINE)
     self.assertContainsSubset(defined, shown)
     self.assertIn(f"python -m {name.removesuffix('.__main__')}", usage)
+
+  def test_list_of_programs(self):
+    finished = testing.run_main("__main__")
+    self.assertEqual((finished.status, finished.stderr), (0, ""))
+    listed = re.findall(r"^python -m ([\w.]+) +[A-Z]\w+s .*\.$", finished.stdout, re.MULTILINE)
+    self.assertEqual(listed, sorted({name.removesuffix(".__main__") for name in _MAINS} - {"i3d_tf"}))
 
   def test_there_are_programs(self):
     self.assertContainsSubset(["i3d_tf.classify", "i3d_tf.train", "i3d_tf.models.__main__"], _MAINS)
