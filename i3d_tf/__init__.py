@@ -1,9 +1,17 @@
-"""The public names of i3d_tf, imported on first use so that `import i3d_tf` and `--help` stay quick."""
+"""The public names of i3d_tf, imported on first use so that `import i3d_tf` and `--help` stay quick.
+
+    import i3d_tf
+
+    print(i3d_tf.classify("clip.mp4", checkpoint="rgb_scratch").predictions)
+"""
 
 import importlib
 import os
+import sys
+import types
+from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # TensorFlow's own CPU kernel of the 3D max pool's gradient gives every one of several equal maxima the whole gradient;
 # oneDNN's is right. TensorFlow takes oneDNN by default only where the processor has AVX-512, so it is asked for here.
@@ -11,22 +19,39 @@ __version__ = "0.1.0"
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _HOMES = {
+  "Classifier": "i3d_tf.inference.classifier",
+  "I3dFeatures": "i3d_tf.inference.endpoints",
   "InceptionI3d": "i3d_tf.models.inception",
-  "I3dFeatures": "i3d_tf.endpoints",
+  "classify": "i3d_tf.inference.classification",
+  "load": "i3d_tf.weights.saved",
   "load_checkpoint": "i3d_tf.weights.release",
-  "save_release_checkpoint": "i3d_tf.weights.release",
   "read_video": "i3d_tf.video.decode",
-  "tvl1_flow": "i3d_tf.video.tvl1",
+  "save_release_checkpoint": "i3d_tf.weights.release",
+  "tvl1_flow": "i3d_tf.flow.tvl1",
 }
 
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str):
+class _Library(types.ModuleType):
+  """This module, in which a program of the name of a public function, once it is imported, does not take its place.
+
+  `i3d_tf.classify` is the function; `python -m i3d_tf.classify` and `from i3d_tf.classify import main` the program.
+  """
+
+  def __setattr__(self, name: str, value: Any) -> None:
+    if not (name in _HOMES and isinstance(value, types.ModuleType)):
+      super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Library
+
+
+def __getattr__(name: str) -> Any:
   if name not in _HOMES:
     raise AttributeError(f"module 'i3d_tf' has no attribute {name!r}; it has {', '.join(__all__)}")
   return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
   return sorted([*globals(), *_HOMES])

@@ -137,7 +137,7 @@ def _video(names: list[str], opened: dict) -> None:
       names[0], networks, opened[".mp4"], draw_flow=FLAGS.draw_flow, top_k=FLAGS.top_k, threads=FLAGS.threads,
       progress=_progress,
   )  # fmt: skip
-  classes = classification.class_names(networks[0].info)
+  classes = networks[0].info.class_names
   for annotation in annotations:
     print(f"{annotate.NAMES[annotation.name]}, whole video:")
     for each in classification.rank(annotation.mean, classes, FLAGS.top_k):

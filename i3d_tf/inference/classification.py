@@ -1,27 +1,25 @@
-"""Classifying whole clips with one stream or two."""
+"""Classes of videos: what `i3d_tf.classify` and the program of that name do."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
+from typing import Any
 import zipfile
 
 import numpy as np
-import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.flow import codec
-from i3d_tf.flow import tvl1
-from i3d_tf.input import ops
+from i3d_tf.inference import classifier as classifier_lib
+from i3d_tf.inference import views
+from i3d_tf.input import clip_config
 from i3d_tf.models import inception
-from i3d_tf.video import decode
+from i3d_tf.models import preprocess
 from i3d_tf.weights import saved
-
-MAX_FRAMES = 250  # ten seconds at 25 frames per second, the length of a Kinetics clip
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """One class of a ranking."""
+  """One class of a ranking: its name, its index among the logits, its logit and its probability."""
 
   label: str
   index: int
@@ -29,104 +27,154 @@ class Prediction:
   probability: float
 
 
-class StreamClassifier:
-  """A network with a checkpoint's weights; gives the time-averaged logits of a clip."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classification:
+  """What the networks say of one video.
 
-  def __init__(self, checkpoint: str | os.PathLike):
-    """Loads it; I3dError, beside what `saved.load` raises, for a network that is not tested by one pass over a clip."""
-    self.model, self.info = saved.load(checkpoint)
-    if self.info.model != "i3d":
-      raise errors.I3dError(
-        f"{checkpoint} is a network {self.info.model}; only i3d classifies videos in one pass, for others make "
-        "records with prepare_dataset and use evaluate"
-      )
-    side = self.info.preprocess.crop
-    signature = tf.TensorSpec([1, None, side, side, self.model.in_channels], tf.float32)
-    self._apply = tf.function(lambda clip: self.model(clip)[0], input_signature=[signature])
+  Attributes:
+    input: The video's path, or a name of the array.
+    num_frames: Frames, or flow fields, that the first network saw in a view.
+    logits: float32 `[classes]`, averaged over views and added over streams.
+    predictions: The best classes, best first.
+  """
 
-  def logits(self, clip: np.ndarray) -> np.ndarray:
-    """The logits `[classes]` of a clip `[T, crop, crop, C]`, float32 in [-1, 1], in one pass.
+  input: str
+  num_frames: int
+  logits: np.ndarray
+  predictions: tuple[Prediction, ...]
 
-    Raises:
-      I3dError: if the clip does not fit the network.
-    """
-    wanted = (self.info.preprocess.crop, self.info.preprocess.crop, self.model.in_channels)
-    if clip.ndim != 4 or clip.shape[1:] != wanted:
-      sizes = ", ".join(map(str, wanted))
-      raise errors.I3dError(f"the clip has shape {clip.shape}; this network takes [frames, {sizes}]")
-    if len(clip) < inception.MIN_FRAMES:
-      raise errors.I3dError(f"the clip has {len(clip)} frames; the network needs at least {inception.MIN_FRAMES}")
-    logits = self._apply(clip[np.newaxis]).numpy()[0]
-    if not np.isfinite(logits).all():
-      raise errors.I3dError("the network's logits are not finite; check the values of the clip and of the checkpoint")
-    return logits
+  @property
+  def norm(self) -> float:
+    """Euclidean norm of the logits, which the release's sample program prints."""
+    return float(np.linalg.norm(self.logits))
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns plain values for JSON."""
+    predictions = [dataclasses.asdict(prediction) for prediction in self.predictions]
+    return {"input": self.input, "frames": self.num_frames, "norm": self.norm, "predictions": predictions}
 
 
-def read_video_clips(
-  path: str | os.PathLike,
-  streams: Sequence[str] = ("rgb",),
+def classify(
+  video: str | os.PathLike,
+  checkpoint: classifier_lib.Checkpoints | classifier_lib.Classifier = "rgb_imagenet",
   *,
-  max_frames: int = MAX_FRAMES,
-  short_side: int = decode.SHORT_SIDE,
-  crop: int = ops.CROP,
+  top_k: int = 5,
+  max_frames: int | None = None,
   threads: int | None = None,
   on_flow: Callable[[int, int], None] | None = None,
-) -> dict[str, np.ndarray]:
-  """The networks' inputs from a video: 25 fps, resized to a short side, centre crop.
+) -> Classification:
+  """Classifies a video file.
+
+  It is cut into views by each network's own test protocol, which for I3D is one pass over the first ten seconds, and
+  the logits are averaged over the views. Optical flow is computed where a network takes it.
 
   Args:
-    path: a video.
-    streams: 'rgb' `[T, crop, crop, 3]`, values in [-1, 1]; 'flow' `[T - 1, crop, crop, 2]`, TV-L1 flow of the whole
-      frames, cut off at +-20 pixels per frame and scaled to [-1, 1], in full precision.
-    max_frames: use so many frames, or flows, from the video's start.
-    short_side, crop: pixels.
-    threads: for flow; None: one a core.
-    on_flow: called with (flows done, flows in all) after each flow.
+    video: Path of the video.
+    checkpoint: A released checkpoint's name, a path, or the folder of a training run; one of RGB and one of flow, whose
+      logits are added; or a `Classifier`, which saves loading it for every video.
+    top_k: Number of predictions.
+    max_frames: Frames of the video to use, from its start, at the network's rate. None: the protocol's, of I3D 250.
+    threads: Threads for optical flow; None: one a core.
+    on_flow: Called with (fields done, fields in all) after each field of flow.
+
+  Returns:
+    The logits and the best classes.
 
   Raises:
-    VideoError: if the video cannot be read, or is too short for a network.
+    VideoError: If the video cannot be read or is too short.
+    CheckpointError, DownloadError: If a checkpoint cannot be loaded.
+    I3dError: If the networks do not go together.
   """
-  has_flow = "flow" in streams
-  frames = decode.read_video(path, max_frames=max_frames + has_flow, short_side=short_side)
-  check_length(path, len(frames), has_flow=has_flow)
-  clips = {}
-  if "rgb" in streams:
-    clips["rgb"] = ops.scale_rgb(ops.center_crop(frames[:max_frames], crop)).numpy()
-  if has_flow:
-    clips["flow"] = codec.scale(ops.center_crop(tvl1.tvl1_flow(frames, threads=threads, on_pair=on_flow), crop))
-  return clips
+  networks = checkpoint if isinstance(checkpoint, classifier_lib.Classifier) else classifier_lib.Classifier(checkpoint)
+  check_together([network.info for network in networks.networks.values()])
+  limit = {} if max_frames is None else {"max_frames": max_frames, "min_frames": min(max_frames, inception.MIN_FRAMES)}
+  tests = {stream: views.protocol(network.info, **limit) for stream, network in networks.networks.items()}
+  opened = _open(video, list(tests.values()), max_frames, threads, on_flow)
+  logits, num_frames = [], 0
+  for stream, network in networks.networks.items():
+    clips = views.read(opened, tests[stream])
+    num_frames = num_frames or next(iter(clips.values())).shape[1]
+    logits.append(network.logits(clips).mean(axis=0, dtype=np.float64).astype(np.float32))
+  return describe(os.fspath(video), num_frames, sum(logits), networks.class_names, top_k)
+
+
+def classify_clips(
+  clips: Mapping[str, np.ndarray], classifier: classifier_lib.Classifier, *, name: str = "", top_k: int = 5
+) -> Classification:
+  """Classifies a video that is given as the networks' clips.
+
+  Args:
+    clips: By stream `[T, H, W, C]`, floating point in [-1, 1], in one pass.
+    classifier: The networks.
+    name: Name of the input, for the result.
+    top_k: Number of predictions.
+
+  Returns:
+    The logits and the best classes.
+
+  Raises:
+    I3dError: If the clips do not fit a network.
+  """
+  logits = classifier.logits({stream: clip[np.newaxis] for stream, clip in clips.items()})[0]
+  return describe(name, len(next(iter(clips.values()))), logits, classifier.class_names, top_k)
+
+
+def describe(name: str, num_frames: int, logits: np.ndarray, class_names: Sequence[str], top_k: int) -> Classification:
+  """Returns the classification that logits stand for.
+
+  Args:
+    name: Name of the input.
+    num_frames: Frames that were seen.
+    logits: `[classes]`.
+    class_names: In index order.
+    top_k: Number of predictions.
+  """
+  return Classification(name, num_frames, logits, tuple(rank(logits, class_names, top_k)))
+
+
+def rank(logits: np.ndarray, class_names: Sequence[str], top_k: int) -> list[Prediction]:
+  """Returns the best classes, best first; of equals the one with the lower index.
+
+  Args:
+    logits: `[classes]`.
+    class_names: In index order.
+    top_k: How many; fewer if there are fewer classes.
+  """
+  probabilities = classifier_lib.softmax(logits)
+  best = np.argsort(-logits, kind="stable")[:top_k]
+  return [Prediction(class_names[i], int(i), float(logits[i]), float(probabilities[i])) for i in best]
 
 
 def check_together(infos: Sequence[saved.ModelInfo]) -> saved.ModelInfo:
-  """The first of some networks' infos; I3dError if their logits cannot be added, or their clips are cut differently."""
-  for name in ("num_classes", "classes", "short_side", "crop"):
+  """Checks that clips of several networks can be cut from the same frames.
+
+  Args:
+    infos: What the networks are.
+
+  Returns:
+    The first of them.
+
+  Raises:
+    I3dError: If their logits cannot be added, or their clips are cut differently.
+  """
+  for name in ("num_classes", "classes", "frame_rate", "short_side", "crop"):
     values = [info.get(name) for info in infos]
     if len(set(values)) > 1:
-      given = " and ".join(map(str, values))
-      raise errors.I3dError(f"the checkpoints do not go together: {name} is {given}")
+      raise errors.I3dError(f"the checkpoints do not go together: {name} is {' and '.join(map(str, values))}")
   return infos[0]
 
 
-def class_names(info: saved.ModelInfo) -> tuple[str, ...]:
-  """A network's classes in index order; numbers if it does not know their names."""
-  return info.classes or tuple(f"class {index}" for index in range(info.num_classes))
-
-
-def check_length(path: str | os.PathLike, num_frames: int, *, has_flow: bool) -> None:
-  """Raises VideoError if a video has too few frames for a network, of which flow needs one more."""
-  least = inception.MIN_FRAMES + has_flow
-  if num_frames < least:
-    raise errors.VideoError(
-      f"{path}: the video has {num_frames} frames at {decode.FRAME_RATE:g} frames per second; "
-      f"the network needs at least {least}"
-    )
-
-
 def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
-  """A clip `[T, H, W, C]` in [-1, 1] from a .npy file of the release's sample, `[1, T, H, W, C]`.
+  """Reads a clip of the release's sample, an array `[1, T, H, W, C]` in a .npy file.
+
+  Args:
+    path: The file.
+
+  Returns:
+    float32 `[T, H, W, C]` in [-1, 1].
 
   Raises:
-    I3dError: if the file is no such array.
+    I3dError: If the file is no such array.
   """
   try:
     clip = np.load(path, allow_pickle=False)
@@ -143,14 +191,42 @@ def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
   return clip[0].astype(np.float32)
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-  """Probabilities of logits `[classes]`, in double precision."""
-  exponentials = np.exp(logits.astype(np.float64) - logits.max())
-  return exponentials / exponentials.sum()
+def check_length(path: str | os.PathLike, num_frames: int, *, has_flow: bool) -> None:
+  """Checks that a video is long enough for an I3D, of which flow needs a frame more.
+
+  Args:
+    path: The video, for the message.
+    num_frames: Its frames at 25 frames per second.
+    has_flow: Whether flow is computed of it.
+
+  Raises:
+    VideoError: If it has too few frames.
+  """
+  least = inception.MIN_FRAMES + has_flow
+  if num_frames < least:
+    raise errors.VideoError(
+      f"{path}: the video has {num_frames} frames at {preprocess.FRAME_RATE:g} frames per second; "
+      f"the network needs at least {least}"
+    )
 
 
-def rank(logits: np.ndarray, class_names: Sequence[str], top_k: int) -> list[Prediction]:
-  """The `top_k` best classes, best first."""
-  probabilities = softmax(logits)
-  best = np.argsort(-logits, kind="stable")[:top_k]
-  return [Prediction(class_names[i], int(i), float(logits[i]), float(probabilities[i])) for i in best]
+def _open(
+  video: str | os.PathLike,
+  tests: Sequence[clip_config.EvalClips],
+  max_frames: int | None,
+  threads: int | None,
+  on_flow: Callable[[int, int], None] | None,
+) -> views.Video:
+  """The video at the tests' size; only its beginning if they look at no more."""
+  first = tests[0]
+  has_flow = any("flow" in test.streams for test in tests)
+  if max_frames is None and all(test.protocol == "release" for test in tests):
+    max_frames = max(test.max_frames * test.frame_stride + test.flow_stack - 1 for test in tests)
+  return views.Video(
+    video,
+    frame_rate=first.frame_rate,
+    short_side=first.short_side,
+    max_frames=None if max_frames is None else max_frames + has_flow,
+    threads=threads,
+    on_flow=on_flow,
+  )

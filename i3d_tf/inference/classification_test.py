@@ -1,34 +1,32 @@
 """Tests of classification: arithmetic by hand, files that are no clips, and a narrow network."""
 
+import dataclasses
 import io
 import os
 import pathlib
 import tempfile
-from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import av
 import numpy as np
-import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.flow import tvl1
+from i3d_tf import testing
 from i3d_tf.inference import classification
-from i3d_tf.models import inception
-from i3d_tf.video import decode
-from i3d_tf.weights import saved
+from i3d_tf.inference import classifier
+from i3d_tf.inference import views
+from i3d_tf.models import zoo
 
 
 class RankTest(parameterized.TestCase):
   def test_softmax_by_hand(self):
-    probabilities = classification.softmax(np.log([1, 2, 3, 4]).astype(np.float32))
+    probabilities = classifier.softmax(np.log([1, 2, 3, 4]).astype(np.float32))
     self.assertEqual(probabilities.dtype, np.float64)
     np.testing.assert_allclose(probabilities, [0.1, 0.2, 0.3, 0.4], rtol=0, atol=1e-7)
 
   def test_softmax_of_large_logits(self):
-    np.testing.assert_array_equal(classification.softmax(np.array([1e4, -1e4, 1e4], np.float32)), [0.5, 0, 0.5])
-    np.testing.assert_allclose(classification.softmax(np.full(400, -1e30)), 1 / 400)
+    np.testing.assert_array_equal(classifier.softmax(np.array([1e4, -1e4, 1e4], np.float32)), [0.5, 0, 0.5])
+    np.testing.assert_allclose(classifier.softmax(np.full(400, -1e30)), 1 / 400)
 
   def test_best_first(self):
     logits = np.log(np.array([2, 4, 1, 3], np.float32))
@@ -137,116 +135,51 @@ class ReadNpyClipTest(TemporaryFolderTest):
     self.assertEqual(caught.exception.filename, os.fspath(self.folder / "a.npy"))
 
 
-def _write_video(path: pathlib.Path, num_frames: int, *, rate: int = 25, size: tuple[int, int] = (96, 64)) -> None:
-  """A gray video that becomes lighter with every frame."""
-  with av.open(os.fspath(path), "w") as container:
-    stream = container.add_stream("mpeg4", rate=rate)
-    stream.width, stream.height = size
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.bit_rate = 4_000_000
-    for i in range(num_frames):
-      picture = np.full((size[1], size[0], 3), 40 + 8 * i, np.uint8)
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-    container.mux(stream.encode())
-
-
-class ReadVideoClipsTest(TemporaryFolderTest):
-  def test_shape_range_and_values(self):
-    _write_video(self.folder / "a.mp4", 12)
-    clip = classification.read_video_clips(self.folder / "a.mp4")["rgb"]
-    self.assertEqual(clip.shape, (12, 224, 224, 3))
-    self.assertEqual(clip.dtype, np.float32)
-    expected = (40 + 8 * np.arange(12)) * 2 / 255 - 1
-    np.testing.assert_allclose(clip.mean(axis=(1, 2, 3)), expected, rtol=0, atol=0.03)
-
-  def test_is_the_centre_of_the_frames_with_shorter_side_256(self):
-    _write_video(self.folder / "a.mp4", 9)
-    frames = decode.read_video(self.folder / "a.mp4")
-    self.assertEqual(frames.shape, (9, 256, 384, 3))
-    expected = frames[:, 16:240, 80:304].astype(np.float64) / 127.5 - 1
-    clip = classification.read_video_clips(self.folder / "a.mp4")["rgb"]
-    np.testing.assert_allclose(clip, expected, rtol=0, atol=1e-6)
-
-  def test_max_frames(self):
-    _write_video(self.folder / "a.mp4", 12)
-    whole = classification.read_video_clips(self.folder / "a.mp4")["rgb"]
-    part = classification.read_video_clips(self.folder / "a.mp4", max_frames=10)["rgb"]
-    np.testing.assert_array_equal(part, whole[:10])
-
-  def test_flow_is_that_of_the_whole_frames_scaled_and_cropped(self):
-    _write_video(self.folder / "a.mp4", 12)
-    calls = []
-    clips = classification.read_video_clips(
-      self.folder / "a.mp4", ("rgb", "flow"), max_frames=10, on_flow=lambda *counts: calls.append(counts)
-    )
-    self.assertEqual(clips["rgb"].shape, (10, 224, 224, 3))
-    frames = decode.read_video(self.folder / "a.mp4", max_frames=11)
-    expected = np.clip(tvl1.tvl1_flow(frames)[:, 16:240, 80:304] / 20, -1, 1)
-    np.testing.assert_allclose(clips["flow"], expected, rtol=0, atol=1e-6)
-    self.assertEqual(calls, [(done, 10) for done in range(1, 11)])
-
-  def test_flow_needs_one_frame_more(self):
-    _write_video(self.folder / "a.mp4", 9)
-    with self.assertRaisesRegex(errors.VideoError, "has 9 frames at 25 .*needs at least 10"):
-      classification.read_video_clips(self.folder / "a.mp4", ("flow",))
-
-  @parameterized.parameters((8, 25, 8), (16, 50, 8), (4, 12, 7))
-  def test_too_short_at_25_frames_per_second(self, num_frames, rate, left):
-    _write_video(self.folder / "a.mp4", num_frames, rate=rate)
-    with self.assertRaisesRegex(
-      errors.VideoError, f"^{self.folder / 'a.mp4'}: the video has {left} frames at 25 .*needs at least 9"
-    ):
-      classification.read_video_clips(self.folder / "a.mp4")["rgb"]
-
-  def test_nine_frames_are_enough(self):
-    _write_video(self.folder / "a.mp4", 9)
-    self.assertLen(classification.read_video_clips(self.folder / "a.mp4")["rgb"], 9)
-
-
-class StreamClassifierTest(parameterized.TestCase):
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    tf.random.set_seed(7)
-    cls.model = inception.InceptionI3d(num_classes=5, width_multiplier=0.125)
-    cls.model.build(2)
-    info = saved.make_info(stream="flow", num_classes=5, width_multiplier=0.125)
-    with mock.patch.object(classification.saved, "load", return_value=(cls.model, info)) as load:
-      cls.classifier = classification.StreamClassifier("some/checkpoint")
-    load.assert_called_once_with("some/checkpoint")
-
-  @parameterized.parameters(9, 17)
-  def test_logits_are_the_networks_for_any_length(self, num_frames):
-    clip = np.random.default_rng(num_frames).uniform(-1, 1, (num_frames, 224, 224, 2)).astype(np.float32)
-    logits = self.classifier.logits(clip)
-    expected, _ = self.model(tf.constant(clip[np.newaxis]), is_training=False)
-    self.assertEqual(logits.shape, (5,))
-    self.assertGreater(np.ptp(expected), 1e-3)  # not all the same
-    np.testing.assert_allclose(logits, expected[0], rtol=0, atol=1e-4 * np.abs(expected).max())
+class ClassifyTest(TemporaryFolderTest):
+  """A video through a narrow network of each kind: by its own views, and equal to the network on those views."""
 
   @parameterized.parameters(
-    ((9, 224, 224, 3), r"shape \(9, 224, 224, 3\); this network takes \[frames, 224, 224, 2\]"),
-    ((9, 256, 224, 2), r"shape \(9, 256, 224, 2\); this network takes"),
-    ((224, 224, 2), r"shape \(224, 224, 2\); this network takes"),
-    ((8, 224, 224, 2), "the clip has 8 frames; the network needs at least 9"),
-    ((0, 224, 224, 2), "the clip has 0 frames; the network needs at least 9"),
+    ("i3d", {"crop": 224}, (1, 12)),
+    ("x3d_xs", {"crop": 64, "short_side": 72}, (30, 4)),
+    ("r2plus1d_18", {"crop": 64, "short_side": 72}, (5, 16)),
+    ("c3d", {}, (10, 16)),
+    ("convnet_lstm", {"crop": 224}, (1, 3)),
   )
-  def test_clips_that_do_not_fit(self, shape, sentence):
-    with self.assertRaisesRegex(errors.I3dError, sentence):
-      self.classifier.logits(np.zeros(shape, np.float32))
+  def test_every_network(self, model, clip, views_and_frames):
+    testing.write_network(self.folder / "net", model=model, **{**_clip_of(model), **clip})
+    testing.write_moving_video(self.folder / "a.avi", seed=0, num_frames=12)
+    result = classification.classify(self.folder / "a.avi", self.folder / "net", top_k=2)
+    network = classifier.LoadedNetwork(self.folder / "net")
+    clips = views.protocol(network.info)
+    seen = views.read(views.Video(self.folder / "a.avi", short_side=clips.short_side), clips)
+    self.assertEqual(seen["rgb"].shape[:2], views_and_frames)
+    np.testing.assert_allclose(result.logits, network.logits(seen).mean(axis=0), rtol=0, atol=1e-5)
+    self.assertEqual(result.num_frames, views_and_frames[1])
+    self.assertEqual(
+      [each.label for each in result.predictions],
+      [each.label for each in classification.rank(result.logits, network.class_names, 2)],
+    )
 
-  def test_another_network(self):
-    info = saved.make_info(model="c3d", stream="rgb", num_classes=5)
-    with mock.patch.object(classification.saved, "load", return_value=(None, info)):
-      with self.assertRaisesRegex(errors.I3dError, "^runs/a is a network c3d; only i3d .* use evaluate$"):
-        classification.StreamClassifier("runs/a")
+  def test_two_streams_are_added(self):
+    for stream in ("rgb", "flow"):
+      testing.write_network(self.folder / stream, stream=stream, average_space=True, crop=32, short_side=36)
+    testing.write_moving_video(self.folder / "a.avi", seed=0, num_frames=12)
+    both = {stream: self.folder / stream for stream in ("rgb", "flow")}
+    alone = [classification.classify(self.folder / "a.avi", path) for path in both.values()]
+    self.assertEqual([each.num_frames for each in alone], [12, 11])
+    joint = classification.classify(self.folder / "a.avi", both)
+    np.testing.assert_array_equal(joint.logits, alone[0].logits + alone[1].logits)
 
-  def test_logits_that_are_no_numbers(self):
-    (bias,) = (variable for variable in self.model.variables if variable.name.endswith("Conv3d_0c_1x1/conv_3d/b:0"))
-    self.addCleanup(bias.assign, bias.numpy())
-    bias.assign([0, 0, np.nan, 0, 0])
-    with self.assertRaisesRegex(errors.I3dError, "logits are not finite"):
-      self.classifier.logits(np.zeros((9, 224, 224, 2), np.float32))
+  def test_networks_of_other_sizes_are_refused(self):
+    testing.write_network(self.folder / "rgb", average_space=True, crop=32, short_side=36)
+    testing.write_network(self.folder / "flow", stream="flow", average_space=True, crop=32, short_side=40)
+    both = [self.folder / "rgb", self.folder / "flow"]
+    with self.assertRaisesRegex(errors.I3dError, "do not go together: short_side is 36 and 40"):
+      classification.classify(self.folder / "a.avi", both)
+
+
+def _clip_of(model: str) -> dict[str, object]:
+  return dataclasses.asdict(zoo.preprocess(model, "rgb"))
 
 
 if __name__ == "__main__":

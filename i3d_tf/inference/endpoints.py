@@ -16,23 +16,18 @@ Keras trains the layers around a Lambda and leaves the network's own variables a
 the gradient of `features.trainable_variables` with a tape of your own.
 """
 
-from collections.abc import Sequence
-import dataclasses
+from collections.abc import Mapping, Sequence
 import os
+from typing import Any
 
 import tensorflow as tf
 
-from i3d_tf import errors
-from i3d_tf.models import inception_spec as spec
-from i3d_tf.weights import release
-from i3d_tf.weights import saved
-
-_OF_HEAD = (spec.POOLED_FEATURES, spec.STEP_LOGITS)
-ENDPOINTS = (*spec.ENDPOINTS, *_OF_HEAD)
+from i3d_tf.inference import classifier
+from i3d_tf.models import base
 
 
 class I3dFeatures(tf.Module):
-  """A trained I3D network that returns some of its endpoints; only the rows that they need are there and are run.
+  """A trained network that returns some of its endpoints; of I3D only the rows that they need are built and run.
 
   It acts as at inference, with moving statistics in batch norm and without dropout, and gradients pass through it to
   the clips and to its variables. Each new shape of clips is traced once; for clips of many lengths wrap it in a
@@ -47,7 +42,7 @@ class I3dFeatures(tf.Module):
   def __init__(
     self,
     checkpoint: str | os.PathLike,
-    endpoints: Sequence[str] = (spec.POOLED_FEATURES,),
+    endpoints: Sequence[str] = (base.POOLED_FEATURES,),
     *,
     average_space: bool = False,
     name: str | None = None,
@@ -57,7 +52,7 @@ class I3dFeatures(tf.Module):
     Args:
       checkpoint: as `saved.load` takes it: a released checkpoint's name, such as 'rgb_imagenet' or 'flow_imagenet', a
         path of one in the release's layout, or the folder of a training run.
-      endpoints: some of `ENDPOINTS`.
+      endpoints: names of the network's endpoints, such as 'Mixed_5c', 'PooledFeatures' or 'Logits'.
       average_space: take clips of any height and width to the logits, too, whose steps are then averaged over space;
         see `InceptionI3d`. Clips of 193 to 224 pixels give the same with and without. A network that was trained so
         always does.
@@ -65,21 +60,13 @@ class I3dFeatures(tf.Module):
 
     Raises:
       I3dError: for an unknown endpoint.
-      CheckpointError, DownloadError: as `saved.load`; for a network that is not an I3D.
+      CheckpointError, DownloadError: as `saved.load`.
     """
     super().__init__(name=name)
-    if isinstance(endpoints, str) or not endpoints or not set(endpoints) <= set(ENDPOINTS):
-      raise errors.I3dError(f"endpoints is {endpoints!r}; give a list of some of {', '.join(ENDPOINTS)}")
-    values, info = saved.read(checkpoint)
-    if info.model != "i3d":
-      raise errors.CheckpointError(f"{checkpoint} is a network {info.model}; I3dFeatures takes networks i3d only")
-    if not info.num_classes:
-      raise errors.CheckpointError(f"{checkpoint} has no classifier yet; train --initial_checkpoint starts from it")
     self.endpoints = tuple(dict.fromkeys(endpoints))
-    self.info = dataclasses.replace(info, average_space=average_space or info.average_space)
-    self._model = saved.make_model(self.info, final_endpoint=_last(endpoints))
-    release.assign(self._model, values, os.fspath(checkpoint))
-    self.weights = release.checksum(self._model)
+    self._network = classifier.LoadedNetwork(checkpoint, endpoints, average_space=average_space)
+    self.info = self._network.info
+    self.weights = self._network.weights
     # As functions, in which what no endpoint needs any more is freed on the way.
     self._apply = tf.function(self._run, autograph=False)
     self._apply_gradient = tf.function(self._gradient, autograph=False)
@@ -99,13 +86,12 @@ class I3dFeatures(tf.Module):
     Raises:
       ValueError: if the clips do not fit.
     """
-    clips = tf.convert_to_tensor(clips)
-    self._model.check(clips)
+    clips = base.to_tensors(clips)
+    self._network.model.check(clips)
     return self._run_eagerly(clips) if tf.executing_eagerly() else self._run(clips)
 
   def _run(self, clips: tf.Tensor) -> dict[str, tf.Tensor]:
-    _, values = self._model(clips)
-    return {name: values[name] for name in self.endpoints}
+    return self._network(clips)
 
   def _run_eagerly(self, clips: tf.Tensor) -> dict[str, tf.Tensor]:
     """The same as a function, computed again for its gradient in one function.
@@ -114,22 +100,22 @@ class I3dFeatures(tf.Module):
     equal maxima the whole gradient; in a function that holds pool and gradient another takes its place.
     """
 
-    @tf.custom_gradient
-    def apply(clips, *_):
-      gradient = lambda *upstream, variables=(): (self._apply_gradient(clips, upstream), [None] * len(variables))
-      return tuple(self._apply(clips).values()), gradient
+    parts = [clips[stream] for stream in self.info.streams] if isinstance(clips, Mapping) else [clips]
 
-    values = apply(clips, *map(tf.convert_to_tensor, self.trainable_variables))
+    @tf.custom_gradient
+    def apply(*inputs):
+      given = inputs[: len(parts)]
+      gradient = lambda *upstream, variables=(): (self._apply_gradient(given, upstream), [None] * len(variables))
+      return tuple(self._apply(self._join(given)).values()), gradient
+
+    values = apply(*parts, *map(tf.convert_to_tensor, self.trainable_variables))
     return dict(zip(self.endpoints, values, strict=True))
 
-  def _gradient(self, clips: tf.Tensor, upstream: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+  def _join(self, parts: Sequence[tf.Tensor]) -> Any:
+    return parts[0] if len(parts) == 1 else dict(zip(self.info.streams, parts, strict=True))
+
+  def _gradient(self, parts: Sequence[tf.Tensor], upstream: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     with tf.GradientTape() as tape:
-      tape.watch(clips)
-      values = tuple(self._run(clips).values())
-    return tape.gradient(values, [clips, *self.trainable_variables], upstream)
-
-
-def _last(endpoints: Sequence[str]) -> str:
-  """The endpoint that the network has to be run to."""
-  needed = {spec.LOGITS if name in _OF_HEAD else name for name in endpoints}
-  return max(needed, key=spec.ENDPOINTS.index)
+      tape.watch(parts)
+      values = tuple(self._run(self._join(parts)).values())
+    return tape.gradient(values, [*parts, *self.trainable_variables], upstream)

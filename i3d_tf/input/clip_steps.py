@@ -84,7 +84,11 @@ def center(clips: clip_config.TrainClips) -> list[Step]:
 
 
 def evaluation(clips: clip_config.EvalClips) -> list[Step]:
-  """The steps of all views of a video: 'rgb' uint8 `[V, T, crop, crop, 3]`, 'flow' float32 `[V, T, crop, crop, 2L]`."""
+  """The steps of all views of a video: 'rgb' uint8 `[V, T, crop, crop, 3]`, 'flow' float32 `[V, T, crop, crop, 2L]`.
+
+  They take a record's 'parsed' or, run eagerly, a 'video' with `count(stream)`, `size`, the height and width of its
+  frames, and `read(numbers)`, which returns frames uint8 and flow float32 in [-1, 1] by stream.
+  """
   size = [*_take_stacks_steps(clips), _size_step(clips)]
   whole = [Step("decode the frames taken", functools.partial(_decode_whole, clips.streams)), *_field_steps(clips)]
   starts = Step(f"{clips.num_clips} starts at equal distances", functools.partial(_uniform_starts, clips))
@@ -153,9 +157,14 @@ def _images(state: State, stream: str) -> tf.Tensor:
   return state["parsed"][records.IMAGES[stream]]
 
 
+def _count(state: State, stream: str) -> tf.Tensor:
+  """The number of frames, or flow fields, of a record, or of the video that takes its place."""
+  return tf.size(_images(state, stream)) if "video" not in state else tf.constant(state["video"].count(stream))
+
+
 def _available(state: State, streams: tuple[str, ...]) -> tf.Tensor:
   """N frames have N - 1 flows: clips of several streams are taken from as many as the shortest one has."""
-  return tf.reduce_min([tf.size(_images(state, stream)) for stream in streams])
+  return tf.reduce_min([_count(state, stream) for stream in streams])
 
 
 def _draw(state: State) -> State:
@@ -218,17 +227,21 @@ def _take_stacks(clips: clip_config.TrainClips | clip_config.EvalClips, state: S
   """
   available = _available(state, clip_config.stored(clips))
   steps, is_backward = stacks.order(clips.flow_stack, clips.flow_stacking)
-  forward, backward = (_images(state, stream) for stream in ("flow", clip_config.BACKWARD_FLOW))
   first = state["taken"]["flow"][:, tf.newaxis]
-  numbers, places = tf.unique(tf.reshape((first + steps) % available + tf.size(forward) * is_backward, [-1]))
+  numbers, places = tf.unique(tf.reshape((first + steps) % available + _count(state, "flow") * is_backward, [-1]))
   taken = {stream: (taken + steps[0]) % available for stream, taken in state["taken"].items()}
-  parsed = {**state["parsed"], records.IMAGES["flow"]: tf.concat([forward, backward], axis=0)}
+  if "video" not in state:
+    both = tf.concat([_images(state, stream) for stream in ("flow", clip_config.BACKWARD_FLOW)], axis=0)
+    state = {**state, "parsed": {**state["parsed"], records.IMAGES["flow"]: both}}
   places = tf.reshape(places, [-1, clips.flow_stack])
-  return {**state, "parsed": parsed, "taken": {**taken, "flow": numbers}, "places": places}
+  return {**state, "taken": {**taken, "flow": numbers}, "places": places}
 
 
 def _sizes(state: State, short_side: int | tf.Tensor) -> State:
-  sizes = {stream: sampling.image_size(_images(state, stream)[0]) for stream in state["taken"]}
+  if "video" in state:
+    sizes = dict.fromkeys(state["taken"], tf.constant(state["video"].size))
+  else:
+    sizes = {stream: sampling.image_size(_images(state, stream)[0]) for stream in state["taken"]}
   resized = {stream: sampling.resized_size(size, short_side) for stream, size in sizes.items()}
   return {**state, "sizes": sizes, "resized": resized}
 
@@ -260,6 +273,10 @@ def _decode_whole(streams: tuple[str, ...], state: State) -> State:
 
 
 def _decode(streams: tuple[str, ...], state: State) -> State:
+  if "video" in state:
+    frames = state["video"].read({stream: state["taken"][stream].numpy() for stream in streams})
+    windows = {stream: (state["offsets"][stream], *tf.unstack(state["windows"][stream])) for stream in streams}
+    return {**state, **{stream: _window(frames[stream], *windows[stream]) for stream in streams}}
   decoded = {}
   for stream in streams:
     place = {"size": "sizes", "resized": "resized", "offset": "offsets", "window": "windows"}
@@ -296,7 +313,11 @@ def _cut_flow(clips: clip_config.TrainClips | clip_config.EvalClips, state: Stat
 
 
 def _cut(clip: tf.Tensor, offset: tf.Tensor, size: int) -> tf.Tensor:
-  return clip[:, offset[0] : offset[0] + size, offset[1] : offset[1] + size]
+  return _window(clip, offset, size, size)
+
+
+def _window(clip: tf.Tensor, offset: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+  return clip[:, offset[0] : offset[0] + height, offset[1] : offset[1] + width]
 
 
 def _subtract_means(state: State) -> State:

@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.inference import chunks
-from i3d_tf.inference import classification
+from i3d_tf.inference import classifier
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.video import decode
@@ -185,7 +185,7 @@ def compute(
   Raises:
     I3dError: for an unknown class, or if the video cannot be read whole or is too short.
   """
-  names = classification.class_names(network.info)
+  names = network.info.class_names
   index = None if class_name is None else find_class(class_name, names)
   is_flow = network.stream == "flow"
   video = source.survey(path, short_side=network.info.preprocess.short_side, streams=[network.stream])
@@ -269,7 +269,7 @@ class Painter:
   def facts(self) -> str:
     """The class's logit for the whole video, and how good that is."""
     logits, index = self.activation.logits, self.activation.index
-    probability = classification.softmax(logits)[index]
+    probability = classifier.softmax(logits)[index]
     place = 1 + int((logits > logits[index]).sum())
     return f"whole video: logit {logits[index]:.2f}, probability {probability:.3f}, place {place} of {len(logits)}"
 

@@ -160,7 +160,7 @@ class _Page:
     top_k: int,
   ):
     self._video, self._annotations, self._store, self._top_k = video, annotations, store, top_k
-    self._checkpoints, self._crop, self._names = checkpoints, info.preprocess.crop, classification.class_names(info)
+    self._checkpoints, self._crop, self._names = checkpoints, info.preprocess.crop, info.class_names
     size = (_CURVES, max(150, panels.ROW * top_k + panels.BELOW_AXES))
     times = np.linspace(0, video.seconds, min(_POINTS, 4 * video.num_frames))
     values = [curves_lib.probabilities(each.curves, times) for each in annotations]

@@ -71,6 +71,11 @@ class ModelInfo:
     return getattr(self if hasattr(self, name) else self.preprocess, name)
 
   @property
+  def class_names(self) -> tuple[str, ...]:
+    """Classes in index order; numbered where their names are not known."""
+    return self.classes or tuple(f"class {index}" for index in range(self.num_classes))
+
+  @property
   def channels(self) -> dict[str, int]:
     """Channels of a clip by stream."""
     stacked = {"rgb": 1, "flow": self.preprocess.flow_stack}

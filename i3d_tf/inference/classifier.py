@@ -1,0 +1,390 @@
+"""Trained networks at inference: the one place where checkpoints become functions of clips."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import importlib
+import os
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import errors
+from i3d_tf.models import base
+from i3d_tf.models import inception
+from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import preprocess as preprocess_lib
+from i3d_tf.models import zoo
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+
+Checkpoint: TypeAlias = str | os.PathLike
+Checkpoints: TypeAlias = Checkpoint | Sequence[Checkpoint] | Mapping[str, Checkpoint]
+_FRAMES_AT_ONCE = 250  # of all clips together; bounds the memory by that of the release's one pass
+
+
+class LoadedNetwork(tf.Module):
+  """One network with the weights of a checkpoint, and its functions, compiled once for each size of clips.
+
+  Attributes:
+    checkpoint: What was loaded: a name or a path.
+    model: The network.
+    info: What it is and how its clips are made.
+  """
+
+  def __init__(
+    self,
+    checkpoint: Checkpoint,
+    endpoints: Sequence[str] | None = None,
+    *,
+    average_space: bool | None = False,
+    name: str | None = None,
+  ):
+    """Loads the network; see `Classifier` for the arguments and for what is raised.
+
+    Args:
+      checkpoint: As `saved.read` takes it.
+      endpoints: See `Classifier`.
+      average_space: See `Classifier`.
+      name: Name of the module.
+    """
+    super().__init__(name=name)
+    values, info = saved.read(checkpoint)
+    if not info.num_classes:
+      raise errors.CheckpointError(f"{checkpoint} has no classifier yet; train a network that starts from it")
+    has_choice = "average_space" in zoo.get(info.model).options
+    if average_space and not has_choice:
+      raise errors.I3dError(f"{checkpoint} is a network {info.model}, which has no choice of average_space")
+    if has_choice and average_space is not False:
+      info = dataclasses.replace(info, average_space=True)
+    self.checkpoint, self.info = os.fspath(checkpoint), info
+    self.model = saved.make_model(info, **_last_endpoint(checkpoint, info, endpoints))
+    release.assign(self.model, values, self.checkpoint)
+    self._endpoints = None if endpoints is None else tuple(dict.fromkeys(endpoints))
+    self._compiled: dict[tuple, Any] = {}
+
+  @property
+  def streams(self) -> tuple[str, ...]:
+    """Streams of its clips."""
+    return self.info.streams
+
+  @property
+  def weights(self) -> str:
+    """CRC-32 of the variables, eight hexadecimal digits, which tells these weights from others."""
+    return release.checksum(self.model)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Classes in index order; numbered where the checkpoint does not name them."""
+    return self.info.class_names
+
+  def __call__(self, clips: Any) -> dict[str, tf.Tensor]:
+    """Applies the network in the graph, or eagerly; gradients pass through.
+
+    Args:
+      clips: `[B, T, H, W, C]` in [-1, 1], of a joint network by stream.
+
+    Returns:
+      Endpoints by name.
+
+    Raises:
+      ValueError: If the clips do not fit the network.
+    """
+    output, endpoints = self.model(base.clip_of(self._by_stream(clips), self.streams), is_training=False)
+    if self._endpoints is not None:
+      return {name: endpoints[name] for name in self._endpoints}
+    return {**endpoints, base.LOGITS: output}
+
+  def logits(self, clips: Any) -> np.ndarray:
+    """Returns the logits of clips, or of a video's views.
+
+    Args:
+      clips: Arrays `[B, T, H, W, C]` in [-1, 1]; as many as memory holds, of which some are run at once.
+
+    Returns:
+      float32 `[B, classes]`.
+
+    Raises:
+      I3dError: If the clips do not fit the network, or a logit is not finite.
+    """
+    return self.endpoints(clips, [base.LOGITS])[base.LOGITS]
+
+  def endpoints(self, clips: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns some endpoints of clips.
+
+    Args:
+      clips: Arrays `[B, T, H, W, C]` in [-1, 1], by stream if there are two.
+      names: Names of the network's endpoints.
+
+    Returns:
+      float32 arrays by name, whose first axis is the clips'.
+
+    Raises:
+      I3dError: If there is no such endpoint, the clips do not fit the network, or a value is not finite.
+    """
+    by_stream = {stream: np.asarray(clip) for stream, clip in self._by_stream(clips).items()}
+    self.check({stream: clip.shape for stream, clip in by_stream.items()})
+    function = self.function(names, {stream: clip.shape[2:4] for stream, clip in by_stream.items()})
+    count, num_frames = next(iter(by_stream.values())).shape[:2]
+    step = max(1, _FRAMES_AT_ONCE // max(1, num_frames))
+    cut = lambda start: {stream: clip[start : start + step] for stream, clip in by_stream.items()}
+    parts = [function(cut(start)) for start in range(0, count, step)]
+    values = {name: np.concatenate([part[name].numpy() for part in parts]) for name in names}
+    for name, value in values.items():
+      if not np.isfinite(value).all():
+        what = "logits" if name == base.LOGITS else name
+        raise errors.I3dError(
+          f"the {what} of {self.checkpoint} are not finite; check the values of the clip and of the weights"
+        )
+    return values
+
+  def function(self, names: Sequence[str], sizes: Mapping[str, Sequence[int | None]]) -> Any:
+    """Returns the compiled function from clips by stream to endpoints, for any number of clips and frames.
+
+    Args:
+      names: Endpoints that it returns; what they do not need is not run.
+      sizes: Height and width of the clips by stream; None for any.
+
+    Returns:
+      A `tf.function` of one argument, float32 `[B, T, H, W, C]` by stream.
+
+    Raises:
+      I3dError: If there is no such endpoint, or such clips do not fit the network.
+    """
+    key = (*names, *(tuple(sizes[stream]) for stream in self.streams))
+    if key not in self._compiled:
+      channels = self.info.channels
+      signature = {s: tf.TensorSpec([None, None, *sizes[s], channels[s]], tf.float32) for s in self.streams}
+      # Without AutoGraph, whose errors are pages long.
+      function = tf.function(lambda clips: self._some(clips, names), input_signature=[signature], autograph=False)
+      try:
+        function.get_concrete_function()
+      except ValueError as error:
+        raise errors.I3dError(f"{self.checkpoint} does not take these clips: {error}") from None
+      self._compiled[key] = function
+    return self._compiled[key]
+
+  def check(self, shapes: Mapping[str, Sequence[int | None]]) -> None:
+    """Refuses clips that the network does not take.
+
+    Args:
+      shapes: `[B, T, H, W, C]` by stream, None where an axis is open.
+
+    Raises:
+      I3dError: If such clips do not fit the network.
+    """
+    specs = {stream: tf.TensorSpec(shapes[stream], tf.float32) for stream in self.streams}
+    try:
+      self.model.check(base.clip_of(specs, self.streams))
+      for stream, channels in self.info.channels.items():
+        if specs[stream].shape[-1] != channels:
+          raise ValueError(f"clip has {specs[stream].shape[-1]} channels; it must have {channels}")
+    except ValueError as error:
+      raise errors.I3dError(f"{self.checkpoint} does not take these clips: {error}") from None
+
+  def _some(self, clips: Any, names: Sequence[str]) -> dict[str, tf.Tensor]:
+    values = self(clips)
+    if missing := [name for name in names if name not in values]:
+      raise errors.I3dError(f"{self.checkpoint} has no endpoint {missing[0]!r}; there are {', '.join(values)}")
+    return {name: values[name] for name in names}
+
+  def _by_stream(self, clips: Any) -> dict[str, Any]:
+    return _by_stream(clips, self.streams)
+
+
+class Classifier(tf.Module):
+  """Trained networks of one stream, or of two whose logits are added.
+
+  Clips are floating point `[B, T, H, W, C]` in [-1, 1], made as `preprocess` says: RGB with 3 channels, flow with 2 for
+  each field of a stack. A classifier of one stream takes a tensor or array, one of two streams a mapping of 'rgb' and
+  'flow' to such clips. A call, also in a graph, returns tensors; the other methods run compiled and return arrays.
+
+  Attributes:
+    networks: By 'rgb', 'flow', or 'joint' for a network of both streams: what was loaded.
+    streams: Streams of its clips.
+  """
+
+  def __init__(
+    self,
+    checkpoints: Checkpoints,
+    *,
+    endpoints: Sequence[str] | None = None,
+    average_space: bool | None = False,
+    name: str | None = None,
+  ):
+    """Loads the networks.
+
+    Args:
+      checkpoints: A released checkpoint's name, a path, or the folder of a training run, as `saved.read` takes them; or
+        one of RGB and one of flow, as a sequence or by stream.
+      endpoints: Endpoints that calls return; of an Inception only the rows that they need are built and run. None: all.
+      average_space: Whether an I3D takes clips of any height and width and averages its logits over space; None: where
+        the network has the choice. A network that was trained so always does.
+      name: Name of the module.
+
+    Raises:
+      I3dError: For an endpoint that a network does not have, for networks that do not go together, and for an
+        average_space that a network does not know.
+      CheckpointError, DownloadError: If a checkpoint cannot be loaded or has no classifier.
+    """
+    super().__init__(name=name)
+    loaded = [LoadedNetwork(path, endpoints, average_space=average_space) for path in _paths(checkpoints)]
+    if isinstance(checkpoints, Mapping):
+      for stream, network in zip(checkpoints, loaded, strict=True):
+        saved.check_stream(network.info, network.checkpoint, stream)
+    _check_together(loaded)
+    self.networks = {network.info.stream: network for network in loaded}
+    self.streams = tuple(stream for network in loaded for stream in network.streams)
+
+  @property
+  def preprocess(self) -> preprocess_lib.Preprocess:
+    """The transform from a video to the clips of the first network."""
+    return self._first.info.preprocess
+
+  @property
+  def num_classes(self) -> int:
+    """Number of logits."""
+    return self._first.info.num_classes
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Class names in index order; empty if no checkpoint knows them."""
+    return next((network.info.classes for network in self.networks.values() if network.info.classes), ())
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Class names in index order; numbered where no checkpoint knows them."""
+    return self.classes or self._first.class_names
+
+  @property
+  def weights(self) -> dict[str, str]:
+    """Checksums of the networks' variables by stream; see `LoadedNetwork.weights`."""
+    return {stream: network.weights for stream, network in self.networks.items()}
+
+  @property
+  def _first(self) -> LoadedNetwork:
+    return next(iter(self.networks.values()))
+
+  def __call__(self, clips: Any) -> dict[str, tf.Tensor]:
+    """Applies the networks in the graph, or eagerly; gradients pass through.
+
+    Args:
+      clips: See the class.
+
+    Returns:
+      Endpoints by name, those of two networks behind 'rgb/' and 'flow/', and 'Logits' `[B, classes]`, of two networks
+      added, as google-deepmind/kinetics-i3d evaluate_sample.py joins its streams.
+
+    Raises:
+      ValueError: If the clips do not fit a network.
+    """
+    by_stream = _by_stream(clips, self.streams)
+    if len(self.networks) == 1:
+      return self._first(by_stream)
+    results = {stream: network(by_stream) for stream, network in self.networks.items()}
+    named = {f"{stream}/{name}": value for stream, found in results.items() for name, value in found.items()}
+    if all(base.LOGITS in found for found in results.values()):
+      named[base.LOGITS] = tf.add_n([found[base.LOGITS] for found in results.values()])
+    return named
+
+  def logits(self, clips: Any) -> np.ndarray:
+    """Returns the logits of clips, those of two networks added.
+
+    Args:
+      clips: See the class; as many as memory holds, of which some are run at once.
+
+    Returns:
+      float32 `[B, classes]`.
+
+    Raises:
+      I3dError: If the clips do not fit a network, or a logit is not finite.
+    """
+    by_stream = _by_stream(clips, self.streams)
+    return sum(network.logits(by_stream) for network in self.networks.values())
+
+  def probabilities(self, clips: Any) -> np.ndarray:
+    """Returns the softmax of the logits of clips.
+
+    Args:
+      clips: See the class.
+
+    Returns:
+      float64 `[B, classes]`.
+
+    Raises:
+      I3dError: As `logits`.
+    """
+    return softmax(self.logits(clips))
+
+  def endpoints(self, clips: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns some endpoints of clips.
+
+    Args:
+      clips: See the class.
+      names: Names of endpoints, which all networks must have.
+
+    Returns:
+      float32 arrays by name, whose first axis is the clips'; those of two networks behind 'rgb/' and 'flow/'.
+
+    Raises:
+      I3dError: If there is no such endpoint, the clips do not fit a network, or a value is not finite.
+    """
+    by_stream = _by_stream(clips, self.streams)
+    found = {stream: network.endpoints(by_stream, names) for stream, network in self.networks.items()}
+    if len(found) == 1:
+      return found[self._first.info.stream]
+    return {f"{stream}/{name}": value for stream, values in found.items() for name, value in values.items()}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+  """Returns the probabilities of logits `[..., classes]`, in double precision."""
+  exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+  return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _paths(checkpoints: Checkpoints) -> list[Checkpoint]:
+  if isinstance(checkpoints, (str, os.PathLike)):
+    return [checkpoints]
+  return list(checkpoints.values()) if isinstance(checkpoints, Mapping) else list(checkpoints)
+
+
+def _last_endpoint(checkpoint: Checkpoint, info: saved.ModelInfo, endpoints: Sequence[str] | None) -> dict[str, str]:
+  """The constructor's argument that leaves out rows which no endpoint needs, where the network has it."""
+  if endpoints is None:
+    return {}
+  module, _, name = zoo.get(info.model).constructor.partition(":")
+  network_class = getattr(importlib.import_module(module), name)
+  if not issubclass(network_class, inception.Inception):
+    return {}
+  known = (*spec.endpoints(saved.make_model(info).architecture), spec.POOLED_FEATURES, spec.STEP_LOGITS)
+  if isinstance(endpoints, str) or not endpoints or not set(endpoints) <= set(known):
+    raise errors.I3dError(
+      f"endpoints is {endpoints!r}; {checkpoint} is a network {info.model}, which has {', '.join(known)}"
+    )
+  needed = {spec.LOGITS if name in (spec.POOLED_FEATURES, spec.STEP_LOGITS) else name for name in endpoints}
+  return {"final_endpoint": max(needed, key=known.index)}
+
+
+def _by_stream(clips: Any, streams: Sequence[str]) -> dict[str, Any]:
+  if isinstance(clips, Mapping):
+    if missing := [stream for stream in streams if stream not in clips]:
+      raise errors.I3dError(f"clips are of {' and '.join(clips)}; {missing[0]} is needed, too")
+    return {stream: clips[stream] for stream in streams}
+  if len(streams) > 1:
+    raise errors.I3dError(f"clips is one array; it must be a mapping of {' and '.join(streams)}")
+  return {streams[0]: clips}
+
+
+def _check_together(networks: Sequence[LoadedNetwork]) -> None:
+  """Raises I3dError unless the networks are one, or one of each stream with the same classes."""
+  given = " and ".join(network.checkpoint for network in networks)
+  streams = sorted(network.info.stream for network in networks)
+  if len(networks) > 1 and streams != ["flow", "rgb"]:
+    raise errors.I3dError(
+      f"{given} are of {' and '.join(streams)}; to be joined there must be one of rgb and one of flow"
+    )
+  first, last = networks[0].info, networks[-1].info
+  if first.num_classes != last.num_classes:
+    raise errors.I3dError(f"{given} have {first.num_classes} classes and {last.num_classes}; logits cannot be added")
+  if first.classes and last.classes and first.classes != last.classes:
+    raise errors.I3dError(f"{given} have classes of other names or in another order; their logits cannot be added")
