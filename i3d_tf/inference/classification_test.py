@@ -142,7 +142,7 @@ class ClassifyTest(TemporaryFolderTest):
     ("i3d", {"crop": 224}, (1, 12)),
     ("x3d_xs", {"crop": 64, "short_side": 72}, (30, 4)),
     ("r2plus1d_18", {"crop": 64, "short_side": 72}, (5, 16)),
-    ("c3d", {}, (10, 16)),
+    ("c3d", {}, (15, 16)),
     ("convnet_lstm", {"crop": 224}, (1, 3)),
   )
   def test_every_network(self, model, clip, views_and_frames):

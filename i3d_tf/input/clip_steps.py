@@ -275,6 +275,7 @@ def _decode_whole(streams: tuple[str, ...], state: State) -> State:
 def _decode(streams: tuple[str, ...], state: State) -> State:
   if "video" in state:
     frames = state["video"].read({stream: state["taken"][stream].numpy() for stream in streams})
+    frames = {stream: tf.convert_to_tensor(values) for stream, values in frames.items()}
     windows = {stream: (state["offsets"][stream], *tf.unstack(state["windows"][stream])) for stream in streams}
     return {**state, **{stream: _window(frames[stream], *windows[stream]) for stream in streams}}
   decoded = {}
