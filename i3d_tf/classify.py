@@ -9,7 +9,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.input import clip_config
 
 USAGE = """Classifies videos with Inception I3D.
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
   streams = _streams()
   if FLAGS.json is None:
     return _classify(streams)[1]
-  with files.replacing(FLAGS.json) as file:
+  with workdir.replacing(FLAGS.json) as file:
     results, status = _classify(streams)
     file.write(json.dumps({"streams": _checkpoints(streams), "results": results}, indent=2).encode() + b"\n")
   return status
