@@ -44,6 +44,7 @@ setuptools.setup(
     "absl-py>=2.1",
     "av>=14",
     "dm-sonnet>=2.0.2",
+    "filelock>=3.12",
     "google-crc32c>=1.6",
     "matplotlib>=3.9.2",
     "numba>=0.61.2",

@@ -27,6 +27,7 @@ DISTRIBUTIONS = {  # by import name
   "apache_beam": "apache-beam",
   "av": "av",
   "cv2": "opencv-contrib-python-headless",
+  "filelock": "filelock",
   "google_crc32c": "google-crc32c",
   "grpc": "grpcio",
   "llvmlite": "llvmlite",

@@ -1,8 +1,8 @@
 """The public names of i3d_tf, imported on first use so that `import i3d_tf` and `--help` stay quick.
 
-    import i3d_tf
+import i3d_tf
 
-    print(i3d_tf.classify("clip.mp4", checkpoint="rgb_scratch").predictions)
+print(i3d_tf.classify("clip.mp4", checkpoint="rgb_scratch").predictions)
 """
 
 import importlib

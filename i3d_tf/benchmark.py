@@ -9,7 +9,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.features import config
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
   if FLAGS.json is None:
     report = measure()
   else:
-    with files.replacing(FLAGS.json) as file:
+    with workdir.replacing(FLAGS.json) as file:
       report = measure()
       file.write(json.dumps(dataclasses.asdict(report), indent=2).encode() + b"\n")
   return int(bool(getattr(report, "failures", None)))
@@ -164,7 +164,7 @@ def _zoo():
   options = zoo_benchmark.Options(
     models=models, rounds=FLAGS.rounds, batch=FLAGS.batch, max_frames=FLAGS.frames, max_crop=FLAGS.crop
   )
-  with files.replacing(FLAGS.plot) if FLAGS.plot else contextlib.nullcontext() as plot:
+  with workdir.replacing(FLAGS.plot) if FLAGS.plot else contextlib.nullcontext() as plot:
     report = zoo_benchmark.measure(options)
     print(zoo_benchmark.describe(report))
     if plot is not None:

@@ -108,7 +108,7 @@ py_test(
     self.assertIn('data = ["//data"]', blocks["lists"])
 
   def test_module_without_target_is_named(self):
-    self._write("i3d_tf/files.py", "")
+    self._write("i3d_tf/workdir.py", "")
     self._assert_named("i3d_tf/BUILD: files: missing")
 
   def test_target_without_module_is_named(self):

@@ -10,7 +10,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 
 USAGE = """Classifies videos with a trained network, or with one of RGB and one of flow whose logits are added.
 
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
   checkpoints = _checkpoints()
   if FLAGS.json is None:
     return _classify(checkpoints)[1]
-  with files.replacing(FLAGS.json) as file:
+  with workdir.replacing(FLAGS.json) as file:
     results, status = _classify(checkpoints)
     file.write(json.dumps({"streams": checkpoints, "results": results}, indent=2).encode() + b"\n")
   return status

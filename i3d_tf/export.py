@@ -4,7 +4,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 
 USAGE = """Exports a trained network, or two of RGB and flow whose logits are added, for other programs.
 
@@ -71,7 +71,7 @@ _ONLY_FOR = {
 def main(arguments: list[str]) -> None:
   del arguments
   _check_flags()
-  with files.new_folder(FLAGS.output) as folder:
+  with workdir.new_folder(FLAGS.output) as folder:
     cli.import_tensorflow()
     lines = _write_graph(folder) if FLAGS.format in _GRAPHS else _write_weights(folder)
   print(f"{FLAGS.output}: {FLAGS.format} of " + "\n".join(lines))

@@ -10,8 +10,8 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import files
 from i3d_tf import provenance
+from i3d_tf import workdir
 from i3d_tf.data import beam as beam_lib
 from i3d_tf.features import config
 from i3d_tf.features import windows
@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
   sources = sources[FLAGS.shard :: FLAGS.num_shards]
   extractor = extraction.Extractor(options)
   folder = results.Folder(FLAGS.output)
-  with files.locked(_work(folder)):
+  with workdir.locked(_work(folder)):
     folder.prepare(extractor.meaning, provenance.collect())
     done = folder.entries()
     tasks = [

@@ -9,8 +9,8 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import files
 from i3d_tf import provenance
+from i3d_tf import workdir
 
 USAGE = """Measures the Frechet Video Distance (FVD) between two sets of videos: how far apart they are in the logits of
 I3D. It is 0 for equal sets; for generated videos lower is better.
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
   cli.import_tensorflow()
   if FLAGS.json is None:
     return int(_has_failed(_run()))
-  with files.replacing(FLAGS.json) as file:
+  with workdir.replacing(FLAGS.json) as file:
     report = _run()
     file.write(json.dumps(report, indent=2).encode() + b"\n")
   return int(_has_failed(report))
@@ -107,7 +107,7 @@ def _run() -> dict:
     embedding.check_comparable(facts[name], wanted, path=FLAGS[name].value)
   for name in sources:
     saving = bool(FLAGS.save_stats) and name == "real"
-    with files.replacing(FLAGS.save_stats) if saving else contextlib.nullcontext() as file:
+    with workdir.replacing(FLAGS.save_stats) if saving else contextlib.nullcontext() as file:
       features[name], num_failed = _embed(name, sources[name], embeddings, options)
       facts[name] = {**wanted, "failed": num_failed}
       if saving:

@@ -7,7 +7,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf import workers
 
 USAGE = """Verifies TFRecords that prepare_dataset wrote, or others with MediaSequence's keys; or shows some of them.
@@ -92,7 +92,7 @@ def _draw(path: str) -> int:
 
   entries = inspection.choose(path, FLAGS.show, FLAGS.id) or inspection.spread(path, FLAGS.sheet_records)
   picture = contact_sheet.draw([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
-  with files.replacing(FLAGS.contact_sheet) as file:
+  with workdir.replacing(FLAGS.contact_sheet) as file:
     file.write(canvas.png(picture))
   print(f"{FLAGS.contact_sheet}: {len(entries)} records, {picture.shape[1]}x{picture.shape[0]} pixels")
   return 0

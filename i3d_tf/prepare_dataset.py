@@ -85,8 +85,7 @@ def main(arguments: list[str]) -> int:
     "list_of_clips": shards.listing_digest(dataset),
   }
   folder = shards.Folder(FLAGS.output, plan)
-  with folder.locked():
-    folder.check_parameters(parameters)
+  with folder.claim(parameters):
     if FLAGS.retry_failures:
       folder.reopen_failures()
     make = functools.partial(

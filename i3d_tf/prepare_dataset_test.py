@@ -183,7 +183,7 @@ class PrepareDatasetTest(absltest.TestCase):
     first = subprocess.Popen(_command(self.videos, self.output), stdout=subprocess.DEVNULL)
     while not (self.output / "dataset.json").exists():
       time.sleep(0.01)
-    self._assert_fails(_run(self.videos, self.output), "another process is writing here")
+    self._assert_fails(_run(self.videos, self.output), "another process is working in it")
     self.assertEqual(first.wait(), 0)
 
   def test_bad_flags(self):

@@ -9,7 +9,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.input import clip_config
 
 USAGE = """Draws what networks see.
@@ -105,7 +105,7 @@ def _outputs(subject: str, names: list[str]) -> dict[str, str]:
 def _open(path: str):
   """A context that gives what writes the file: of a video a function that takes frames, or else a file."""
   if not path.lower().endswith(".mp4"):
-    return files.replacing(path)
+    return workdir.replacing(path)
   from i3d_tf.video import decode
   from i3d_tf.video import encode
 

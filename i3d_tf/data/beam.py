@@ -16,7 +16,7 @@ import traceback
 from typing import Any
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 
 RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
 
@@ -57,7 +57,7 @@ def spread(pipeline, listing: pathlib.Path, tasks: Iterable[Any]):
   """
   beam = _import_beam()
   listing.parent.mkdir(parents=True, exist_ok=True)
-  with files.replacing(listing) as file:
+  with workdir.replacing(listing) as file:
     pickle.dump(list(tasks), file)
   return (
     pipeline

@@ -5,7 +5,7 @@ in the order of the plan, by one more rename. So a finished folder has the same 
 the order in which they finished, and the interruptions.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -15,12 +15,12 @@ import pathlib
 import random
 import shutil
 import struct
-from typing import BinaryIO
+from typing import Any
 
 import google_crc32c
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.data import datasets
 from i3d_tf.weights import manifest
 
@@ -77,34 +77,24 @@ class Folder:
 
   def __init__(self, path: str | os.PathLike, shards: Iterable[Shard]):
     self.path = pathlib.Path(path)
+    self._workdir = workdir.Workdir(path, INFO, foreign=("*.tfrecord",))
     self._shards = {shard.name: shard for shard in shards}
     self._left = {}  # clips of each unfinished shard that are still to come
 
-  def locked(self) -> contextlib.AbstractContextManager[None]:
-    """Keeps other processes of ours out of the folder; see `files.locked`."""
-    return files.locked(self.path)
+  def claim(self, parameters: Mapping[str, Any]) -> contextlib.AbstractContextManager[bool]:
+    """Keeps other processes out of the folder during the body of `with`; see `workdir.Workdir.claim`.
 
-  def check_parameters(self, parameters: Mapping) -> None:
-    """Writes down how the folder is made, or compares with what is written.
+    Args:
+      parameters: how the records are made; written down, or compared with what is written.
 
-    Raises:
-      I3dError: if the folder was made otherwise, naming every difference.
+    Returns:
+      A context manager that says whether the folder is gone on with.
     """
-    info = self.path / INFO
-    if not info.exists():
-      if strangers := sorted(self.path.glob("*.tfrecord")):
-        raise errors.I3dError(f"{strangers[0]}: there are records here, but no {INFO} that says how they were made")
-      self._write_info({"parameters": parameters, "complete": False})
-      return
-    files.check_parameters(self.path, self.read_info()["parameters"], parameters)
+    return self._workdir.claim(parameters, about={"complete": False})
 
-  def read_info(self) -> dict:
-    """The content of dataset.json; I3dError if it cannot be read."""
-    path = self.path / INFO
-    try:
-      return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-      raise errors.I3dError(f"{path}: cannot be read: {error}") from None
+  def read_info(self) -> dict[str, Any]:
+    """Returns the content of dataset.json; see `workdir.Workdir.read_info`."""
+    return self._workdir.read_info()
 
   def num_clips(self, name: str) -> int:
     """How many clips the shard `name` has."""
@@ -127,10 +117,10 @@ class Folder:
     record_path, failure_path = self._pieces(task.shard, task.index)
     record_path.parent.mkdir(parents=True, exist_ok=True)
     if record is not None:
-      _write(record_path, frame(record))
+      self._place(record_path, frame(record))
     else:
       failure = {"id": task.clip.id, "path": task.clip.path, "reason": error}
-      _write(failure_path, json.dumps(failure).encode())
+      self._place(failure_path, json.dumps(failure).encode())
     self._left.get(task.shard, set()).discard(task.index)
 
   def finish_shards(self) -> None:
@@ -152,7 +142,7 @@ class Folder:
     failures = [json.loads(failure.read_text()) for record, failure in pieces if not record.exists()]
     self._summary_path(name).parent.mkdir(exist_ok=True)
     self._place(self._summary_path(name), json.dumps({"records": len(written), "failures": failures}).encode())
-    with self._placing(self._final(name)) as file:  # last: it says that the shard is done
+    with self._workdir.replacing(self._final(name)) as file:  # last: it says that the shard is done
       for piece in written:
         with open(piece, "rb") as source:
           shutil.copyfileobj(source, file)
@@ -176,7 +166,7 @@ class Folder:
       for index in written:
         header = file.read(12)
         rest = file.read(struct.unpack("<Q", header[:8])[0] + 4)
-        _write(self._pieces(shard.name, index)[0], header + rest)
+        self._place(self._pieces(shard.name, index)[0], header + rest)
     self._final(shard.name).unlink()
 
   def finish(self, dataset: datasets.Dataset, parameters: Mapping) -> list[dict]:
@@ -201,7 +191,7 @@ class Folder:
     self._place(self.path / FAILURES, _table(("split", "id", "path", "reason"), rows))
     absent = [(split, clip.id, clip.path) for split, clips in dataset.missing.items() for clip in clips]
     self._place(self.path / MISSING, _table(("split", "id", "path"), absent))
-    self._write_info(
+    self._workdir.write_info(
       {"parameters": parameters, "complete": True, "splits": splits, "classes": dataset.classes, "name": dataset.name}
     )
     shutil.rmtree(self.work, ignore_errors=True)
@@ -210,7 +200,7 @@ class Folder:
   @property
   def work(self) -> pathlib.Path:
     """The folder of what is needed until all is finished."""
-    return self.path / ".work"
+    return self._workdir.work
 
   def _final(self, name: str) -> pathlib.Path:
     return self.path / f"{name}.tfrecord"
@@ -227,20 +217,8 @@ class Folder:
     return json.loads(self._summary_path(name).read_text(encoding="utf-8"))
 
   def _place(self, path: pathlib.Path, content: bytes) -> None:
-    with self._placing(path) as file:
+    with self._workdir.replacing(path) as file:
       file.write(content)
-
-  @contextlib.contextmanager
-  def _placing(self, path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Like `files.replacing`, but what a killed process leaves half done is in the work folder, and goes with it."""
-    self.work.mkdir(exist_ok=True)
-    draft = self.work / path.name
-    with files.replacing(draft) as file:
-      yield file
-    os.replace(draft, path)
-
-  def _write_info(self, info: Mapping) -> None:
-    self._place(self.path / INFO, (json.dumps(info, indent=2) + "\n").encode())
 
 
 def listing_digest(dataset: datasets.Dataset) -> str:
@@ -254,8 +232,3 @@ def listing_digest(dataset: datasets.Dataset) -> str:
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> bytes:
   clean = [[field.replace("\t", " ").replace("\n", " ") for field in row] for row in (header, *rows)]
   return "".join("\t".join(row) + "\n" for row in clean).encode(errors="backslashreplace")
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-  with files.replacing(path) as file:
-    file.write(content)

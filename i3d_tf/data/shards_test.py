@@ -66,8 +66,7 @@ class FolderTest(absltest.TestCase):
 
   def test_shards_are_what_tensorflow_reads_in_the_order_of_the_plan(self):
     folder = self._folder()
-    with folder.locked():
-      folder.check_parameters(self.parameters)
+    with folder.claim(self.parameters):
       tasks = folder.tasks()
       self.assertLen(tasks, 6)
       for task in reversed(tasks):  # whatever the order in which they end
@@ -80,8 +79,7 @@ class FolderTest(absltest.TestCase):
 
   def test_a_later_start_asks_only_for_what_is_left(self):
     folder = self._folder()
-    with folder.locked():
-      folder.check_parameters(self.parameters)
+    with folder.claim(self.parameters):
       tasks = folder.tasks()
       for task in (tasks[0], tasks[-1]):
         folder.put(task, self._record(task), None)
@@ -90,8 +88,7 @@ class FolderTest(absltest.TestCase):
 
   def test_failures_are_counted_and_listed(self):
     folder = self._folder()
-    with folder.locked():
-      folder.check_parameters(self.parameters)
+    with folder.claim(self.parameters):
       for task in folder.tasks():
         bad = task.clip.id == "train/3"
         folder.put(task, None if bad else self._record(task), "torn\tin\ntwo" if bad else None)
@@ -107,8 +104,7 @@ class FolderTest(absltest.TestCase):
 
   def test_reopened_failures_are_asked_for_again_and_nothing_else_is(self):
     folder = self._folder()
-    with folder.locked():
-      folder.check_parameters(self.parameters)
+    with folder.claim(self.parameters):
       for task in folder.tasks():
         bad = task.clip.id == "train/3"
         folder.put(task, None if bad else self._record(task), "torn" if bad else None)
@@ -126,8 +122,7 @@ class FolderTest(absltest.TestCase):
 
   def test_counts_that_do_not_add_up_are_an_error(self):
     folder = self._folder()
-    with folder.locked():
-      folder.check_parameters(self.parameters)
+    with folder.claim(self.parameters):
       for task in folder.tasks():
         folder.put(task, self._record(task), None)
       folder.finish_shards()
@@ -136,24 +131,26 @@ class FolderTest(absltest.TestCase):
       with self.assertRaisesRegex(errors.I3dError, "train lists 5 clips, but [0-9] are written and 0 failed"):
         folder.finish(self.dataset, self.parameters)
 
+  def _refused(self, parameters, sentence: str) -> None:
+    with self.assertRaisesRegex(errors.I3dError, sentence):
+      with self._folder().claim(parameters):
+        self.fail("it must be refused")
+
   def test_parameters_are_compared(self):
-    with self._folder().locked():
-      self._folder().check_parameters(self.parameters)
-      self._folder().check_parameters(self.parameters)
-      with self.assertRaisesRegex(errors.I3dError, r"\(fps was 25.0, is 10; quality was None, is 3\)"):
-        self._folder().check_parameters({"fps": 10, "streams": ["rgb"], "quality": 3})
+    for resumed in (False, True):
+      with self._folder().claim(self.parameters) as found:
+        self.assertEqual(found, resumed)
+    other = {"fps": 10, "streams": ["rgb"], "quality": 3}
+    self._refused(other, r"\(fps was 25.0, is 10; quality was None, is 3\)")
 
   def test_strange_records_are_not_taken_over(self):
     self.path.mkdir()
     (self.path / "x.tfrecord").write_bytes(b"")
-    with self.assertRaisesRegex(errors.I3dError, "x.tfrecord: there are records here, but no dataset.json"):
-      self._folder().check_parameters(self.parameters)
+    self._refused(self.parameters, "holds x.tfrecord, but no dataset.json that says how it was made")
 
   def test_one_process_at_a_time(self):
-    with self._folder().locked():
-      with self.assertRaisesRegex(errors.I3dError, "another process is writing here"):
-        with self._folder().locked():
-          self.fail("two at once")
+    with self._folder().claim(self.parameters):
+      self._refused(self.parameters, "another process is working in it")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import colorsys
 import dataclasses
 import errno
 import hashlib
-import json
 import math
 import os
 import pathlib
@@ -31,7 +30,7 @@ import numpy as np
 import tqdm
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.video import decode
 
 MOTION, APPEARANCE = "motion", "appearance"  # what classes may differ in
@@ -197,10 +196,7 @@ def write_dataset(
   _check_counts(clips_per_class)
   if differ_in not in CLASSES:
     raise errors.I3dError(f"differ_in is {differ_in!r}; allowed are {', '.join(CLASSES)}")
-  if not os.fspath(folder):  # pathlib would take it for the current folder
-    raise errors.I3dError("the folder for the clips has an empty name")
-  folder = pathlib.Path(folder)
-  _claim(folder, _settings(differ_in, clips_per_class, seed, num_frames, size, fps))
+  output = workdir.Workdir(folder, SETTINGS_FILE, section=None, foreign=SPLITS)
   clips = [
     (split, label, number)
     for split in SPLITS
@@ -208,11 +204,13 @@ def write_dataset(
     for number in range(clips_per_class.get(split, 0))
   ]
   paths = [clip_path(folder, *clip) for clip in clips]
-  for clip, path in zip(tqdm.tqdm(clips, unit="clip", disable=None), paths):
-    if not _is_sound(path, num_frames, size, fps):
-      path.parent.mkdir(parents=True, exist_ok=True)
-      frames = render_clip(clip[1], seed=clip_seed(seed, *clip), num_frames=num_frames, size=size, fps=fps)
-      _write_clip(path, frames, fps)
+  with output.claim(_settings(differ_in, clips_per_class, seed, num_frames, size, fps)):
+    for clip, path in zip(tqdm.tqdm(clips, unit="clip", disable=None), paths):
+      if not _is_sound(path, num_frames, size, fps):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frames = render_clip(clip[1], seed=clip_seed(seed, *clip), num_frames=num_frames, size=size, fps=fps)
+        with output.replacing(path) as file:
+          file.write(_encode(frames, fps))
   return paths
 
 
@@ -260,28 +258,6 @@ def _settings(
   }
 
 
-def _claim(folder: pathlib.Path, settings: dict[str, int | str]) -> None:
-  """Makes the folder and notes the settings in it, or compares them with those it was made with."""
-  if folder.exists() and not folder.is_dir():
-    raise errors.I3dError(f"{folder}: this is a file, not a folder")
-  file = folder / SETTINGS_FILE
-  if not file.exists():
-    if found := [split for split in SPLITS if (folder / split).exists()]:
-      raise errors.I3dError(f"{folder}: it has a {found[0]}, but no {SETTINGS_FILE}; give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.replacing(file) as out:
-      out.write(json.dumps(settings, indent=2).encode() + b"\n")
-    return
-  try:
-    before = json.loads(file.read_bytes())
-    different = [name for name in settings if before[name] != settings[name]]
-  except (ValueError, KeyError, TypeError):
-    raise errors.I3dError(f"{file}: it is damaged; remove {folder} and start anew") from None
-  if different:
-    changes = ", ".join(f"{name} {before[name]} (not {settings[name]})" for name in different)
-    raise errors.I3dError(f"{folder}: it was made with {changes}; give the same, or another folder")
-
-
 def _is_sound(path: pathlib.Path, num_frames: int, size: tuple[int, int], fps: int) -> bool:
   """Whether there is a video of this length and size that decodes to its end."""
   try:
@@ -290,13 +266,13 @@ def _is_sound(path: pathlib.Path, num_frames: int, size: tuple[int, int], fps: i
     return False
 
 
-def _write_clip(path: pathlib.Path, frames: np.ndarray, fps: int) -> None:
+def _encode(frames: np.ndarray, fps: int) -> bytes:
   """Motion JPEG: each frame stands for itself, so that compression knows nothing of motion either.
 
   OpenCV encodes it itself, on any number of threads to the same bytes, and sharper than FFmpeg does its MPEG-4.
   """
-  with files.replacing(path) as out, tempfile.TemporaryDirectory() as scratch:
-    draft = pathlib.Path(scratch, path.name)
+  with tempfile.TemporaryDirectory() as scratch:
+    draft = pathlib.Path(scratch, f"clip{SUFFIX}")
     height, width = frames.shape[1:3]
     writer = cv2.VideoWriter(
       os.fspath(draft), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height)
@@ -307,7 +283,7 @@ def _write_clip(path: pathlib.Path, frames: np.ndarray, fps: int) -> None:
     writer.release()
     if not _is_sound(draft, len(frames), (height, width), fps):  # OpenCV does not say so
       raise OSError(errno.EIO, "OpenCV could not write the clip; is there space left?", scratch)
-    out.write(draft.read_bytes())
+    return draft.read_bytes()
 
 
 def _render(

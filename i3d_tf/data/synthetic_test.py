@@ -276,7 +276,7 @@ class DatasetTest(TemporaryFolderTest):
       for number in range(count)
     }
     self.assertEqual({os.fspath(path.relative_to(self.folder / "a")) for path in paths}, expected)
-    self.assertEqual(set(self._contents()), expected | {synthetic.SETTINGS_FILE})
+    self.assertEqual(set(self._contents()), expected | {synthetic.SETTINGS_FILE, ".lock"})
     self.assertLen({path.name for path in paths}, len(paths))
     self.assertEqual(decode.list_videos([self.folder / "a"]), sorted(paths))
 
@@ -305,7 +305,7 @@ class DatasetTest(TemporaryFolderTest):
     self.assertEqual(self._contents("a"), self._contents("b"))
     first, other = self._contents("a"), self._contents("c")
     self.assertEqual(first.keys(), other.keys())
-    self.assertEmpty(set(first.values()) & set(other.values()))
+    self.assertEqual(set(first.values()) & set(other.values()), {b""})  # the lock file
 
   def test_only_what_is_missing_or_damaged_is_written_again(self):
     paths = self._write()
@@ -344,16 +344,18 @@ class DatasetTest(TemporaryFolderTest):
     self.assertEqual(self._contents(), self._contents("undisturbed"))
 
   @parameterized.parameters(
-    (dict(seed=1), r"seed 0 \(not 1\);"),
-    (dict(differ_in="appearance"), r"differ_in motion \(not appearance\);"),
-    (dict(num_frames=6), r"num_frames 5 \(not 6\);"),
-    (dict(size=(40, 44), fps=30), r"height 32 \(not 40\), width 40 \(not 44\), fps 25 \(not 30\);"),
-    (dict(clips_per_class={"train": 2, "val": 1}), r"val_clips 0 \(not 1\), test_clips 1 \(not 0\);"),
+    (dict(seed=1), "seed was 0, is 1"),
+    (dict(differ_in="appearance"), "differ_in was 'motion', is 'appearance'"),
+    (dict(num_frames=6), "num_frames was 5, is 6"),
+    (dict(size=(40, 44), fps=30), "height was 32, is 40; width was 40, is 44; fps was 25, is 30"),
+    (dict(clips_per_class={"train": 2, "val": 1}), "val_clips was 0, is 1; test_clips was 1, is 0"),
   )
   def test_other_settings_are_refused(self, changed, sentence):
     self._write()
     before = self._contents()
-    with self.assertRaisesRegex(errors.I3dError, f"^{self.folder}/a: it was made with {sentence} give the same, or "):
+    with self.assertRaisesRegex(
+      errors.I3dError, f"^{self.folder}/a was made with other parameters \\({sentence}\\); choose "
+    ):
       self._write(**changed)
     self.assertEqual(self._contents(), before)
 
@@ -364,16 +366,22 @@ class DatasetTest(TemporaryFolderTest):
     decoded = decode.read_video(paths[0], fps=25, short_side=None)
     self.assertLess(np.abs(decoded.astype(float) - frames).mean(), 6)
 
-  @parameterized.parameters(b"", b"{", b"[1]", b"3", b'{"seed": 0}', b"\xff")
+  @parameterized.parameters(b"", b"{", b"[1]", b"3", b"\xff")
   def test_damaged_settings_are_refused(self, content):
     self._write()
     (self.folder / "a" / synthetic.SETTINGS_FILE).write_bytes(content)
     with self.assertRaisesRegex(errors.I3dError, f"^{self.folder}/a/synthetic.json: it is damaged; remove "):
       self._write()
 
+  def test_settings_that_lack_some_are_refused(self):
+    self._write()
+    (self.folder / "a" / synthetic.SETTINGS_FILE).write_bytes(b'{"seed": 0}')
+    with self.assertRaisesRegex(errors.I3dError, "other parameters .*differ_in was None, is 'motion'"):
+      self._write()
+
   def test_a_folder_of_other_videos_is_refused(self):
     (self.folder / "a" / "test" / "jump").mkdir(parents=True)
-    with self.assertRaisesRegex(errors.I3dError, f"^{self.folder}/a: it has a test, but no synthetic.json; give "):
+    with self.assertRaisesRegex(errors.I3dError, f"^{self.folder}/a holds test, but no synthetic.json that says "):
       self._write()
     self.assertEmpty(self._contents())
 
@@ -395,14 +403,14 @@ class DatasetTest(TemporaryFolderTest):
     (self.folder / "file").touch()
     with self.assertRaisesRegex(errors.I3dError, f"^{self.folder}/file: this is a file, not a folder$"):
       self._write("file")
-    with self.assertRaisesRegex(errors.I3dError, "^the folder for the clips has an empty name$"):
+    with self.assertRaisesRegex(errors.I3dError, "^the output folder has an empty name$"):
       synthetic.write_dataset("")
 
   def test_an_encoder_that_fails_is_an_error_and_leaves_no_clip(self):
     with mock.patch.object(cv2.VideoWriter, "write", lambda *_: None):
       with self.assertRaisesRegex(OSError, "OpenCV could not write the clip"):
         self._write()
-    self.assertEqual(set(self._contents()), {synthetic.SETTINGS_FILE})
+    self.assertEqual(set(self._contents()), {synthetic.SETTINGS_FILE, ".lock"})
 
 
 class MainTest(TemporaryFolderTest):
@@ -423,7 +431,7 @@ class MainTest(TemporaryFolderTest):
     self.assertEqual((done.returncode, done.stdout, done.stderr), (0, said, ""))
     self.assertEqual(clip.read_bytes(), content)
     done = self._run(*flags, "--seed=3")
-    sentence = f"{self.folder}/a: it was made with seed 0 (not 3); give the same, or another folder"
+    sentence = f"{self.folder}/a was made with other parameters (seed was 0, is 3); choose another folder or remove it"
     self.assertEqual((done.returncode, done.stdout, done.stderr), (1, "", f"make_synthetic: error: {sentence}\n"))
 
   @parameterized.parameters("--seed=-1", "--width=31", "--differ_in=colour", "--nonsense=1")

@@ -12,7 +12,7 @@ import sys
 import time
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.evaluation import experiment_tables as tables
 
 # What `evaluate` tells of itself that is kept.
@@ -100,7 +100,7 @@ def run(
     if not pathlib.Path(data, name).is_dir():
       raise errors.I3dError(f"{pathlib.Path(data, name)}: no such folder of records; {table.path} says how it is made")
   places = Places(str(table.path.parent), data, output)
-  with files.locked(output):
+  with workdir.locked(output):
     results = tables.Results(table.results_path)
     left = []
     for experiment in experiments:

@@ -30,7 +30,7 @@ import statistics
 from typing import Any
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 
 STREAMS = ("rgb", "flow", "joint")
 BOTH = "rgb+flow"
@@ -183,7 +183,7 @@ class Results:
   def put(self, row: str, repeat: str, entry: Mapping[str, Any]) -> None:
     """Replaces an entry, in the file, too."""
     self._entries.setdefault(row, {})[repeat] = dict(entry)
-    with files.replacing(self._path) as file:
+    with workdir.replacing(self._path) as file:
       file.write(json.dumps(self._entries, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
@@ -261,5 +261,5 @@ def insert(path: str | os.PathLike, table: Table, text: str) -> None:
     page = page[: page.index(begin)] + section + page[page.index(end) + len(end) :]
   else:
     raise errors.I3dError(f"{path}: the marker comments of {table.label} are not one pair; mend or remove them")
-  with files.replacing(path) as file:
+  with workdir.replacing(path) as file:
     file.write(page.encode())

@@ -15,7 +15,7 @@ import zipfile
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 
 _NUM_NAMED = 3  # ids in a message
 
@@ -57,7 +57,7 @@ def save(path: str | os.PathLike, scores: Scores) -> None:
     "made_with": dict(scores.made_with),
     "failures": [dict(failure) for failure in scores.failures],
   }
-  with files.replacing(path) as file:
+  with workdir.replacing(path) as file:
     np.savez(
       file,
       ids=np.array(scores.ids, np.str_),

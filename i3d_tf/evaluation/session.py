@@ -7,8 +7,8 @@ import pathlib
 from typing import Any
 
 from i3d_tf import errors
-from i3d_tf import files
 from i3d_tf import provenance
+from i3d_tf import workdir
 from i3d_tf.evaluation import config
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics as metrics_lib
@@ -44,7 +44,7 @@ def run(options: config.Evaluation) -> tuple[dict[str, Outcome], list[dict[str, 
     I3dError: for whatever does not fit together; what is finished is kept.
   """
   folder = pathlib.Path(options.output)
-  with files.locked(folder):
+  with workdir.locked(folder):
     scores = {stream: _scores(options, stream, folder) for stream in options.streams}
     outcomes = {stream: _outcome(each, scores_lib.alone(each.logits)) for stream, each in scores.items()}
     if options.has_fusion:
@@ -133,9 +133,9 @@ def _write(
     runs=_learning(options),
     examples=_examples(options, last),
   )
-  with files.replacing(folder / "results.json") as file:
+  with workdir.replacing(folder / "results.json") as file:
     file.write(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
-  with files.replacing(folder / "report.html") as file:
+  with workdir.replacing(folder / "report.html") as file:
     file.write(page.encode(errors="backslashreplace"))
 
 

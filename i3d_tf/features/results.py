@@ -15,7 +15,7 @@ import zipfile
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.features import profiles
 
 INFO = "extraction.json"
@@ -44,23 +44,23 @@ class Folder:
     Raises:
       I3dError: if the folder was made otherwise, naming every difference.
     """
-    with files.locked(self.path, wait=True):
+    with workdir.locked(self.path, wait=True):
       info = self.path / INFO
       if info.exists():
         try:
           old = json.loads(info.read_text(encoding="utf-8"))["parameters"]
         except (ValueError, LookupError, TypeError) as error:
           raise errors.I3dError(f"{info}: this is not what extract_features writes: {error}") from None
-        files.check_parameters(self.path, old, parameters)
+        workdir.check_parameters(self.path, old, parameters)
         return
       if self.manifest.exists():
         raise errors.I3dError(f"{self.path}: there is a {MANIFEST} here, but no {INFO} that says how it was made")
-      with files.replacing(info) as file:
+      with workdir.replacing(info) as file:
         file.write(json.dumps({"parameters": parameters, "made_by": made_by}, indent=2).encode() + b"\n")
 
   def entries(self) -> dict[str, Entry]:
     """The entries of all inputs done so far, by input."""
-    with files.locked(self.path, wait=True):  # or a piece may go into the manifest just now
+    with workdir.locked(self.path, wait=True):  # or a piece may go into the manifest just now
       return self._entries()
 
   def _entries(self) -> dict[str, Entry]:
@@ -88,7 +88,7 @@ class Folder:
   def put(self, entry: Entry) -> None:
     """Keeps an entry."""
     self.work.mkdir(exist_ok=True)
-    with files.replacing(self.work / f"{_digest(entry['input'])}.json") as file:
+    with workdir.replacing(self.work / f"{_digest(entry['input'])}.json") as file:
       file.write(json.dumps(entry).encode())
 
   def write(self, contents: profiles.Files) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ class Folder:
     for name, content in contents.items():
       path = self.path / name
       path.parent.mkdir(parents=True, exist_ok=True)
-      with files.replacing(path) as file:
+      with workdir.replacing(path) as file:
         if isinstance(content, Mapping):
           _write_npz(file, content)
         else:
@@ -108,11 +108,11 @@ class Folder:
 
   def finish(self) -> None:
     """Puts the pieces into the manifest, which is in the order of the inputs' names."""
-    with files.locked(self.path, wait=True):
+    with workdir.locked(self.path, wait=True):
       pieces = sorted(self.work.glob("*.json"))
       entries = self._entries()
       if pieces or not self.manifest.exists():
-        with files.replacing(self.manifest) as file:
+        with workdir.replacing(self.manifest) as file:
           for name in sorted(entries):
             file.write(json.dumps(entries[name]).encode() + b"\n")
       for piece in pieces:

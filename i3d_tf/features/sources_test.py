@@ -21,7 +21,6 @@ from i3d_tf.data import prepare
 from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.features import sources
-from i3d_tf.features import sources as sources_lib
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
@@ -48,39 +47,39 @@ class SourcesTest(parameterized.TestCase):
     (self.folder / "records" / "train-00000-of-00001.tfrecord").write_bytes(content)
 
   def _positions(self, source, **changes):
-    video = sources_lib.open_video(source, **{**_OPEN, **changes})
+    video = sources.open_video(source, **{**_OPEN, **changes})
     return list(video.positions()), video
 
   def test_ids_are_paths_below_the_folder(self):
     (self.folder / "a" / "b").mkdir(parents=True)
     for name in ("a/x.avi", "a/b/x.y.mp4", "z.mkv"):
       (self.folder / name).touch()
-    found = sources_lib.list_sources([self.folder, self.folder / "z.mkv", "elsewhere/none.mp4"])
+    found = sources.list_sources([self.folder, self.folder / "z.mkv", "elsewhere/none.mp4"])
     self.assertEqual([source.id for source in found], ["a/b/x.y", "a/x", "z", "none"])
     self.assertEqual(found[3].name, "elsewhere/none.mp4")
-    sources_lib.check_ids(found, lambda source: source.id)
+    sources.check_ids(found, lambda source: source.id)
     with self.assertRaisesRegex(errors.I3dError, "x.y.mp4 and .*a/x.avi would have the same output, x; rename one"):
-      sources_lib.check_ids(found, lambda source: source.id.rpartition("/")[2][0])
+      sources.check_ids(found, lambda source: source.id.rpartition("/")[2][0])
 
   def test_records_have_their_ids_and_those_that_have_none_their_numbers(self):
     self._write_records(ids=("train/run/a", "../up", "/root"))
     file = self.folder / "records" / "train-00000-of-00001.tfrecord"
     file.write_bytes(file.read_bytes() + b"torn")
-    found = sources_lib.list_sources([self.folder / "records"])
+    found = sources.list_sources([self.folder / "records"])
     numbered = [f"{file.name}-{number}" for number in (1, 2, 3)]
     self.assertEqual([source.id for source in found], ["train/run/a", *numbered])
     self.assertEqual(found[0].name, f"{file}, record 0")
     bare = file.rename(file.with_suffix(""))  # as MediaSequence names them
-    self.assertEqual(sources_lib.list_sources([self.folder / "records"])[0].id, "train/run/a")
+    self.assertEqual(sources.list_sources([self.folder / "records"])[0].id, "train/run/a")
     bare.rename(file)
-    self.assertEqual(sources_lib.list_sources([file]), found)
+    self.assertEqual(sources.list_sources([file]), found)
     with self.assertRaisesRegex(errors.I3dError, "record 3: the file ends within it"):
-      sources_lib.open_video(found[3], **_OPEN)
+      sources.open_video(found[3], **_OPEN)
 
   @parameterized.parameters((("rgb",), False, 6), (("rgb",), True, 5), (("flow",), True, 5), (("rgb", "flow"), True, 5))
   def test_positions_of_a_video(self, streams, pairs, count):
     testing.write_moving_video(self.folder / "v.avi", seed=1, num_frames=6)
-    (source,) = sources_lib.list_sources([self.folder / "v.avi"])
+    (source,) = sources.list_sources([self.folder / "v.avi"])
     got, video = self._positions(source, streams=streams, pairs=pairs)
     frames = decode.read_video(self.folder / "v.avi", short_side=36)
     self.assertEqual((len(got), video.fps, video.estimate, video.count()), (count, 25.0, 6, 6))
@@ -95,16 +94,16 @@ class SourcesTest(parameterized.TestCase):
 
   def test_other_rates(self):
     testing.write_moving_video(self.folder / "v.avi", seed=1, num_frames=20)
-    (source,) = sources_lib.list_sources([self.folder / "v.avi"])
+    (source,) = sources.list_sources([self.folder / "v.avi"])
     for fps, count, rate in ((10.0, 9, 10.0), (0.0, 20, 25.0)):
       got, video = self._positions(source, streams=("rgb",), pairs=False, fps=fps)
       self.assertEqual((len(got), video.count(), video.fps), (count, count, rate))
 
   def test_a_record_gives_what_its_video_gives_to_the_precision_of_its_images(self):
     self._write_records(flow_rounding="nearest")
-    source, _ = sources_lib.list_sources([self.folder / "records"])
+    source, _ = sources.list_sources([self.folder / "records"])
     got, video = self._positions(source)
-    (file,) = sources_lib.list_sources([self.folder / "v.avi"])
+    (file,) = sources.list_sources([self.folder / "v.avi"])
     expected, _ = self._positions(file)
     self.assertEqual((len(got), video.count()), (5, 6))
     for position, other in zip(got, expected, strict=True):
@@ -114,14 +113,14 @@ class SourcesTest(parameterized.TestCase):
 
   def test_flow_is_computed_where_a_record_has_none(self):
     self._write_records(streams=("rgb",))
-    source, _ = sources_lib.list_sources([self.folder / "records"])
+    source, _ = sources.list_sources([self.folder / "records"])
     got, _ = self._positions(source)
     expected = codec.scale(tvl1.tvl1_flow(np.stack([position["rgb"] for position in got])))
     np.testing.assert_array_equal([position["flow"] for position in got[:4]], expected)
 
   def test_a_records_flow_is_resized_with_its_frames(self):
     self._write_records()
-    source, _ = sources_lib.list_sources([self.folder / "records"])
+    source, _ = sources.list_sources([self.folder / "records"])
     whole, half = (self._positions(source, short_side=side)[0][2] for side in (36, 18))
     self.assertEqual((half["rgb"].shape, half["flow"].shape), ((18, 24, 3), (18, 24, 2)))
     medians = [float(np.median(position["flow"][..., 0])) for position in (whole, half)]
@@ -134,16 +133,16 @@ class SourcesTest(parameterized.TestCase):
   )
   def test_what_a_record_cannot_give_is_refused(self, streams, changes, message):
     self._write_records(streams=streams)
-    source, _ = sources_lib.list_sources([self.folder / "records"])
+    source, _ = sources.list_sources([self.folder / "records"])
     with self.assertRaisesRegex(errors.I3dError, message):
-      sources_lib.open_video(source, **{**_OPEN, **changes})
+      sources.open_video(source, **{**_OPEN, **changes})
 
   def test_the_id_of_a_record_of_any_length(self):
     for length in (1, 200, 20_000):
       name = "x" * length
       self.folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
       self._write_records(ids=(name,))
-      (source,) = sources_lib.list_sources([os.fspath(self.folder / "records")])
+      (source,) = sources.list_sources([os.fspath(self.folder / "records")])
       self.assertEqual(source.id, name)
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 
 BOUND = 20.0  # pixels per frame; larger motion is cut off (paper, section 2.4; google/mediapipe media_sequence)
 ROUNDINGS = ("truncate", "nearest")
@@ -99,7 +99,7 @@ def write_flo(path: str | os.PathLike, flow: np.ndarray) -> None:
   if flow.ndim != 3 or flow.shape[-1] != 2:
     raise ValueError(f"flow has shape {flow.shape}; a .flo file holds [height, width, 2]")
   height, width = flow.shape[:2]
-  with files.replacing(path) as file:
+  with workdir.replacing(path) as file:
     file.write(_FLO_MAGIC + np.array([width, height], "<i4").tobytes() + np.ascontiguousarray(flow, "<f4").tobytes())
 
 

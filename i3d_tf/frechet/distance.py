@@ -125,7 +125,7 @@ def bootstrap(
 
 
 def save(file: BinaryIO, features: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-  """Writes sets of features `[N, D]` by name, and what they are, as an .npz; see `files.replacing`.
+  """Writes sets of features `[N, D]` by name, and what they are, as an .npz; see `workdir.replacing`.
 
   For each name it has the arrays NAME_features, which is what `load` reads, and for other programs NAME_mean and
   NAME_covariance as `fit` gives them. `facts` are anything that JSON can say.

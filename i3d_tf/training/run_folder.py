@@ -6,8 +6,8 @@ import json
 import pathlib
 
 from i3d_tf import errors
-from i3d_tf import files
 from i3d_tf import provenance
+from i3d_tf import workdir
 from i3d_tf.models import base
 from i3d_tf.training import checkpoints
 from i3d_tf.weights import release
@@ -52,10 +52,10 @@ def prepare(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_rep
         f"{folder} stands at step {step}, beyond --num_steps={new['num_steps']}; give at least as many, or another "
         "--output"
       )
-  elif not path.exists() and folder.exists() and any(child.name != files.LOCK for child in folder.iterdir()):
+  elif not path.exists() and folder.exists() and any(child.name != workdir.LOCK for child in folder.iterdir()):
     raise errors.I3dError(f"{folder} is not empty and holds no run of train; choose another --output")
   folder.mkdir(parents=True, exist_ok=True)
-  with files.replacing(path) as file:
+  with workdir.replacing(path) as file:
     file.write(json.dumps(new, indent=2).encode() + b"\n")
   (folder / "flags.txt").write_text(flags_text, encoding="utf-8")
   rows = "".join(f"{name}\t{value}\n" for name, value in provenance.collect().items())

@@ -12,7 +12,7 @@ import time
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
@@ -68,7 +68,7 @@ def train(
   with contextlib.ExitStack() as stack:
     if workers.is_chief:
       folder = pathlib.Path(run.output)
-      stack.enter_context(files.locked(folder))
+      stack.enter_context(workdir.locked(folder))
       run_folder.prepare(folder, (run, optimization, clips), flags_text, num_replicas=strategy.num_replicas_in_sync)
     else:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="i3d_tf.")))

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 
 SUFFIX = ".mp4"
 _QUALITY = {"crf": "18", "preset": "veryfast"}  # of x264: hard to tell from what was drawn
@@ -27,7 +27,7 @@ def writing(path: str | os.PathLike, *, fps: float) -> Iterator[Callable[[np.nda
   """
   if pathlib.Path(path).suffix.lower() != SUFFIX:
     raise errors.I3dError(f"{path}: the video's name must end in {SUFFIX}")
-  with files.replacing(path) as file, av.open(file, "w", format="mp4") as container:
+  with workdir.replacing(path) as file, av.open(file, "w", format="mp4") as container:
     stream = container.add_stream("libx264", rate=round(fps), options=_QUALITY)
     stream.pix_fmt = "yuv420p"
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.input import clip_config
 from i3d_tf.models import inflation
 from i3d_tf.models import preprocess
@@ -52,7 +52,7 @@ def write(name_or_path: str, folder: str | os.PathLike, options: Inflation) -> W
     CheckpointError, DownloadError: as `saved.read`.
     OSError: if the folder cannot be written.
   """
-  with files.new_folder(folder) as staging:
+  with workdir.new_folder(folder) as staging:
     values, info = saved.read(name_or_path)
     if info.model != _SOURCE:
       raise errors.I3dError(f"{name_or_path} is a network {info.model}; only {_SOURCE} can be inflated")

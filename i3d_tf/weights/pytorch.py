@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import workdir
 from i3d_tf.weights import bundle
 
 SUFFIXES = (".pt", ".pth", ".pyth")
@@ -60,7 +60,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """
   torch = import_torch()
   tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
-  with files.replacing(path) as file:
+  with workdir.replacing(path) as file:
     torch.save(tensors, file)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import files
 from i3d_tf import resources
+from i3d_tf import workdir
 from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import inception
@@ -128,7 +128,7 @@ def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], inf
   folder = pathlib.Path(folder)
   name = "model" if info.step is None else f"model-{info.step}"
   release.write(folder / name, values, _layout(info))
-  with files.replacing(folder / INFO) as file:
+  with workdir.replacing(folder / INFO) as file:
     file.write(json.dumps({"checkpoint": name, **dataclasses.asdict(info)}, indent=2).encode() + b"\n")
   for old in folder.glob("model*"):
     if old.suffix in (bundle.INDEX_SUFFIX, bundle.DATA_SUFFIX) and old.stem != name:

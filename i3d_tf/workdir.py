@@ -1,0 +1,323 @@
+"""Output folders that an interrupted run leaves whole and a later one continues.
+
+`Workdir` is a folder of records, features, made clips or a training run: it is claimed by one process at a time, holds
+a JSON file with the parameters that made it, and refuses others. `replacing`, `new_folder`, `locked` and
+`check_parameters` are its parts, for whoever writes a single file or a folder that is made in one go.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any, BinaryIO
+
+import filelock
+
+from i3d_tf import errors
+
+LOCK = ".lock"
+WORK = ".work"
+_TEMPORARY = ".i3d_tf-partial"  # suffix of files that are being written
+# Read once, while no thread can come between.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+class Workdir:
+  """An output folder that one process at a time works in, and a later one goes on with.
+
+  The folder holds `LOCK`, an empty file whose lock the system releases if the process dies; the JSON file `info`; and
+  in `WORK` what is needed until the work is done, among it the files that are being written.
+
+  Attributes:
+    path: the folder.
+    work: the folder of temporary files and of what is kept until all is done; made on demand, removed when empty.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    info: str,
+    *,
+    section: str | None = "parameters",
+    foreign: Iterable[str] = ("*",),
+    part: str = "",
+  ):
+    """Names the folder; nothing is read or written.
+
+    Args:
+      path: the folder, which need not exist.
+      info: name of the JSON file that says how the folder was made.
+      section: the key of `info` under which the parameters are; None if they are all that it holds.
+      foreign: patterns of the files that the folder must not hold when there is no `info`.
+      part: the share of this process in a folder that several work in at the same time, each on its own part, each
+        with a lock and temporary files in `WORK/part`.
+
+    Raises:
+      I3dError: if the path is empty, which pathlib would take for the current folder.
+    """
+    if not os.fspath(path):
+      raise errors.I3dError("the output folder has an empty name")
+    self.path = pathlib.Path(path)
+    self.work = self.path / WORK / part
+    self._info = self.path / info
+    self._section = section
+    self._foreign = tuple(foreign)
+    self._is_shared = bool(part)
+
+  @contextlib.contextmanager
+  def claim(
+    self,
+    parameters: Mapping[str, Any],
+    *,
+    about: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    free: Iterable[str] = (),
+    compare: bool = True,
+  ) -> Iterator[bool]:
+    """Locks the folder for the body of `with`, and writes how it is made or compares with what is written.
+
+    Temporary files of a process that was killed are removed.
+
+    Args:
+      parameters: that make the folder what it is; of types that JSON has.
+      about: what else `info` holds in a new folder, beside `parameters`; only with a section.
+      defaults: values of parameters that folders of earlier versions lack.
+      free: names of parameters that may change; the last values are kept.
+      compare: False if what is there may be made anew with other parameters.
+
+    Yields:
+      Whether the folder was claimed before and is continued.
+
+    Raises:
+      I3dError: if the path is a file, the folder is none of ours, was made with other parameters, or is locked.
+      OSError: if the folder cannot be written.
+    """
+    self._refuse_foreign()  # before a lock file is left in it
+    with locked(self.work if self._is_shared else self.path):
+      for leftover in self.work.glob(f".*{_TEMPORARY}"):
+        leftover.unlink(missing_ok=True)
+      try:
+        with locked(self.path, wait=True) if self._is_shared else contextlib.nullcontext():
+          resumed = self._prepare(json.loads(json.dumps(parameters)), about or {}, defaults or {}, free, compare)
+        yield resumed
+      finally:
+        with contextlib.suppress(OSError):
+          self.work.rmdir()
+
+  def _refuse_foreign(self) -> None:
+    _refuse_file(self.path)
+    if self._info.exists() or not self.path.exists():
+      return
+    found = sorted(path.name for pattern in self._foreign for path in self.path.glob(pattern))
+    if others := [name for name in found if name not in (LOCK, WORK)]:
+      raise errors.I3dError(
+        f"{self.path} holds {others[0]}, but no {self._info.name} that says how it was made; choose another folder"
+      )
+
+  def _prepare(
+    self,
+    parameters: dict[str, Any],
+    about: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    free: Iterable[str],
+    compare: bool,
+  ) -> bool:
+    is_there = self._info.exists()
+    if is_there and compare:
+      info = self.read_info()
+      before = info if self._section is None else info[self._section]
+      check_parameters(self.path, before, parameters, defaults=defaults, free=free)
+      if before == parameters:
+        return True
+      about = info
+    section = {} if self._section is None else {self._section: parameters}
+    self.write_info({**section, **about, **section} if section else parameters)
+    return is_there and compare
+
+  def read_info(self) -> dict[str, Any]:
+    """Returns the content of `info`.
+
+    Raises:
+      I3dError: if the file is damaged.
+      OSError: if it cannot be read.
+    """
+    try:
+      info = json.loads(self._info.read_bytes())
+      if isinstance(info if self._section is None else info[self._section], dict):
+        return info
+    except (ValueError, LookupError, TypeError):
+      pass
+    raise errors.I3dError(f"{self._info}: it is damaged; remove {self.path} and start anew, or choose another folder")
+
+  def write_info(self, info: Mapping[str, Any]) -> None:
+    """Replaces the content of `info`, for example by one that says that the work is done.
+
+    Args:
+      info: the whole content, the parameters included.
+    """
+    with self.replacing(self._info) as file:
+      file.write(json.dumps(info, indent=2).encode() + b"\n")
+
+  def replacing(self, path: str | os.PathLike) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Like the function `replacing`, with the temporary file in `work`, where the next process to claim finds it.
+
+    Args:
+      path: a file in the folder.
+
+    Returns:
+      A context manager that gives the file to write to.
+    """
+    self.work.mkdir(parents=True, exist_ok=True)
+    return replacing(path, scratch=self.work)
+
+
+@contextlib.contextmanager
+def locked(
+  folder: str | os.PathLike, *, name: str = LOCK, wait: bool = False, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+  """Keeps other processes that lock the same folder out of it; makes it if it does not exist.
+
+  Args:
+    folder: where the lock file is.
+    name: of the lock file, which stays.
+    wait: whether to wait until a process that holds the lock has ended.
+    on_wait: is called once if there is a need to wait.
+
+  Raises:
+    I3dError: if `folder` is a file, or another process holds the lock, unless `wait`.
+    OSError: if the folder or the lock file cannot be made.
+  """
+  folder = pathlib.Path(folder)
+  _refuse_file(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  lock = filelock.FileLock(folder / name)
+  try:
+    lock.acquire(timeout=0)
+  except filelock.Timeout:
+    if not wait:
+      raise errors.I3dError(f"{folder}: another process is working in it; wait for it or stop it") from None
+    on_wait()
+    lock.acquire()
+  try:
+    yield
+  finally:
+    lock.release()
+
+
+def _refuse_file(folder: pathlib.Path) -> None:
+  if folder.exists() and not folder.is_dir():
+    raise errors.I3dError(f"{folder}: this is a file, not a folder")
+
+
+def check_parameters(
+  where: str | os.PathLike,
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  *,
+  defaults: Mapping[str, Any] | None = None,
+  free: Iterable[str] = (),
+) -> None:
+  """Compares the parameters that a folder or file was made with with those that it is to be continued with.
+
+  Args:
+    where: names the folder or file in the message.
+    old: parameters as they were read from JSON.
+    new: parameters of now, of types that JSON has.
+    defaults: values of parameters that came later and are not in `old`; without one, the value was None.
+    free: names that are not compared.
+
+  Raises:
+    I3dError: naming every parameter that differs, its value there and now.
+  """
+  old, new = ({**json.loads(json.dumps(values))} for values in ({**(defaults or {}), **old}, new))
+  skipped = set(free)
+  names = [name for name in {**old, **new} if name not in skipped and old.get(name) != new.get(name)]
+  if names:
+    listed = "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)
+    raise errors.I3dError(f"{where} was made with other parameters ({listed}); choose another folder or remove it")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, *, scratch: str | os.PathLike | None = None) -> Iterator[BinaryIO]:
+  """Opens a temporary file that takes the place of `path` if the body succeeds, so that no reader sees a part of it.
+
+  The temporary file is made at once, so that a folder that cannot be written is found out before the work. A link is
+  followed, as `open` does.
+
+  Args:
+    path: the file to write or replace.
+    scratch: folder of the temporary file, on the file system of `path`; None: the folder of `path`.
+
+  Yields:
+    The temporary file, open for writing bytes.
+
+  Raises:
+    OSError: naming `path`, if it cannot be written.
+  """
+  target = pathlib.Path(os.path.realpath(path))
+  if target.is_dir():
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+  if target.exists() and not target.is_file():  # a device such as /dev/null must not be replaced
+    raise OSError(errno.EINVAL, "this is not a regular file", os.fspath(path))
+  folder = target.parent if scratch is None else pathlib.Path(scratch)
+  prefix = f".{target.name[:32]}."  # the whole could be too long with what comes behind
+  try:
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=_TEMPORARY)
+    try:
+      with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      os.chmod(temporary, 0o666 & ~_UMASK)
+      os.replace(temporary, target)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        os.unlink(temporary)
+      raise
+  except OSError as error:
+    # A temporary name, or none, would tell the user nothing.
+    hidden = error.filename is None or str(error.filename).startswith(os.path.join(folder, prefix))
+    if hidden and error.errno is not None:
+      raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+    raise
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Makes a folder that appears at `path` when the body has succeeded.
+
+  Args:
+    path: where there must be nothing, or an empty folder.
+
+  Yields:
+    The folder to fill.
+
+  Raises:
+    I3dError: if `path` is a file, or a folder that holds something.
+    OSError: if it cannot be written.
+  """
+  target = pathlib.Path(os.path.realpath(path))
+  if target.exists() and not target.is_dir():
+    raise errors.I3dError(f"{path} is a file; name a folder to write to")
+  held = sorted(os.listdir(target)) if target.exists() else []
+  if held:
+    raise errors.I3dError(f"{path} holds {held[0]} already; name a new or an empty folder to write to")
+  made = [parent for parent in target.parents if not parent.exists()]
+  target.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as staging:
+      complete = pathlib.Path(staging, target.name)
+      complete.mkdir()
+      yield complete
+      complete.rename(target)
+  except BaseException as error:
+    for parent in made:
+      with contextlib.suppress(OSError):
+        parent.rmdir()
+    if isinstance(error, OSError) and str(error.filename).startswith(os.path.join(target.parent, f".{target.name}.")):
+      raise OSError(error.errno, error.strerror, os.fspath(path)) from None  # a temporary name would tell nothing
+    raise
