@@ -101,7 +101,7 @@ class ClassifierTest(parameterized.TestCase):
       classifier.Classifier({"flow": self._write("rgb")})
 
   def test_weights_without_a_classifier(self):
-    saved.save_values(self.folder / "trunk", {}, saved.make_info(stream="rgb", num_classes=0))
+    saved.save_values(self.folder / "trunk", {"a": np.zeros(1)}, saved.make_info(stream="rgb", num_classes=0))
     with self.assertRaisesRegex(errors.CheckpointError, "has no classifier yet"):
       classifier.LoadedNetwork(self.folder / "trunk")
 
