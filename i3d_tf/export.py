@@ -96,7 +96,7 @@ def _write_weights(folder) -> list[str]:
 def _write_graph(folder) -> list[str]:
   from i3d_tf.exporting import graphs
 
-  options = cli.from_flags(graphs.Options)
+  options = cli.from_flags(graphs.GraphConfig)
   return graphs.write(folder, tuple(FLAGS.checkpoint), options)
 
 

@@ -57,7 +57,7 @@ def flags_of_main() -> dict:
 
 class FlagsTest(absltest.TestCase):
   def test_choices_and_defaults_are_those_of_the_library(self):
-    options, defined = graphs.Options(), testing.in_own_process(flags_of_main)
+    options, defined = graphs.GraphConfig(), testing.in_own_process(flags_of_main)
     self.assertEqual(defined["format"][1], ["saved_model", *graphs.CONVERTERS, *weights.FORMATS])
     self.assertEqual(defined["layout"][1], list(release.LAYOUTS))
     for name in ("format", "num_frames", "size", "average_space", "fold_batch_norm"):
@@ -127,7 +127,7 @@ class ExportTest(parameterized.TestCase):
 
   @parameterized.parameters(*graphs.CONVERTERS)
   def test_a_network_that_a_converter_does_not_manage_is_refused(self, form):
-    self.assertRegex(self._run("convnet_lstm", format=form)[1], "does not manage this network: .*TensorList")
+    self.assertRegex(self._run("convnet_lstm", format=form)[1], "cannot convert this network: .*TensorList")
     self.assertFalse(self.output.parent.exists())
 
   @parameterized.parameters(*release.LAYOUTS)

@@ -1,8 +1,6 @@
-"""A network as an ONNX model, float32, by tf2onnx, the extra `onnx`.
+"""Exporting networks as graphs, float32, with files that describe them: SavedModel, TensorFlow Lite (LiteRT) or ONNX.
 
-A network as a TensorFlow Lite (LiteRT) model, float32, of its built-in operations only.
-
-Networks as graphs for other programs: a SavedModel, TensorFlow Lite or ONNX, with what tells how to use them.
+TensorFlow Lite models have built-in operations only. ONNX models are made by tf2onnx, which is in the extra `onnx`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,15 +18,11 @@ from i3d_tf.exporting import classifier as classifier_lib
 from i3d_tf.exporting import saved_model
 from i3d_tf.exporting import signatures as signatures_lib
 
-_OPSET = 18  # of 2022; runtimes of the last years have it, and tf2onnx 1.17 goes to it
+_OPSET = 18  # of 2022: current runtimes have it, and tf2onnx 1.17 supports it
 
 
-def convert_to_onnx(signature: signatures_lib.Signature) -> bytes:
-  """The model, its inputs and outputs named as those of `signature`; open axes stay open.
-
-  Raises:
-    I3dError: if tf2onnx is not installed, or does not manage the network.
-  """
+def _to_onnx(signature: signatures_lib.Signature) -> bytes:
+  """Converts to an ONNX model whose inputs and outputs have the names of the signature; open axes stay open."""
   try:
     import onnx
     import tf2onnx
@@ -42,10 +36,10 @@ def convert_to_onnx(signature: signatures_lib.Signature) -> bytes:
       model, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(), input_names=inputs, output_names=outputs, opset=_OPSET
       )
-    # Of loops it makes models that no runtime loads.
+    # Loops become models that no runtime can load.
     onnx.checker.check_model(model, full_check=True)
-  except Exception as error:  # both raise what they like
-    raise errors.I3dError(f"tf2onnx does not manage this network: {saved_model.reason(error)}") from None
+  except Exception as error:  # both raise errors of many types
+    raise errors.I3dError(f"tf2onnx cannot convert this network: {saved_model.reason(error)}") from None
   given = [tensor.op.name for tensor in frozen.inputs]
   _rename(model.graph, dict(zip([*inputs, *outputs], [*given, *signature.function.structured_outputs], strict=True)))
   return model.SerializeToString()
@@ -53,7 +47,7 @@ def convert_to_onnx(signature: signatures_lib.Signature) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps back what tf2onnx prints, and TensorFlow's warnings of what it calls."""
+  """Suppresses what tf2onnx prints, and TensorFlow's warnings about functions that it calls."""
   logging.disable(logging.WARNING)
   try:
     with contextlib.redirect_stdout(io.StringIO()):
@@ -71,41 +65,38 @@ def _rename(graph, names: dict[str, str]) -> None:
     node.output[:] = [names.get(name, name) for name in node.output]
 
 
-def convert_to_tflite(signature: signatures_lib.Signature) -> bytes:
-  """The model, with `signature` under the name 'serving_default'; all axes of its inputs must be fixed.
+def _to_tflite(signature: signatures_lib.Signature) -> bytes:
+  """Converts to a model with the signature 'serving_default'; all axes of the inputs must be fixed.
 
-  TensorFlow Lite has 3D convolutions but no 3D pools, which become 2D ones.
-
-  Raises:
-    I3dError: if the converter does not manage the network.
+  TensorFlow Lite has 3D convolutions but no 3D pools, which become 2D pools.
   """
   try:
     frozen = saved_model.with_2d_pools(saved_model.freeze(signature.function))
     outputs = signature.function.structured_outputs
     apply = lambda **inputs: dict(zip(outputs, frozen(**inputs), strict=True))
     named = tf.function(apply, autograph=False).get_concrete_function(**signature.inputs)
-    # By way of a file, since of a function the converter at times keeps no signature.
+    # Through a file, since from a function the converter does not always keep the signature.
     with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
       saved_model.save(tf.Module(), folder, {signatures_lib.DEFAULT: named})
       return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-  except Exception as error:  # the converter raises what it likes
+  except Exception as error:  # the converter raises errors of many types
     reason = saved_model.reason(error)
-    raise errors.I3dError(f"TensorFlow Lite's converter does not manage this network: {reason}") from None
+    raise errors.I3dError(f"TensorFlow Lite's converter cannot convert this network: {reason}") from None
 
 
-CONVERTERS = {"tflite": convert_to_tflite, "onnx": convert_to_onnx}
+CONVERTERS = {"tflite": _to_tflite, "onnx": _to_onnx}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-  """What is written.
+class GraphConfig:
+  """How networks are exported as a graph.
 
   Attributes:
     format: 'saved_model', 'tflite' or 'onnx'. A TensorFlow Lite model has all axes fixed.
-    endpoints: of a SavedModel, those that get a signature.
-    num_frames, size: fix the frames, and height and width; None: left open if the network allows it.
-    average_space: take any size; see `saved.load`.
-    fold_batch_norm: into the convolutions.
+    endpoints: the endpoints that get a signature of their own in a SavedModel.
+    num_frames, size: number of frames, and height and width, of the clips; None: open if the network allows it.
+    average_space: take clips of any size; see `saved.load`.
+    fold_batch_norm: fold batch norm into the convolutions, for inference only.
   """
 
   format: str = "saved_model"
@@ -116,40 +107,45 @@ class Options:
   fold_batch_norm: bool = False
 
 
-def write(folder: pathlib.Path, checkpoints: tuple[str, ...], options: Options) -> list[str]:
-  """Writes one network, or two whose logits are added, to an empty folder.
+def write(folder: pathlib.Path, checkpoints: tuple[str, ...], config: GraphConfig) -> list[str]:
+  """Exports one network, or two whose logits are added, to an empty folder.
+
+  Args:
+    folder: to write to.
+    checkpoints: one, or two of RGB and flow.
+    config: how they are exported.
 
   Returns:
-    What was written, as lines of text.
+    Lines of text that say what was written.
 
   Raises:
-    I3dError: if the networks do not go together, or options do not fit them.
+    I3dError: if the networks do not go together or do not take such clips, or if the converter fails.
     CheckpointError, DownloadError: as `saved.load`.
     OSError: if the folder cannot be written.
   """
-  classifier = classifier_lib.Classifier(checkpoints, average_space=options.average_space)
-  if options.fold_batch_norm:
+  classifier = classifier_lib.Classifier(checkpoints, average_space=config.average_space)
+  if config.fold_batch_norm:
     classifier.fold_batch_norm()
-  specs = _specs(classifier, options)
-  signatures = signatures_lib.make(classifier, specs, options.endpoints)
-  if options.format == "saved_model":
+  specs = _specs(classifier, config)
+  signatures = signatures_lib.make(classifier, specs, config.endpoints)
+  if config.format == "saved_model":
     assets = signatures_lib.describe(classifier, checkpoints, signatures)
     saved_model.write(folder, classifier, specs, signatures, assets)
   else:
     signatures = {signatures_lib.DEFAULT: signatures[signatures_lib.DEFAULT]}
-    (folder / f"model.{options.format}").write_bytes(CONVERTERS[options.format](signatures[signatures_lib.DEFAULT]))
+    (folder / f"model.{config.format}").write_bytes(CONVERTERS[config.format](signatures[signatures_lib.DEFAULT]))
     for name, content in signatures_lib.describe(classifier, checkpoints, signatures).items():
       (folder / name).write_bytes(content)
   return [_title(classifier), *_table(signatures)]
 
 
-def _specs(classifier: classifier_lib.Classifier, options: Options) -> classifier_lib.Specs:
-  if options.format != "tflite":
-    return classifier.specs(num_frames=options.num_frames, size=options.size)
+def _specs(classifier: classifier_lib.Classifier, config: GraphConfig) -> classifier_lib.Specs:
+  if config.format != "tflite":
+    return classifier.specs(num_frames=config.num_frames, size=config.size)
   clip = classifier.infos[0].preprocess
-  if len(classifier.infos) > 1 and (options.num_frames is None or options.size is None):
-    raise errors.I3dError("--format=tflite fixes the clips; of two networks give --num_frames and --size")
-  return classifier.specs(num_frames=options.num_frames or clip.num_frames, size=options.size or clip.crop, batch=1)
+  if len(classifier.infos) > 1 and (config.num_frames is None or config.size is None):
+    raise errors.I3dError("format is tflite, which fixes the clips; for two networks give num_frames and size")
+  return classifier.specs(num_frames=config.num_frames or clip.num_frames, size=config.size or clip.crop, batch=1)
 
 
 def _title(classifier: classifier_lib.Classifier) -> str:
@@ -159,7 +155,7 @@ def _title(classifier: classifier_lib.Classifier) -> str:
 
 
 def _table(signatures: Mapping[str, signatures_lib.Signature]) -> list[str]:
-  """A line a signature: what it takes and returns."""
+  """Returns a line per signature: its inputs and outputs."""
   show = lambda tensors: ", ".join(f"{name} {_shape(tensor)}" for name, tensor in tensors.items())
   rows = [(name, show(each.inputs), show(each.function.structured_outputs)) for name, each in signatures.items()]
   widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
