@@ -1,13 +1,14 @@
-"""Exporting networks as graphs, float32, with files that describe them: SavedModel, TensorFlow Lite (LiteRT) or ONNX.
+"""Exporting networks for other programs: as graphs in float32 with files that describe them, or their weights alone.
 
-TensorFlow Lite models have built-in operations only. ONNX models are made by tf2onnx, which is in the extra `onnx`.
+Graphs are SavedModels, TensorFlow Lite (LiteRT) models or ONNX models. TensorFlow Lite models have built-in operations
+only; ONNX models are made by tf2onnx, which is in the extra `onnx`.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import dataclasses
 import io
 import logging
+import os
 import pathlib
 import tempfile
 
@@ -15,8 +16,13 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.exporting import classifier as classifier_lib
+from i3d_tf.exporting import config as config_lib
 from i3d_tf.exporting import saved_model
 from i3d_tf.exporting import signatures as signatures_lib
+from i3d_tf.weights import pytorch
+from i3d_tf.weights import pytorch_inception
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
 
 _OPSET = 18  # of 2022: current runtimes have it, and tf2onnx 1.17 supports it
 
@@ -84,30 +90,10 @@ def _to_tflite(signature: signatures_lib.Signature) -> bytes:
     raise errors.I3dError(f"TensorFlow Lite's converter cannot convert this network: {reason}") from None
 
 
-CONVERTERS = {"tflite": _to_tflite, "onnx": _to_onnx}
+_CONVERTERS = {"tflite": _to_tflite, "onnx": _to_onnx}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GraphConfig:
-  """How networks are exported as a graph.
-
-  Attributes:
-    format: 'saved_model', 'tflite' or 'onnx'. A TensorFlow Lite model has all axes fixed.
-    endpoints: the endpoints that get a signature of their own in a SavedModel.
-    num_frames, size: number of frames, and height and width, of the clips; None: open if the network allows it.
-    average_space: take clips of any size; see `saved.load`.
-    fold_batch_norm: fold batch norm into the convolutions, for inference only.
-  """
-
-  format: str = "saved_model"
-  endpoints: tuple[str, ...] = ()
-  num_frames: int | None = None
-  size: int | None = None
-  average_space: bool = False
-  fold_batch_norm: bool = False
-
-
-def write(folder: pathlib.Path, checkpoints: tuple[str, ...], config: GraphConfig) -> list[str]:
+def write_graph(folder: pathlib.Path, checkpoints: tuple[str, ...], config: config_lib.GraphConfig) -> list[str]:
   """Exports one network, or two whose logits are added, to an empty folder.
 
   Args:
@@ -133,13 +119,13 @@ def write(folder: pathlib.Path, checkpoints: tuple[str, ...], config: GraphConfi
     saved_model.write(folder, classifier, specs, signatures, assets)
   else:
     signatures = {signatures_lib.DEFAULT: signatures[signatures_lib.DEFAULT]}
-    (folder / f"model.{config.format}").write_bytes(CONVERTERS[config.format](signatures[signatures_lib.DEFAULT]))
+    (folder / f"model.{config.format}").write_bytes(_CONVERTERS[config.format](signatures[signatures_lib.DEFAULT]))
     for name, content in signatures_lib.describe(classifier, checkpoints, signatures).items():
       (folder / name).write_bytes(content)
   return [_title(classifier), *_table(signatures)]
 
 
-def _specs(classifier: classifier_lib.Classifier, config: GraphConfig) -> classifier_lib.Specs:
+def _specs(classifier: classifier_lib.Classifier, config: config_lib.GraphConfig) -> classifier_lib.Specs:
   if config.format != "tflite":
     return classifier.specs(num_frames=config.num_frames, size=config.size)
   clip = classifier.infos[0].preprocess
@@ -164,3 +150,36 @@ def _table(signatures: Mapping[str, signatures_lib.Signature]) -> list[str]:
 
 def _shape(tensor: tf.Tensor | tf.TensorSpec) -> str:
   return f"[{', '.join('?' if extent is None else str(extent) for extent in tensor.shape)}]"
+
+
+def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config: config_lib.WeightsConfig) -> str:
+  """Writes the weights, and the list of the class names, to an empty folder.
+
+  Args:
+    folder: to write to.
+    name_or_path: the network, as `saved.load` takes it.
+    config: how it is exported.
+
+  Returns:
+    What was written, in a few words.
+
+  Raises:
+    I3dError: if the format is not for this network.
+    CheckpointError, DownloadError: as `saved.load`, and if the files cannot be written.
+    OSError: likewise.
+  """
+  if config.format in config_lib.PYTORCH_FORMATS:
+    pytorch.import_torch()  # fails at once if it is not installed
+  values, info = saved.read(name_or_path)
+  if config.format != "network" and info.model != "i3d":
+    raise errors.I3dError(f"{name_or_path} is a network {info.model}; the format {config.format} is for i3d only")
+  if config.format == "network":
+    saved.save_values(folder, values, info)
+  elif config.format == "release":
+    release.write(folder / "model.ckpt", values, release.LAYOUTS[config.layout or info.stream])
+  else:
+    pytorch.write(folder / "model.pt", pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS[config.format]))
+  for name, content in signatures_lib.class_list(info.classes).items():
+    (folder / name).write_bytes(content)
+  number = sum(value.size for value in values.values())
+  return f"{info.model} for {info.stream}, {len(values)} variables with {number:,} values"
