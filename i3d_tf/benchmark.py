@@ -1,9 +1,10 @@
-"""Measures this machine. See `--help`."""
+"""Measures the speed and memory of the parts of this project on this machine. See `--help`."""
 
 import contextlib
 import dataclasses
 import json
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -15,48 +16,49 @@ from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import zoo
 
-USAGE = """Measures on this machine, and prints what it measured beside a bound measured in the same run.
+USAGE = """Measures speed and memory on this machine, each figure beside a bound measured in the same run.
 
-  python -m i3d_tf.benchmark network     seconds per clip, forward and one training step, beside the rate of a
-                                         matrix product; with --openvino beside OpenVINO, too
+  python -m i3d_tf.benchmark network     seconds per clip, forward and for a training step, beside the rate of a
+                                         matrix product; with --openvino also beside OpenVINO
   python -m i3d_tf.benchmark flow --video=FILE
-                                         milliseconds per pair of our TV-L1 beside OpenCV's, with one thread and
-                                         with all, the difference between the two, and where our time goes
+                                         milliseconds per pair of frames of our TV-L1 and of OpenCV's, with one thread
+                                         and with all, the difference between the two flows, and what our time is
+                                         spent on
   python -m i3d_tf.benchmark input --records=FOLDER
-                                         clips per second that the input pipeline makes for training, beside the rate
-                                         at which the same frames are decoded and nothing else
+                                         clips per second of the input pipeline of training, beside the rate at which
+                                         the same frames are decoded and nothing else is done
   python -m i3d_tf.benchmark train --records=FOLDER
-                                         seconds and clips per second of a training on these records, the share of
-                                         them that it waits for its input, and its peak memory
+                                         seconds and clips per second of training on these records, the share of the
+                                         time that is spent waiting for input, and peak memory
   python -m i3d_tf.benchmark extract --video=FILE
-                                         seconds per second of video of extract_features, beside its stages (decode,
-                                         flow, network) alone; with --lengths its peak memory for longer videos
+                                         seconds of extract_features per second of video, beside each of its stages
+                                         (decode, flow, network) alone; with --lengths peak memory for longer videos
   python -m i3d_tf.benchmark zoo --plot=FILE
                                          all networks, each in a process of its own: parameters, multiply-adds, seconds
-                                         per clip, clips per second of training steps, peak memory; and published
-                                         accuracy drawn against the seconds
+                                         per clip, clips per second of training, peak memory; and a figure of published
+                                         accuracy against seconds per clip
 
-Figures are medians over --rounds rounds; ratios are taken round by round."""
+Figures are medians over --rounds rounds; a ratio is the median of the ratios of each round."""
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 7, "Rounds of measurement after one that does not count.", lower_bound=1)
-flags.DEFINE_enum("model", "i3d", list(zoo.MODELS), "network, train: which one.")
-flags.DEFINE_list("models", None, "zoo: which ones. Default: all.")
-flags.DEFINE_string("plot", None, "zoo: draw to this file, a PNG image.")
+flags.DEFINE_integer("rounds", 7, "Rounds of measurement, after one that is not counted.", lower_bound=1)
+flags.DEFINE_enum("model", "i3d", list(zoo.MODELS), "network, train: the network.")
+flags.DEFINE_list("models", None, "zoo: the networks. Default: all.")
+flags.DEFINE_string("plot", None, "zoo: the PNG file to draw the figure to.")
 flags.DEFINE_integer(
-  "frames", None, "network, input, train: frames of the clip; zoo: at the most. Default: the model's.", lower_bound=1
+  "frames", None, "network, input, train: frames of a clip; zoo: the most of them. Default: the model's.", lower_bound=1
 )
 flags.DEFINE_integer("batch", 1, "network, train, zoo: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
-  "stream", "rgb", list(clip_config.STREAMS_OF), "network, train: what the model takes; input, extract: any."
+  "stream", "rgb", list(clip_config.STREAMS_OF), "network, train: a stream that the model takes; input, extract: any."
 )
-flags.DEFINE_string("openvino", None, "network: a Python interpreter with OpenVINO, to time the same graph.")
-flags.DEFINE_string("video", None, "flow: the video whose frames are used, at 340x256 pixels; extract: the video.")
+flags.DEFINE_string("openvino", None, "network: a Python interpreter that has OpenVINO, to time the same graph there.")
+flags.DEFINE_string("video", None, "flow: a video, whose frames are resized to 340x256 pixels; extract: the video.")
 flags.DEFINE_list("images", None, "flow: two images to use in place of a video, in their own size.")
-flags.DEFINE_integer("first", 0, "flow: the first frame to use, at 25 per second.", lower_bound=0)
-flags.DEFINE_integer("pairs", 4, "flow: how many pairs of frames.", lower_bound=1)
+flags.DEFINE_integer("first", 0, "flow: the first frame to use, at 25 frames per second.", lower_bound=0)
+flags.DEFINE_integer("pairs", 4, "flow: the number of pairs of frames.", lower_bound=1)
 flags.DEFINE_string("records", None, "input, train: the folder of records that prepare_dataset made.")
-flags.DEFINE_string("split", "train", "input, train: the split of them.")
+flags.DEFINE_string("split", "train", "input, train: the split of the records.")
 flags.DEFINE_integer(
   "short_side",
   None,
@@ -64,19 +66,30 @@ flags.DEFINE_integer(
   lower_bound=1,
 )
 flags.DEFINE_integer(
-    "crop", None, "network, input, train, extract: height and width of the clip in pixels; zoo: at the most. Default: "
-    "the model's.", lower_bound=1
+    "crop", None, "network, input, train, extract: height and width of a clip in pixels; zoo: the most of them. "
+    "Default: the model's.", lower_bound=1
 )  # fmt: skip
-flags.DEFINE_integer("clips", 16, "input: clips in a round.", lower_bound=1)
-flags.DEFINE_boolean("recompute", False, "train: compute activations twice to save memory.")
-flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, list(config.ENDPOINTS), "extract: which features.")
-flags.DEFINE_integer("window", 64, "extract: frames of a window; 0: all of the video.", lower_bound=0)
-flags.DEFINE_integer("threads", None, "extract: threads for optical flow. Default: the cores.", lower_bound=1)
-flags.DEFINE_list("lengths", [], "extract: seconds of videos, made by repeating --video, whose memory is measured.")
-flags.DEFINE_string("json", None, "Also write the figures to this file.")
+flags.DEFINE_integer("clips", 16, "input: clips per round.", lower_bound=1)
+flags.DEFINE_boolean("recompute", False, "train: save memory by computing activations again for the gradient.")
+flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, list(config.ENDPOINTS), "extract: the features.")
+flags.DEFINE_integer("window", 64, "extract: frames of a window; 0: the whole video.", lower_bound=0)
+flags.DEFINE_integer("threads", None, "extract: threads for optical flow. Default: one per core.", lower_bound=1)
+flags.DEFINE_list("lengths", [], "extract: seconds of videos, made by repeating --video, to measure memory with.")
+flags.DEFINE_string("json", None, "The JSON file to write the figures to, too.")
 
 
 def main(arguments: list[str]) -> int:
+  """Measures what the first argument names, and prints the report.
+
+  Args:
+    arguments: the words of the command line that are no flags.
+
+  Returns:
+    The exit status: 1 if some network of the zoo could not be measured.
+
+  Raises:
+    I3dError: for a subject or flags that are not allowed, and from the measurement.
+  """
   subjects = {
       "network": _network, "flow": _flow, "input": _input, "train": _train, "extract": _extract, "zoo": _zoo,
   }  # fmt: skip
@@ -84,53 +97,26 @@ def main(arguments: list[str]) -> int:
     given = " ".join(arguments) or "nothing"
     raise errors.I3dError(f"say what to measure: {', '.join(subjects)}; got {given}")
   measure = subjects[arguments[0]]
-  if FLAGS.json is None:
+  with contextlib.ExitStack() as stack:
+    # Opened before the work, so that a file that cannot be written is reported at once.
+    file = stack.enter_context(workdir.replacing(FLAGS.json)) if FLAGS.json is not None else None
     report = measure()
-  else:
-    with workdir.replacing(FLAGS.json) as file:
-      report = measure()
+    if file is not None:
       file.write(json.dumps(dataclasses.asdict(report), indent=2).encode() + b"\n")
+  if arguments[0] != "zoo":  # which has printed its report already
+    print(report)
   return int(bool(getattr(report, "failures", None)))
 
 
-def _network():
-  clip = _clip()
-  cli.import_tensorflow()
-  from i3d_tf.benchmarks import network
-
-  options = network.Options(
-      rounds=FLAGS.rounds, model=FLAGS.model, stream=FLAGS.stream, batch=FLAGS.batch, num_frames=clip["num_frames"],
-      crop=clip["crop"], flow_stack=clip["flow_stack"], openvino=FLAGS.openvino,
-  )  # fmt: skip
-  report = network.measure(options)
-  print(network.describe(report))
-  return report
+def _given(**values: Any) -> dict[str, Any]:
+  """Returns the values that are not None."""
+  return {name: value for name, value in values.items() if value is not None}
 
 
-def _flow():
-  from i3d_tf.benchmarks import flow
-
-  if (FLAGS.video is None) == (FLAGS.images is None):
-    raise errors.I3dError("give --video, or two --images")
-  if FLAGS.images is not None and len(FLAGS.images) != 2:
-    raise errors.I3dError(f"--images takes two files, not {len(FLAGS.images)}")
-  options = flow.Options(
-    rounds=FLAGS.rounds,
-    video=FLAGS.video,
-    images=None if FLAGS.images is None else tuple(FLAGS.images),
-    first=FLAGS.first,
-    pairs=FLAGS.pairs,
-  )
-  report = flow.measure(options)
-  print(flow.describe(report))
-  return report
-
-
-def _clip() -> dict[str, int]:
-  """What the flags give of the clip, and for the rest what the model is trained on."""
+def _clip() -> dict[str, Any]:
+  """Returns the clip of the model's training, with what the flags change of it."""
   zoo.check_stream(FLAGS.model, FLAGS.stream)
-  given = {"num_frames": FLAGS.frames, "short_side": FLAGS.short_side, "crop": FLAGS.crop}
-  given = {name: value for name, value in given.items() if value is not None}
+  given = _given(num_frames=FLAGS.frames, short_side=FLAGS.short_side, crop=FLAGS.crop)
   return {"flow_stack": 1, **zoo.training_clips(FLAGS.model, FLAGS.stream), **given}
 
 
@@ -140,35 +126,55 @@ def _records() -> str:
   return FLAGS.records
 
 
+def _network():
+  clip = _clip()
+  cli.import_tensorflow()
+  from i3d_tf.benchmarks import network
+
+  options = network.NetworkBenchmark(
+      rounds=FLAGS.rounds, model=FLAGS.model, stream=FLAGS.stream, batch=FLAGS.batch, num_frames=clip["num_frames"],
+      crop=clip["crop"], flow_stack=clip["flow_stack"], openvino=FLAGS.openvino,
+  )  # fmt: skip
+  return network.measure(options)
+
+
+def _flow():
+  from i3d_tf.benchmarks import flow
+
+  if (FLAGS.video is None) == (FLAGS.images is None):
+    raise errors.I3dError("give --video, or two --images")
+  if FLAGS.images is not None and len(FLAGS.images) != 2:
+    raise errors.I3dError(f"--images takes two files, not {len(FLAGS.images)}")
+  return flow.measure(cli.from_flags(flow.FlowBenchmark))
+
+
 def _train():
   records, clip = _records(), _clip()
   cli.import_tensorflow()
-  from i3d_tf.benchmarks import train
+  from i3d_tf.benchmarks import training
 
-  options = train.Options(
+  options = training.TrainingBenchmark(
       rounds=FLAGS.rounds, records=records, split=FLAGS.split, model=FLAGS.model, stream=FLAGS.stream,
       frames=clip["num_frames"], frame_stride=clip["frame_stride"], flow_stack=clip["flow_stack"],
       short_side=clip["short_side"], crop=clip["crop"], batch=FLAGS.batch, recompute=FLAGS.recompute,
   )  # fmt: skip
-  report = train.measure(options)
-  print(train.describe(report))
-  return report
+  return training.measure_training(options)
 
 
 def _zoo():
   models = list(zoo.MODELS) if FLAGS.models is None else FLAGS.models
   for model in models:
     zoo.get(model)
-  from i3d_tf.benchmarks import zoo as zoo_benchmark
+  from i3d_tf.benchmarks import comparison
 
-  options = zoo_benchmark.Options(
+  options = comparison.ZooBenchmark(
     models=models, rounds=FLAGS.rounds, batch=FLAGS.batch, max_frames=FLAGS.frames, max_crop=FLAGS.crop
   )
   with workdir.replacing(FLAGS.plot) if FLAGS.plot else contextlib.nullcontext() as plot:
-    report = zoo_benchmark.measure(options)
-    print(zoo_benchmark.describe(report))
+    report = comparison.measure(options)
+    print(report)
     if plot is not None:
-      plot.write(zoo_benchmark.draw(report))
+      plot.write(comparison.draw(report))
   for model, reason in report.failures.items():
     print(f"{model} could not be measured: {reason}", file=sys.stderr)
   return report
@@ -177,21 +183,14 @@ def _zoo():
 def _input():
   records = _records()
   cli.import_tensorflow()
-  from i3d_tf.benchmarks import input as input_benchmark
+  from i3d_tf.benchmarks import training
 
-  options = input_benchmark.Options(
-    rounds=FLAGS.rounds,
-    records=records,
-    split=FLAGS.split,
-    streams=clip_config.STREAMS_OF[FLAGS.stream],
-    frames=64 if FLAGS.frames is None else FLAGS.frames,
-    short_side=FLAGS.short_side or 256,
-    crop=FLAGS.crop or 224,
-    clips=FLAGS.clips,
-  )
-  report = input_benchmark.measure(options)
-  print(input_benchmark.describe(report))
-  return report
+  given = _given(frames=FLAGS.frames, short_side=FLAGS.short_side, crop=FLAGS.crop)
+  options = training.InputBenchmark(
+      rounds=FLAGS.rounds, records=records, split=FLAGS.split, streams=clip_config.STREAMS_OF[FLAGS.stream],
+      clips=FLAGS.clips, **given,
+  )  # fmt: skip
+  return training.measure_input(options)
 
 
 def _extract():
@@ -204,18 +203,16 @@ def _extract():
   cli.import_tensorflow()
   from i3d_tf.benchmarks import extract
 
-  options = extract.Options(
+  options = extract.ExtractionBenchmark(
       rounds=FLAGS.rounds, video=FLAGS.video, streams=clip_config.STREAMS_OF[FLAGS.stream], endpoint=FLAGS.endpoint,
-      window=FLAGS.window, short_side=FLAGS.short_side or 256, crop=FLAGS.crop or 224, threads=FLAGS.threads,
-      lengths=lengths,
+      window=FLAGS.window, threads=FLAGS.threads, lengths=lengths,
+      **_given(short_side=FLAGS.short_side, crop=FLAGS.crop),
   )  # fmt: skip
-  report = extract.measure(options)
-  print(extract.describe(report))
-  return report
+  return extract.measure(options)
 
 
 def run() -> None:
-  """The console script."""
+  """Runs the program; the console script."""
   cli.run(main, usage=USAGE, takes_arguments=True)
 
 

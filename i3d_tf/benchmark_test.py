@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
+from i3d_tf.benchmarks import comparison
 from i3d_tf.benchmarks import timing
-from i3d_tf.benchmarks import zoo as zoo_benchmark
 from i3d_tf.data import records
 
 
@@ -55,10 +55,8 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertLess(report["mean_end_point_difference"], 0.05)
     self.assertGreater(report["percent_within_tenth"], 95)
     self.assertAlmostEqual(sum(report["shares"].values()), 1)
-    for comparison in report["comparisons"]:
-      self.assertAlmostEqual(
-        comparison["ratio"], comparison["opencv_milliseconds"] / comparison["milliseconds"], places=6
-      )
+    for compared in report["comparisons"]:
+      self.assertAlmostEqual(compared["ratio"], compared["opencv_milliseconds"] / compared["milliseconds"], places=6)
     self.assertIn("times as fast", done.stdout)
 
   def test_input(self):
@@ -109,7 +107,7 @@ class BenchmarkTest(parameterized.TestCase):
     # The network that does not take such clips is named, and the other measured all the same.
     self.assertEqual(done.returncode, 1, done.stderr)
     self.assertEqual(list(report["failures"]), ["i3d"])
-    self.assertIn("i3d could not be measured: --model=i3d does not take these clips: clip has 8 frames", done.stderr)
+    self.assertIn("i3d could not be measured: i3d does not take these clips: clip has 8 frames", done.stderr)
     self.assertNotIn("Traceback", done.stderr)
     [row] = report["rows"]
     self.assertEqual((row["model"], row["clip"], row["parameters"]), ("two_stream", [1, 32, 32], 6_002_624))
@@ -126,17 +124,20 @@ class BenchmarkTest(parameterized.TestCase):
         "forward_peak_bytes": 1, "train_seconds": 3.0, "train_peak_bytes": 1, "matrix_product_gmac_per_second": 1.0,
     }  # fmt: skip
     outcomes = [figures, errors.I3dError("no memory"), KeyboardInterrupt]
-    with mock.patch.object(zoo_benchmark, "_measure_alone", side_effect=outcomes):
-      report = zoo_benchmark.measure(zoo_benchmark.Options(models=["i3d", "i2d", "s3d", "c3d"], rounds=1))
+    with mock.patch.object(comparison, "_measure_alone", side_effect=outcomes):
+      report = comparison.measure(comparison.ZooBenchmark(models=["i3d", "i2d", "s3d", "c3d"], rounds=1))
     self.assertEqual([row.model for row in report.rows], ["i3d"])
     self.assertEqual(report.failures, {"i2d": "no memory", "s3d": "interrupted", "c3d": "interrupted"})
 
   @parameterized.parameters(
     (("speed",), "say what to measure: network, flow, input, train, extract, zoo; got speed"),
     ((), "say what to measure: network, flow, input, train, extract, zoo; got nothing"),
-    (("network", "--openvino=/no/python", "--frames=9"), "--openvino=/no/python cannot be started: No such file"),
+    (
+      ("network", "--openvino=/no/python", "--frames=9"),
+      "openvino is /no/python, which cannot be started: No such file",
+    ),
     (("network", "--stream=joint"), "--stream=joint: i3d takes rgb or flow; train its streams apart"),
-    (("network", "--crop=112"), "--model=i3d does not take these clips: clip has height 112"),
+    (("network", "--crop=112"), "i3d does not take these clips: clip has height 112"),
     (("zoo", "--models=resnet"), "--model is 'resnet'; there are i3d,"),
     (("flow",), "give --video, or two --images"),
     (("input",), "--records is missing: the folder of records that prepare_dataset made"),

@@ -1,4 +1,4 @@
-"""Seconds per second of video that extraction takes, beside its stages alone; and its memory for longer videos."""
+"""Seconds of feature extraction per second of video, beside each of its stages alone; and memory for longer videos."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,11 +28,18 @@ from i3d_tf.weights import saved
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """What to measure: features of a `video` by networks with new weights, whose cost is that of trained ones.
+class ExtractionBenchmark:
+  """What to measure: extraction with I3D networks of random weights, whose cost is that of trained ones.
 
-  `threads` are those of the flow, in its stage alone and in the whole; None: one a core. `lengths` are the seconds of
-  the videos, made by repeating this one, whose memory is measured.
+  Attributes:
+    rounds: rounds that are counted.
+    video: the video.
+    streams: 'rgb', 'flow' or both.
+    endpoint: the features.
+    window: frames of a window; 0: the whole video.
+    short_side, crop: pixels, as the networks have them.
+    threads: for optical flow, in its stage alone and in the whole; None: one per core.
+    lengths: seconds of videos, made by repeating this one, of which the peak memory is measured.
   """
 
   rounds: int
@@ -46,13 +54,13 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class ExtractionReport:
   """What was measured.
 
-  Stages are medians over the rounds, in seconds per second of video, each alone with what it takes in memory: 'decode',
-  'flow' if it is taken, and 'network', of all streams. Ratios are taken round by round: of the whole to the largest
-  stage, to the sum of all, and of both streams to the flow alone. Peak bytes are those of a process of its own, by the
-  video's seconds.
+  Stages are medians over the rounds, in seconds per second of video, each run alone with its input in memory: 'decode',
+  'flow' if a stream takes it, and 'network' for all streams. A ratio is the median of the ratios of each round: of the
+  whole to the largest stage, to the sum of the stages, and to the flow alone. Peak bytes are those of a process that
+  does nothing else, by seconds of video.
   """
 
   machine: str
@@ -71,11 +79,39 @@ class Report:
   ratio_to_flow: float | None
   peak_bytes: dict[str, int]
 
+  def __str__(self) -> str:
+    """The report as lines of text."""
+    window = "all of the video" if self.window == config.ALL else f"windows of {self.window} frames"
+    lines = [
+      f"machine         {self.machine}; TensorFlow {self.tensorflow}",
+      f"video           {self.video_seconds:.2f} s, {self.frames} frames, of {os.path.basename(self.video)}",
+      f"features        {self.endpoint} of {' and '.join(self.streams)}, {window}, {self.crop}x{self.crop}",
+      *(f"{name:15} {seconds:.3f} s per second of video, alone" for name, seconds in self.stages.items()),
+      f"end to end      {self.end_to_end:.3f} s per second of video: {self.ratio_to_largest:.2f} of the largest "
+      f"stage, {self.ratio_to_sum:.2f} of their sum",
+    ]
+    if self.ratio_to_flow is not None:
+      lines.append(f"                {self.ratio_to_flow:.2f} of the flow alone")
+    lines += [f"peak memory     {peak / 1e6:.0f} MB for {length} s" for length, peak in self.peak_bytes.items()]
+    return "\n".join(lines)
 
-def measure(options: Options) -> Report:
-  """Measures; I3dError if the video cannot be used."""
+
+def measure(options: ExtractionBenchmark) -> ExtractionReport:
+  """Measures the extraction of features from a video.
+
+  Args:
+    options: what to measure.
+
+  Returns:
+    The report.
+
+  Raises:
+    I3dError: if the video cannot be used.
+  """
   with tempfile.TemporaryDirectory() as folder:
-    checkpoints = {f"{stream}_checkpoint": _make_network(folder, stream, options) for stream in options.streams}
+    checkpoints: dict[str, Any] = {
+      f"{stream}_checkpoint": _make_network(folder, stream, options) for stream in options.streams
+    }
     extractor = extraction.Extractor(
       config.Options(
         streams=options.streams,
@@ -95,7 +131,7 @@ def measure(options: Options) -> Report:
   whole, stages = seconds.pop("end to end"), seconds
   video_seconds = len(frames) / decode.FRAME_RATE
   largest, total = ([function(each) for each in zip(*stages.values(), strict=True)] for function in (max, sum))
-  return Report(
+  return ExtractionReport(
     machine=provenance.machine(),
     tensorflow=tf.__version__,
     video=options.video,
@@ -114,25 +150,8 @@ def measure(options: Options) -> Report:
   )
 
 
-def describe(report: Report) -> str:
-  """The report as lines of text."""
-  window = "all of the video" if report.window == config.ALL else f"windows of {report.window} frames"
-  lines = [
-    f"machine         {report.machine}; TensorFlow {report.tensorflow}",
-    f"video           {report.video_seconds:.2f} s, {report.frames} frames, of {os.path.basename(report.video)}",
-    f"features        {report.endpoint} of {' and '.join(report.streams)}, {window}, {report.crop}x{report.crop}",
-    *(f"{name:15} {seconds:.3f} s per second of video, alone" for name, seconds in report.stages.items()),
-    f"end to end      {report.end_to_end:.3f} s per second of video: {report.ratio_to_largest:.2f} of the largest "
-    f"stage, {report.ratio_to_sum:.2f} of their sum",
-  ]
-  if report.ratio_to_flow is not None:
-    lines.append(f"                {report.ratio_to_flow:.2f} of the flow alone")
-  lines += [f"peak memory     {peak / 1e6:.0f} MB for {length} s" for length, peak in report.peak_bytes.items()]
-  return "\n".join(lines)
-
-
-def _make_network(folder: str, stream: str, options: Options) -> str:
-  """Writes a network with new weights; returns its place."""
+def _make_network(folder: str, stream: str, options: ExtractionBenchmark) -> str:
+  """Writes a network with random weights; returns its folder."""
   clip = preprocess.Preprocess(short_side=options.short_side, crop=options.crop)
   info = saved.ModelInfo(stream=stream, num_classes=400, preprocess=clip)
   path = os.path.join(folder, stream)
@@ -142,9 +161,12 @@ def _make_network(folder: str, stream: str, options: Options) -> str:
 
 
 def _stages(
-  extractor: extraction.Extractor, options: Options, source: sources_lib.Source, frames: Sequence[np.ndarray]
+  extractor: extraction.Extractor,
+  options: ExtractionBenchmark,
+  source: sources_lib.Source,
+  frames: Sequence[np.ndarray],
 ) -> dict[str, Callable[[], None]]:
-  """Each stage alone."""
+  """Returns a task for each stage, run alone."""
   stages = {"decode": lambda: _exhaust(decode.iter_frames(options.video, short_side=options.short_side))}
   if "flow" in options.streams:
     stages["flow"] = lambda: _exhaust(tvl1.iter_flow(frames, threads=options.threads))
@@ -167,12 +189,12 @@ def _run(extractor: extraction.Extractor, source: sources_lib.Source, video: sou
 
 
 def _peak_bytes(
-  folder: str, checkpoints: dict[str, str], options: Options, frames: Sequence[np.ndarray], seconds: float
+  folder: str, checkpoints: dict[str, str], options: ExtractionBenchmark, frames: Sequence[np.ndarray], seconds: float
 ) -> int:
-  """The peak memory of a process that extracts features from a video of so many seconds."""
+  """Measures the peak memory of a process that extracts features from a video of `seconds`."""
   path = pathlib.Path(folder) / f"{seconds:g}.mp4"
   height, width = frames[0].shape[:2]
-  writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), decode.FRAME_RATE, (width, height))
+  writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), decode.FRAME_RATE, (width, height))
   for frame in itertools.islice(itertools.cycle(frames), round(seconds * decode.FRAME_RATE)):
     writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
   writer.release()
@@ -188,4 +210,4 @@ def _peak_bytes(
   path.unlink()
   if process.returncode:
     raise errors.I3dError(f"extract_features failed with status {process.returncode} on a video of {seconds:g} s")
-  return timing.max_resident_bytes(usage)
+  return timing.peak_memory_bytes(usage)

@@ -1,4 +1,4 @@
-"""Milliseconds per pair of our TV-L1 beside OpenCV's, and where ours go."""
+"""Milliseconds per pair of frames of this project's TV-L1 and of OpenCV's, and what ours are spent on."""
 
 from collections.abc import Callable
 import dataclasses
@@ -25,8 +25,16 @@ _SIZE = (340, 256)  # pixels: a Kinetics frame of shorter side 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """What to measure: consecutive pairs of a video (or of `images`, two files) from its `first` frame on."""
+class FlowBenchmark:
+  """What to measure.
+
+  Attributes:
+    rounds: rounds that are counted.
+    video: a video, whose frames are resized to 340x256 pixels.
+    images: in place of a video, two image files in their own size.
+    first: the first frame of the video to use, at 25 per second.
+    pairs: how many consecutive pairs of frames.
+  """
 
   rounds: int
   video: str | None = None
@@ -37,7 +45,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Medians of milliseconds per pair with a number of threads; the ratio is OpenCV's time over ours, round by round."""
+  """Medians of milliseconds per pair with a number of threads; `ratio` is OpenCV's time to ours, as a median, too."""
 
   threads: int
   milliseconds: float
@@ -46,11 +54,12 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class FlowReport:
   """What was measured.
 
-  `shares` are those of one thread's time by kernel, each the time of one call times the number of calls. End-point
-  differences are between ours and OpenCV's, in pixels. Memory is what one pair adds to the process's peak.
+  `shares` are the shares of each kernel in the time of one thread: the time of one call times the number of calls.
+  End-point differences between our flow and OpenCV's are in pixels. Memory is what one pair adds to the peak of the
+  process.
   """
 
   machine: str
@@ -65,9 +74,42 @@ class Report:
   nanoseconds_per_pixel_iteration: float
   peak_bytes_of_a_pair: int
 
+  def __str__(self) -> str:
+    """The report as lines of text."""
+    width, height = self.size
+    lines = [
+      f"machine         {self.machine}; OpenCV {self.opencv}",
+      f"frames          {self.pairs} pairs of {width}x{height} of {os.path.basename(self.source)}",
+    ]
+    for c in self.comparisons:
+      lines.append(
+        f"{c.threads} thread{'s' * (c.threads > 1):1}       ours {c.milliseconds:.1f} ms a pair, OpenCV "
+        f"{c.opencv_milliseconds:.0f} ms: {c.ratio:.1f} times as fast"
+      )
+    lines += [
+      f"difference      mean {self.mean_end_point_difference:.4f} px, {self.percent_within_tenth:.2f} % of the "
+      "pixels within 0.1 px",
+      "one thread      " + ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items()),
+      f"inner loop      {self.nanoseconds_per_pixel_iteration:.2f} ns per pixel and iteration",
+      f"memory          {self.peak_bytes_of_a_pair / 1e6:.0f} MB for one pair",
+    ]
+    return "\n".join(lines)
 
-def measure(options: Options) -> Report:
-  """Measures; OpenCV takes one to ten seconds a pair and round."""
+
+def measure(options: FlowBenchmark) -> FlowReport:
+  """Measures both implementations; OpenCV takes one to ten seconds per pair and round.
+
+  Args:
+    options: what to measure.
+
+  Returns:
+    The report.
+
+  Raises:
+    I3dError: unless there are a video, or two images, with two frames to read.
+  """
+  if (options.video is None) == (options.images is None):
+    raise errors.I3dError("video and images: give one of them")
   frames = _read(options)
   tvl1.tvl1_flow(frames[:2, :32, :32])  # loads or compiles the kernels
   before = timing.peak_memory_bytes()
@@ -78,10 +120,10 @@ def measure(options: Options) -> Report:
   difference = codec.end_point_error(*(tvl1.tvl1_flow(frames, params=params, engine=e) for e in tvl1.ENGINES))
   comparisons = [_compare(frames, params, threads, options.rounds) for threads in (1, workers.available_cores())]
   shares, per_iteration = _breakdown(frames, params)
-  return Report(
+  return FlowReport(
     machine=provenance.machine(),
     opencv=cv2.__version__,
-    source=options.video or " and ".join(options.images),
+    source=options.video or " and ".join(options.images or ()),
     size=frames.shape[:0:-1],
     pairs=len(frames) - 1,
     comparisons=comparisons,
@@ -93,34 +135,13 @@ def measure(options: Options) -> Report:
   )
 
 
-def describe(report: Report) -> str:
-  """The report as lines of text."""
-  width, height = report.size
-  lines = [
-    f"machine         {report.machine}; OpenCV {report.opencv}",
-    f"frames          {report.pairs} pairs of {width}x{height} of {os.path.basename(report.source)}",
-  ]
-  for c in report.comparisons:
-    lines.append(
-      f"{c.threads} thread{'s' * (c.threads > 1):1}       ours {c.milliseconds:.1f} ms a pair, OpenCV "
-      f"{c.opencv_milliseconds:.0f} ms: {c.ratio:.1f} times as fast"
-    )
-  lines += [
-    f"difference      mean {report.mean_end_point_difference:.4f} px, {report.percent_within_tenth:.2f} % of the "
-    "pixels within 0.1 px",
-    "one thread      " + ", ".join(f"{name} {share:.0%}" for name, share in report.shares.items()),
-    f"inner loop      {report.nanoseconds_per_pixel_iteration:.2f} ns per pixel and iteration",
-    f"memory          {report.peak_bytes_of_a_pair / 1e6:.0f} MB for one pair",
-  ]
-  return "\n".join(lines)
-
-
-def _read(options: Options) -> np.ndarray:
-  """Gray frames uint8 `[pairs + 1, H, W]`."""
-  if options.images is not None:
-    images = [cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in options.images]
-    if any(image is None for image in images):
-      raise errors.I3dError(f"{' and '.join(options.images)}: these are not two images that OpenCV can read")
+def _read(options: FlowBenchmark) -> np.ndarray:
+  """Reads the gray frames, uint8 `[pairs + 1, H, W]`."""
+  if options.video is None:
+    paths = options.images or ()
+    images = [image for image in (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in paths) if image is not None]
+    if len(images) != 2:
+      raise errors.I3dError(f"{' and '.join(paths)}: these are not two images that OpenCV can read")
     return np.stack(images)
   wanted = itertools.islice(
     decode.iter_frames(options.video, short_side=None), options.first, options.first + options.pairs + 1
@@ -143,7 +164,7 @@ def _run(frames: np.ndarray, params: tvl1.TvL1Params, engine: str, threads: int)
 
 
 def _breakdown(frames: np.ndarray, params: tvl1.TvL1Params) -> tuple[dict[str, float], float]:
-  """Shares of our time by kernel, and nanoseconds per pixel and inner iteration."""
+  """Measures the share of each kernel in our time, and nanoseconds per pixel and inner iteration."""
   solver = tvl1.TvL1(*frames.shape[1:], params=params)
   totals = dict.fromkeys(("inner loop", "median", "warps", "pyramid", "set-up"), 0.0)
   pixel_iterations = 0
@@ -163,7 +184,7 @@ def _breakdown(frames: np.ndarray, params: tvl1.TvL1Params) -> tuple[dict[str, f
 
 
 def _kernel_seconds(solver: tvl1.TvL1, level: int) -> dict[str, float]:
-  """Seconds of one call of each kernel on a level, with the fields as the last pair left them."""
+  """Measures the seconds of one call of each kernel at one level, on the fields that the last pair left."""
   image, level_flow = solver._pyramids[0][level], solver._flows[level]
   height, width = image.shape
   fields, scheme, source = solver._fields, solver._scheme, solver._source

@@ -1,4 +1,4 @@
-"""Seconds per clip of a network beside the rate of this machine's matrix product."""
+"""Seconds per clip of a network, beside the rate at which this machine multiplies matrices."""
 
 from collections.abc import Callable
 import contextlib
@@ -26,10 +26,16 @@ _MATRIX = 4096  # large enough that the product's rate no longer grows with it
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """What to measure: a network of the zoo, its clip, and `openvino`, an interpreter that has OpenVINO, or None.
+class NetworkBenchmark:
+  """What to measure.
 
-  `average_space` lets a network that has this option take clips of any size.
+  Attributes:
+    rounds: rounds that are counted.
+    batch, num_frames, crop: clips per batch, frames per clip, pixels of its height and width.
+    model, stream: a network of the zoo and one of its streams.
+    flow_stack: flow fields per frame, for networks of images.
+    average_space: lets a network that has this option take clips of any height and width.
+    openvino: a Python interpreter that has OpenVINO, to time the same graph there; None: OpenVINO is not timed.
   """
 
   rounds: int
@@ -44,12 +50,12 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-  """Medians over the rounds, and ratios round by round.
+class NetworkReport:
+  """Medians over the rounds; a ratio is the median of the ratios of each round.
 
-  A task's ratio to the matrix product is (multiply-adds per second of the network) / (of the product): 1 means
-  that the network runs at the product's rate. Memory is the process's peak in bytes after each stage. Parameters are
-  trained values, for 400 classes.
+  The ratio of the forward pass to the matrix product is one of multiply-adds per second: 1 means that the network runs
+  at the rate of the product. Memory is the peak of the process in bytes after each stage. Parameters are the trained
+  values, for 400 classes.
   """
 
   machine: str
@@ -69,9 +75,37 @@ class Report:
   openvino_seconds: float | None = None
   forward_ratio_to_openvino: float | None = None
 
+  def __str__(self) -> str:
+    """The report as lines of text."""
+    clip = "x".join(map(str, self.shape))
+    lines = [
+      f"machine                {self.machine}; TensorFlow {self.tensorflow}",
+      f"network                {self.model}, {self.stream}, {self.parameters / 1e6:.2f} M parameters",
+      f"clip                   {clip}, {self.giga_multiply_adds:.2f} G multiply-adds forward",
+      f"matrix product         {self.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
+      f"forward                {self.forward_seconds:.3f} s, {self.forward_ratio_to_matrix_product:.2f} of the "
+      f"matrix product's rate, peak memory {self.forward_peak_bytes / 1e9:.2f} GB",
+      f"training step          {self.train_seconds:.3f} s, {self.train_ratio_to_forward:.2f} forward passes, "
+      f"peak memory {self.train_peak_bytes / 1e9:.2f} GB",
+    ]
+    if self.openvino_seconds is not None:
+      ratio = self.forward_ratio_to_openvino
+      lines.append(f"OpenVINO forward       {self.openvino_seconds:.3f} s; ours takes {ratio:.3f} of its time")
+    return "\n".join(lines)
 
-def measure(options: Options) -> Report:
-  """Measures the network of `options`; takes a few seconds a round."""
+
+def measure(options: NetworkBenchmark) -> NetworkReport:
+  """Measures the forward pass and the training step of a network; takes a few seconds per round.
+
+  Args:
+    options: what to measure.
+
+  Returns:
+    The report.
+
+  Raises:
+    I3dError: if the network does not take such clips, or OpenVINO cannot be run.
+  """
   info = saved.ModelInfo(
       model=options.model, stream=options.stream, num_classes=_CLASSES, average_space=options.average_space,
       preprocess=preprocess.Preprocess(
@@ -98,7 +132,7 @@ def measure(options: Options) -> Report:
     seconds = timing.in_turn(tasks, options.rounds)
   work = cost.multiply_adds(lambda clip: model(clip, is_training=True)[0], specs) / 1e9
   product = _MATRIX**3 / 1e9
-  return Report(
+  return NetworkReport(
     machine=provenance.machine(),
     tensorflow=tf.__version__,
     model=options.model,
@@ -118,25 +152,6 @@ def measure(options: Options) -> Report:
   )
 
 
-def describe(report: Report) -> str:
-  """The report as lines of text."""
-  clip = "x".join(map(str, report.shape))
-  lines = [
-    f"machine                {report.machine}; TensorFlow {report.tensorflow}",
-    f"network                {report.model}, {report.stream}, {report.parameters / 1e6:.2f} M parameters",
-    f"clip                   {clip}, {report.giga_multiply_adds:.2f} G multiply-adds forward",
-    f"matrix product         {report.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
-    f"forward                {report.forward_seconds:.3f} s, {report.forward_ratio_to_matrix_product:.2f} of the "
-    f"matrix product's rate, peak memory {report.forward_peak_bytes / 1e9:.2f} GB",
-    f"training step          {report.train_seconds:.3f} s, {report.train_ratio_to_forward:.2f} forward passes, "
-    f"peak memory {report.train_peak_bytes / 1e9:.2f} GB",
-  ]
-  if report.openvino_seconds is not None:
-    ratio = report.forward_ratio_to_openvino
-    lines.append(f"OpenVINO forward       {report.openvino_seconds:.3f} s; ours takes {ratio:.3f} of its time")
-  return "\n".join(lines)
-
-
 def _matrix_product() -> Callable[[], tf.Tensor]:
   a, b = (tf.random.stateless_normal([_MATRIX, _MATRIX], seed=[seed, 0]) for seed in (2, 3))
   return tf.function(lambda: tf.matmul(a, b)).get_concrete_function()
@@ -147,13 +162,13 @@ def _shapes(info: saved.ModelInfo, batch: int) -> dict[str, list[int]]:
   return {stream: [batch, clip.num_frames, clip.crop, clip.crop, number] for stream, number in info.channels.items()}
 
 
-def _check(options: Options, model: base.Network, specs) -> None:
+def _check(options: NetworkBenchmark, model: base.Network, specs) -> None:
   try:
     model.check(specs)
   except ValueError as error:
-    raise errors.I3dError(f"--model={options.model} does not take these clips: {error}") from None
+    raise errors.I3dError(f"{options.model} does not take these clips: {error}") from None
   if options.openvino is not None and isinstance(specs, dict):
-    raise errors.I3dError("--openvino is for networks of one stream")
+    raise errors.I3dError(f"openvino is for networks of one stream; {options.model} takes {' and '.join(specs)}")
 
 
 def _train_step(model: base.Network, clip) -> Callable[[], tf.Tensor]:
@@ -173,7 +188,7 @@ def _train_step(model: base.Network, clip) -> Callable[[], tf.Tensor]:
 
 
 def _waiting(function: Callable[[], tf.Tensor]) -> Callable[[], None]:
-  """Calls `function` and waits for its value, which on a GPU comes later than the call returns."""
+  """Wraps `function` to wait for its value, since on a GPU a call returns before the value is there."""
 
   def task() -> None:
     outputs = function()
@@ -184,7 +199,7 @@ def _waiting(function: Callable[[], tf.Tensor]) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _openvino(interpreter: str | None, model: base.Network, spec: tf.TensorSpec):
-  """A task that runs the same graph in OpenVINO, in a process of its own, and returns its seconds."""
+  """Yields a task that runs the same graph in OpenVINO in another process and returns the seconds of the run."""
   if interpreter is None:
     yield None
     return
@@ -194,20 +209,25 @@ def _openvino(interpreter: str | None, model: base.Network, spec: tf.TensorSpec)
     graph = pathlib.Path(folder) / "graph.pb"
     graph.write_bytes(frozen.graph.as_graph_def().SerializeToString())
     script = pathlib.Path(__file__).with_name("openvino_runner.py")
-    command = [interpreter, script, graph, *map(str, spec.shape)]
+    command = [interpreter, str(script), str(graph), *map(str, spec.shape)]
     try:
       process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     except OSError as error:
-      raise errors.I3dError(f"--openvino={interpreter} cannot be started: {error.strerror}") from None
+      raise errors.I3dError(f"openvino is {interpreter}, which cannot be started: {error.strerror}") from None
+
+    requests, replies = process.stdin, process.stdout
+    assert requests is not None and replies is not None  # since both are pipes
 
     def task() -> float:
       try:
-        process.stdin.write("run\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
+        requests.write("run\n")
+        requests.flush()
+        return float(replies.readline())
       except (OSError, ValueError):
-        raise errors.I3dError(f"--openvino={interpreter} ended; does it have OpenVINO? See its message above") from None
+        raise errors.I3dError(
+          f"openvino is {interpreter}, which ended; does it have OpenVINO? See its message above"
+        ) from None
 
     with process:
       yield task
-      process.stdin.close()
+      requests.close()

@@ -1,7 +1,7 @@
-"""Runs a frozen graph in OpenVINO once for each line on standard input, and prints the seconds it took.
+"""Runs a frozen graph in OpenVINO once per line on standard input, and prints the seconds that each run took.
 
-Started by `network.py` with an interpreter that has openvino and numpy, and perhaps no TensorFlow.
-Arguments: the graph's file, then the input's shape.
+`network.py` starts this file with an interpreter that has openvino and numpy and that need not have TensorFlow, so it
+imports nothing of this package. Arguments: the file of the graph, then the extents of the clip.
 """
 
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 import openvino
 
 
-def main() -> None:
+def _main() -> None:
   graph, *shape = sys.argv[1:]
   core = openvino.Core()
   # Some processors would otherwise compute in bfloat16.
@@ -25,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  _main()

@@ -1,4 +1,4 @@
-"""Timing several things in turn, so that a machine whose speed drifts drifts for all of them."""
+"""Timing of several tasks in turn, so that a machine whose speed drifts drifts for all of them; and peak memory."""
 
 from collections.abc import Callable, Mapping
 import platform
@@ -10,14 +10,16 @@ import tqdm
 
 
 def in_turn(tasks: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
-  """Runs every task once per round, after one round that does not count.
+  """Runs every task once per round, after one round that is not counted.
 
-  A task returns the seconds it took, if it measures itself; otherwise it is timed.
+  Args:
+    tasks: by name; a task that measures itself returns its seconds, the others return None and are timed.
+    rounds: rounds that are counted.
 
   Returns:
-    Seconds by task, one figure a round.
+    The seconds of each task, one figure per round.
   """
-  seconds = {name: [] for name in tasks}
+  seconds: dict[str, list[float]] = {name: [] for name in tasks}
   with tqdm.tqdm(total=(rounds + 1) * len(tasks), desc="measuring", disable=None, leave=False) as bar:
     for counted in [False] + [True] * rounds:
       for name, task in tasks.items():
@@ -31,15 +33,25 @@ def in_turn(tasks: Mapping[str, Callable[[], float | None]], rounds: int) -> dic
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
-  """The median of the ratios round by round."""
+  """Computes the median of the ratios of each round.
+
+  Args:
+    numerators, denominators: one figure per round.
+
+  Returns:
+    The median.
+  """
   return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
-def peak_memory_bytes() -> int:
-  """The largest resident memory this process has had."""
-  return max_resident_bytes(resource.getrusage(resource.RUSAGE_SELF))
+def peak_memory_bytes(usage: resource.struct_rusage | None = None) -> int:
+  """Computes the peak resident memory of a process.
 
+  Args:
+    usage: the resource usage of that process; None: of this one.
 
-def max_resident_bytes(usage: resource.struct_rusage) -> int:
-  """The largest resident memory of what `usage` is of."""
+  Returns:
+    The peak in bytes.
+  """
+  usage = resource.getrusage(resource.RUSAGE_SELF) if usage is None else usage
   return usage.ru_maxrss if platform.system() == "Darwin" else usage.ru_maxrss * 1024

@@ -1,13 +1,11 @@
-"""A traced function as a graph of constants, and without the 3D pools that small runtimes do not have.
-
-Networks as a SavedModel that needs nothing but TensorFlow to be loaded.
-"""
+"""Writing a SavedModel that needs nothing but TensorFlow to be loaded; and freezing traced functions for converters."""
 
 from collections.abc import Callable, Iterator, Mapping
 import os
 import pathlib
 import tempfile
 import textwrap
+from typing import TypeAlias
 
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
@@ -17,18 +15,29 @@ from i3d_tf.exporting import classifier as classifier_lib
 from i3d_tf.exporting import signatures as signatures_lib
 
 _POOLS = {"MaxPool3D": tf.nn.max_pool2d, "AvgPool3D": tf.nn.avg_pool2d}
-ConcreteFunction = tf.types.experimental.ConcreteFunction
+ConcreteFunction: TypeAlias = tf.types.experimental.ConcreteFunction
 
 
 def freeze(function: ConcreteFunction) -> ConcreteFunction:
-  """The same function with the present values of its variables."""
+  """Replaces variables by constants.
+
+  Args:
+    function: a traced function.
+
+  Returns:
+    The function with the current values of its variables as constants.
+  """
   return convert_to_constants.convert_variables_to_constants_v2(function)
 
 
 def with_2d_pools(function: ConcreteFunction) -> ConcreteFunction:
-  """A frozen function with each 3D pool as two 2D pools, over space and over time; shapes must be known.
+  """Replaces each 3D pool by two 2D pools, over space and then over time, which give the same values, padding included.
 
-  Maxima and means over a box are those over its time of those over its space, padding included.
+  Args:
+    function: a frozen function, of which all shapes are known.
+
+  Returns:
+    The function without 3D pools, for runtimes that do not have them.
   """
   graph = function.graph.as_graph_def()
   nodes = {node.name: node for node in graph.node}
@@ -44,12 +53,19 @@ def with_2d_pools(function: ConcreteFunction) -> ConcreteFunction:
 
 
 def reason(error: Exception) -> str:
-  """What a converter complains of, without the pages that follow."""
+  """Shortens the error of a converter.
+
+  Args:
+    error: what the converter raised.
+
+  Returns:
+    The start of its first line.
+  """
   return textwrap.shorten(errors.first_line(error), 200, placeholder=" ...")
 
 
 def _pool_2d(operation: tf.Operation, source: str) -> Iterator[tf.compat.v1.NodeDef]:
-  """The nodes that take the place of a pool over `[B, T, H, W, C]`; the last one has its name."""
+  """Yields the nodes that replace a pool over `[B, T, H, W, C]`; the last one has its name."""
   pool, name = _POOLS[operation.type], operation.name
   batch, frames, height, width, channels = operation.inputs[0].shape
   result = operation.outputs[0].shape
@@ -78,16 +94,16 @@ def write(
 ) -> None:
   """Writes the SavedModel.
 
-  Loaded, it has `signatures`, and is itself called with a clip, or clips by stream, for the logits, as Keras' layers
-  of TensorFlow Hub do; `variables` and `trainable_variables` are for training it further, which networks with
-  channel-wise convolutions (X3D) do not allow: their gradient stays behind.
+  The loaded model has `signatures`; called with a clip, or with clips by stream, it returns the logits, as TensorFlow
+  Hub's layers for Keras expect. Its `variables` and `trainable_variables` are for training it further, except for
+  networks with channel-wise convolutions (X3D), whose gradient is not saved.
 
   Args:
     folder: to write to.
-    classifier: the network or networks.
-    specs: the clips it takes by stream.
-    signatures: what `signatures.make` returned.
-    assets: files that go with it, by name.
+    classifier: the network, or two.
+    specs: the clips it takes, by stream.
+    signatures: as returned by `signatures.make`.
+    assets: content of further files, by name.
 
   Raises:
     I3dError: if it cannot be written.
@@ -109,9 +125,15 @@ def write(
 def save(
   module: tf.train.Checkpoint | tf.Module,
   folder: str | os.PathLike,
-  functions: Mapping[str, tf.types.experimental.ConcreteFunction],
+  functions: Mapping[str, ConcreteFunction],
 ) -> None:
-  """`tf.saved_model.save`, which cannot save gradients of our own that hold a variable's value."""
+  """Calls `tf.saved_model.save` without custom gradients: it cannot save those that capture the value of a variable.
+
+  Args:
+    module: what is saved.
+    folder: to write to.
+    functions: signatures by name.
+  """
   options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
   tf.saved_model.save(module, os.fspath(folder), signatures=dict(functions), options=options)
 

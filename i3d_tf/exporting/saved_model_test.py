@@ -21,7 +21,8 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from i3d_tf import testing
 from i3d_tf.exporting import classifier as classifier_lib
-from i3d_tf.exporting import graphs
+from i3d_tf.exporting import config
+from i3d_tf.exporting import exports
 from i3d_tf.exporting import saved_model
 
 _SHAPE = (2, 5, 8, 9, 3)
@@ -134,11 +135,11 @@ class SavedModelTest(absltest.TestCase):
     testing.write_network(cls.flow, **_SMALL, stream="flow")
     draw = lambda channels: np.random.default_rng(channels).uniform(-1, 1, [2, 17, 64, 48, channels])
     cls.clips = {"rgb": draw(3).astype(np.float32), "flow": draw(2).astype(np.float32)}
-    graphs.write(cls.folder / "one", (cls.rgb,), graphs.Options(endpoints=("Mixed_3c",)))
+    exports.write_graph(cls.folder / "one", (cls.rgb,), config.GraphConfig(endpoints=("Mixed_3c",)))
 
   def test_a_process_that_has_only_tensorflow_computes_the_same(self):
-    graphs.write(self.folder / "folded", (self.rgb,), graphs.Options(fold_batch_norm=True))
-    graphs.write(self.folder / "two", (self.rgb, self.flow), graphs.Options())
+    exports.write_graph(self.folder / "folded", (self.rgb,), config.GraphConfig(fold_batch_norm=True))
+    exports.write_graph(self.folder / "two", (self.rgb, self.flow), config.GraphConfig())
     np.savez(self.folder / "clips.npz", **self.clips)
     with _start(_LOADER, self.folder, os.fspath(self.folder), os.fspath(self.folder / "clips.npz")) as process:
       printed, complaints = process.communicate(timeout=300)
@@ -182,7 +183,7 @@ class SavedModelTest(absltest.TestCase):
 
   def test_a_network_with_a_gradient_of_its_own_is_saved_without_it(self):
     testing.write_network(self.folder / "x3d", model="x3d_xs", num_frames=4, short_side=48, crop=48)
-    graphs.write(self.folder / "exported", (os.fspath(self.folder / "x3d"),), graphs.Options())
+    exports.write_graph(self.folder / "exported", (os.fspath(self.folder / "x3d"),), config.GraphConfig())
     clip = {"rgb": tf.constant(self.clips["rgb"])}
     actual = tf.saved_model.load(self.folder / "exported").signatures["serving_default"](**clip)["logits"]
     expected = classifier_lib.Classifier([self.folder / "x3d"])(clip)["Logits"]

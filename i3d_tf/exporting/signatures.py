@@ -1,7 +1,4 @@
-"""The signatures of an exported network: what each is called with and returns.
-
-The files that tell whoever uses an exported network what it is: its classes, and what it expects.
-"""
+"""The signatures of an exported network, and the files that describe it: its classes, and the clips it expects."""
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
@@ -18,29 +15,28 @@ from i3d_tf.input import clip_config
 from i3d_tf.input import ops
 from i3d_tf.input import sampling
 from i3d_tf.models import base
-from i3d_tf.video import decode
 from i3d_tf.weights import saved
 
 DEFAULT = "serving_default"
 PROBABILITIES = "probabilities"
 STEP_LOGITS = "step_logits"
-# A name that ends in _bytes, so that TensorFlow Serving takes base64 over HTTP (tensorflow/serving, g3doc/api_rest.md).
+# The name ends in _bytes, so that TensorFlow Serving takes base64 over HTTP (tensorflow/serving, g3doc/api_rest.md).
 JPEG, JPEG_INPUT = "jpeg", "jpeg_bytes"
-# Of deepmind/i3d-kinetics-400/1 as its users call it (tensorflow/docs, hub/tutorials/action_recognition_with_tf_hub):
-# signatures['default'](clips)['default'] are logits. It takes values as they are: users who give it black frames as -1
+# The interface of deepmind/i3d-kinetics-400/1 (tensorflow/docs, hub/tutorials/action_recognition_with_tf_hub):
+# signatures['default'](clips)['default'] are logits. It does not rescale its input: users who pass black frames as -1
 # (google-research/google-research, frechet_video_distance) print the logits that the network has for -1, and the
-# tutorial gives it [0, 1].
+# tutorial passes [0, 1].
 HUB, HUB_INPUT, HUB_OUTPUT = "default", "rgb_input", "default"
 
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-  """One signature.
+  """A signature.
 
   Attributes:
-    what: it returns, in a few words.
-    inputs: what it is called with, by name.
-    apply: from the inputs by name to the outputs by name.
+    what: what it returns, in a few words.
+    inputs: specifications of its inputs, by name.
+    apply: maps inputs, as keyword arguments, to outputs by name.
   """
 
   what: str
@@ -49,22 +45,25 @@ class Signature:
 
   @functools.cached_property
   def function(self) -> tf.types.experimental.ConcreteFunction:
-    """The signature, traced."""
+    """The traced signature."""
     return tf.function(lambda **inputs: self.apply(**inputs), autograph=False).get_concrete_function(**self.inputs)
 
 
 def make(
   classifier: classifier_lib.Classifier, specs: classifier_lib.Specs, endpoints: Iterable[str] = ()
 ) -> dict[str, Signature]:
-  """All signatures of a network by name: for its logits, which is the default one, and whatever else it can do.
+  """Makes the signatures of a network: the default one, for its logits, and those for whatever else it returns.
 
   Args:
-    classifier: the network or networks.
-    specs: the clips it takes by stream.
-    endpoints: those that get a signature of their own.
+    classifier: the network, or two.
+    specs: the clips it takes, by stream.
+    endpoints: the endpoints that get a signature of their own.
+
+  Returns:
+    The signatures by name.
 
   Raises:
-    I3dError: for an endpoint that it does not have.
+    I3dError: for an endpoint that the network does not have.
   """
   logits = lambda clips: classifier(clips)[base.LOGITS]
   probabilities = lambda clips: {PROBABILITIES: tf.nn.softmax(logits(clips))}
@@ -79,7 +78,7 @@ def make(
     signatures[STEP_LOGITS] = of_clips("logits of each step in time", step_logits)
   for name in endpoints:
     if name not in available:
-      raise errors.I3dError(f"--endpoints has {name}; there are {', '.join(available)}")
+      raise errors.I3dError(f"endpoints has {name}; there are {', '.join(available)}")
     signatures[name] = of_clips(f"endpoint {name}", lambda clips, name=name: {name: classifier(clips)[name]})
   if classifier.streams == ("rgb",):
     signatures |= _of_rgb(classifier, specs["rgb"], logits, probabilities)
@@ -87,7 +86,7 @@ def make(
 
 
 def _of_rgb(classifier: classifier_lib.Classifier, spec: tf.TensorSpec, logits, probabilities) -> dict[str, Signature]:
-  """The signatures that networks of frames have."""
+  """Makes the signatures that only networks of RGB have."""
   images = tf.TensorSpec(spec.shape[:2], tf.string, name=JPEG_INPUT)
   crop = spec.shape[2] or classifier.infos[0].preprocess.crop
   decode = lambda images: {"rgb": decode_frames(images, max(crop, classifier.infos[0].preprocess.short_side), crop)}
@@ -107,10 +106,15 @@ def _of_rgb(classifier: classifier_lib.Classifier, spec: tf.TensorSpec, logits, 
 
 
 def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
-  """Clips `[B, T, crop, crop, 3]` in [-1, 1] of frames, string `[B, T]`, as the network's were in training.
+  """Decodes clips, and resizes and crops them as in training.
 
-  The frames of a clip, JPEG or PNG, are of one size; they are resized to a shorter side of `short_side`, and their
-  centre is taken.
+  Args:
+    images: JPEG or PNG images, string `[B, T]`; those of a clip have one size.
+    short_side: pixels that the shorter side is resized to.
+    crop: pixels of the side of the square in the centre that is kept.
+
+  Returns:
+    Clips `[B, T, crop, crop, 3]` in [-1, 1].
   """
 
   def decode(frames: tf.Tensor) -> tf.Tensor:
@@ -124,8 +128,8 @@ def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
   return ops.scale_rgb(tf.ensure_shape(clips, [None, images.shape[1], crop, crop, 3]))
 
 
-CLASSES = "classes.txt"
-INPUT = "input.json"
+_CLASSES_FILE = "classes.txt"
+_INPUT_FILE = "input.json"
 _VALUES = {
   "rgb": "red, green, blue: byte / 127.5 - 1",
   "flow": "TV-L1 optical flow, x then y, in pixels per frame, cut off at +-20, / 20",
@@ -133,8 +137,15 @@ _VALUES = {
 
 
 def class_list(classes: tuple[str, ...]) -> dict[str, bytes]:
-  """The file of the classes' names, a line each in index order; none if they have no names."""
-  return {CLASSES: "".join(f"{name}\n" for name in classes).encode()} if classes else {}
+  """Makes the file of the class names.
+
+  Args:
+    classes: names in index order.
+
+  Returns:
+    The content of the file, a class per line, by its name; nothing if the classes have no names.
+  """
+  return {_CLASSES_FILE: "".join(f"{name}\n" for name in classes).encode()} if classes else {}
 
 
 def describe(
@@ -142,26 +153,36 @@ def describe(
   checkpoints: tuple[str, ...],
   signatures: Mapping[str, Signature],
 ) -> dict[str, bytes]:
-  """All files that go with an exported network, by name."""
+  """Makes the files that describe an exported network.
+
+  Args:
+    classifier: the network, or two.
+    checkpoints: its checkpoints.
+    signatures: as returned by `make`.
+
+  Returns:
+    Contents by file name.
+  """
   content = {
     "networks": [
       {"checkpoint": checkpoint} | {name: getattr(info, name) for name in ("model", "stream", "dataset", "step")}
       for checkpoint, info in zip(checkpoints, classifier.infos, strict=True)
     ],
     "num_classes": classifier.num_classes,
-    "classes": CLASSES if classifier.classes else None,
+    "classes": _CLASSES_FILE if classifier.classes else None,
     "streams": {
       stream: _describe_stream(classifier, info, stream) for info in classifier.infos for stream in info.streams
     },
     "signatures": {name: _describe_signature(signature) for name, signature in signatures.items()},
     "made_by": provenance.collect(),
   }
-  return {**class_list(classifier.classes), INPUT: json.dumps(content, indent=2).encode() + b"\n"}
+  return {**class_list(classifier.classes), _INPUT_FILE: json.dumps(content, indent=2).encode() + b"\n"}
 
 
 def _describe_stream(classifier: classifier_lib.Classifier, info: saved.ModelInfo, stream: str) -> dict[str, Any]:
-  """What clips of a stream are to be; 'trained_on' are those of the training, by the fields of `Preprocess`."""
+  """Describes the clips of a stream; 'trained_on' has the fields of the `Preprocess` of training."""
   trained_on = dataclasses.asdict(info.preprocess)
+  frame_rate = trained_on.pop("frame_rate")
   if stream != "flow":
     trained_on = {name: value for name, value in trained_on.items() if "flow" not in name}
   return {
@@ -170,7 +191,7 @@ def _describe_stream(classifier: classifier_lib.Classifier, info: saved.ModelInf
     "range": [-1, 1],
     "values": _VALUES[stream],
     "channels": clip_config.CHANNELS[stream] * (info.preprocess.flow_stack if stream == "flow" else 1),
-    "frames_per_second": decode.FRAME_RATE,
+    "frames_per_second": frame_rate,
     "least_frames": classifier.least_frames(stream),
     "trained_on": trained_on,
   }

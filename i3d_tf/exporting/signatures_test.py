@@ -101,7 +101,7 @@ class SignaturesTest(parameterized.TestCase):
     self.assertCountEqual([(name, output) for name, outputs in results.items() for output in outputs], wanted)
     for (name, output), value in wanted.items():
       self.assertLess(testing.relative_error(results[name][output], value), 1e-5, name)
-    with self.assertRaisesRegex(errors.I3dError, "--endpoints has Mixed_3d; there are Conv3d_1a_7x7, "):
+    with self.assertRaisesRegex(errors.I3dError, "endpoints has Mixed_3d; there are Conv3d_1a_7x7, "):
       signatures.make(classifier, classifier.specs(), ["Mixed_3d"])
 
   def test_two_networks_add_their_logits(self):

@@ -34,7 +34,6 @@ from i3d_tf.video import decode
 from i3d_tf.visualization import annotate
 from i3d_tf.visualization import canvas
 from i3d_tf.visualization import curves
-from i3d_tf.visualization import panels
 from i3d_tf.visualization import source
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -287,16 +286,16 @@ def draw_video(
   inner = _PAGE - 2 * canvas.MARGIN
   over_time = activation.over_time
   margin = max(0.08 * float(np.ptp(over_time)), 0.1)
-  timeline = panels.Timeline(
-      activation.times, over_time[:, np.newaxis], panels.PALETTE[:1], seconds=activation.video.seconds,
+  timeline = canvas.Timeline(
+      activation.times, over_time[:, np.newaxis], canvas.PALETTE[:1], seconds=activation.video.seconds,
       size=(inner, _TIMELINE_HEIGHT), limits=(over_time.min() - margin, over_time.max() + margin),
   )  # fmt: skip
   size = {"width": (inner - sum(_BAR) - 2 * _GAP) // 2, "height": _PICTURE_HEIGHT}
   for index, frame in enumerate(progress(activation.video.frames(), "drawing", activation.video.num_frames)):
     time = index / decode.FRAME_RATE
-    pictures = [panels.fit(each, **size) for each in painter.beside(index, frame)]
+    pictures = [canvas.fit(each, **size) for each in painter.beside(index, frame)]
     clock = canvas.text(f"{time:.2f} of {activation.video.seconds:.2f} s", size=16, height=28)
-    title = panels.apart(_title(activation, inner - clock.shape[1] - 20), clock, width=inner)
+    title = canvas.apart(_title(activation, inner - clock.shape[1] - 20), clock, width=inner)
     words = canvas.text("logit, mean over space", canvas.FAINT, size=12)
     lines = [
       title,
@@ -315,7 +314,7 @@ def contact_sheet(painter: Painter, *, columns: int = 8) -> np.ndarray:
   drawn = []
   for index, frame in enumerate(activation.video.frames()):
     if index in steps:
-      pair = [panels.fit(each, width=10 * _TILE_HEIGHT, height=_TILE_HEIGHT) for each in painter.beside(index, frame)]
+      pair = [canvas.fit(each, width=10 * _TILE_HEIGHT, height=_TILE_HEIGHT) for each in painter.beside(index, frame)]
       drawn.append(canvas.stack([*pair, canvas.text(f"{index / decode.FRAME_RATE:.2f} s", canvas.FAINT)], 4))
   rows = canvas.beside([*drawn, painter.bar(2 * _TILE_HEIGHT + 4)], 4)
   title, facts = _title(activation, rows.shape[1]), canvas.text(f"{painter.facts()}; {_COLORS}", canvas.FAINT)

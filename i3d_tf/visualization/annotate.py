@@ -20,7 +20,6 @@ from i3d_tf.models import inception_spec as spec
 from i3d_tf.video import decode
 from i3d_tf.visualization import canvas
 from i3d_tf.visualization import curves as curves_lib
-from i3d_tf.visualization import panels
 from i3d_tf.visualization import source
 from i3d_tf.weights import saved
 
@@ -161,20 +160,20 @@ class _Page:
   ):
     self._video, self._annotations, self._store, self._top_k = video, annotations, store, top_k
     self._checkpoints, self._crop, self._names = checkpoints, info.preprocess.crop, info.class_names
-    size = (_CURVES, max(150, panels.ROW * top_k + panels.BELOW_AXES))
+    size = (_CURVES, max(150, canvas.ROW * top_k + canvas.BELOW_AXES))
     times = np.linspace(0, video.seconds, min(_POINTS, 4 * video.num_frames))
     values = [curves_lib.probabilities(each.curves, times) for each in annotations]
     best = np.max([each.mean(axis=0) for each in values], axis=0)
-    shown = np.argsort(-best, kind="stable")[: len(panels.PALETTE)]
-    self._colors = {int(index): color for index, color in zip(shown, panels.PALETTE)}
+    shown = np.argsort(-best, kind="stable")[: len(canvas.PALETTE)]
+    self._colors = {int(index): color for index, color in zip(shown, canvas.PALETTE)}
     self._timelines = [
-        panels.Timeline(
+        canvas.Timeline(
             times, each[:, shown], list(self._colors.values()), seconds=video.seconds, size=size, limits=(0, 1.02)
         )
         for each in values
     ]  # fmt: skip
     names = [self._names[index] for index in self._colors]
-    self._legend = panels.legend(names, list(self._colors.values()), width=_INNER)
+    self._legend = canvas.legend(names, list(self._colors.values()), width=_INNER)
 
   def draw(self, index: int, frame: np.ndarray) -> np.ndarray:
     """The page at a frame."""
@@ -185,7 +184,7 @@ class _Page:
     seconds = self._annotations[0].curves[0].field
     words = f"probabilities; shaded: the {seconds:.1f} s of video on which the values at the line depend"
     note = canvas.text(words, canvas.FAINT, size=12)
-    lines = [panels.apart(name, clock, width=_INNER), self._pictures(index, frame), self._legend, *rows, note]
+    lines = [canvas.apart(name, clock, width=_INNER), self._pictures(index, frame), self._legend, *rows, note]
     return canvas.border(canvas.stack(lines, _GAP), *[canvas.MARGIN] * 4)
 
   def _pictures(self, index: int, frame: np.ndarray) -> np.ndarray:
@@ -194,22 +193,22 @@ class _Page:
     width = (_INNER - _GAP) // 2 if has_flow else _INNER
     size = {"width": width, "height": _PICTURE_HEIGHT}
     words = canvas.text("in the square: what the network sees", canvas.FAINT, size=12)
-    columns = [_titled(panels.fit(_mark(frame, self._crop), **size), words)]
+    columns = [_titled(canvas.fit(_mark(frame, self._crop), **size), words)]
     if has_flow:
       words = canvas.text(f"flow, in full colour {self._store.full_scale:.1f} pixels per frame", canvas.FAINT, size=12)
       wheel = canvas.border(canvas.wheel(18), top=2, left=8)
-      picture = panels.fit(self._store.draw(min(index, len(self._store) - 1)), **size)
+      picture = canvas.fit(self._store.draw(min(index, len(self._store) - 1)), **size)
       columns.append(_titled(picture, canvas.beside([words, wheel])))
     pictures = canvas.beside(columns, _GAP)
     return canvas.border(pictures, left=(_INNER - pictures.shape[1]) // 2)
 
-  def _row(self, annotation: Annotation, timeline: panels.Timeline, time: float) -> np.ndarray:
+  def _row(self, annotation: Annotation, timeline: canvas.Timeline, time: float) -> np.ndarray:
     """One stream's curves, and its ranking at `time`."""
     (probabilities,) = curves_lib.probabilities(annotation.curves, np.array([time]))
     best = np.argsort(-probabilities, kind="stable")[: self._top_k]
-    colors = [self._colors.get(int(index), panels.OTHER) for index in best]
+    colors = [self._colors.get(int(index), canvas.OTHER) for index in best]
     names = [self._names[index] for index in best]
-    ranking = panels.ranking(names, probabilities[best], colors, width=_LIST)
+    ranking = canvas.ranking(names, probabilities[best], colors, width=_LIST)
     checkpoint = canvas.text(self._checkpoints.get(annotation.name, ""), canvas.FAINT, max_width=400)
     title = canvas.beside([canvas.text(NAMES[annotation.name], bold=True, size=14), checkpoint], 10)
     curves = timeline.at(time, annotation.curves[0].seen(time))

@@ -15,7 +15,6 @@ from i3d_tf.flow import tvl1
 from i3d_tf.video import encode
 from i3d_tf.visualization import annotate
 from i3d_tf.visualization import canvas
-from i3d_tf.visualization import panels
 from i3d_tf.visualization import source
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -110,8 +109,8 @@ class AnnotateTest(absltest.TestCase):
     annotations, pages = _annotated("rgb", draw_flow=False)
     self.assertLen(annotations, 1)
     ranking = pages[15][-(16 + 22 + 8 + 154 + 2) :, -16 - 350 : -16]
-    chips = [tuple(color) for color in ranking[:, 2] if tuple(color) in panels.PALETTE]
-    self.assertEqual(chips[0], panels.PALETTE[0])
+    chips = [tuple(color) for color in ranking[:, 2] if tuple(color) in canvas.PALETTE]
+    self.assertEqual(chips[0], canvas.PALETTE[0])
 
   def test_networks_that_do_not_go_together(self):
     networks = [

@@ -1,4 +1,7 @@
-"""Pictures put together of pictures and lines of text, on white paper: RGB uint8 `[H, W, 3]`."""
+"""The parts of a page, RGB uint8 `[H, W, 3]` on white paper: text, pictures, curves with a cursor, rankings, legends.
+
+Text is drawn by Pillow, curves by Matplotlib. Nothing here imports TensorFlow.
+"""
 
 from collections.abc import Sequence
 import functools
@@ -7,6 +10,8 @@ import pathlib
 
 import cv2
 import matplotlib
+from matplotlib import figure
+from matplotlib.backends import backend_agg
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
@@ -14,81 +19,318 @@ from PIL import ImageFont
 
 from i3d_tf.flow import codec
 
+Color = tuple[int, int, int]  # RGB
+
 PAPER = (255, 255, 255)
 INK = (36, 48, 63)
 FAINT = (107, 119, 135)
-RIM = (215, 215, 215)  # around images, since what they show may be white
+RIM = (215, 215, 215)  # around pictures, since their own border may be white
 MARGIN = 16  # pixels
 LINE = 22  # pixels of a line of text
+# The colours of Okabe and Ito, which can be told apart in all forms of colour vision, and on white.
+PALETTE = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0))
+OTHER = (160, 168, 180)  # classes that have no colour of their own
+ROW, _CHIP = 26, 6  # pixels: height of a class in a ranking, width of its colour
+BELOW_AXES = 24  # pixels of paper under the axes of a timeline
+_LEFT, _RIGHT, _TOP = 34, 22, 8  # pixels of paper at their other sides
 _SIZE = 13  # pixels of the font
+_SEEN = (238, 241, 246)
+_DPI = 100
+_NUMBER = 56  # pixels of a probability in a ranking
 
 
 @functools.lru_cache(maxsize=4096)
 def text(
   words: str,
-  color: tuple[int, int, int] = INK,
+  color: Color = INK,
   *,
   bold: bool = False,
   size: int = _SIZE,
   height: int = LINE,
   max_width: int | None = None,
 ) -> np.ndarray:
-  """A line of text on paper, as wide as it needs; beyond `max_width` pixels its end is cut off and told by dots."""
+  """Draws a line of text.
+
+  Args:
+    words: the text.
+    color: of the letters.
+    bold: use the bold font.
+    size, height: pixels of the font and of the picture.
+    max_width: pixels; a longer text is cut and ends in an ellipsis. None: any width.
+
+  Returns:
+    A read-only picture as wide as the text, which is shared by all callers.
+  """
   font = _font(size, bold)
   while max_width is not None and font.getlength(words) > max_width - 2 and words.rstrip("…"):
     words = words.rstrip("…")[:-1].rstrip() + "…"
   image = Image.new("RGB", (math.ceil(font.getlength(words)) + 2, height), PAPER)
   ImageDraw.Draw(image).text((0, height / 2), words, fill=color, font=font, anchor="lm")
   drawn = np.array(image)
-  drawn.setflags(write=False)  # the next caller gets the same
+  drawn.setflags(write=False)
   return drawn
 
 
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-  """DejaVu Sans, which Matplotlib brings with it, so that text looks alike everywhere."""
+  """Loads DejaVu Sans, which is part of Matplotlib, so that text looks alike on all machines."""
   name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
   return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 
 def border(image: np.ndarray, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> np.ndarray:
-  """The image with paper around it."""
+  """Adds paper around a picture.
+
+  Args:
+    image: the picture.
+    top, bottom, left, right: pixels of paper at each side.
+
+  Returns:
+    The larger picture.
+  """
   return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=PAPER)
 
 
+def page(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
+  """Stacks rows and adds the margin of a page.
+
+  Args:
+    rows: pictures, from top to bottom.
+    gap: pixels between them.
+
+  Returns:
+    The page.
+  """
+  return border(stack(rows, gap), MARGIN, MARGIN, MARGIN, MARGIN)
+
+
 def pad(image: np.ndarray, *, height: int | None = None, width: int | None = None) -> np.ndarray:
-  """The image with paper beneath it and at its right, up to that size."""
+  """Adds paper at the bottom and the right of a picture, up to a size.
+
+  Args:
+    image: the picture.
+    height, width: pixels; a picture that is larger stays so. None: as it is.
+
+  Returns:
+    The padded picture.
+  """
   bottom, right = (max(0, (wanted or 0) - has) for wanted, has in zip((height, width), image.shape))
   return border(image, bottom=bottom, right=right)
 
 
 def stack(rows: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-  """Images of different widths beneath each other, flush left."""
+  """Puts pictures of any width below each other, flush left.
+
+  Args:
+    rows: pictures, from top to bottom.
+    gap: pixels between them.
+
+  Returns:
+    One picture.
+  """
   width = max(row.shape[1] for row in rows)
   return np.concatenate([pad(border(row, top=gap if number else 0), width=width) for number, row in enumerate(rows)])
 
 
 def beside(columns: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-  """Images of different heights beside each other, their tops level."""
+  """Puts pictures of any height side by side, their tops level.
+
+  Args:
+    columns: pictures, from left to right.
+    gap: pixels between them.
+
+  Returns:
+    One picture.
+  """
   height = max(column.shape[0] for column in columns)
   spaced = [border(column, left=gap if number else 0) for number, column in enumerate(columns)]
   return np.concatenate([pad(column, height=height) for column in spaced], axis=1)
 
 
-def rim(image: np.ndarray, color: tuple[int, int, int] = RIM) -> np.ndarray:
-  """A copy of the image with its outermost pixels in one colour."""
+def apart(left: np.ndarray, right: np.ndarray, *, width: int) -> np.ndarray:
+  """Puts two pictures at the ends of a line.
+
+  Args:
+    left, right: the pictures.
+    width: pixels of the line.
+
+  Returns:
+    One picture.
+  """
+  return beside([pad(left, width=width - right.shape[1]), right])
+
+
+def rim(image: np.ndarray, color: Color = RIM) -> np.ndarray:
+  """Draws a line of one pixel at the inside of the border of a picture.
+
+  Args:
+    image: the picture.
+    color: of the line.
+
+  Returns:
+    A copy with the line.
+  """
   height, width = image.shape[:2]
   return cv2.rectangle(image.copy(), (0, 0), (width - 1, height - 1), color)
 
 
+def fit(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
+  """Resizes a picture to the largest size within limits that keeps its aspect ratio, and draws its rim.
+
+  Args:
+    image: the picture.
+    width, height: the limits in pixels.
+
+  Returns:
+    The resized picture.
+  """
+  factor = min(width / image.shape[1], height / image.shape[0])
+  size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+  return rim(cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC))
+
+
 def wheel(side: int) -> np.ndarray:
-  """The colour that `codec.draw` gives every direction and speed, motion going away from the centre."""
+  """Draws the legend of flow: the colour that `codec.draw` gives each direction and speed, away from the centre.
+
+  Args:
+    side: pixels.
+
+  Returns:
+    A square picture with the colours in a circle.
+  """
   across = np.linspace(-1, 1, side)
   flow = np.stack(np.meshgrid(across, across), axis=-1)
   is_inside = np.linalg.norm(flow, axis=-1, keepdims=True) <= 1
-  return np.where(is_inside, codec.draw(flow, full_scale=1.0), np.uint8(PAPER)).astype(np.uint8)
+  return np.where(is_inside, codec.draw(flow, full_scale=1.0), np.uint8(255)).astype(np.uint8)
 
 
 def png(image: np.ndarray) -> bytes:
-  """The image as a PNG file."""
+  """Encodes a picture as a PNG file.
+
+  Args:
+    image: the picture.
+
+  Returns:
+    The content of the file.
+  """
   return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+class Timeline:
+  """Curves over the time of a video, which are drawn once; `at` draws a cursor on them."""
+
+  def __init__(
+    self,
+    times: np.ndarray,
+    curves: np.ndarray,
+    colors: Sequence[Color],
+    *,
+    seconds: float,
+    size: tuple[int, int],
+    limits: tuple[float, float],
+  ):
+    """Draws the curves.
+
+    Args:
+      times: seconds `[N]`.
+      curves: values `[N, curves]`.
+      colors: one per curve; the first curve is drawn on top.
+      seconds: duration of the video.
+      size: width and height in pixels.
+      limits: of the vertical axis.
+    """
+    self._seconds = seconds
+    width, height = size
+    self._box = (_LEFT, width - _RIGHT)
+    drawing = figure.Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    canvas = backend_agg.FigureCanvasAgg(drawing)
+    place = (_LEFT / width, BELOW_AXES / height, 1 - (_LEFT + _RIGHT) / width, 1 - (_TOP + BELOW_AXES) / height)
+    axes = drawing.add_axes(place)
+    for values, color in reversed(list(zip(curves.T, colors, strict=True))):
+      axes.plot(times, values, color=np.array(color) / 255, lw=1.8, solid_joinstyle="round")
+    ink = np.array(FAINT) / 255
+    axes.set(xlim=(0, seconds), ylim=limits)
+    axes.tick_params(labelsize=8, colors=ink, length=3)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(ink)
+    axes.grid(color=np.array(RIM) / 255, lw=0.6)
+    axes.set_axisbelow(True)
+    canvas.draw()
+    self._picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+  def at(self, time: float, seen: tuple[float, float]) -> np.ndarray:
+    """Draws the cursor.
+
+    Args:
+      time: the second at which it stands.
+      seen: the first and the last second of what is shaded.
+
+    Returns:
+      The picture.
+    """
+    picture = self._picture.copy()
+    bottom = picture.shape[0] - BELOW_AXES
+    first, last = (self._column(moment) for moment in seen)
+    shaded = picture[_TOP:bottom, first : last + 1]
+    shaded[:] = np.minimum(shaded, np.array(_SEEN, np.uint8))
+    cv2.line(picture, (self._column(time), _TOP - 4), (self._column(time), bottom), INK, 1)
+    return picture
+
+  def _column(self, time: float) -> int:
+    left, right = self._box
+    return round(left + (right - left) * float(np.clip(time / self._seconds, 0, 1)))
+
+
+def legend(names: Sequence[str], colors: Sequence[Color], *, width: int) -> np.ndarray:
+  """Draws names with their colours, in as many lines as they need.
+
+  Args:
+    names: the names.
+    colors: one per name.
+    width: pixels.
+
+  Returns:
+    The picture.
+  """
+  lines: list[list[np.ndarray]] = [[]]
+  used = 0
+  for name, color in zip(names, colors, strict=True):
+    chip = np.full((10, 16, 3), color, np.uint8)
+    entry = beside([border(chip, top=6), text(name, size=12, max_width=width - 40)], 5)
+    if used and used + entry.shape[1] > width:
+      lines.append([])
+      used = 0
+    lines[-1].append(entry)
+    used += entry.shape[1] + 18
+  return pad(stack([beside(line, 18) for line in lines]), width=width)
+
+
+def ranking(names: Sequence[str], probabilities: Sequence[float], colors: Sequence[Color], *, width: int) -> np.ndarray:
+  """Draws classes below each other, each on a bar as long as its probability.
+
+  Args:
+    names: of the classes, best first.
+    probabilities, colors: one per class.
+    width: pixels.
+
+  Returns:
+    The picture.
+  """
+  rows = []
+  for name, probability, color in zip(names, probabilities, colors, strict=True):
+    row = np.full((ROW, width, 3), PAPER, np.uint8)
+    row[2:-2, :_CHIP] = color
+    length = round((width - _CHIP - _NUMBER) * probability)
+    row[2:-2, _CHIP : _CHIP + length] = np.rint(0.7 * 255 + 0.3 * np.array(color))
+    number = text(f"{probability:.2f}" if probability >= 0.005 else "<0.01", size=14, height=ROW)
+    _lay(row, text(name, size=14, height=ROW, max_width=width - _CHIP - _NUMBER - 12), _CHIP + 8)
+    _lay(row, number, width - number.shape[1])
+    rows.append(row)
+  return stack(rows)
+
+
+def _lay(picture: np.ndarray, words: np.ndarray, left: int) -> None:
+  """Lays text on a picture, which stays visible between the letters."""
+  place = picture[: words.shape[0], left : left + words.shape[1]]
+  place[:] = np.minimum(place, words)

@@ -1,4 +1,4 @@
-"""Pictures of records: frames at equal distances in time, and the flow from each of them beneath it."""
+"""Contact sheets of records: frames at equal intervals, each above the flow to its next frame."""
 
 from collections.abc import Sequence
 
@@ -16,14 +16,17 @@ _WHEEL = 19  # pixels of the legend's colour wheel
 
 
 def draw(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
-  """Draws a strip for each record, RGB uint8 `[H, W, 3]`.
+  """Draws a strip with a caption for each record.
 
-  The flow of one record has one scale, which its caption tells; `codec.draw` explains the colours.
+  All flow of a record is drawn in one scale, which its caption states; for the colours see `codec.draw`.
 
   Args:
     chosen: at least one record, each with frames, flow or both.
-    columns: images in a row, at most.
-    tile_height: pixels of one image; the width follows.
+    columns: the most images in a row.
+    tile_height: pixels of an image; its width keeps the aspect ratio.
+
+  Returns:
+    RGB uint8 `[H, W, 3]`.
 
   Raises:
     I3dError: if an image cannot be decoded, or a record has none.
@@ -33,7 +36,18 @@ def draw(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int
 
 
 def draw_images(record: records.Record, *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
-  """Draws one record's frames and flow alone, without words, RGB uint8 `[H, W, 3]`; see `draw`."""
+  """Draws the frames and the flow of one record without a caption.
+
+  Args:
+    record: with frames, flow or both.
+    columns, tile_height: as in `draw`.
+
+  Returns:
+    RGB uint8 `[H, W, 3]`.
+
+  Raises:
+    I3dError: as `draw`.
+  """
   return canvas.stack(_rows(record, columns, tile_height)[0])
 
 
@@ -43,8 +57,8 @@ def _strip(record: records.Record, columns: int, tile_height: int) -> np.ndarray
 
 
 def _rows(record: records.Record, columns: int, tile_height: int) -> tuple[list[np.ndarray], np.ndarray, float | None]:
-  """The rows of frames and of flow, the steps that they show, and the flow's scale."""
-  count = len(record.flow_frames) or len(record.frames)  # the last frame has no flow
+  """Draws the row of frames and the row of flow; also returns the steps that they show and the scale of the flow."""
+  count = len(record.flow_frames) or len(record.frames)  # one flow less than frames
   if not count:
     raise errors.I3dError(f"{record.id}: the record holds neither frames nor flow")
   steps = np.unique(np.rint(np.linspace(0, count - 1, columns)).astype(int))
@@ -62,7 +76,7 @@ def _rows(record: records.Record, columns: int, tile_height: int) -> tuple[list[
 
 
 def _flow(record: records.Record, step: int) -> np.ndarray:
-  """Pixels per frame; what was truncated is taken half a step higher, so that standing points are white."""
+  """Decodes flow to pixels per frame; truncated bytes to the middle of their bin, so that no motion is white."""
   bound = record.flow_bound if record.flow_bound > 0 else codec.BOUND
   decode = codec.decode if record.flow_rounding == "nearest" else codec.decode_middle
   return decode(inspection.decode_image(record.flow_frames[step])[..., :2], bound=bound)
@@ -75,7 +89,7 @@ def _row(images: list[np.ndarray], height: int) -> np.ndarray:
 
 
 def _caption(record: records.Record, full_scale: float | None) -> list[np.ndarray]:
-  """Two lines: label and id; what there is of frames, and the flow's scale beside a colour wheel."""
+  """Draws two lines: label and id; the number of images, and the scale of the flow beside a colour wheel."""
   label = canvas.text(", ".join(record.labels) if record.labels else "no label", canvas.INK, bold=True)
   title = np.concatenate([label, canvas.border(canvas.text(record.id, canvas.FAINT), left=12)], axis=1)
   facts = [f"{len(record.frames)} frames"] if record.frames else []
@@ -83,14 +97,14 @@ def _caption(record: records.Record, full_scale: float | None) -> list[np.ndarra
   facts += [f"{record.width}x{record.height} pixels"] if record.width and record.height else []
   if full_scale is None:
     return [title, canvas.text(", ".join(facts), canvas.FAINT)]
-  facts = canvas.text(", ".join([*facts, f"flow of {full_scale:.1f} pixels per frame in full colour:"]), canvas.FAINT)
+  words = canvas.text(", ".join([*facts, f"flow of {full_scale:.1f} pixels per frame in full colour:"]), canvas.FAINT)
   top = (canvas.LINE - _WHEEL) // 2
   wheel = canvas.border(canvas.wheel(_WHEEL), top=top, bottom=canvas.LINE - _WHEEL - top, left=8)
-  return [title, np.concatenate([facts, wheel], axis=1)]
+  return [title, np.concatenate([words, wheel], axis=1)]
 
 
 def _times(record: records.Record, steps: np.ndarray, tile_width: int) -> np.ndarray:
-  """The time beneath each column, or for lack of one the frame's number."""
+  """Draws the time of each column, or the number of the frame if the record has no times."""
   times = record.timestamps or record.flow_timestamps
   texts = [f"{times[step] / 1e6:.2f} s" if step < len(times) else f"frame {step}" for step in steps]
   cells = [canvas.text(text, canvas.FAINT)[:, :tile_width] for text in texts]

@@ -1,7 +1,7 @@
-"""The filters of a network's first layer over time, as in Figure 4 of "Quo Vadis, Action Recognition?".
+"""Pictures of the filters of a network's first layer over time, as in Figure 4 of "Quo Vadis, Action Recognition?".
 
-Gray is a weight of zero. The filters of RGB are coloured by their weights of red, green and blue; those of flow are two
-gray pictures, one of the x and one of the y of the motion that they answer to.
+A weight of zero is gray. A filter of RGB is coloured by its weights for red, green and blue; a filter of flow is drawn
+as two gray pictures, of its weights for the x and the y of the motion.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from i3d_tf import errors
 from i3d_tf.visualization import canvas
 from i3d_tf.weights import saved
 
-SCALES = ("filter", "checkpoint")
-_TILE, _ANIMATED_TILE = 35, 49  # pixels of a filter, about: as many for each weight
+_SCALES = ("filter", "checkpoint")
+_TILE, _ANIMATED_TILE = 35, 49  # pixels of a filter, rounded to a multiple of its weights
 _GAP = 2  # pixels between filters
 _BETWEEN = 18  # pixels between grids
 _RAMP = (90, 10)  # pixels of the legend
 _SECONDS = 0.35  # of a step in the animation
-_LAST_SECONDS = 0.9  # of the last, so that one sees where it begins again
+_LAST_SECONDS = 0.9  # of the last step, so that the start of the loop is visible
 _COMPONENTS = {"rgb": (("colour", slice(0, 3)),), "flow": (("flow x", slice(0, 1)), ("flow y", slice(1, 2)))}
 
 
@@ -33,10 +33,10 @@ class Filters:
   """The first layer of one stream of a network.
 
   Attributes:
-    checkpoint: where it is from, as the user named it.
-    layer: the layer's name.
+    checkpoint: the checkpoint, as the user named it.
+    layer: name of the layer.
     stream: 'rgb' or 'flow'.
-    kernel: its weights float32 `[steps, h, w, channels, N]`, of 3 channels, or 2, x and y.
+    kernel: weights, float32 `[steps, h, w, channels, N]`, of 3 channels, or of 2, x and y.
   """
 
   checkpoint: str
@@ -46,15 +46,18 @@ class Filters:
 
 
 def read(checkpoint: str | os.PathLike) -> list[Filters]:
-  """The first layer of each stream of a network.
+  """Reads the first layer of each stream of a network.
 
-  A stack of L flows that a 2D layer takes is L steps in time.
+  If a 2D layer takes a stack of L flow fields, these are L steps in time.
 
   Args:
     checkpoint: as `saved.read` takes it.
 
+  Returns:
+    The filters, one entry per stream.
+
   Raises:
-    CheckpointError, DownloadError: as `saved.read`; for a network without a first layer that can be drawn.
+    CheckpointError, DownloadError: as `saved.read`; if the network has no first layer that can be drawn.
   """
   values, info = saved.read(checkpoint)
   found = []
@@ -74,13 +77,18 @@ def read(checkpoint: str | os.PathLike) -> list[Filters]:
 
 
 def draw(filters: Sequence[Filters], *, scale: str = "filter") -> np.ndarray:
-  """All filters at all steps, RGB uint8 `[H, W, 3]`: steps from left to right, networks beneath each other.
+  """Draws all filters at all steps: steps from left to right, networks below each other.
 
   Args:
     filters: of one network or several.
-    scale: which weight is black or white, or a colour's full strength: the largest of each 'filter' over all its steps,
-      channels and pixels, so that the pattern of weak ones is seen, too; or the largest of the 'checkpoint', so that
-      they can be compared.
+    scale: which weight has full contrast: the largest of each 'filter' over all its steps, channels and pixels, so that
+      the patterns of weak filters are visible, too; or the largest of the 'checkpoint', to compare filters.
+
+  Returns:
+    RGB uint8 `[H, W, 3]`.
+
+  Raises:
+    I3dError: if there is no such scale.
   """
   strips = []
   for each in filters:
@@ -90,13 +98,22 @@ def draw(filters: Sequence[Filters], *, scale: str = "filter") -> np.ndarray:
       columns = [canvas.stack([name, grid]) for name, grid in zip(names, grids, strict=True)]
       rows.append(canvas.stack([canvas.text(label, bold=True), canvas.beside(columns, _BETWEEN)]))
     strips.append(canvas.stack([_caption(each, scale), *rows], 6))
-  return canvas.border(canvas.stack(strips, 2 * canvas.MARGIN), *[canvas.MARGIN] * 4)
+  return canvas.page(strips, 2 * canvas.MARGIN)
 
 
 def animate(filters: Sequence[Filters], *, scale: str = "filter") -> bytes:
-  """All filters as a GIF that goes through the steps, networks beside each other; see `draw`.
+  """Draws all filters as an animation over the steps, networks side by side.
 
-  A network with fewer steps than another shows each of them longer.
+  If a network has fewer steps than another, each of them is shown for longer.
+
+  Args:
+    filters, scale: as in `draw`.
+
+  Returns:
+    The content of a GIF file.
+
+  Raises:
+    I3dError: as `draw`.
   """
   count = max(len(each.kernel) for each in filters)
   drawn = [(each, _grids(each, scale, _ANIMATED_TILE)) for each in filters]
@@ -112,7 +129,7 @@ def animate(filters: Sequence[Filters], *, scale: str = "filter") -> bytes:
 
 
 def _at(each: Filters, grids: list[tuple[str, list[np.ndarray]]], step: int, scale: str) -> np.ndarray:
-  """A network at one step."""
+  """Draws a network at one step."""
   columns = [canvas.stack([canvas.text(label, bold=True), steps[step]]) for label, steps in grids]
   picture = canvas.beside(columns, _BETWEEN)
   time = canvas.text(_steps(each)[step], size=16, height=28, bold=True)
@@ -120,7 +137,7 @@ def _at(each: Filters, grids: list[tuple[str, list[np.ndarray]]], step: int, sca
 
 
 def _steps(each: Filters) -> list[str]:
-  """What each step is, in frames from the middle one."""
+  """Names each step by its distance from the middle frame."""
   count = len(each.kernel)
   if count == 1:
     return ["one frame"]
@@ -131,7 +148,7 @@ def _steps(each: Filters) -> list[str]:
 
 
 def _grids(each: Filters, scale: str, tile: int) -> list[tuple[str, list[np.ndarray]]]:
-  """For each component its name, and a picture of all filters at each step."""
+  """Draws all filters at each step; returns the name and the pictures of each component."""
   full = _full(each, scale)
   pictures = []
   for label, channels in _COMPONENTS[each.stream]:
@@ -143,9 +160,9 @@ def _grids(each: Filters, scale: str, tile: int) -> list[tuple[str, list[np.ndar
 
 
 def _full(each: Filters, scale: str) -> np.ndarray:
-  """The weight of full contrast of each filter `[N]`."""
-  if scale not in SCALES:
-    raise errors.I3dError(f"scale is {scale!r}; allowed are {', '.join(SCALES)}")
+  """Returns the weight that has full contrast for each filter, `[N]`."""
+  if scale not in _SCALES:
+    raise errors.I3dError(f"scale is {scale!r}; allowed are {', '.join(_SCALES)}")
   largest = np.abs(each.kernel).max(axis=(0, 1, 2, 3))
   if scale == "checkpoint":
     largest = np.full_like(largest, largest.max())
@@ -153,28 +170,28 @@ def _full(each: Filters, scale: str) -> np.ndarray:
 
 
 def _grid(tiles: np.ndarray, side: int) -> np.ndarray:
-  """Filters uint8 `[N, h, w, 3]` enlarged and laid in a square, row by row."""
+  """Enlarges filters, uint8 `[N, h, w, 3]`, and lays them in a square, row by row."""
   count, height, width = tiles.shape[:3]
   factor = max(1, round(side / height))
   size = (width * factor, height * factor)
-  tiles = [cv2.resize(tile, size, interpolation=cv2.INTER_NEAREST) for tile in np.ascontiguousarray(tiles)]
+  enlarged = [cv2.resize(tile, size, interpolation=cv2.INTER_NEAREST) for tile in np.ascontiguousarray(tiles)]
   columns = math.ceil(math.sqrt(count))
-  rows = [canvas.beside(tiles[first : first + columns], _GAP) for first in range(0, count, columns)]
+  rows = [canvas.beside(enlarged[first : first + columns], _GAP) for first in range(0, count, columns)]
   return canvas.stack(rows, _GAP)
 
 
 def _caption(each: Filters, scale: str, *, width: int | None = None) -> np.ndarray:
-  """Which layer of which network, and what the colours stand for."""
+  """Draws the names of network and layer, and what the colours mean."""
   steps, height, across, channels, number = each.kernel.shape
   title = canvas.text(each.checkpoint, bold=True, size=16, height=26, max_width=width)
   facts = f"{each.layer}: {number} filters of {across}×{height} pixels, {steps} {'step' if steps == 1 else 'steps'}"
   full = _full(each, scale)
   if scale == "filter":
-    full = f"each filter's largest weight, {full.min():.2g} to {full.max():.2g}"
+    contrast = f"each filter's largest weight, {full.min():.2g} to {full.max():.2g}"
   else:
-    full = f"±{full.max():.3g}, the largest weight"
+    contrast = f"±{full.max():.3g}, the largest weight"
   ramp = np.broadcast_to(np.linspace(0, 255, _RAMP[0]).astype(np.uint8)[:, np.newaxis], (*_RAMP[::-1], 3))
   ramp = canvas.border(canvas.rim(ramp), top=6, bottom=6)
   legend = canvas.beside([canvas.text("−", canvas.FAINT), ramp, canvas.text("+    gray is 0", canvas.FAINT)], 5)
-  lines = [canvas.text(words, canvas.FAINT, max_width=width) for words in (facts, f"full contrast: {full}")]
+  lines = [canvas.text(words, canvas.FAINT, max_width=width) for words in (facts, f"full contrast: {contrast}")]
   return canvas.stack([title, *lines, legend])

@@ -1,7 +1,4 @@
-"""What every network of the zoo costs on this machine, in one table and one figure: published accuracy against cost.
-
-Published accuracy of the zoo's networks against what they cost here, as a PNG.
-"""
+"""What the networks of the zoo cost on this machine: a table, and a figure of published accuracy against cost."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -27,8 +24,15 @@ _COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """Which networks, and clips of how many frames and pixels at the most; None: as they are trained."""
+class ZooBenchmark:
+  """What to measure.
+
+  Attributes:
+    models: names of networks in the zoo.
+    rounds: rounds that are counted.
+    batch: clips per batch.
+    max_frames, max_crop: limits to the frames and pixels of a clip; None: clips are those of training.
+  """
 
   models: Sequence[str]
   rounds: int
@@ -39,10 +43,10 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One network: medians over the rounds, and the peak memory of a process that did nothing else, in bytes.
+  """One network: medians over the rounds, and the peak memory in bytes of a process that did nothing else.
 
-  `parameters` are those of 400 classes, `clip` is (frames, height, width). `accuracy` is the best that is published of
-  RGB in percent, and `start` what that network was trained from; None if there is none.
+  `clip` is (frames, height, width); `parameters` are those for 400 classes. `accuracy` is the best published top-1
+  accuracy of RGB in percent, and `start` what that network was trained from; both None if none is published.
   """
 
   model: str
@@ -59,18 +63,37 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-  """What was measured, and of the networks that could not be measured, why."""
+class ComparisonReport:
+  """What was measured; `failures` tell, by network, why it could not be measured."""
 
   machine: str
-  options: Options
+  options: ZooBenchmark
   rows: list[Row]
   failures: dict[str, str]
 
+  def __str__(self) -> str:
+    """The report as lines of text, the cheapest first."""
+    lines = [_COLUMNS, *map(_cells, sorted(self.rows, key=lambda row: row.forward_seconds))]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    aligned = [
+      "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
+      for cells in lines
+    ]
+    batch = self.options.batch
+    return "\n".join([f"{self.machine}; batches of {batch} clip{'s' * (batch > 1)}", "", *map(str.rstrip, aligned)])
 
-def measure(options: Options) -> Report:
-  """Measures one network after the other, each in a process of its own; Ctrl-C ends it with what has been measured."""
-  rows, failures = [], {}
+
+def measure(options: ZooBenchmark) -> ComparisonReport:
+  """Measures one network after the other, each in a process of its own.
+
+  Args:
+    options: what to measure.
+
+  Returns:
+    The report; after Ctrl-C, of the networks that had been measured.
+  """
+  rows: list[Row] = []
+  failures: dict[str, str] = {}
   # disable=None: shown only on a terminal.
   for model in tqdm.tqdm(options.models, desc="networks", unit="network", disable=None):
     try:
@@ -80,23 +103,11 @@ def measure(options: Options) -> Report:
     except KeyboardInterrupt:
       failures |= dict.fromkeys(options.models[len(rows) + len(failures) :], "interrupted")
       break
-  return Report(machine=provenance.machine(), options=options, rows=rows, failures=failures)
-
-
-def describe(report: Report) -> str:
-  """The report as lines of text, the cheapest first."""
-  lines = [_COLUMNS, *map(_cells, sorted(report.rows, key=lambda row: row.forward_seconds))]
-  widths = [max(map(len, column)) for column in zip(*lines)]
-  aligned = [
-    "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
-    for cells in lines
-  ]
-  batch = report.options.batch
-  return "\n".join([f"{report.machine}; batches of {batch} clip{'s' * (batch > 1)}", "", *map(str.rstrip, aligned)])
+  return ComparisonReport(machine=provenance.machine(), options=options, rows=rows, failures=failures)
 
 
 def _measure_alone(options: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of the `network.Report` that a new process makes; I3dError if it cannot, or does not live to."""
+  """Returns the fields of the `network.NetworkReport` of a new process; I3dError if it fails or is killed."""
   [outcome] = workers.run(_measure, [options], num_workers=1)
   if outcome.error is not None:
     raise errors.I3dError(outcome.error)
@@ -107,11 +118,11 @@ def _measure(options: Mapping[str, Any]) -> dict[str, Any]:
   cli.import_tensorflow(quiet=True)
   from i3d_tf.benchmarks import network
 
-  return dataclasses.asdict(network.measure(network.Options(**options)))
+  return dataclasses.asdict(network.measure(network.NetworkBenchmark(**options)))
 
 
-def _network_options(options: Options, model: str) -> dict[str, Any]:
-  """Those of `network.Options`."""
+def _network_options(options: ZooBenchmark, model: str) -> dict[str, Any]:
+  """Returns the fields of a `network.NetworkBenchmark`."""
   entry, clip = zoo.get(model), zoo.training_clips(model, _STREAM)
   crop = min(clip["crop"], options.max_crop or clip["crop"])
   return {
@@ -125,9 +136,11 @@ def _network_options(options: Options, model: str) -> dict[str, Any]:
   }
 
 
-def _row(model: str, measured: Mapping[str, Any], options: Options) -> Row:
+def _row(model: str, measured: Mapping[str, Any], options: ZooBenchmark) -> Row:
   accuracies = {start: figures[_STREAM] for start, figures in zoo.get(model).accuracies.items() if _STREAM in figures}
-  start = max(accuracies, key=accuracies.get, default=None)
+  accuracy, start = max(
+    ((accuracy, start) for start, accuracy in accuracies.items()), key=lambda pair: pair[0], default=(None, None)
+  )
   return Row(
     model=model,
     clip=measured["shape"][1:4],
@@ -138,7 +151,7 @@ def _row(model: str, measured: Mapping[str, Any], options: Options) -> Row:
     train_clips_per_second=options.batch / measured["train_seconds"],
     train_peak_bytes=measured["train_peak_bytes"],
     matrix_product_gmac_per_second=measured["matrix_product_gmac_per_second"],
-    accuracy=accuracies.get(start),
+    accuracy=accuracy,
     start=start,
   )
 
@@ -156,14 +169,21 @@ _STARTS = {
     "imagenet": ("#2f6fdb", "from ImageNet"), "scratch": ("#e08a1e", "from scratch"),
     "unknown": ("#2b8a6e", "start not said"),
 }  # fmt: skip
-_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point: to the right, upwards
-_AREA = 14.0  # of a million parameters, in square points
+_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point: (right, up)
+_AREA = 14.0  # square points of a million parameters
 _POINTS_PER_INCH = 72
 
 
 @matplotlib.rc_context(figures.STYLE)
-def draw(report: Report) -> bytes:
-  """The networks that have a published accuracy, each with an area in proportion to its parameters."""
+def draw(report: ComparisonReport) -> bytes:
+  """Draws published accuracy against measured seconds, for networks that have both.
+
+  Args:
+    report: the measurements.
+
+  Returns:
+    A PNG image; the area of a point is proportional to the parameters of its network.
+  """
   drawing, axes = figures.new(10.6, 5.6)
   rows = [row for row in report.rows if row.accuracy is not None]
   for start, (color, label) in _STARTS.items():
@@ -188,12 +208,12 @@ def draw(report: Report) -> bytes:
 
 
 def _label(drawing, axes, rows: Sequence[Row]) -> None:
-  """Writes the networks' names beside their points, each at the side where it covers least of what is there."""
-  drawing.canvas.draw()  # settles where the axes are
+  """Writes the name of each network beside its point, at the side where it covers least of what is drawn."""
+  drawing.canvas.draw()  # computes the position of the axes
   centers = axes.transData.transform([(row.forward_seconds, row.accuracy) for row in rows])
   radii = [_radius(row) * drawing.dpi / _POINTS_PER_INCH for row in rows]
   taken = [transforms.Bbox([center - radius, center + radius]) for center, radius in zip(centers, radii, strict=True)]
-  for row in sorted(rows, key=lambda row: row.accuracy):
+  for row in sorted(rows, key=lambda row: row.accuracy or 0):
     texts = [
         axes.annotate(
             row.model, (row.forward_seconds, row.accuracy), _offset(row, right, up), textcoords="offset points",
@@ -211,12 +231,12 @@ def _label(drawing, axes, rows: Sequence[Row]) -> None:
 
 
 def _offset(row: Row, right: int, up: int) -> tuple[float, float]:
-  """From the centre of a point to its name, in points."""
+  """Returns the offset from the centre of a point to its name, in points."""
   return right * (_radius(row) + 3), up * (_radius(row) + 6)
 
 
 def _radius(row: Row) -> float:
-  """Of its point, in points."""
+  """Returns the radius of its point, in points."""
   return (_AREA * row.parameters / 1e6) ** 0.5 / 2
 
 
