@@ -62,8 +62,8 @@ def flip_rgb(frames: tf.Tensor) -> tf.Tensor:
 
 def flip_flow(flow: tf.Tensor) -> tf.Tensor:
   """The flow `[..., H, W, 2L]` of the mirrored frames: mirrored, with the x of every flow negated."""
-  signs = tf.tile([-1.0, 1.0], [tf.shape(codec)[-1] // 2])
-  return _for_rows(flip_rgb(codec), lambda rows, repeat: rows * repeat(signs))
+  signs = tf.tile([-1.0, 1.0], [tf.shape(flow)[-1] // 2])
+  return _for_rows(flip_rgb(flow), lambda rows, repeat: rows * repeat(signs))
 
 
 def jitter_colors(frames: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
@@ -101,7 +101,7 @@ def drop_rgb(frames: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:
 
 def drop_flow(flow: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:
   """Flow float32 `[T, H, W, 2L]` with the `dropped` ones (bool `[T]`) replaced by no motion."""
-  return tf.where(dropped[:, tf.newaxis, tf.newaxis, tf.newaxis], 0.0, codec)
+  return tf.where(dropped[:, tf.newaxis, tf.newaxis, tf.newaxis], 0.0, flow)
 
 
 def _for_rows(
