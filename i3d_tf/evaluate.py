@@ -1,11 +1,11 @@
 """Evaluates trained networks on a split of a data set. See `--help`."""
 
-import os
+import sys
 
 from absl import flags
 
 from i3d_tf import cli
-from i3d_tf.evaluation import config
+from i3d_tf.evaluation import config as config_lib
 from i3d_tf.input import clip_config
 from i3d_tf.models import zoo
 
@@ -63,7 +63,7 @@ flags.DEFINE_bool("flip", _DEFAULT.flip, "Also take the mirror image of every vi
 flags.DEFINE_enum(
   "fusion",
   "logits",
-  config.FUSIONS,
+  config_lib.FUSIONS,
   "logits: added; softmax: probabilities averaged; svm: a linear SVM on both streams' softmax scores.",
 )
 flags.DEFINE_float("flow_weight", None, "Weight of flow; RGB has the rest. Default: 0.5.", lower_bound=0, upper_bound=1)
@@ -75,26 +75,29 @@ _CLIP_FLAGS = ("protocol", "max_frames", "num_clips", "num_frames", "frame_strid
 
 def main(arguments: list[str]) -> int:
   del arguments
-  evaluation = _evaluation()
+  config = _config()
   cli.import_tensorflow()
-  from i3d_tf.evaluation import metrics
-  from i3d_tf.evaluation import session
+  import tqdm
 
-  outcomes, failures = session.run(evaluation)
-  print(metrics.table({name: outcome.metrics for name, outcome in outcomes.items()}))
-  print(os.path.join(evaluation.output, "report.html"))
-  if failures:
-    return cli.fail(f"{len(failures)} records could not be evaluated; results.json names them")
+  from i3d_tf.evaluation import evaluator
+  from i3d_tf.evaluation import metrics
+
+  on_failure = lambda message: tqdm.tqdm.write(f"failed: {message}")
+  report = evaluator.evaluate(config, progress=sys.stderr.isatty(), on_failure=on_failure)
+  print(metrics.table(report.metrics))
+  print(report.report_path)
+  if report.failures:
+    return cli.fail(f"{len(report.failures)} records could not be evaluated; results.json names them")
   return 0
 
 
-def _evaluation() -> config.Evaluation:
+def _config() -> config_lib.EvaluationConfig:
   given = lambda kind: {
     stream: FLAGS[f"{stream}_{kind}"].value
     for stream in clip_config.STREAMS_OF
     if f"{stream}_{kind}" in FLAGS and FLAGS[f"{stream}_{kind}"].value is not None
   }
-  return config.Evaluation(
+  return config_lib.EvaluationConfig(
     output=FLAGS.output,
     records=FLAGS.records,
     split=FLAGS.split,

@@ -12,8 +12,8 @@ import time
 from absl.testing import absltest
 import numpy as np
 
-from i3d_tf.evaluation import scores as scores_lib
-from i3d_tf.evaluation import session_test
+from i3d_tf.evaluation import evaluator_test
+from i3d_tf.evaluation import predictions
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -25,9 +25,9 @@ class EvaluateTest(absltest.TestCase):
     folder = tempfile.TemporaryDirectory()
     cls.addClassCleanup(folder.cleanup)
     cls.folder = pathlib.Path(folder.name)
-    session_test.make_records(cls.folder / "records")
+    evaluator_test.make_records(cls.folder / "records")
     for stream in ("rgb", "flow"):
-      session_test.make_run(cls.folder / stream, stream)
+      evaluator_test.make_run(cls.folder / stream, stream)
 
   def _command(self, *flags: str) -> list[str]:
     return [sys.executable, "-m", "i3d_tf.evaluate", *flags]
@@ -62,10 +62,10 @@ class EvaluateTest(absltest.TestCase):
     # Kept after every video, and slow enough to be killed in the middle.
     script = (
       "import time; from i3d_tf import cli; cli.import_tensorflow(quiet=True)\n"
-      "from i3d_tf import evaluate; from i3d_tf.evaluation import scoring\n"
-      "scoring.evaluate.__kwdefaults__['save_seconds'] = 0.0\n"
-      "add = scoring.Tally.add\n"
-      "scoring.Tally.add = lambda *a: (time.sleep(1), add(*a))\n"
+      "from i3d_tf import evaluate; from i3d_tf.evaluation import evaluator\n"
+      "evaluator.predict.__kwdefaults__['save_seconds'] = 0.0\n"
+      "add = evaluator._add\n"
+      "evaluator._add = lambda *a: (time.sleep(1), add(*a))\n"
       "evaluate.run()"
     )
     process = subprocess.Popen(
@@ -78,10 +78,10 @@ class EvaluateTest(absltest.TestCase):
     process.send_signal(signal.SIGKILL)
     _, messages = process.communicate()
     self.assertEqual(process.returncode, -signal.SIGKILL, messages)
-    self.assertLess(len(scores_lib.load(partial).ids), 6)
+    self.assertLess(len(predictions.load(partial).ids), 6)
     self.assertEqual(self._evaluate(*flags, "--output=parts").returncode, 0)
     self.assertFalse(partial.exists())
-    whole, parts = (scores_lib.load(self.folder / name / "scores_rgb.npz") for name in ("whole", "parts"))
+    whole, parts = (predictions.load(self.folder / name / "scores_rgb.npz") for name in ("whole", "parts"))
     self.assertEqual(parts.ids, whole.ids)
     np.testing.assert_array_equal(parts.logits, whole.logits)
     self.assertEqual(*((self.folder / name / "scores_rgb.npz").read_bytes() for name in ("whole", "parts")))

@@ -1,6 +1,6 @@
-"""The report's figures, as PNG bytes. Matplotlib's objects only: no state of pyplot, no screen.
+"""The pictures of the report: plots as PNG, and the clips that were recognised best and worst as JPEG.
 
-The clips that a report shows: those recognised best and worst, with frames and coloured flow.
+Plots use Matplotlib's objects without pyplot, which has global state and may want a screen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import matplotlib
+from matplotlib import axes as axes_lib
 from matplotlib import colors
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -17,15 +18,16 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf.data import inspection
+from i3d_tf.evaluation import config
+from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics as metrics_lib
-from i3d_tf.evaluation import scores as scores_lib
+from i3d_tf.evaluation import predictions as predictions_lib
 from i3d_tf.visualization import contact_sheet
 
-COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", "rgb+flow": "#2b8a6e", "joint": "#8a4fb8"}
-NAMES = {"rgb": "RGB", "flow": "Flow", "rgb+flow": "RGB+Flow", "joint": "Joint"}
+COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", config.FUSED: "#2b8a6e", "joint": "#8a4fb8"}
+NAMES = {"rgb": "RGB", "flow": "Flow", config.FUSED: "RGB+Flow", "joint": "Joint"}
 _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
-MOST_CLASSES_BESIDE = 20  # up to which the confusion matrix can be read at half the page's width
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
 _MOST_CLASSES_WITH_NAMES = 60
 STYLE = {
@@ -36,7 +38,14 @@ STYLE = {
 
 @matplotlib.rc_context(STYLE)
 def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
-  """The fraction of videos whose label is among the k best, against k."""
+  """Plots top-k accuracy against k.
+
+  Args:
+    measured: metrics by stream.
+
+  Returns:
+    PNG.
+  """
   drawing, axes = new(5.2, 3.5)
   num_classes = len(next(iter(measured.values())).accuracy_at)
   steps = np.arange(1, min(20, num_classes) + 1)
@@ -51,7 +60,14 @@ def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
-  """Accuracy against confidence, each point as large as its share of the videos."""
+  """Plots accuracy against confidence, with points as large as their share of the videos.
+
+  Args:
+    measured: metrics by stream; streams without probabilities are left out.
+
+  Returns:
+    PNG.
+  """
   drawing, axes = new(5.2, 3.5)
   axes.plot([0, 100], [0, 100], "--", color="#a9b3c1", lw=1.2, label="calibrated")
   for stream, metrics in measured.items():
@@ -72,10 +88,14 @@ def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-  """Loss and accuracy by training step, solid for training and dashed for validation.
+  """Plots loss and accuracy against the training step, solid for training and dashed for validation.
 
-  `runs` has by stream the lines of the run's metrics.jsonl: `step`, and any of `loss`, `accuracy` and these with
-  `validation_` before.
+  Args:
+    runs: by stream, the lines of the run's metrics.jsonl: `step`, and any of `loss`, `accuracy`, `validation_loss` and
+      `validation_accuracy`.
+
+  Returns:
+    PNG.
   """
   drawing = _figure(10.6, 3.4)
   for axes, (name, factor, unit) in zip(
@@ -98,7 +118,16 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def confusion(matrix: np.ndarray, classes: Sequence[str], stream: str) -> bytes:
-  """Labels down, predictions across, each row as fractions of its videos; names and numbers where there is room."""
+  """Draws a confusion matrix with each row as fractions of its videos, with names and numbers where there is room.
+
+  Args:
+    matrix: `[classes, classes]`, with labels as rows.
+    classes: names in index order.
+    stream: gives the color.
+
+  Returns:
+    PNG.
+  """
   count = len(classes)
   side = float(np.clip(0.42 * count, 3.6, 7.6))
   drawing = _figure(side + 1.6, side + 1.2)
@@ -136,26 +165,43 @@ def _figure(width: float, height: float) -> figure.Figure:
   return drawing
 
 
-def new(width: float, height: float):
+def new(width: float, height: float) -> tuple[figure.Figure, axes_lib.Axes]:
+  """Makes an empty plot in the report's style.
+
+  Args:
+    width: inches.
+    height: inches.
+
+  Returns:
+    The figure and its axes.
+  """
   drawing = _figure(width, height)
   axes = drawing.subplots()
   _plain(axes)
   return drawing, axes
 
 
-def _plain(axes) -> None:
+def _plain(axes: axes_lib.Axes) -> None:
   axes.spines[["top", "right"]].set_visible(False)
   axes.grid(color=_GRID, lw=0.8)
   axes.set_axisbelow(True)
 
 
 def png(drawing: figure.Figure) -> bytes:
+  """Renders a figure.
+
+  Args:
+    drawing: the figure.
+
+  Returns:
+    PNG.
+  """
   stream = io.BytesIO()
   drawing.savefig(stream, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
   return stream.getvalue()
 
 
-def _color_map(color: str):
+def _color_map(color: str) -> colors.Colormap:
   return colors.LinearSegmentedColormap.from_list("paper", ["#ffffff", color])
 
 
@@ -174,13 +220,14 @@ _JPEG_QUALITY = 90  # photographs as PNG would make the report ten times as larg
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-  """One clip.
+  """A clip to show.
 
   Attributes:
-    id, label: of the video.
-    margin: the label's score less the best other's.
-    ranking: (class, probability) of the best classes, probability None for scores that are none.
-    picture: JPEG; empty if the records are not at hand.
+    id: the video's id.
+    label: its class name.
+    margin: the label's score minus the best other class's.
+    ranking: (class, probability) of the best classes; probability is None for scores without probabilities.
+    picture: frames and colored flow, JPEG; empty without records.
   """
 
   id: str
@@ -191,42 +238,72 @@ class Example:
 
 
 def choose(scores: np.ndarray, labels: np.ndarray, count: int) -> tuple[list[int], list[int]]:
-  """Indices of the `count` videos of the largest margins and of the smallest, at most one of a class in each."""
+  """Chooses the videos with the largest and with the smallest margins, at most one of a class in each.
+
+  Args:
+    scores: `[N, classes]`.
+    labels: `[N]`.
+    count: how many of each.
+
+  Returns:
+    The indices of the best videos and of the worst.
+  """
   order = np.argsort(-metrics_lib.margins(scores, labels), kind="stable").tolist()
   return _one_a_class(order, labels, count), _one_a_class(order[::-1], labels, count)
 
 
-def describe(scores: scores_lib.Scores, fused: scores_lib.Fused, index: int, picture: bytes) -> Example:
-  """The video `index` in words."""
-  best = np.argsort(-fused.scores[index], kind="stable")[:3]
-  probability = lambda c: None if fused.log_probabilities is None else float(np.exp(fused.log_probabilities[index, c]))
+def describe(
+  predictions: predictions_lib.Predictions, scores: fusion.ClassScores, index: int, picture: bytes
+) -> Example:
+  """Describes a video.
+
+  Args:
+    predictions: have the video's id and label.
+    scores: of the same videos.
+    index: of the video.
+    picture: see `Example`.
+
+  Returns:
+    The example.
+  """
+  best = np.argsort(-scores.scores[index], kind="stable")[:3]
+  logs = scores.log_probabilities
+  probability = lambda c: None if logs is None else float(np.exp(logs[index, c]))
   return Example(
-    id=scores.ids[index],
-    label=scores.classes[scores.labels[index]],
-    margin=float(metrics_lib.margins(fused.scores[index : index + 1], scores.labels[index : index + 1])[0]),
-    ranking=tuple((scores.classes[c], probability(c)) for c in best),
+    id=predictions.ids[index],
+    label=predictions.classes[predictions.labels[index]],
+    margin=float(metrics_lib.margins(scores.scores[index : index + 1], predictions.labels[index : index + 1])[0]),
+    ranking=tuple((predictions.classes[c], probability(c)) for c in best),
     picture=picture,
   )
 
 
-def draw(entries: Sequence[inspection.Entry], scores: scores_lib.Scores, index: int) -> bytes:
-  """Frames and coloured flow of the video `index`, as JPEG; `entries` are all records of the split, in order.
+def draw(entries: Sequence[inspection.Entry], predictions: predictions_lib.Predictions, index: int) -> bytes:
+  """Draws frames and colored flow of a video.
+
+  Args:
+    entries: all records of the split, in order.
+    predictions: of its videos.
+    index: of the video among the predictions.
+
+  Returns:
+    JPEG.
 
   Raises:
-    I3dError: if these are not the records that the scores are of, or the record cannot be drawn.
+    I3dError: if the predictions are not of these records, or the record cannot be drawn.
   """
-  number = int(scores.numbers[index])
+  number = int(predictions.numbers[index])
   record = entries[number].load() if number < len(entries) else None
-  if record is None or record.id != scores.ids[index]:
+  if record is None or record.id != predictions.ids[index]:
     where = entries[number] if record else f"the {len(entries)} records"
-    raise errors.I3dError(f"{where}: {scores.ids[index]} is not there; --records are not those of the scores")
+    raise errors.I3dError(f"{where}: {predictions.ids[index]} is not there; the scores are of other records")
   picture = contact_sheet.draw_images(record, columns=_COLUMNS, tile_height=_TILE_HEIGHT)
   options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
   return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 def _one_a_class(order: Sequence[int], labels: np.ndarray, count: int) -> list[int]:
-  first = {}
+  first: dict[int, int] = {}
   for index in order:
     first.setdefault(labels[index], index)
   return list(first.values())[:count]

@@ -1,8 +1,9 @@
-"""How well scores fit labels: accuracies, cross-entropy, the confusion matrix and calibration.
+"""Metrics of classification: accuracies, cross-entropy, the confusion matrix and calibration; as a table and as JSON.
 
-Of classes with equal scores that of the lower index is first, as in `classification.rank`.
-
-Results as a table for people and as plain values for JSON.
+scikit-learn computes the confusion matrix and the recalls. Three metrics are our own because scikit-learn's differ:
+`top_k_accuracy_score` ranks the higher of two classes with equal scores first, and we the lower, as argmax and
+`classification.rank` do; `log_loss` takes probabilities and clips them, and we take their logarithms, which are exact
+where a probability is too small for a float; `calibration_curve` leaves out empty bins and does not give counts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,24 +12,25 @@ import math
 from typing import Any
 
 import numpy as np
+from sklearn import metrics as sklearn_metrics
 
-TOP_K = 5
-NUM_BINS = 10  # of confidence
+_TOP_K = 5
+_NUM_BINS = 10  # of confidence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Metrics:
-  """Of one stream, or of their fusion; accuracies are fractions in [0, 1].
+  """The metrics of one stream or of the fusion of two; accuracies are fractions in [0, 1].
 
   Attributes:
-    num_videos: how many were measured.
-    top1: fraction whose label has the highest score.
-    top5: fraction whose label is among the five highest; None with fewer than five classes.
-    mean_per_class: mean over the classes that have videos of the fraction recognised of each.
-    cross_entropy: mean of -log p(label), in nats; None for scores that are no probabilities.
+    num_videos: the number of videos measured.
+    top1: the fraction of videos whose label has the highest score.
+    top5: the fraction whose label has one of the five highest scores; None with fewer than five classes.
+    mean_per_class: the recall of each class that has videos, averaged over these classes.
+    cross_entropy: the mean of -log p(label), in nats; None for scores without probabilities.
     confusion: int64 `[classes, classes]`, the number of videos by label (row) and predicted class (column).
-    accuracy_at: float64 `[classes]`, the fraction whose label is among the k highest, for k = 1, 2, ...
-    calibration: None for scores that are no probabilities.
+    accuracy_at: float64 `[classes]`, the top-k accuracy for k = 1, 2, ...
+    calibration: None for scores without probabilities.
   """
 
   num_videos: int
@@ -43,12 +45,13 @@ class Metrics:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
-  """What confidence, the probability of the predicted class, is worth; arrays `[NUM_BINS]` over equal bins of [0, 1].
+  """Accuracy against confidence, the probability of the predicted class; arrays `[10]` over equal bins of [0, 1].
 
   Attributes:
-    counts: videos in each bin.
-    confidence, accuracy: means in each bin; NaN where it is empty.
-    expected_error: mean over the videos of their bin's |accuracy - confidence|.
+    counts: the number of videos in each bin.
+    confidence: the mean confidence in each bin; NaN for an empty bin.
+    accuracy: the accuracy in each bin; NaN for an empty bin.
+    expected_error: the expected calibration error, which is |accuracy - confidence| averaged over the videos.
   """
 
   counts: np.ndarray
@@ -58,36 +61,37 @@ class Calibration:
 
 
 def measure(scores: np.ndarray, labels: np.ndarray, *, log_probabilities: np.ndarray | None) -> Metrics:
-  """Measures `scores` `[N, classes]` against `labels` `[N]`, integers from 0.
+  """Computes all metrics of a set of videos.
 
   Args:
-    scores: the higher the better; what they mean does not matter.
-    labels: at least one.
-    log_probabilities: `[N, classes]`, natural logarithms, in the order of the scores; None if there are none.
+    scores: `[N, classes]`; a higher score is a better one, whatever its unit.
+    labels: `[N]`, class indices; at least one.
+    log_probabilities: `[N, classes]`, natural logarithms, ordered as the scores are; None if there are none.
+
+  Returns:
+    The metrics.
 
   Raises:
-    ValueError: for no videos, or labels that are no class.
+    ValueError: if there are no videos, or a label is not a class index.
   """
   num_videos, num_classes = scores.shape
   if not num_videos:
     raise ValueError("there are no scores to measure")
   if labels.shape != (num_videos,) or labels.min() < 0 or labels.max() >= num_classes:
     raise ValueError(f"labels of shape {labels.shape} in [{labels.min()}, {labels.max()}] for scores {scores.shape}")
-  places = label_places(scores, labels)
-  accuracy_at = np.cumsum(np.bincount(places, minlength=num_classes)) / num_videos
+  accuracy_at = np.cumsum(np.bincount(_label_ranks(scores, labels), minlength=num_classes)) / num_videos
   predicted = np.argmax(scores, axis=1)
-  confusion = np.zeros((num_classes, num_classes), np.int64)
-  np.add.at(confusion, (labels, predicted), 1)
+  confusion = sklearn_metrics.confusion_matrix(labels, predicted, labels=np.arange(num_classes))
   cross_entropy = calibration = None
   if log_probabilities is not None:
     each = np.arange(num_videos)
     cross_entropy = float(-np.mean(log_probabilities[each, labels]))
-    calibration = calibrate(np.exp(log_probabilities[each, predicted]), predicted == labels)
+    calibration = _calibrate(np.exp(log_probabilities[each, predicted]), predicted == labels)
   return Metrics(
     num_videos=num_videos,
     top1=float(accuracy_at[0]),
-    top5=float(accuracy_at[TOP_K - 1]) if num_classes >= TOP_K else None,
-    mean_per_class=float(np.nanmean(per_class(confusion))),
+    top5=float(accuracy_at[_TOP_K - 1]) if num_classes >= _TOP_K else None,
+    mean_per_class=float(sklearn_metrics.recall_score(labels, predicted, labels=np.unique(labels), average="macro")),
     cross_entropy=cross_entropy,
     confusion=confusion,
     accuracy_at=accuracy_at,
@@ -95,15 +99,23 @@ def measure(scores: np.ndarray, labels: np.ndarray, *, log_probabilities: np.nda
   )
 
 
-def label_places(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """How many classes stand before the label's, `[N]`: 0 where the label is predicted."""
+def _label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """The number of classes ranked before the label, `[N]`: 0 where the label is predicted."""
   own = np.take_along_axis(scores, labels[:, np.newaxis], axis=1)
   is_lower = np.arange(scores.shape[1]) < labels[:, np.newaxis]
   return np.sum((scores > own) | ((scores == own) & is_lower), axis=1)
 
 
 def margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """The label's score less the best other's, `[N]`: negative where another class is predicted."""
+  """Returns the label's score minus the best other class's: negative where another class is predicted.
+
+  Args:
+    scores: `[N, classes]`.
+    labels: `[N]`, class indices.
+
+  Returns:
+    Float64 `[N]`.
+  """
   each = np.arange(len(labels))
   others = scores.astype(np.float64)
   others[each, labels] = -np.inf
@@ -111,17 +123,24 @@ def margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def per_class(confusion: np.ndarray) -> np.ndarray:
-  """The fraction recognised of each class `[classes]`; NaN for a class without videos."""
+  """Returns the recall of each class.
+
+  Args:
+    confusion: `[classes, classes]`, with labels as rows.
+
+  Returns:
+    Float64 `[classes]`; NaN for a class without videos.
+  """
   counts = confusion.sum(axis=1)
   return np.divide(np.diag(confusion), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
-def calibrate(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
-  """Compares confidences `[N]` in [0, 1] with whether the predictions were right."""
-  bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-  counts = np.bincount(bins, minlength=NUM_BINS)
+def _calibrate(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
+  """Bins confidences `[N]` in [0, 1] and compares them with whether each prediction is right."""
+  bins = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
+  counts = np.bincount(bins, minlength=_NUM_BINS)
   mean = lambda values: np.divide(
-    np.bincount(bins, weights=values, minlength=NUM_BINS), counts, out=np.full(NUM_BINS, np.nan), where=counts > 0
+    np.bincount(bins, weights=values, minlength=_NUM_BINS), counts, out=np.full(_NUM_BINS, np.nan), where=counts > 0
   )
   accuracy, mean_confidence = mean(is_right), mean(confidence)
   error = np.nansum(counts * np.abs(accuracy - mean_confidence)) / len(confidence)
@@ -129,18 +148,32 @@ def calibrate(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
 
 
 def most_confused(confusion: np.ndarray) -> list[tuple[int, int, int]]:
-  """(label, predicted class, videos) of every kind of error, the most frequent first."""
-  errors = confusion * ~np.eye(len(confusion), dtype=bool)
-  found = [(int(label), int(other), int(errors[label, other])) for label, other in zip(*np.nonzero(errors))]
-  return sorted(found, key=lambda error: (-error[2], error[:2]))
+  """Lists the mistakes in a confusion matrix.
+
+  Args:
+    confusion: `[classes, classes]`, with labels as rows.
+
+  Returns:
+    (label, predicted class, number of videos) of every kind of mistake, the most frequent first.
+  """
+  mistakes = confusion * ~np.eye(len(confusion), dtype=bool)
+  found = [(int(label), int(other), int(mistakes[label, other])) for label, other in zip(*np.nonzero(mistakes))]
+  return sorted(found, key=lambda mistake: (-mistake[2], mistake[:2]))
 
 
 COLUMNS = ("videos", "top-1", "top-5", "mean per class", "cross-entropy")
-NONE = "-"  # a figure that there is none of
+NONE = "-"  # for a metric that is not defined
 
 
 def cells(metrics: Metrics) -> tuple[str, ...]:
-  """The figures of `COLUMNS` as text; accuracies in percent."""
+  """Formats the metrics of `COLUMNS`, accuracies in percent.
+
+  Args:
+    metrics: of one stream.
+
+  Returns:
+    One text a column.
+  """
   percent = lambda value: NONE if value is None else f"{100 * value:.2f}"
   cross_entropy = NONE if metrics.cross_entropy is None else f"{metrics.cross_entropy:.4f}"
   accuracies = (percent(value) for value in (metrics.top1, metrics.top5, metrics.mean_per_class))
@@ -148,7 +181,14 @@ def cells(metrics: Metrics) -> tuple[str, ...]:
 
 
 def table(measured: Mapping[str, Metrics]) -> str:
-  """A row a stream, accuracies in percent."""
+  """Formats metrics as a table with one row a stream, accuracies in percent.
+
+  Args:
+    measured: metrics by stream.
+
+  Returns:
+    Lines of text.
+  """
   rows = [("stream", *COLUMNS), *((stream, *cells(metrics)) for stream, metrics in measured.items())]
   widths = [max(len("rgb+flow"), *(len(row[0]) for row in rows)), *(max(7, len(name)) for name in COLUMNS)]
   lines = [[row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))] for row in rows]
@@ -156,7 +196,15 @@ def table(measured: Mapping[str, Metrics]) -> str:
 
 
 def plain(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
-  """For JSON; accuracies are fractions, and the confusion matrix is what was right of each class and what was not."""
+  """Converts metrics for JSON; the confusion matrix becomes the counts of each class and the list of its mistakes.
+
+  Args:
+    metrics: of one stream.
+    classes: names in index order.
+
+  Returns:
+    Plain values; accuracies are fractions in [0, 1].
+  """
   counts = metrics.confusion.sum(axis=1)
   right = metrics.confusion.diagonal()
   calibration = metrics.calibration
@@ -179,5 +227,5 @@ def plain(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
-  """JSON knows no infinity; a cross-entropy is infinite where a weight 0 leaves the label no probability."""
+  """None for infinity, which JSON lacks; a fusion weight of 0 can leave the label a probability of 0."""
   return value if value is not None and math.isfinite(value) else None

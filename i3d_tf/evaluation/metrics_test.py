@@ -1,9 +1,13 @@
-"""Metrics of scores small enough to measure by hand."""
+"""Metrics small enough to be computed by hand, scikit-learn's where they are equal, the table and the JSON."""
+
+import json
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from sklearn import metrics as sklearn_metrics
 
+from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics
 
 # Labels and predictions: 0→0, 0→1, 1→1, 2→0, 2→2; class 3 has no videos.
@@ -43,7 +47,7 @@ class MeasureTest(parameterized.TestCase):
 
   def test_of_equal_scores_the_lower_index_is_first(self):
     scores = np.array([[1.0, 2, 2], [1.0, 2, 2]])
-    np.testing.assert_array_equal(metrics.label_places(scores, np.array([1, 2])), [0, 1])
+    np.testing.assert_array_equal(metrics._label_ranks(scores, np.array([1, 2])), [0, 1])
     measured = metrics.measure(scores, np.array([1, 2]), log_probabilities=None)
     self.assertEqual(measured.top1, 0.5)
     np.testing.assert_array_equal(measured.confusion, [[0, 0, 0], [0, 1, 0], [0, 1, 0]])
@@ -55,6 +59,21 @@ class MeasureTest(parameterized.TestCase):
     self.assertEqual(measured.confusion.trace() / 200, measured.top1)
     self.assertEqual(measured.confusion.sum(), 200)
     self.assertEqual(measured.accuracy_at[-1], 1)
+
+  def test_equal_to_scikit_learn(self):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((200, 7)), rng.integers(0, 6, 200)  # without ties; class 6 has no videos
+    scores = fusion.from_logits(logits)
+    measured = metrics.measure(scores.scores, labels, log_probabilities=scores.log_probabilities)
+    for k in range(1, 8):
+      expected = sklearn_metrics.top_k_accuracy_score(labels, logits, k=k, labels=np.arange(7)) if k < 7 else 1.0
+      self.assertAlmostEqual(measured.accuracy_at[k - 1], expected, places=12)
+    probabilities = np.exp(scores.log_probabilities)
+    expected = sklearn_metrics.log_loss(labels, probabilities, labels=np.arange(7))
+    self.assertAlmostEqual(measured.cross_entropy, expected, places=12)
+    recalls = metrics.per_class(measured.confusion)
+    self.assertAlmostEqual(measured.mean_per_class, np.nanmean(recalls), places=12)
+    self.assertTrue(np.isnan(recalls[6]))
 
   def test_scores_that_are_no_probabilities(self):
     measured = metrics.measure(np.array([[-np.inf, 3, 2]]), np.array([0]), log_probabilities=None)
@@ -82,12 +101,61 @@ class DetailsTest(absltest.TestCase):
 
   def test_calibration_by_hand(self):
     confidence = np.array([0.05, 0.91, 0.99, 1.0, 0.45])
-    calibration = metrics.calibrate(confidence, np.array([False, True, True, False, True]))
+    calibration = metrics._calibrate(confidence, np.array([False, True, True, False, True]))
     np.testing.assert_array_equal(calibration.counts, [1, 0, 0, 0, 1, 0, 0, 0, 0, 3])
     np.testing.assert_allclose(calibration.accuracy[[0, 4, 9]], [0, 1, 2 / 3])
     np.testing.assert_allclose(calibration.confidence[[0, 4, 9]], [0.05, 0.45, 2.9 / 3])
     self.assertTrue(np.isnan(calibration.accuracy[1:4]).all())
     np.testing.assert_allclose(calibration.expected_error, (0.05 + 0.55 + 0.9) / 5)
+
+
+_THREE_LABELS = np.array([0, 1, 1])
+
+
+def _measure_logits(logits: np.ndarray) -> metrics.Metrics:
+  scores = fusion.from_logits(logits)
+  return metrics.measure(scores.scores, _THREE_LABELS, log_probabilities=scores.log_probabilities)
+
+
+_THREE = _measure_logits(np.log(np.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])))
+
+
+class TableTest(absltest.TestCase):
+  def test_lines(self):
+    six = _measure_logits(np.eye(6)[[0, 1, 2]])
+    ranked = metrics.measure(np.eye(3), _THREE_LABELS, log_probabilities=None)
+    self.assertEqual(
+      metrics.table({"rgb": _THREE, "flow": six, "rgb+flow": ranked}).splitlines(),
+      [
+        "stream     videos    top-1    top-5  mean per class  cross-entropy",
+        "rgb             3    66.67        -           75.00         0.7675",
+        "flow            3    66.67   100.00           75.00         1.3769",
+        "rgb+flow        3    66.67        -           75.00              -",
+      ],
+    )
+
+
+class PlainTest(absltest.TestCase):
+  def test_values(self):
+    plain = metrics.plain(_THREE, ("run", "sit", "lie"))
+    self.assertEqual(json.loads(json.dumps(plain, allow_nan=False)), plain)
+    self.assertAlmostEqual(plain["cross_entropy"], -np.log(0.5 * 0.25 * 0.8) / 3)
+    self.assertEqual((plain["videos"], plain["top1"], plain["top5"]), (3, 2 / 3, None))
+    self.assertEqual(
+      plain["per_class"],
+      [
+        {"class": "run", "videos": 1, "right": 1, "accuracy": 1.0},
+        {"class": "sit", "videos": 2, "right": 1, "accuracy": 0.5},
+        {"class": "lie", "videos": 0, "right": 0, "accuracy": None},
+      ],
+    )
+    self.assertEqual(plain["confused"], [{"class": "sit", "taken_for": "run", "videos": 1}])
+
+  def test_infinite_cross_entropy_is_no_number_of_json(self):
+    logs = np.array([[-np.inf, 0.0, -np.inf]] * 3)
+    plain = metrics.plain(metrics.measure(logs, _THREE_LABELS, log_probabilities=logs), "abc")
+    self.assertIsNone(plain["cross_entropy"])
+    json.dumps(plain, allow_nan=False)
 
 
 if __name__ == "__main__":

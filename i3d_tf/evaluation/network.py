@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.evaluation import scores as scores_lib
+from i3d_tf.evaluation import predictions
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
 from i3d_tf.weights import release
@@ -78,17 +78,17 @@ def match_classes(network: Network, source: pipeline.Source) -> tuple[str, ...]:
   Raises:
     I3dError: if they differ.
   """
-  own, theirs = tuple(base.info.classes), tuple(source.classes)
-  named = theirs or own or tuple(f"class {index}" for index in range(base.model.num_classes))
-  if len(named) != base.model.num_classes:
+  own, theirs = tuple(network.info.classes), tuple(source.classes)
+  named = theirs or own or tuple(f"class {index}" for index in range(network.model.num_classes))
+  if len(named) != network.model.num_classes:
     raise errors.I3dError(
-      f"the data set has {len(named)} classes ({scores_lib.some(named)}), but {base.name} tells "
-      f"{base.model.num_classes} apart; evaluate a network that was trained on these classes"
+      f"the data set has {len(named)} classes ({predictions.some(named)}), but {network.name} tells "
+      f"{network.model.num_classes} apart; evaluate a network that was trained on these classes"
     )
   if own and own != named:
     index = next(index for index, pair in enumerate(zip(own, named)) if pair[0] != pair[1])
     raise errors.I3dError(
-      f"class {index} of the data set is {named[index]!r}, but of {base.name} {own[index]!r}; "
+      f"class {index} of the data set is {named[index]!r}, but of {network.name} {own[index]!r}; "
       "the classes must be the same, in the same order"
     )
   return named

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from i3d_tf.evaluation import figures
+from i3d_tf.evaluation import fusion as fusion_lib
 from i3d_tf.evaluation import metrics
 from i3d_tf.evaluation import report
-from i3d_tf.evaluation import scores
 
 _CLASSES = ("run <fast>", "sit & rest", "lie")
 _LABELS = np.array([0, 0, 1, 1, 2])
@@ -43,8 +43,8 @@ class _Reader(html.parser.HTMLParser):
 
 
 def _measure(logits: np.ndarray) -> metrics.Metrics:
-  fused = scores.alone(logits)
-  return metrics.measure(fused.scores, _LABELS, log_probabilities=fused.log_probabilities)
+  scores = fusion_lib.from_logits(logits)
+  return metrics.measure(scores.scores, _LABELS, log_probabilities=scores.log_probabilities)
 
 
 def _about(**changes) -> dict:
@@ -145,7 +145,7 @@ class ReportTest(absltest.TestCase):
     self.assertEqual(reader.texts[start + 6 : start + 9], ["rgb", "7", "f, record 7: <torn>"])
 
   def test_other_fusions_in_words(self):
-    words = lambda fusion: _render(about=_about(fusion=scores))[0]
+    words = lambda fusion: _render(about=_about(fusion=fusion))[0]
     self.assertIn("probabilities averaged with weights 0.7 and 0.3.", words({"method": "softmax", "flow_weight": 0.3}))
     self.assertIn("a linear SVM on both", words({"method": "svm", "trained_on": ["a", "b"]}))
 

@@ -49,8 +49,7 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
 
   In a process of its own, since devices are divided at its start.
   """
-  from i3d_tf.evaluation import config
-  from i3d_tf.evaluation import session
+  from i3d_tf.evaluation import evaluator
   from i3d_tf.training import trainer
 
   _keep_few_rows()
@@ -62,13 +61,12 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
         batch_size=2, num_logical_cpus=2, width_multiplier=0.05, log_every=1, **_average(name),
     )  # fmt: skip
     trainer.train(run, config.Optimization(learning_rate=0.01), clips)
-  evaluation = config.Evaluation(
+  report = evaluator.evaluate(
       output=str(folder / "out"), records=str(folder / "records"), checkpoints={stream: str(folder / "run")},
       model=name, num_examples=1,
   )  # fmt: skip
-  outcomes, failures = session.run(evaluation)
-  scores = outcomes[stream].scores
-  return {"videos": len(scores.ids), "failures": failures, **scores.made_with["protocol"]}
+  predictions = report.results[stream].predictions
+  return {"videos": len(predictions.ids), "failures": list(report.failures), **predictions.made_with["protocol"]}
 
 
 class NetworksTest(parameterized.TestCase):

@@ -14,8 +14,8 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
-from i3d_tf.evaluation import scores as scores_lib
-from i3d_tf.evaluation import scoring
+from i3d_tf.evaluation import evaluator
+from i3d_tf.evaluation import predictions
 from i3d_tf.input import clip_config
 from i3d_tf.weights import saved
 
@@ -64,7 +64,7 @@ class _FakeNetwork:
     return np.float32([value, -value])
 
 
-class EvaluateTest(parameterized.TestCase):
+class PredictTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
@@ -74,8 +74,8 @@ class EvaluateTest(parameterized.TestCase):
   def _evaluate(self, network, videos=None, *, folder=None, clips=_CLIPS, source=None, save_seconds=0.0):
     videos = [_video(number) for number in range(6)] if videos is None else videos
     give = lambda source, clips, *, skip: [video for video in videos if int(video["record"]) not in skip]
-    with mock.patch.object(scoring.pipeline, "eval_videos", side_effect=give):
-      return scoring.evaluate(network, source or _source(), clips, folder or self.folder, save_seconds=save_seconds)
+    with mock.patch.object(evaluator.pipeline, "eval_videos", side_effect=give):
+      return evaluator.predict(network, source or _source(), clips, folder or self.folder, save_seconds=save_seconds)
 
   def test_scores_of_every_video(self):
     scores = self._evaluate(_FakeNetwork())
@@ -87,7 +87,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(scores.made_with["protocol"]["max_frames"], 250)
     self.assertNotIn("num_clips", scores.made_with["protocol"])
     self.assertEqual([path.name for path in self.folder.iterdir()], ["scores_rgb.npz"])
-    np.testing.assert_array_equal(scores_lib.load(self.folder / "scores_rgb.npz").logits, scores.logits)
+    np.testing.assert_array_equal(predictions.load(self.folder / "scores_rgb.npz").logits, scores.logits)
 
   @parameterized.parameters(0, 1, 4, 5)
   def test_interrupted_it_goes_on_to_the_same_bytes(self, done):
@@ -116,7 +116,7 @@ class EvaluateTest(parameterized.TestCase):
 
   def test_no_scores_at_all_are_an_error_and_no_file(self):
     videos = [_video(number, error="torn") for number in range(6)]
-    with self.assertRaisesRegex(errors.I3dError, "^no video could be evaluated; see the failures above$"):
+    with self.assertRaisesRegex(errors.I3dError, "^no video could be evaluated; the first failed because: torn$"):
       self._evaluate(_FakeNetwork(), videos)
     self.assertEmpty(list(self.folder.iterdir()))
 
@@ -140,7 +140,7 @@ class EvaluateTest(parameterized.TestCase):
       self._evaluate(_FakeNetwork(fails_at=3))
     for kind in (".partial.npz", ".npz"):
       before = (self.folder / f"scores_rgb{kind}").read_bytes()
-      message = rf"scores_rgb{kind} was made otherwise \({sentence}.*\); choose another --output or remove it"
+      message = rf"scores_rgb{kind} was made with other parameters \({sentence}.*\); choose another folder or remove it"
       with self.assertRaisesRegex(errors.I3dError, message):
         self._evaluate(network, clips=clips, source=source)
       self.assertEqual((self.folder / f"scores_rgb{kind}").read_bytes(), before)

@@ -17,8 +17,8 @@ from i3d_tf.data import prepare
 from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.evaluation import config
-from i3d_tf.evaluation import scores as scores_lib
-from i3d_tf.evaluation import session
+from i3d_tf.evaluation import evaluator
+from i3d_tf.evaluation import predictions as predictions_lib
 from i3d_tf.flow import codec
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -89,7 +89,7 @@ def _expected_logits(folder: pathlib.Path, stream: str) -> dict[str, np.ndarray]
   return found
 
 
-class SessionTest(parameterized.TestCase):
+class EvaluatorTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -100,24 +100,25 @@ class SessionTest(parameterized.TestCase):
     for stream in ("rgb", "flow"):
       make_run(cls.folder / stream, stream)
     cls.both = {"rgb": str(cls.folder / "rgb"), "flow": str(cls.folder / "flow")}
-    cls.outcomes, cls.failures = session.run(cls.options("both", checkpoints=cls.both))
+    cls.report = evaluator.evaluate(cls.config("both", checkpoints=cls.both))
+    cls.found = cls.report.results
     cls.results = json.loads((cls.folder / "both" / "results.json").read_text(encoding="utf-8"))
     cls.files = {stream: str(cls.folder / "both" / f"scores_{stream}.npz") for stream in cls.both}
 
   @classmethod
-  def options(cls, output: str, **values) -> config.Evaluation:
+  def config(cls, output: str, **values) -> config.EvaluationConfig:
     records_of = {} if "records" in values else {"records": str(cls.folder / "records")}
-    return config.Evaluation(output=str(cls.folder / output), **records_of, **values)
+    return config.EvaluationConfig(output=str(cls.folder / output), **records_of, **values)
 
   def _assert_refused(self, sentence: str, output: str, **values) -> None:
     with self.assertRaisesRegex(errors.I3dError, sentence) as caught:
-      session.run(self.options(output, **values))
+      evaluator.evaluate(self.config(output, **values))
     self.assertNotIn("\n", str(caught.exception))
     self.assertFalse((self.folder / output / "results.json").exists())
 
   def test_logits_are_the_networks(self):
     for stream in ("rgb", "flow"):
-      scores = scores_lib.load(self.files[stream])
+      scores = predictions_lib.load(self.files[stream])
       expected = _expected_logits(self.folder, stream)
       self.assertEqual(set(scores.ids), set(expected))
       self.assertEqual(scores.ids, ("test/0", "test/2", "test/4", "test/1", "test/3", "test/5"))
@@ -127,14 +128,16 @@ class SessionTest(parameterized.TestCase):
       self.assertGreater(np.ptp(scores.logits, axis=0).min(), 1e-2)
 
   def test_fusion_adds_logits(self):
-    rgb, flow_scores = (scores_lib.load(self.files[stream]).logits.astype(np.float64) for stream in ("rgb", "flow"))
-    self.assertEqual(list(self.outcomes), ["rgb", "flow", "rgb+flow"])
-    np.testing.assert_allclose(self.outcomes["rgb+flow"].fused.scores, rgb + flow_scores, rtol=1e-12)
+    rgb, flow_scores = (
+      predictions_lib.load(self.files[stream]).logits.astype(np.float64) for stream in ("rgb", "flow")
+    )
+    self.assertEqual(list(self.found), ["rgb", "flow", "rgb+flow"])
+    np.testing.assert_allclose(self.found["rgb+flow"].scores.scores, rgb + flow_scores, rtol=1e-12)
 
   def test_results_say_what_was_found(self):
-    self.assertEqual(self.failures, [])
-    for name, outcome in self.outcomes.items():
-      self.assertEqual(self.results["results"][name]["top1"], outcome.metrics.top1)
+    self.assertEqual(self.report.failures, ())
+    for name, result in self.found.items():
+      self.assertEqual(self.results["results"][name]["top1"], result.metrics.top1)
       self.assertEqual(self.results["results"][name]["videos"], 6)
     self.assertEqual(self.results["streams"]["flow"]["checkpoint"], self.both["flow"])
     self.assertEqual(self.results["streams"]["rgb"]["protocol"]["crop"], _SIDE)
@@ -147,45 +150,45 @@ class SessionTest(parameterized.TestCase):
       self.assertEqual(page.count(words), 1, words)
 
   def test_files_are_fused_without_networks(self):
-    outcomes, _ = session.run(self.options("files", records=None, score_files=self.files))
-    np.testing.assert_array_equal(outcomes["rgb+flow"].fused.scores, self.outcomes["rgb+flow"].fused.scores)
+    found = evaluator.evaluate(self.config("files", records=None, score_files=self.files)).results
+    np.testing.assert_array_equal(found["rgb+flow"].scores.scores, self.found["rgb+flow"].scores.scores)
     page = (self.folder / "files" / "report.html").read_text(encoding="utf-8")
     self.assertEqual(page.count("data:image/jpeg"), 0)
     self.assertFalse((self.folder / "files" / "scores_rgb.npz").exists())
 
   def test_softmax_and_weights(self):
-    outcomes, _ = session.run(
-      self.options("softmax", records=None, score_files=self.files, fusion="softmax", flow_weight=0.25)
-    )
-    alone = [np.exp(outcomes[stream].fused.log_probabilities) for stream in ("rgb", "flow")]
-    np.testing.assert_allclose(np.exp(outcomes["rgb+flow"].fused.scores), 0.75 * alone[0] + 0.25 * alone[1], rtol=1e-9)
+    found = evaluator.evaluate(
+      self.config("softmax", records=None, score_files=self.files, fusion="softmax", flow_weight=0.25)
+    ).results
+    alone = [np.exp(found[stream].scores.log_probabilities) for stream in ("rgb", "flow")]
+    np.testing.assert_allclose(np.exp(found["rgb+flow"].scores.scores), 0.75 * alone[0] + 0.25 * alone[1], rtol=1e-9)
 
   def test_svm_of_the_training_split(self):
-    session.run(self.options("train", checkpoints=self.both, split="train"))
+    evaluator.evaluate(self.config("train", checkpoints=self.both, split="train"))
     trained = tuple(str(self.folder / "train" / f"scores_{stream}.npz") for stream in ("flow", "rgb"))
-    outcomes, _ = session.run(
-      self.options("svm", records=None, score_files=self.files, fusion="svm", svm_train_scores=trained)
-    )
-    self.assertIsNone(outcomes["rgb+flow"].metrics.cross_entropy)
+    found = evaluator.evaluate(
+      self.config("svm", records=None, score_files=self.files, fusion="svm", svm_train_scores=trained)
+    ).results
+    self.assertIsNone(found["rgb+flow"].metrics.cross_entropy)
     rows = json.loads((self.folder / "svm" / "results.json").read_text(encoding="utf-8"))["results"]
     self.assertIsNone(rows["rgb+flow"]["cross_entropy"])
     self.assertIsNotNone(rows["rgb"]["cross_entropy"])
     same = {"score_files": self.files, "fusion": "svm", "records": None}
     self._assert_refused("hold 6 of the videos that are tested .test/0; ", "a", **same,
                          svm_train_scores=tuple(self.files.values()))  # fmt: skip
-    self._assert_refused("are both of one stream", "b", **same, svm_train_scores=trained[:1] * 2)
+    self._assert_refused("must be one file of rgb and one of flow", "b", **same, svm_train_scores=trained[:1] * 2)
 
   @parameterized.parameters(
     ({"protocol": "clips", "num_clips": 3, "flip": True}, 9),
     ({"protocol": "ten_crop", "short_side": 40, "num_frames": 10}, 10),
   )
   def test_other_protocols(self, clips, num_frames):
-    outcomes, _ = session.run(
-      self.options(f"protocol_{num_frames}", checkpoints={"rgb": self.both["rgb"]}, clips=clips)
-    )
-    made_with = outcomes["rgb"].scores.made_with["protocol"]
+    found = evaluator.evaluate(
+      self.config(f"protocol_{num_frames}", checkpoints={"rgb": self.both["rgb"]}, clips=clips)
+    ).results
+    made_with = found["rgb"].predictions.made_with["protocol"]
     self.assertEqual(made_with["num_frames"], num_frames)
-    self.assertGreater(np.abs(outcomes["rgb"].scores.logits - self.outcomes["rgb"].scores.logits).max(), 1e-4)
+    self.assertGreater(np.abs(found["rgb"].predictions.logits - self.found["rgb"].predictions.logits).max(), 1e-4)
 
   def test_a_torn_image_is_named_and_the_rest_is_done(self):
     torn = self.folder / "torn"
@@ -195,22 +198,23 @@ class SessionTest(parameterized.TestCase):
     values = {name: getattr(made[1], name) for name in made[1].__dataclass_fields__}
     made[1] = records.Record(**{**values, "flow_frames": (made[1].flow_frames[0][:50], *made[1].flow_frames[1:])})
     path.write_bytes(b"".join(shards.frame(records.serialize(record)) for record in made))
-    outcomes, failures = session.run(self.options("torn_out", checkpoints=self.both, records=str(torn)))
+    report = evaluator.evaluate(self.config("torn_out", checkpoints=self.both, records=str(torn)))
+    found, failures = report.results, report.failures
     self.assertEqual([(row["stream"], row["number"], row["id"]) for row in failures], [("flow", 1, "test/2")])
     self.assertIn(f"{path}, record 1: ", failures[0]["reason"])
-    self.assertEqual([outcome.metrics.num_videos for outcome in outcomes.values()], [6, 5, 5])
+    self.assertEqual([result.metrics.num_videos for result in found.values()], [6, 5, 5])
     kept = [0, 2, 3, 4, 5]
     np.testing.assert_allclose(
-      outcomes["rgb+flow"].fused.scores, self.outcomes["rgb+flow"].fused.scores[kept], rtol=0, atol=1e-5
+      found["rgb+flow"].scores.scores, self.found["rgb+flow"].scores.scores[kept], rtol=0, atol=1e-5
     )
 
   def test_what_does_not_fit(self):
     self._assert_refused("takes clips of the stream flow; give it as --flow_checkpoint", "c",
                          checkpoints={"rgb": self.both["flow"]})  # fmt: skip
-    self._assert_refused("is a network i3d, not --model=c3d", "b", checkpoints=self.both, model="c3d")
-    self._assert_refused("--num_clips is not used by --protocol=release, which is i3d's", "g",
+    self._assert_refused("is a network i3d, but model is c3d", "b", checkpoints=self.both, model="c3d")
+    self._assert_refused("num_clips is not used by the protocol release, which is that of i3d", "g",
                          checkpoints=self.both, clips={"num_clips": 3})  # fmt: skip
-    self._assert_refused("--flow_scores=.*scores_rgb.npz holds scores of the rgb stream", "d",
+    self._assert_refused(".*scores_rgb.npz was given as scores of flow, but it holds scores of rgb", "d",
                          score_files={"flow": self.files["rgb"]}, records=None)  # fmt: skip
     self._assert_refused("there is no split 'val'; there are test, train", "e", checkpoints=self.both, split="val")
     self._assert_refused("there is no such file or folder", "f", checkpoints=self.both, records="nowhere")
@@ -229,7 +233,7 @@ class SessionTest(parameterized.TestCase):
     for index in range(2):
       source = self.folder / "records" / f"test-{index:05}-of-00002.tfrecord"
       os.link(source, swapped / f"test-{1 - index:05}-of-00002.tfrecord")
-    self._assert_refused("--records are not those of the scores", "h", score_files=self.files, records=str(swapped))
+    self._assert_refused("the scores are of other records", "h", score_files=self.files, records=str(swapped))
 
 
 if __name__ == "__main__":

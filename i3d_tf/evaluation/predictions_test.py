@@ -9,13 +9,13 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.evaluation import scores as scores_lib
+from i3d_tf.evaluation import predictions
 
 _CLASSES = ("run", "jump", "sit", "fall")
 
 
-def _scores(stream="rgb", ids=("a", "b", "c"), labels=(0, 2, 1), **changes) -> scores_lib.Scores:
-  return scores_lib.Scores(
+def _scores(stream="rgb", ids=("a", "b", "c"), labels=(0, 2, 1), **changes) -> predictions.Predictions:
+  return predictions.Predictions(
     **{
       "stream": stream,
       "ids": tuple(ids),
@@ -29,7 +29,7 @@ def _scores(stream="rgb", ids=("a", "b", "c"), labels=(0, 2, 1), **changes) -> s
   )
 
 
-def _without(scores: scores_lib.Scores, name: str) -> scores_lib.Scores:
+def _without(scores: predictions.Predictions, name: str) -> predictions.Predictions:
   """`scores` in which the video `name` failed."""
   kept = scores.take(np.array([index for index, other in enumerate(scores.ids) if other != name]))
   return dataclasses.replace(kept, failures=({"number": scores.ids.index(name), "id": name, "reason": "torn"},))
@@ -45,8 +45,8 @@ class FileTest(parameterized.TestCase):
   def test_what_is_written_is_read(self):
     failure = {"number": 3, "id": "", "reason": "the file ends within it"}
     written = _scores(ids=("a", "b/ü", "c\udcff"), failures=(failure,))
-    scores_lib.save(self.path, written)
-    read = scores_lib.load(self.path)
+    predictions.save(self.path, written)
+    read = predictions.load(self.path)
     for field in dataclasses.fields(written):
       old, new = getattr(written, field.name), getattr(read, field.name)
       if isinstance(old, np.ndarray):
@@ -55,13 +55,13 @@ class FileTest(parameterized.TestCase):
       else:
         self.assertEqual(new, old)
     first = self.path.read_bytes()
-    scores_lib.save(self.path, read)
+    predictions.save(self.path, read)
     self.assertEqual(self.path.read_bytes(), first)
 
   def test_no_videos(self):
     empty = _scores(ids=(), labels=())
-    scores_lib.save(self.path, empty)
-    self.assertEqual(scores_lib.load(self.path).logits.shape, (0, 4))
+    predictions.save(self.path, empty)
+    self.assertEqual(predictions.load(self.path).logits.shape, (0, 4))
 
   def test_other_files(self):
     for content in (b"", b"hello", b"PK\x03\x04"):
@@ -71,28 +71,28 @@ class FileTest(parameterized.TestCase):
     self._assert_refused("this is no score file of evaluate")
 
   def test_cut_off(self):
-    scores_lib.save(self.path, _scores())
+    predictions.save(self.path, _scores())
     self.path.write_bytes(self.path.read_bytes()[:-40])
     self._assert_refused("this is no score file of evaluate, or it is damaged")
 
   def test_arrays_that_do_not_fit(self):
-    scores_lib.save(self.path, _scores(labels=(0, 1)))
+    predictions.save(self.path, _scores(labels=(0, 1)))
     self._assert_refused("3 ids and 4 classes do not fit logits of shape .3, 4. and labels of shape .2,.")
 
   def test_a_video_twice(self):
-    scores_lib.save(self.path, _scores(ids=("a", "b", "a")))
-    self._assert_refused("1 videos stand in it more than once .a.")
+    predictions.save(self.path, _scores(ids=("a", "b", "a")))
+    self._assert_refused("1 videos are in it more than once .a.")
 
   def _assert_refused(self, sentence: str) -> None:
     with self.assertRaisesRegex(errors.I3dError, f"^{self.path}: {sentence}") as caught:
-      scores_lib.load(self.path)
+      predictions.load(self.path)
     self.assertNotIn("\n", str(caught.exception))
 
 
 class JoinTest(parameterized.TestCase):
   def test_other_order(self):
     flow = _scores("flow").take(np.array([2, 0, 1]))
-    left, right = scores_lib.join(_scores(), flow)
+    left, right = predictions.join(_scores(), flow)
     self.assertEqual(left.ids, ("a", "b", "c"))
     self.assertEqual(right.ids, ("a", "b", "c"))
     np.testing.assert_array_equal(right.logits, _scores("flow").logits)
@@ -101,7 +101,7 @@ class JoinTest(parameterized.TestCase):
   @parameterized.parameters((True, False), (False, True), (True, True))
   def test_what_failed_in_a_stream_is_left_out(self, in_rgb, in_flow):
     rgb, flow = _scores(), _scores("flow")
-    left, right = scores_lib.join(_without(rgb, "b") if in_rgb else rgb, _without(flow, "b") if in_flow else flow)
+    left, right = predictions.join(_without(rgb, "b") if in_rgb else rgb, _without(flow, "b") if in_flow else flow)
     self.assertEqual(left.ids, ("a", "c"))
     self.assertEqual(right.ids, ("a", "c"))
     np.testing.assert_array_equal(left.logits, rgb.logits[[0, 2]])
@@ -127,7 +127,7 @@ class JoinTest(parameterized.TestCase):
   )  # fmt: skip
   def test_streams_that_differ(self, changes, sentence):
     with self.assertRaisesRegex(errors.I3dError, sentence) as caught:
-      scores_lib.join(_scores(), _scores("flow", **changes))
+      predictions.join(_scores(), _scores("flow", **changes))
     self.assertNotIn("\n", str(caught.exception))
 
 

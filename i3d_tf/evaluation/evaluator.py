@@ -1,0 +1,322 @@
+"""Evaluates networks on a split of a data set: predictions of each stream, their fusion, metrics and the report."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from typing import Any
+import zlib
+
+import numpy as np
+import tqdm
+
+from i3d_tf import errors
+from i3d_tf import provenance
+from i3d_tf import workdir
+from i3d_tf.evaluation import config as config_lib
+from i3d_tf.evaluation import figures
+from i3d_tf.evaluation import fusion
+from i3d_tf.evaluation import metrics as metrics_lib
+from i3d_tf.evaluation import network as network_lib
+from i3d_tf.evaluation import predictions as predictions_lib
+from i3d_tf.evaluation import report
+from i3d_tf.input import clip_config
+from i3d_tf.input import pipeline
+from i3d_tf.models import zoo
+from i3d_tf.training import monitor
+from i3d_tf.weights import saved
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamResult:
+  """The result of one stream or of the fusion of two.
+
+  Attributes:
+    predictions: ids, labels and logits of the videos; of a fusion, those of RGB.
+    scores: by which the classes are ranked.
+    metrics: of these scores.
+  """
+
+  predictions: predictions_lib.Predictions
+  scores: fusion.ClassScores
+  metrics: metrics_lib.Metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationReport:
+  """The outcome of an evaluation.
+
+  Attributes:
+    results: by stream, the fusion ('rgb+flow') last.
+    failures: records that could not be evaluated: `stream`, `number`, `id` and `reason`.
+    output: the folder, with scores_STREAM.npz of every stream that was evaluated from a checkpoint.
+  """
+
+  results: Mapping[str, StreamResult]
+  failures: tuple[Mapping[str, Any], ...]
+  output: pathlib.Path
+
+  @property
+  def metrics(self) -> dict[str, metrics_lib.Metrics]:
+    """The metrics by stream, those of the fusion last."""
+    return {name: result.metrics for name, result in self.results.items()}
+
+  @property
+  def results_path(self) -> pathlib.Path:
+    """The file with metrics, failures and provenance."""
+    return self.output / "results.json"
+
+  @property
+  def report_path(self) -> pathlib.Path:
+    """The page with metrics, curves, the confusion matrix and clips."""
+    return self.output / "report.html"
+
+
+def evaluate(
+  config: config_lib.EvaluationConfig | None = None,
+  *,
+  progress: bool = False,
+  on_failure: Callable[[str], None] = lambda message: None,
+  **options: Any,
+) -> EvaluationReport:
+  """Evaluates one stream or two, or fuses score files, and writes the results to a folder.
+
+  An evaluation that was interrupted is resumed by a call with the same options.
+
+  Args:
+    config: what to evaluate.
+    progress: whether to show a progress bar on stderr.
+    on_failure: called with a sentence for each record that cannot be evaluated; the others are still evaluated.
+    **options: in place of `config`, the fields of `EvaluationConfig`.
+
+  Returns:
+    Predictions, scores, metrics and failures.
+
+  Raises:
+    I3dError: if checkpoints, records and options do not go together; finished predictions are kept.
+    TypeError: for an option that is no field of `EvaluationConfig`, or for options beside `config`.
+  """
+  if config is not None and options:
+    raise TypeError(f"give config or its fields, not both; there is also {next(iter(options))}")
+  config = config_lib.EvaluationConfig(**options) if config is None else config
+  folder = pathlib.Path(config.output)
+  with workdir.locked(folder):
+    predictions = {stream: _predict(config, stream, progress, on_failure) for stream in config.streams}
+    results = {stream: _result(each, fusion.from_logits(each.logits)) for stream, each in predictions.items()}
+    if config.has_fusion:
+      rgb, flow = predictions_lib.join(predictions["rgb"], predictions["flow"])
+      results[config_lib.FUSED] = _result(rgb, _fuse(config, rgb, flow))
+    failures = ({"stream": stream, **row} for stream, each in predictions.items() for row in each.failures)
+    found = EvaluationReport(results=results, failures=tuple(failures), output=folder)
+    _write(config, found)
+  return found
+
+
+def _predict(
+  config: config_lib.EvaluationConfig, stream: str, progress: bool, on_failure: Callable[[str], None]
+) -> predictions_lib.Predictions:
+  """The predictions of one stream, from its score file or its network."""
+  if stream in config.score_files:
+    path = config.score_files[stream]
+    found = predictions_lib.load(path)
+    if found.stream != stream:
+      raise errors.I3dError(f"{path} was given as scores of {stream}, but it holds scores of {found.stream}")
+    return found
+  network = network_lib.Network(config.checkpoints[stream], stream)
+  if config.model not in ("", network.info.model):
+    name = config.checkpoints[stream]
+    raise errors.I3dError(f"{name} is a network {network.info.model}, but model is {config.model}")
+  clips = _clips(config, network.info)
+  network.compile(clips.crop, None if clips.protocol == "release" else clips.num_frames)
+  source = pipeline.open_source(config.records, config.split, streams=clip_config.stored(clips))
+  return predict(network, source, clips, config.output, progress=progress, on_failure=on_failure)
+
+
+def _clips(config: config_lib.EvaluationConfig, info: saved.ModelInfo) -> clip_config.EvalClips:
+  """The clips: the options given, else those of the network's protocol, else those of its training."""
+  trained = dataclasses.asdict(info.preprocess)
+  test = zoo.get(info.model).test
+  clips = clip_config.EvalClips(**{**trained, **test, **config.clips, "streams": info.streams})
+  if given := sorted(config_lib.unused(clips.protocol) & set(config.clips)):
+    raise errors.I3dError(f"{given[0]} is not used by the protocol {clips.protocol}, which is that of {info.model}")
+  return clips
+
+
+def predict(
+  network: network_lib.Network,
+  source: pipeline.Source,
+  clips: clip_config.EvalClips,
+  folder: str | os.PathLike,
+  *,
+  save_seconds: float = 20.0,
+  progress: bool = False,
+  on_failure: Callable[[str], None] = lambda message: None,
+) -> predictions_lib.Predictions:
+  """Predicts every video of a split once and writes scores_STREAM.npz, or loads it if it is finished.
+
+  Args:
+    network: of the stream.
+    source: the records.
+    clips: the views of each video.
+    folder: for scores_STREAM.npz, and scores_STREAM.partial.npz until it is finished.
+    save_seconds: the time between two writes of the unfinished predictions, which a later call resumes.
+    progress: whether to show a progress bar on stderr.
+    on_failure: called with a sentence for each record that cannot be evaluated.
+
+  Returns:
+    The predictions, and among them the records that failed.
+
+  Raises:
+    I3dError: if the folder holds predictions made otherwise, logits are not finite, or a record is missing or seen
+      twice.
+  """
+  classes = network_lib.match_classes(network, source)
+  store = predictions_lib.PredictionStore(network.stream, classes, _describe(network, source, clips), folder)
+  if (finished := store.load_finished()) is not None:
+    return finished
+  store.resume()
+  videos = pipeline.eval_videos(source, clips, skip=store.numbers)
+  saved_at = time.monotonic()
+  with tqdm.tqdm(
+    videos, network.stream, source.num_records, initial=len(store.numbers), unit="video", disable=not progress
+  ) as bar:
+    for video in bar:
+      _add(store, network, pipeline.scaled(video), on_failure)
+      if time.monotonic() - saved_at >= save_seconds:
+        store.save()
+        saved_at = time.monotonic()
+  return store.finish(source.num_records)
+
+
+def _add(
+  store: predictions_lib.PredictionStore,
+  network: network_lib.Network,
+  video: Mapping[str, Any],
+  on_failure: Callable[[str], None],
+) -> None:
+  """Predicts one element of `pipeline.eval_videos`."""
+  name, reason = (video[key].numpy().decode(errors="surrogateescape") for key in ("id", "error"))
+  number = int(video["record"])
+  if not reason:
+    try:
+      logits = network.logits(video)
+    except errors.I3dError as error:
+      reason = str(error)
+  if reason:
+    store.add_failure(number, name, reason)
+    on_failure(f"{name or number}: {reason}")
+    return
+  if not np.isfinite(logits).all():
+    raise errors.I3dError(f"{name}: the logits of {network.name} are not finite; check its weights")
+  store.add(number, name, int(video["label"]), logits)
+
+
+def _describe(network: network_lib.Network, source: pipeline.Source, clips: clip_config.EvalClips) -> dict[str, Any]:
+  """Everything on which predictions depend, as JSON values."""
+  places = [(entry.path.name, entry.offset, entry.length) for entry in source.entries]
+  return {
+    "checkpoint": network.name,
+    "weights": network.fingerprint(),
+    "step": network.info.step,
+    "trained_on": network.info.dataset,
+    "dataset": source.dataset,
+    "split": source.split,
+    "num_records": source.num_records,
+    "records": f"{zlib.crc32(repr(places).encode()):08x}",
+    "protocol": _describe_protocol(clips),
+  }
+
+
+def _describe_protocol(clips: clip_config.EvalClips) -> dict[str, Any]:
+  """The options that the protocol uses; those about stacks of flow only if there are stacks."""
+  left_out = {"streams", "frame_rate"} | config_lib.unused(clips.protocol)
+  if clips.flow_stack == 1:
+    left_out |= {"flow_stack", "flow_stacking"}
+  if not clips.subtract_mean_flow:
+    left_out.add("subtract_mean_flow")
+  return {name: value for name, value in dataclasses.asdict(clips).items() if name not in left_out}
+
+
+def _fuse(
+  config: config_lib.EvaluationConfig, rgb: predictions_lib.Predictions, flow: predictions_lib.Predictions
+) -> fusion.ClassScores:
+  if config.fusion == "svm":
+    return _train_svm(config, rgb)(rgb.logits, flow.logits)
+  fuse = {"logits": fusion.add_logits, "softmax": fusion.average_softmax}[config.fusion]
+  return fuse(rgb.logits, flow.logits, flow_weight=0.5 if config.flow_weight is None else config.flow_weight)
+
+
+def _train_svm(
+  config: config_lib.EvaluationConfig, tested: predictions_lib.Predictions
+) -> Callable[[np.ndarray, np.ndarray], fusion.ClassScores]:
+  training = {each.stream: each for each in map(predictions_lib.load, config.svm_train_scores)}
+  if set(training) != set(clip_config.STREAMS):
+    raise errors.I3dError("svm_train_scores must be one file of rgb and one of flow")
+  rgb, flow = predictions_lib.join(training["rgb"], training["flow"])
+  if rgb.classes != tested.classes:
+    raise errors.I3dError(f"svm_train_scores ({', '.join(config.svm_train_scores)}) are of other classes")
+  if shared := sorted(set(rgb.ids) & set(tested.ids)):
+    raise errors.I3dError(
+      f"svm_train_scores hold {len(shared)} of the videos that are tested ({predictions_lib.some(shared)}); "
+      "make them on the training split"
+    )
+  return fusion.train_svm(rgb.logits, flow.logits, rgb.labels)
+
+
+def _result(predictions: predictions_lib.Predictions, scores: fusion.ClassScores) -> StreamResult:
+  if not len(predictions.labels):
+    raise errors.I3dError("no video could be evaluated in both streams")
+  measured = metrics_lib.measure(scores.scores, predictions.labels, log_probabilities=scores.log_probabilities)
+  return StreamResult(predictions, scores, measured)
+
+
+def _write(config: config_lib.EvaluationConfig, found: EvaluationReport) -> None:
+  """Writes results.json and report.html."""
+  last = list(found.results.values())[-1]
+  classes = last.predictions.classes
+  content = {
+    **provenance.collect(),
+    "streams": {stream: dict(found.results[stream].predictions.made_with) for stream in config.streams},
+    "fusion": _describe_fusion(config),
+    "classes": classes,
+    "results": {name: metrics_lib.plain(metrics, classes) for name, metrics in found.metrics.items()},
+    "failures": list(found.failures),
+  }
+  page = report.render(
+    about=content,
+    measured=found.metrics,
+    classes=classes,
+    runs=_training_metrics(config),
+    examples=_examples(config, last),
+  )
+  text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+  for path, written in ((found.results_path, text), (found.report_path, page)):
+    with workdir.replacing(path) as file:
+      file.write(written.encode(errors="backslashreplace"))
+
+
+def _describe_fusion(config: config_lib.EvaluationConfig) -> dict[str, Any] | None:
+  if not config.has_fusion:
+    return None
+  if config.fusion == "svm":
+    return {"method": "svm", "trained_on": list(config.svm_train_scores)}
+  return {"method": config.fusion, "flow_weight": 0.5 if config.flow_weight is None else config.flow_weight}
+
+
+def _training_metrics(config: config_lib.EvaluationConfig) -> dict[str, list[dict[str, Any]]]:
+  """The lines of metrics.jsonl of every checkpoint that is a training run."""
+  paths = {stream: pathlib.Path(path) / monitor.METRICS for stream, path in config.checkpoints.items()}
+  found = {stream: paths[stream] for stream in config.streams if stream in paths and paths[stream].is_file()}
+  return {stream: monitor.read_metrics(path) for stream, path in found.items()}
+
+
+def _examples(config: config_lib.EvaluationConfig, result: StreamResult) -> dict[str, list[figures.Example]]:
+  """The best and worst clips, with pictures if there are records."""
+  predictions, scores = result.predictions, result.scores
+  entries = pipeline.open_source(config.records, config.split, streams=()).entries if config.records else ()
+  draw = lambda index: figures.draw(entries, predictions, index) if entries else b""
+  describe = lambda index: figures.describe(predictions, scores, index, draw(index))
+  best, worst = figures.choose(scores.scores, predictions.labels, config.num_examples)
+  return {"best": [describe(index) for index in best], "worst": [describe(index) for index in worst]}

@@ -1,0 +1,320 @@
+"""Prediction files: every video's logits in one stream, so that streams can be fused later without the networks."""
+
+import collections
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+import zipfile
+
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf import workdir
+
+_NUM_NAMED = 3  # names in a message
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+  """The predictions of one stream for the videos of a split.
+
+  Attributes:
+    stream: 'rgb', 'flow', or 'joint' for a network of both.
+    ids: the videos' ids.
+    labels: int32 `[N]`, class indices.
+    logits: float32 `[N, classes]`, averaged over time and views.
+    numbers: int32 `[N]`, the videos' indices among the split's records in the order of files.
+    classes: the class names in index order.
+    made_with: checkpoint, records and protocol, by name; JSON values.
+    failures: records without logits: `number`, `id` ('' if it could not be read) and `reason`.
+  """
+
+  stream: str
+  ids: tuple[str, ...]
+  labels: np.ndarray
+  logits: np.ndarray
+  numbers: np.ndarray
+  classes: tuple[str, ...]
+  made_with: Mapping[str, Any]
+  failures: tuple[Mapping[str, Any], ...] = ()
+
+  def take(self, chosen: np.ndarray) -> "Predictions":
+    """Selects videos.
+
+    Args:
+      chosen: indices `[M]`.
+
+    Returns:
+      The predictions for these videos, in this order.
+    """
+    arrays = {name: getattr(self, name)[chosen] for name in ("labels", "logits", "numbers")}
+    return dataclasses.replace(self, ids=tuple(self.ids[index] for index in chosen), **arrays)
+
+
+def save(path: str | os.PathLike, predictions: Predictions) -> None:
+  """Writes predictions to an .npz file; equal predictions give equal bytes.
+
+  Args:
+    path: the file.
+    predictions: what to write; values that are not arrays are stored as JSON.
+
+  Raises:
+    OSError: if the file cannot be written.
+  """
+  plain = {
+    "stream": predictions.stream,
+    "made_with": dict(predictions.made_with),
+    "failures": [dict(failure) for failure in predictions.failures],
+  }
+  with workdir.replacing(path) as file:
+    np.savez(
+      file,
+      ids=np.array(predictions.ids, np.str_),
+      labels=predictions.labels.astype(np.int32),
+      logits=predictions.logits.astype(np.float32),
+      numbers=predictions.numbers.astype(np.int32),
+      classes=np.array(predictions.classes, np.str_),
+      about=np.array(json.dumps(plain)),
+    )
+
+
+def load(path: str | os.PathLike) -> Predictions:
+  """Reads a file that `save` wrote.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The predictions.
+
+  Raises:
+    I3dError: if it is not such a file, or it is damaged.
+    OSError: if it cannot be read.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      arrays = dict(archive)
+    plain = json.loads(str(arrays.pop("about")))
+    predictions = Predictions(
+      ids=tuple(arrays.pop("ids").tolist()),
+      classes=tuple(arrays.pop("classes").tolist()),
+      failures=tuple(plain.pop("failures")),
+      **arrays,
+      **plain,
+    )
+  except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+    raise errors.I3dError(f"{path}: this is no score file of evaluate, or it is damaged") from None
+  count = len(predictions.ids)
+  if predictions.logits.shape != (count, len(predictions.classes)) or predictions.labels.shape != (count,):
+    raise errors.I3dError(
+      f"{path}: {count} ids and {len(predictions.classes)} classes do not fit logits of shape "
+      f"{predictions.logits.shape} and labels of shape {predictions.labels.shape}"
+    )
+  if repeated := repeated_ids(predictions.ids):
+    raise errors.I3dError(f"{path}: {len(repeated)} videos are in it more than once ({some(repeated)})")
+  return predictions
+
+
+def repeated_ids(ids: Sequence[str]) -> list[str]:
+  """Returns the ids that occur more than once.
+
+  Args:
+    ids: of videos.
+
+  Returns:
+    Each of these ids once.
+  """
+  return [name for name, count in collections.Counter(ids).items() if count > 1]
+
+
+def some(names: Sequence[str]) -> str:
+  """Lists the first few names for a message.
+
+  Args:
+    names: any number.
+
+  Returns:
+    At most three of them, and an ellipsis if there are more.
+  """
+  return "; ".join(names[:_NUM_NAMED]) + ("; ..." if len(names) > _NUM_NAMED else "")
+
+
+def join(rgb: Predictions, flow: Predictions) -> tuple[Predictions, Predictions]:
+  """Aligns two streams: the videos that both have, in the order of `rgb`.
+
+  A video that failed in one stream is left out; any other difference between the streams is an error.
+
+  Args:
+    rgb: one stream's predictions.
+    flow: the other's.
+
+  Returns:
+    Both, with the same ids.
+
+  Raises:
+    I3dError: if classes, data set, split, ids or labels differ.
+  """
+  _check_equal("classes", rgb.classes, flow.classes)
+  for name in ("dataset", "split"):
+    _check_equal(name, (rgb.made_with.get(name),), (flow.made_with.get(name),))
+  places = {name: index for index, name in enumerate(flow.ids)}
+  failed = {failure["id"] for failure in (*rgb.failures, *flow.failures)}
+  only_rgb = [name for name in rgb.ids if name not in places and name not in failed]
+  only_flow = sorted(set(flow.ids) - set(rgb.ids) - failed, key=places.__getitem__)
+  if only_rgb or only_flow:
+    parts = [f"{len(ids)} only in {stream} ({some(ids)})" for stream, ids in (("rgb", only_rgb), ("flow", only_flow))
+             if ids]  # fmt: skip
+    raise errors.I3dError(f"the streams' videos differ: {', '.join(parts)}; evaluate both on the same records")
+  chosen = np.array([index for index, name in enumerate(rgb.ids) if name in places], int)
+  rgb, flow = rgb.take(chosen), flow.take(np.array([places[rgb.ids[index]] for index in chosen], int))
+  if len(differing := np.flatnonzero(rgb.labels != flow.labels)):
+    named = some([f"{rgb.ids[i]}: {rgb.labels[i]} and {flow.labels[i]}" for i in differing])
+    raise errors.I3dError(f"the streams' labels differ for {len(differing)} videos ({named})")
+  return rgb, flow
+
+
+def _check_equal(what: str, rgb: Sequence, flow: Sequence) -> None:
+  if rgb == flow:
+    return
+  if len(rgb) != len(flow):
+    raise errors.I3dError(f"the streams' {what} differ: rgb has {len(rgb)}, flow {len(flow)}")
+  index = next(index for index, pair in enumerate(zip(rgb, flow)) if pair[0] != pair[1])
+  which = f" (the first at {index})" if len(rgb) > 1 else ""
+  raise errors.I3dError(f"the streams' {what} differ{which}: rgb has {rgb[index]!r}, flow {flow[index]!r}")
+
+
+class PredictionStore:
+  """Collects the predictions of one stream, and keeps them in the output folder so that an evaluation can be resumed.
+
+  Unfinished predictions are in scores_STREAM.partial.npz, finished ones in scores_STREAM.npz.
+  """
+
+  def __init__(self, stream: str, classes: Sequence[str], made_with: Mapping[str, Any], folder: str | os.PathLike):
+    """Starts with no predictions; reads nothing.
+
+    Args:
+      stream: 'rgb', 'flow' or 'joint'.
+      classes: names in index order.
+      made_with: what the predictions depend on; see `Predictions`.
+      folder: the output folder.
+    """
+    self._stream, self._classes, self._made_with = stream, tuple(classes), made_with
+    self._final = pathlib.Path(folder) / f"scores_{stream}.npz"
+    self._partial = self._final.with_suffix(".partial.npz")
+    self._rows: list[tuple[str, int, np.ndarray, int]] = []  # id, label, logits, number
+    self._failures: list[Mapping[str, Any]] = []
+
+  @property
+  def numbers(self) -> list[int]:
+    """The numbers of the records that were evaluated or failed."""
+    return [row[-1] for row in self._rows] + [failure["number"] for failure in self._failures]
+
+  def load_finished(self) -> Predictions | None:
+    """Loads the finished predictions.
+
+    Returns:
+      The predictions; None if they are not finished.
+
+    Raises:
+      I3dError: if they depend on something else than now, for example on other weights.
+    """
+    return self._load(self._final) if self._final.exists() else None
+
+  def resume(self) -> None:
+    """Loads the predictions of an interrupted evaluation, if there was one.
+
+    Raises:
+      I3dError: if they depend on something else than now, for example on other weights.
+    """
+    if self._partial.exists():
+      found = self._load(self._partial)
+      self._rows = list(zip(found.ids, found.labels.tolist(), found.logits, found.numbers.tolist()))
+      self._failures = list(found.failures)
+
+  def add(self, number: int, name: str, label: int, logits: np.ndarray) -> None:
+    """Adds the prediction for a video.
+
+    Args:
+      number: the record's index in the split.
+      name: the video's id.
+      label: its class index.
+      logits: `[classes]`.
+    """
+    self._rows.append((name, label, logits, number))
+
+  def add_failure(self, number: int, name: str, reason: str) -> None:
+    """Adds a record that could not be evaluated.
+
+    Args:
+      number: the record's index in the split.
+      name: the video's id; '' if it could not be read.
+      reason: a sentence.
+    """
+    self._failures.append({"number": number, "id": name, "reason": reason})
+
+  def save(self) -> None:
+    """Writes the unfinished predictions."""
+    save(self._partial, self._predictions())
+
+  def finish(self, num_records: int) -> Predictions:
+    """Checks that each record was evaluated, or failed, exactly once, and writes the finished predictions.
+
+    Args:
+      num_records: in the split.
+
+    Returns:
+      The predictions.
+
+    Raises:
+      I3dError: if a record is missing or was seen twice, or all of them failed.
+    """
+    predictions = self._predictions()
+    _check_complete(predictions, num_records)
+    if not self._rows:
+      self._partial.unlink(missing_ok=True)
+      reason = self._failures[0]["reason"] if self._failures else "the split is empty"
+      raise errors.I3dError(f"no video could be evaluated; the first failed because: {reason}")
+    save(self._final, predictions)
+    self._partial.unlink(missing_ok=True)
+    return predictions
+
+  def _predictions(self) -> Predictions:
+    ids, labels, logits, numbers = zip(*self._rows) if self._rows else ((), (), (), ())
+    return Predictions(
+      stream=self._stream,
+      ids=ids,
+      labels=np.array(labels, np.int32),
+      logits=np.array(logits, np.float32).reshape(-1, len(self._classes)),
+      numbers=np.array(numbers, np.int32),
+      classes=self._classes,
+      made_with=self._made_with,
+      failures=tuple(self._failures),
+    )
+
+  def _load(self, path: pathlib.Path) -> Predictions:
+    found = load(path)
+    # The same weights may be reached by another path.
+    comparable = lambda made_with, classes: {**made_with, "classes": list(classes), "checkpoint": None}
+    workdir.check_parameters(
+      path, comparable(found.made_with, found.classes), comparable(self._made_with, self._classes)
+    )
+    return found
+
+
+def _check_complete(predictions: Predictions, num_records: int) -> None:
+  split = predictions.made_with["split"]
+  if repeated := repeated_ids(predictions.ids):
+    raise errors.I3dError(
+      f"{split} has {len(repeated)} ids more than once ({some(repeated)}); every video must count once"
+    )
+  numbers = [*predictions.numbers.tolist(), *(failure["number"] for failure in predictions.failures)]
+  if sorted(numbers) != list(range(num_records)):
+    missing = [str(number) for number in sorted(set(range(num_records)) - set(numbers))]
+    named = f", never {some(missing)}" if missing else ""
+    raise errors.I3dError(
+      f"{split} has {num_records} records, but {len(predictions.ids)} were evaluated and "
+      f"{len(predictions.failures)} failed{named}"
+    )
