@@ -1,8 +1,13 @@
-"""Runs the commands of README.md and compares what they print with what it says.
+"""Runs the commands of the README and of the manuals, and compares what they print with what the documents say.
 
-Each fenced block marked `sh` or `python` is run in the project's root; one marked `not-run`, too, is not. Where a
-`text` block follows, each of its lines must be what a printed line ends with or begins with, in that order; numbers
-may differ by 1 %. A line `...` says that something is left out.
+Each fenced block marked `sh` or `python` is run, in the order of the documents; one marked `not-run`, too, is not. All
+run in one temporary folder, which holds links to the recipes and to quickstart.sh, a `clip.mp4` and, once the
+quickstart made them, `my_videos`, so that they neither read nor change what is in the project's folder, and several
+checks can run at the same time. A block marked `sh train: --num_steps=2; evaluate: --split=train` gets these flags
+added to its calls of these programs, which makes long work short.
+
+Where a `text` block follows, each of its lines must be what a printed line ends with or begins with, in that order;
+numbers may differ by 1 %. A line `...` says that something is left out.
 """
 
 import os
@@ -10,44 +15,136 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
+import time
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# The quickstart, which comes first, fetches this clip; it stands for the user's in Python examples.
-CLIP = pathlib.Path(os.environ.get("I3D_CACHE") or "~/.cache/i3d_tf").expanduser() / "bigbuckbunny.mp4"
-# The quickstart trains for minutes; a few steps show that its commands work.
-_ENVIRONMENT = os.environ | {"QUICKSTART_CLIPS": "4", "QUICKSTART_FLAGS": "--num_steps=4"}
+# The README comes first: its quickstart makes what the examples of the manuals use.
+DOCUMENTS = ("README.md", "data/README.md", "checkpoints/README.md", "experiments/README.md")
+_LINKED = (".ci", "experiments", "quickstart.sh")  # what commands name by a path relative to the project's folder
 _COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"-?\d+\.\d+")
+_TIME_LIMIT = 600  # seconds for a block
+
+
+class Block(NamedTuple):
+  """A block to run, and the lines that a document says it prints."""
+
+  document: str
+  kind: str
+  script: str
+  expected: list[str]
 
 
 def main() -> int:
-  blocks = [(kind, info.strip(), body) for kind, info, body in _BLOCK.findall((ROOT / "README.md").read_text())]
-  failed = 0
-  for index, (kind, info, body) in enumerate(blocks):
-    if kind not in _COMMANDS or info == "not-run" or "run_tests.sh" in body:  # which is running us
-      continue
-    following = blocks[index + 1] if index + 1 < len(blocks) else ("", "", "")
-    expected = following[2].splitlines() if following[0] == "text" else []
-    failed += not _run(body, [*_COMMANDS[kind], body.replace("clip.mp4", str(CLIP))], expected)
-  print(f"README.md: {'all commands do as it says' if not failed else f'{failed} command blocks do not'}")
+  """Runs every block.
+
+  Returns:
+    The exit status: 1 if a block failed or printed something else than expected.
+  """
+  blocks = [block for document in DOCUMENTS for block in read(document, (ROOT / document).read_text("utf-8"))]
+  started = time.monotonic()
+  with tempfile.TemporaryDirectory(prefix="i3d_tf_documents_") as name:
+    folder = pathlib.Path(name)
+    environment = prepare(folder)
+    failed = sum(not run(block, folder, environment) for block in blocks)
+  ending = f"{failed} of {len(blocks)} command blocks failed" if failed else f"all {len(blocks)} command blocks do so"
+  print(f"{', '.join(DOCUMENTS)}: {ending} ({time.monotonic() - started:.0f} s)")
   return int(failed > 0)
 
 
-def _run(script: str, command: list[str], expected: list[str]) -> bool:
-  print(f"README.md: running {script.strip()}", flush=True)
-  done = subprocess.run(command, cwd=ROOT, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
+def read(document: str, text: str) -> list[Block]:
+  """Finds the blocks to run.
+
+  Args:
+    document: the name of the document, for messages.
+    text: its Markdown.
+
+  Returns:
+    The blocks in their order, with flags added as their marks say.
+  """
+  found = [(kind, info.strip(), body) for kind, info, body in _BLOCK.findall(text)]
+  blocks = []
+  for (kind, info, body), (next_kind, _, output) in zip(found, [*found[1:], ("", "", "")]):
+    if kind in _COMMANDS and info != "not-run":
+      expected = output.splitlines() if next_kind == "text" else []
+      blocks.append(Block(document, kind, _add_flags(body, info), expected))
+  return blocks
+
+
+def prepare(folder: pathlib.Path) -> dict[str, str]:
+  """Fills the folder that the blocks run in.
+
+  Args:
+    folder: an empty folder.
+
+  Returns:
+    The environment variables to run them with.
+  """
+  for name in _LINKED:
+    (folder / name).symlink_to(ROOT / name)
+  cache = pathlib.Path(os.environ.get("I3D_CACHE") or "~/.cache/i3d_tf").expanduser().resolve()
+  # Both links dangle until the quickstart has fetched the one and made the other.
+  (folder / "clip.mp4").symlink_to(cache / "bigbuckbunny.mp4")
+  (folder / "my_videos").symlink_to("quickstart/videos")
+  (folder / "tmp").mkdir()
+  return os.environ | {
+    "PATH": os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    "PYTHONPATH": str(ROOT),
+    "TMPDIR": str(folder / "tmp"),
+    "QUICKSTART_ENVIRONMENT": "active",
+    "QUICKSTART_FOLDER": "quickstart",
+    "QUICKSTART_CLIPS": "2",
+    "QUICKSTART_FLAGS": "--num_steps=2",
+  }
+
+
+def run(block: Block, folder: pathlib.Path, environment: dict[str, str]) -> bool:
+  """Runs a block and reports its time, or what is wrong with it.
+
+  Args:
+    block: the block.
+    folder: the folder to run it in.
+    environment: its environment variables.
+
+  Returns:
+    Whether it ended well and printed what was expected.
+  """
+  print(f"{block.document}: running\n{block.script.strip()}", flush=True)
+  command = [*_COMMANDS[block.kind], block.script]
+  started = time.monotonic()
+  try:
+    done = subprocess.run(
+      command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_TIME_LIMIT
+    )
+  except subprocess.TimeoutExpired:
+    print(f"not done in {_TIME_LIMIT} s")
+    return False
+  print(f"  {time.monotonic() - started:.0f} s", flush=True)
   if done.returncode:
     print(f"exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return False
   printed = iter(done.stdout.splitlines())
-  for line in expected:
+  for line in block.expected:
     if line.strip() in ("", "..."):
       continue
     if not any(_same(line, other) for other in printed):
-      print(f"README.md says {line!r}; printed was\n{done.stdout}")
+      print(f"{block.document} says {line!r}; printed was\n{done.stdout}")
       return False
   return True
+
+
+def _add_flags(script: str, info: str) -> str:
+  """Adds `FLAGS` to each call of `PROGRAM` for every `PROGRAM: FLAGS` of the mark `info`."""
+  for part in filter(None, info.split(";")):
+    program, _, flags = part.partition(":")
+    call = rf"(python -m i3d_tf\.{re.escape(program.strip())}\b(?:\\\n|[^\n])*)"
+    script, count = re.subn(call, lambda match: f"{match[1]} {flags.strip()}", script)
+    if not count:
+      raise ValueError(f"a block is marked {info!r}, but does not call {program.strip()}:\n{script}")
+  return script
 
 
 def _same(line: str, other: str) -> bool:
