@@ -2,8 +2,8 @@
 
 Each fenced block marked `sh` or `python` is run, in the order of the documents; one marked `not-run`, too, is not. All
 run in one temporary folder, which holds links to the recipes and to quickstart.sh, a `clip.mp4` and, once the
-quickstart made them, `my_videos`, so that they neither read nor change what is in the project's folder, and several
-checks can run at the same time. A block marked `sh train: --num_steps=2; evaluate: --split=train` gets these flags
+quickstart made them, `my_videos`. So they neither read nor change what a user's own runs made, and several checks can
+run at the same time. A block marked `sh train: --num_steps=2; evaluate: --split=train` gets these flags
 added to its calls of these programs, which makes long work short.
 
 Where a `text` block follows, each of its lines must be what a printed line ends with or begins with, in that order;
@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "data/README.md", "checkpoints/README.md", "experiments/README.md")
 _LINKED = (".ci", "experiments", "quickstart.sh")  # what commands name by a path relative to the project's folder
 _COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-_BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _TIME_LIMIT = 600  # seconds for a block
 
@@ -65,7 +66,7 @@ def read(document: str, text: str) -> list[Block]:
   Returns:
     The blocks in their order, with flags added as their marks say.
   """
-  found = [(kind, info.strip(), body) for kind, info, body in _BLOCK.findall(text)]
+  found = [(kind, info.strip(), textwrap.dedent(body)) for _, kind, info, body in _BLOCK.findall(text)]
   blocks = []
   for (kind, info, body), (next_kind, _, output) in zip(found, [*found[1:], ("", "", "")]):
     if kind in _COMMANDS and info != "not-run":
@@ -86,9 +87,12 @@ def prepare(folder: pathlib.Path) -> dict[str, str]:
   for name in _LINKED:
     (folder / name).symlink_to(ROOT / name)
   cache = pathlib.Path(os.environ.get("I3D_CACHE") or "~/.cache/i3d_tf").expanduser().resolve()
-  # Both links dangle until the quickstart has fetched the one and made the other.
+  # These links dangle until the quickstart has fetched the clip and made the videos, of which two classes will do.
   (folder / "clip.mp4").symlink_to(cache / "bigbuckbunny.mp4")
-  (folder / "my_videos").symlink_to("quickstart/videos")
+  for split in ("train", "test"):
+    (folder / "my_videos" / split).mkdir(parents=True)
+    for label in ("spin", "sway"):
+      (folder / "my_videos" / split / label).symlink_to(folder / "quickstart" / "videos" / split / label)
   (folder / "tmp").mkdir()
   return os.environ | {
     "PATH": os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
