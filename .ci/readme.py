@@ -145,7 +145,7 @@ def _add_flags(script: str, info: str) -> str:
   for part in filter(None, info.split(";")):
     program, _, flags = part.partition(":")
     call = rf"(python -m i3d_tf\.{re.escape(program.strip())}\b(?:\\\n|[^\n])*)"
-    script, count = re.subn(call, lambda match: f"{match[1]} {flags.strip()}", script)
+    script, count = re.subn(call, rf"\g<1> {flags.strip()}", script)
     if not count:
       raise ValueError(f"a block is marked {info!r}, but does not call {program.strip()}:\n{script}")
   return script
