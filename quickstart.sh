@@ -9,6 +9,7 @@
 # Environment variables:
 #   QUICKSTART_FOLDER       where the clips, records, trainings and the report go; default: quickstart
 #   QUICKSTART_CLIPS        made clips a class to train on; default: 60. For a quick look: 4
+#   QUICKSTART_TEST_CLIPS   made clips a class to test on; default: 5
 #   QUICKSTART_FLAGS        flags added to both trainings. For a quick look: --num_steps=10
 #   QUICKSTART_ENVIRONMENT  active: use the Python environment that is active, not .venv
 set -euo pipefail
@@ -41,7 +42,8 @@ python -m i3d_tf.classify --rgb_checkpoint=rgb_scratch --video="$video"
 
 work=${QUICKSTART_FOLDER:-quickstart}
 read -ra flags <<<"${QUICKSTART_FLAGS:-}"
-python -m i3d_tf.make_synthetic --output="$work/videos" --train_clips="${QUICKSTART_CLIPS:-60}"
+python -m i3d_tf.make_synthetic --output="$work/videos" --train_clips="${QUICKSTART_CLIPS:-60}" \
+  --test_clips="${QUICKSTART_TEST_CLIPS:-5}"
 python -m i3d_tf.prepare_dataset --dataset=folder --videos="$work/videos" --output="$work/records" --short_side=72
 for stream in flow rgb; do
   python -m i3d_tf.train --flagfile=experiments/synthetic/i3d_${stream}_small.flags \

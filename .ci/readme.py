@@ -1,7 +1,8 @@
 """Runs the commands of the README and of the manuals, and compares what they print with what the documents say.
 
-Each fenced block marked `sh` or `python` is run, in the order of the documents; one marked `not-run`, too, is not. All
-run in one temporary folder, which holds links to the recipes and to quickstart.sh, a `clip.mp4` and, once the
+Each fenced block marked `sh` or `python` is run; one marked `not-run`, too, is not. The first one, the quickstart, runs
+before all others; then sections (`##`) run at the same time, and the blocks of a section one after the other. All run
+in one temporary folder, which holds links to the recipes and to quickstart.sh, a `clip.mp4` and, once the
 quickstart made them, `my_videos`. So they neither read nor change what a user's own runs made, and several checks can
 run at the same time. A block marked `sh train: --num_steps=2; evaluate: --split=train` gets these flags
 added to its calls of these programs, which makes long work short.
@@ -10,6 +11,8 @@ Where a `text` block follows, each of its lines must be what a printed line ends
 numbers may differ by 1 %. A line `...` says that something is left out.
 """
 
+from collections.abc import Sequence
+from concurrent import futures
 import os
 import pathlib
 import re
@@ -21,13 +24,15 @@ import time
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# The README comes first: its quickstart makes what the examples of the manuals use.
+# The first block of the first one is the quickstart, which makes what the other examples use.
 DOCUMENTS = ("README.md", "data/README.md", "checkpoints/README.md", "experiments/README.md")
 _LINKED = (".ci", "experiments", "quickstart.sh")  # what commands name by a path relative to the project's folder
 _COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 _BLOCK = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _TIME_LIMIT = 600  # seconds for a block
+_TIMED_OUT = 124  # exit status of `timeout`
+_SECTIONS_AT_A_TIME = 2
 
 
 class Block(NamedTuple):
@@ -45,18 +50,21 @@ def main() -> int:
   Returns:
     The exit status: 1 if a block failed or printed something else than expected.
   """
-  blocks = [block for document in DOCUMENTS for block in read(document, (ROOT / document).read_text("utf-8"))]
+  sections = [part for document in DOCUMENTS for part in read(document, (ROOT / document).read_text("utf-8"))]
+  (quickstart, *rest), *others = sections
   started = time.monotonic()
   with tempfile.TemporaryDirectory(prefix="i3d_tf_documents_") as name:
-    folder = pathlib.Path(name)
-    environment = prepare(folder)
-    failed = sum(not run(block, folder, environment) for block in blocks)
-  ending = f"{failed} of {len(blocks)} command blocks failed" if failed else f"all {len(blocks)} command blocks do so"
+    environment = prepare(pathlib.Path(name))
+    failed = run([quickstart], pathlib.Path(name), environment)
+    with futures.ThreadPoolExecutor(_SECTIONS_AT_A_TIME) as pool:
+      failed += sum(pool.map(lambda section: run(section, pathlib.Path(name), environment), [rest, *others]))
+  total = sum(map(len, sections))
+  ending = f"{failed} of {total} command blocks do not" if failed else f"all {total} command blocks do as they say"
   print(f"{', '.join(DOCUMENTS)}: {ending} ({time.monotonic() - started:.0f} s)")
   return int(failed > 0)
 
 
-def read(document: str, text: str) -> list[Block]:
+def read(document: str, text: str) -> list[list[Block]]:
   """Finds the blocks to run.
 
   Args:
@@ -64,15 +72,19 @@ def read(document: str, text: str) -> list[Block]:
     text: its Markdown.
 
   Returns:
-    The blocks in their order, with flags added as their marks say.
+    For each section (`##`) that has any, the blocks in their order, with flags added as their marks say.
   """
-  found = [(kind, info.strip(), textwrap.dedent(body)) for _, kind, info, body in _BLOCK.findall(text)]
-  blocks = []
-  for (kind, info, body), (next_kind, _, output) in zip(found, [*found[1:], ("", "", "")]):
-    if kind in _COMMANDS and info != "not-run":
-      expected = output.splitlines() if next_kind == "text" else []
-      blocks.append(Block(document, kind, _add_flags(body, info), expected))
-  return blocks
+  sections = []
+  for section in re.split(r"^## ", text, flags=re.MULTILINE):
+    found = [(kind, info.strip(), textwrap.dedent(body)) for _, kind, info, body in _BLOCK.findall(section)]
+    blocks = []
+    for (kind, info, body), (next_kind, _, output) in zip(found, [*found[1:], ("", "", "")]):
+      if kind in _COMMANDS and info != "not-run":
+        expected = output.splitlines() if next_kind == "text" else []
+        blocks.append(Block(document, kind, _add_flags(body, info), expected))
+    if blocks:
+      sections.append(blocks)
+  return sections
 
 
 def prepare(folder: pathlib.Path) -> dict[str, str]:
@@ -101,43 +113,48 @@ def prepare(folder: pathlib.Path) -> dict[str, str]:
     "QUICKSTART_ENVIRONMENT": "active",
     "QUICKSTART_FOLDER": "quickstart",
     "QUICKSTART_CLIPS": "2",
+    "QUICKSTART_TEST_CLIPS": "1",
     "QUICKSTART_FLAGS": "--num_steps=2",
   }
 
 
-def run(block: Block, folder: pathlib.Path, environment: dict[str, str]) -> bool:
-  """Runs a block and reports its time, or what is wrong with it.
+def run(blocks: Sequence[Block], folder: pathlib.Path, environment: dict[str, str]) -> int:
+  """Runs blocks one after the other, and prints each with its time, or what is wrong with it.
 
   Args:
-    block: the block.
-    folder: the folder to run it in.
-    environment: its environment variables.
+    blocks: the blocks.
+    folder: the folder to run them in.
+    environment: their environment variables.
 
   Returns:
-    Whether it ended well and printed what was expected.
+    How many failed or printed something else than expected.
   """
-  print(f"{block.document}: running\n{block.script.strip()}", flush=True)
-  command = [*_COMMANDS[block.kind], block.script]
-  started = time.monotonic()
-  try:
-    done = subprocess.run(
-      command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_TIME_LIMIT
-    )
-  except subprocess.TimeoutExpired:
-    print(f"not done in {_TIME_LIMIT} s")
-    return False
-  print(f"  {time.monotonic() - started:.0f} s", flush=True)
+  failed = 0
+  for block in blocks:
+    started = time.monotonic()
+    problem = _find_problem(block, folder, environment)
+    seconds = time.monotonic() - started
+    ending = f"FAILED\n{problem}" if problem else "passed"
+    print(f"{block.document}, {seconds:.0f} s: {block.script.strip()}\n{ending}", flush=True)
+    failed += problem is not None
+  return failed
+
+
+def _find_problem(block: Block, folder: pathlib.Path, environment: dict[str, str]) -> str | None:
+  # `timeout` also ends what the block started.
+  command = ["timeout", "--kill-after=10", str(_TIME_LIMIT), *_COMMANDS[block.kind], block.script]
+  done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+  if done.returncode == _TIMED_OUT:
+    return f"not done in {_TIME_LIMIT} s"
   if done.returncode:
-    print(f"exit status {done.returncode}\n{done.stdout}{done.stderr}")
-    return False
+    return f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
   printed = iter(done.stdout.splitlines())
   for line in block.expected:
     if line.strip() in ("", "..."):
       continue
     if not any(_same(line, other) for other in printed):
-      print(f"{block.document} says {line!r}; printed was\n{done.stdout}")
-      return False
-  return True
+      return f"the document says {line!r}; printed was\n{done.stdout}"
+  return None
 
 
 def _add_flags(script: str, info: str) -> str:
