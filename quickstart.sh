@@ -4,13 +4,22 @@
 # Makes .venv, installs the project, fetches the released Kinetics-400 RGB weights, and prints the five best classes of
 # VIDEO, or of a clip of "Big Buck Bunny". Then it makes small clips of moving objects in quickstart/, computes their
 # optical flow, trains a small RGB and a small flow network on them (some minutes), and evaluates both together.
-# For a quick look: QUICKSTART_CLIPS=4 clips a class to train on, and QUICKSTART_FLAGS=--num_steps=10 for both trainings.
+# Started again it goes on where it was.
+#
+# Environment variables:
+#   QUICKSTART_FOLDER       where the clips, records, trainings and the report go; default: quickstart
+#   QUICKSTART_CLIPS        made clips a class to train on; default: 60. For a quick look: 4
+#   QUICKSTART_TEST_CLIPS   made clips a class to test on; default: 5
+#   QUICKSTART_FLAGS        flags added to both trainings. For a quick look: --num_steps=10
+#   QUICKSTART_ENVIRONMENT  active: use the Python environment that is active, not .venv
 set -euo pipefail
 
 video=${1:+$(realpath -s -- "$1")}
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source .ci/environment.sh
-enter_environment ""
+if [[ ${QUICKSTART_ENVIRONMENT:-} != active ]]; then
+  source .ci/environment.sh
+  enter_environment ""
+fi
 
 if [[ -z $video ]]; then
   cache=${I3D_CACHE:-$HOME/.cache/i3d_tf}
@@ -31,14 +40,14 @@ fi
 python -m i3d_tf.download rgb_scratch
 python -m i3d_tf.classify --rgb_checkpoint=rgb_scratch --video="$video"
 
-# Every step below goes on where it was, if this is started again.
-work=quickstart
+work=${QUICKSTART_FOLDER:-quickstart}
 read -ra flags <<<"${QUICKSTART_FLAGS:-}"
-python -m i3d_tf.make_synthetic --output=$work/videos --train_clips="${QUICKSTART_CLIPS:-60}"
-python -m i3d_tf.prepare_dataset --dataset=folder --videos=$work/videos --output=$work/records --short_side=72
+python -m i3d_tf.make_synthetic --output="$work/videos" --train_clips="${QUICKSTART_CLIPS:-60}" \
+  --test_clips="${QUICKSTART_TEST_CLIPS:-5}"
+python -m i3d_tf.prepare_dataset --dataset=folder --videos="$work/videos" --output="$work/records" --short_side=72
 for stream in flow rgb; do
   python -m i3d_tf.train --flagfile=experiments/synthetic/i3d_${stream}_small.flags \
-    --records=$work/records --output=$work/$stream "${flags[@]}"
+    --records="$work/records" --output="$work/$stream" "${flags[@]}"
 done
-python -m i3d_tf.evaluate --records=$work/records --rgb_checkpoint=$work/rgb --flow_checkpoint=$work/flow \
-  --output=$work/evaluation
+python -m i3d_tf.evaluate --records="$work/records" --rgb_checkpoint="$work/rgb" --flow_checkpoint="$work/flow" \
+  --output="$work/evaluation"
