@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a bare machine with Python 3.10 to 3.13 to tested code: ./run_tests.sh [ARGUMENTS OF PYTEST]
-# Makes .venv, installs the project, and runs lint, the BUILD checks, the tests and the README's commands.
+# Makes .venv, installs the project, and runs lint, types, the BUILD checks, the tests and the commands of the manuals.
+# .ci/bazel/run.sh also checks the BUILD files with a real Bazel, which it fetches from npm.
 # With arguments, only the tests that they select.
 set -euo pipefail
 
@@ -13,12 +14,9 @@ if (($#)); then
 fi
 
 ruff check .
+ruff format --check --quiet . || { echo "The files above are not formatted; run: ruff format ." >&2; exit 1; }
 python .ci/build_files.py
-if command -v npm >/dev/null; then
-  .ci/bazel/run.sh
-else
-  echo "The check with a real Bazel is left out: it needs npm"
-fi
+python .ci/house.py --check
 python -m i3d_tf.download rgb_scratch
 python -m pytest --numprocesses=3 --dist=loadscope --quiet i3d_tf
 python .ci/readme.py

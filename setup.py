@@ -41,6 +41,7 @@ setuptools.setup(
     "i3d_tf.assets.data": ["*.txt", "README.md"],
     "i3d_tf.assets.checkpoints": ["*.json", "README.md"],
     "i3d_tf.evaluation": ["*.jinja"],
+    "i3d_tf": ["py.typed"],
   },
   cmdclass={"build_py": BuildWithoutTests},
   python_requires=">=3.10,<3.14",
@@ -65,6 +66,7 @@ setuptools.setup(
   ],
   extras_require={
     "beam": [BEAM],
+    "gpu": ["tensorflow[and-cuda]>=2.20"],
     "onnx": [ONNX],
     "torch": ["torch>=2.13"],
     "test": [
@@ -72,11 +74,13 @@ setuptools.setup(
       ONNX,
       "ai-edge-litert>=2.0",
       "onnxruntime>=1.22",
+      "mypy>=1.15",
       "pytest>=8",
       "pytest-xdist>=3.6",
       "ruff>=0.11",
       "tensorflow-serving-api>=2.20",
-    ],  # fmt: skip
+    ],
+    "dev": ["pre-commit>=4"],
   },
   entry_points={"console_scripts": [f"i3d_{name.removesuffix('.__main__')}=i3d_tf.{name}:run" for name in MAINS]},
 )
