@@ -42,7 +42,7 @@ Figures are medians over --rounds rounds; a ratio is the median of the ratios of
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 7, "Rounds of measurement, after one that is not counted.", lower_bound=1)
-flags.DEFINE_enum("model", "i3d", list(zoo.MODELS), "network, train: the network.")
+flags.DEFINE_enum("model", "i3d", list(zoo.NAMES), "network, train: the network.")
 flags.DEFINE_list("models", None, "zoo: the networks. Default: all.")
 flags.DEFINE_string("plot", None, "zoo: the PNG file to draw the figure to.")
 flags.DEFINE_integer(
@@ -115,6 +115,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _clip() -> dict[str, Any]:
   """Returns the clip of the model's training, with what the flags change of it."""
+  cli.import_tensorflow()  # the zoo's entries need it
   zoo.check_stream(FLAGS.model, FLAGS.stream)
   given = _given(num_frames=FLAGS.frames, short_side=FLAGS.short_side, crop=FLAGS.crop)
   return {"flow_stack": 1, **zoo.training_clips(FLAGS.model, FLAGS.stream), **given}
@@ -162,7 +163,8 @@ def _train():
 
 
 def _zoo():
-  models = list(zoo.MODELS) if FLAGS.models is None else FLAGS.models
+  cli.import_tensorflow()  # the zoo's entries need it
+  models = list(zoo.NAMES) if FLAGS.models is None else FLAGS.models
   for model in models:
     zoo.get(model)
   from i3d_tf.benchmarks import comparison

@@ -39,7 +39,7 @@ flags.DEFINE_string("output", None, "Folder for the results; made if it is not t
 flags.DEFINE_string("rgb_checkpoint", None, "The RGB network: a run of train, a released checkpoint's name, or a path.")
 flags.DEFINE_string("flow_checkpoint", None, "The flow network, likewise.")
 flags.DEFINE_string("joint_checkpoint", None, "A network of both streams at once, likewise.")
-flags.DEFINE_enum("model", None, list(zoo.MODELS), "Refuse checkpoints of another network. Default: take any.")
+flags.DEFINE_enum("model", None, zoo.NAMES, "Refuse checkpoints of another network. Default: take any.")
 flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
 flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
 flags.DEFINE_enum(

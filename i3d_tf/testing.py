@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import io
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -221,6 +222,24 @@ def golden_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
   else:
     values = rng.standard_normal(shape) * 0.1
   return values.astype(np.float32)
+
+
+def is_trained(variable_name: str) -> bool:
+  """Returns whether a variable of a network is trained: all are but the moving statistics of batch norm.
+
+  Args:
+    variable_name: with or without the network's name in front.
+  """
+  return not variable_name.endswith(("/moving_mean", "/moving_variance"))
+
+
+def num_trained(shapes: Mapping[str, tuple[int, ...]]) -> int:
+  """Returns the number of trained values.
+
+  Args:
+    shapes: of variables by name.
+  """
+  return sum(math.prod(shape) for name, shape in shapes.items() if is_trained(name))
 
 
 def golden_noise(seed: str, frames: int, channels: int) -> np.ndarray:

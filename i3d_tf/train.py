@@ -36,7 +36,7 @@ FLAGS = flags.FLAGS
 # What is trained, on what, and where it goes.
 flags.DEFINE_string("records", "", "Folder of TFRecords from prepare_dataset.")
 flags.DEFINE_string("output", "", "Folder of the run; a run that is there goes on.")
-flags.DEFINE_enum("model", _RUN["model"], list(zoo.MODELS), "The network; python -m i3d_tf.models tells of each.")
+flags.DEFINE_enum("model", _RUN["model"], zoo.NAMES, "The network; python -m i3d_tf.models tells of each.")
 flags.DEFINE_enum(
   "stream", _RUN["stream"], list(clip_config.STREAMS_OF), "Stream to train; joint: both at once, in one network."
 )
@@ -142,6 +142,7 @@ flags.DEFINE_integer("allow_unreadable", _RUN["allow_unreadable"], "Go on withou
 
 def main(arguments: list[str]) -> None:
   del arguments
+  cli.import_tensorflow()  # the zoo's entries need it
   run = cli.from_flags(config.Run, profile_steps=_numbers("profile_steps", int))
   optimization = cli.from_flags(
     config.Optimization, rates=_numbers("rates", float), rate_boundaries=_numbers("rate_boundaries", int)
@@ -153,7 +154,6 @@ def main(arguments: list[str]) -> None:
       clip_config.TrainClips, streams=clip_config.STREAMS_OF[run.stream],
       scale_jitter=_numbers("scale_jitter", float), **{**defaults, **own, **given},
   )  # fmt: skip
-  cli.import_tensorflow()
   from i3d_tf.training import trainer
 
   trainer.train(run, optimization, clips, flags_text=_flags_text())

@@ -307,7 +307,7 @@ class BadInputTest(ProcessTest):
 
   def test_what_a_network_does_not_take(self):
     sized = ("--noaverage_space", "--model=c3d")
-    self._assert_refused("--stream=joint: c3d takes rgb or flow", *sized, "--stream=joint")
+    self._assert_refused("stream is 'joint'; c3d takes rgb or flow", *sized, "--stream=joint")
     self._assert_refused("--average_space is not an option of c3d", "--model=c3d")
     whole = {"few_rows": False}  # what the clips must be follows from the rows
     message = "does not take these clips: clip has "

@@ -16,7 +16,6 @@ from i3d_tf import errors
 from i3d_tf import provenance
 from i3d_tf.benchmarks import timing
 from i3d_tf.models import base
-from i3d_tf.models import cost
 from i3d_tf.models import preprocess
 from i3d_tf.training import step as step_lib
 from i3d_tf.weights import saved
@@ -130,7 +129,7 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
     if openvino is not None:
       tasks["openvino"] = openvino
     seconds = timing.in_turn(tasks, options.rounds)
-  work = cost.multiply_adds(lambda clip: model(clip, is_training=True)[0], specs) / 1e9
+  work = base.multiply_adds(lambda clip: model(clip, is_training=True)[0], specs) / 1e9
   product = _MATRIX**3 / 1e9
   return NetworkReport(
     machine=provenance.machine(),

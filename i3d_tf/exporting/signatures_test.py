@@ -17,7 +17,7 @@ from i3d_tf.models import zoo
 from i3d_tf.video import decode
 
 # The first, which is the smallest.
-_ONE_OF_EACH_KIND = tuple({entry.constructor: name for name, entry in reversed(zoo.MODELS.items())}.values())
+_ONE_OF_EACH_KIND = tuple({zoo.get(name).constructor: name for name in reversed(zoo.NAMES)}.values())
 _SMALL = {"average_space": True, "num_frames": 16, "short_side": 72, "crop": 64}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from i3d_tf import errors
 from i3d_tf.features import windows
-from i3d_tf.inference import chunks
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import receptive_field
 
 CROPS = (1, 5, 10)
 ALL = 0  # the window of --window=all
@@ -119,13 +119,13 @@ class Options:
   def _check_window(self) -> None:
     if self.window == ALL:
       for name in self.endpoints:
-        chunks.layers(name)  # refuses what has no steps
+        spec.time_layers(name)  # refuses what has no steps
       if self.hop is not None:
         raise errors.I3dError(f"hop is {self.hop}, but with window=all there is one window")
       return
     windows.indices(0, window=self.window, hop=self.step, tail=self.tail)
     for name in self.endpoints:
-      if chunks.num_steps(steps_endpoint(name), self.window) < 1:
+      if receptive_field.num_steps(spec.time_layers(steps_endpoint(name)), self.window) < 1:
         raise errors.I3dError(f"window is {self.window} frames, too few for {name}")
     if self.profile == "video_features" and self.step > self.window + 1:
       raise errors.I3dError(

@@ -57,7 +57,7 @@ class OptionsTest(parameterized.TestCase):
     ("ours", dict(hop=0), "hop is 0 frames"),
     ("ours", dict(window=8), "window is 8 frames, too few for PooledFeatures"),
     ("ours", dict(window=0, hop=4), "hop is 4, but with window=all there is one window"),
-    ("ours", dict(window=0, endpoints=("Logits",)), "Logits cannot be had chunk by chunk"),
+    ("ours", dict(window=0, endpoints=("Logits",)), "Logits cannot be computed in chunks"),
     ("pytorch_i3d", dict(window=64), "the profile pytorch_i3d has window=all, not 64; leave it out"),
     ("rtfm", dict(crops=1), "the profile rtfm has crops=10, not 1"),
     ("video_features", dict(tail="pad"), "the profile video_features has tail=drop, not pad"),

@@ -16,6 +16,8 @@ from i3d_tf.features import networks as networks_lib
 from i3d_tf.features import sources
 from i3d_tf.features import windows
 from i3d_tf.inference import chunks
+from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import receptive_field
 
 Arrays = dict[str, dict[str, array_file.ArrayFile]]
 
@@ -73,8 +75,10 @@ def _middles(endpoint: str, num_frames: int, pooling: str) -> np.ndarray | float
   """Frames from the first to the middle of an endpoint's steps, `[steps]`, or of the clip if they are averaged."""
   if pooling == "space_time" or endpoint != config.steps_endpoint(endpoint):
     return (num_frames - 1) / 2
-  first, end = chunks.seen_frames(endpoint, (0, 1), num_frames)
-  return (first + end - 1) / 2 + chunks.stride(endpoint) * np.arange(chunks.num_steps(endpoint, num_frames))
+  layers = spec.time_layers(endpoint)
+  first, end = receptive_field.seen(layers, (0, 1), num_frames)
+  steps = np.arange(receptive_field.num_steps(layers, num_frames))
+  return (first + end - 1) / 2 + receptive_field.stride(layers) * steps
 
 
 class Extractor:
@@ -176,7 +180,8 @@ class Extractor:
       return chunks.extract(
           lambda clips: {name: value[0] for name, value in network(clips, pooling=pooling).items()},
           (frame[np.newaxis] for frame in frames),
-          endpoints=options.endpoints, num_frames=num_positions, chunk=options.chunk,
+          layers={name: spec.time_layers(name) for name in options.endpoints}, num_frames=num_positions,
+          chunk=options.chunk,
       )  # fmt: skip
 
     with sources.ahead(video.positions(), depth=options.chunk) as positions:

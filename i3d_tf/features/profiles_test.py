@@ -17,7 +17,8 @@ from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources as sources_lib
 from i3d_tf.features import windows
-from i3d_tf.inference import chunks
+from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import receptive_field
 
 
 class ProfilesTest(parameterized.TestCase):
@@ -37,7 +38,7 @@ class ProfilesTest(parameterized.TestCase):
     given = {**config.PROFILES[profile], **changes}
     options = config.Options(profile=profile, **given)
     if options.window == config.ALL:
-      count = chunks.num_steps("PooledFeatures", num_positions)
+      count = receptive_field.num_steps(spec.time_layers("PooledFeatures"), num_positions)
     else:
       count = len(windows.indices(num_positions, window=options.window, hop=options.step, tail=options.tail))
     arrays = {}

@@ -1,11 +1,14 @@
 """Prints the table of networks. See `--help`."""
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from i3d_tf import cli
-from i3d_tf import errors
 from i3d_tf.models import zoo
-from i3d_tf.models import zoo_entry
+
+if TYPE_CHECKING:
+  from i3d_tf.models import base
 
 USAGE = """Prints every network that --model=NAME means: what it takes, what it costs, what is published of it.
 
@@ -23,9 +26,16 @@ _COLUMNS = ("network", "stream", "clip", "test", "parameters", "G multiply-adds"
 
 
 def main(names: list[str]) -> None:
-  if unknown := [name for name in names if name not in zoo.MODELS]:
-    raise errors.I3dError(f"there is no network {unknown[0]!r}; there are {', '.join(zoo.MODELS)}")
-  entries = {name: zoo.get(name) for name in names or zoo.MODELS}
+  """Prints the table.
+
+  Args:
+    names: of networks; none means all.
+
+  Raises:
+    I3dError: if there is no network of a name.
+  """
+  cli.import_tensorflow()  # the zoo's entries need it
+  entries = {name: zoo.get(name) for name in names or zoo.NAMES}
   rows = [row for name, entry in entries.items() for row in _rows(name, entry)]
   widths = [max(len(row[index]) for row in (_COLUMNS, *rows)) for index in range(len(_COLUMNS))]
   for row in (_COLUMNS, *rows):
@@ -35,7 +45,7 @@ def main(names: list[str]) -> None:
     print(f"{name}: {entry.title}. {entry.source}.")
 
 
-def _rows(name: str, entry: zoo_entry.Entry) -> list[tuple[str, ...]]:
+def _rows(name: str, entry: "base.Entry") -> list[tuple[str, ...]]:
   """A row a stream, and one of joined streams if anything is published of them."""
   rows = [
       (
@@ -48,7 +58,7 @@ def _rows(name: str, entry: zoo_entry.Entry) -> list[tuple[str, ...]]:
   return rows + [(name, "rgb+flow", "", "", "", "", *both)] * any(both)
 
 
-def _clip(entry: zoo_entry.Entry, stream: str) -> str:
+def _clip(entry: "base.Entry", stream: str) -> str:
   training = entry.training
   frames = f"{training['num_frames']}"
   if training["frame_stride"] > 1:
@@ -58,7 +68,7 @@ def _clip(entry: zoo_entry.Entry, stream: str) -> str:
   return f"{frames}{flows}, {training['crop']}x{training['crop']}"
 
 
-def _test(entry: zoo_entry.Entry) -> str:
+def _test(entry: "base.Entry") -> str:
   if entry.test["protocol"] == "release":
     return f"all, up to {entry.test['max_frames']}"
   count = entry.test["num_clips"]
@@ -66,7 +76,7 @@ def _test(entry: zoo_entry.Entry) -> str:
   return f"{count} clip{'s' * (count > 1)}{crops}"
 
 
-def _accuracies(entry: zoo_entry.Entry, stream: str) -> tuple[str, ...]:
+def _accuracies(entry: "base.Entry", stream: str) -> tuple[str, ...]:
   found = [entry.accuracies.get(start, {}).get(stream) for start in _STARTS]
   return tuple("" if value is None else f"{value:.1f}" for value in found)
 

@@ -1,36 +1,47 @@
-"""What training, evaluation and files ask of every network.
+"""What every network of the zoo is and does: the base class, an entry of the zoo, and what the families share."""
 
-Saving memory in training: a part of the network is computed again for its gradient.
-"""
-
+import abc
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import math
 import re
+from typing import Any
 
 import sonnet as snt
 import tensorflow as tf
 
+from i3d_tf import errors
 from i3d_tf.models import inception_spec
+from i3d_tf.models import receptive_field
 
 LOGITS, STEP_LOGITS = inception_spec.LOGITS, inception_spec.STEP_LOGITS
 POOLED_FEATURES = inception_spec.POOLED_FEATURES
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+STREAMS = ("rgb", "flow")
+# A shorter side of 256 pixels, of which 224 x 224 are seen.
+FULL_SIZE: Mapping[str, int] = {"short_side": 256, "crop": 224}
+TABLE_3 = "Carreira and Zisserman, arXiv 1705.07750, table 3"  # the source of five entries of the zoo
+
+Clip = tf.Tensor | Mapping[str, tf.Tensor]  # of one stream, or by stream
 
 
 class Network(snt.Module):
   """A classifier of clips.
 
   It is called with a clip `[B, T, H, W, C]`, floating point in [-1, 1], or, if it takes both streams, with a mapping of
-  'rgb' and 'flow' to such clips; and returns `(output, endpoints)`, of which the output is logits `[B, classes]`.
+  'rgb' and 'flow' to such clips. It returns `(output, endpoints)`: logits `[B, classes]`, and values by name, of which
+  every network with a head has 'Logits', the same, and 'PooledFeatures', float32 `[B, C]` or `[B, steps, C]`, from
+  which they are made; where there are logits at every step these are 'StepLogits', `[B, steps, classes]`.
 
   Attributes:
     LOSS: the endpoint whose softmax cross-entropy is trained: 'Logits' `[B, classes]`, or 'StepLogits'
       `[B, steps, classes]`, whose cross-entropies are averaged over the steps.
-    MIN_BATCH: clips that a batch must have in training: 2 where batch norm sees one place and time of each clip.
+    MIN_BATCH: clips that a training batch must have: 2 where batch norm sees one position of each clip.
     has_head: whether the network goes on to its logits.
     num_classes: number of logits.
     in_channels: C, by stream if there are two; None before `build`.
-    rgb_mean, rgb_std: what its published weights want RGB in [0, 1] less and divided by, a number or one a channel;
-      the network does this to clips of three channels. None: RGB is taken as it comes, in [-1, 1].
+    rgb_mean, rgb_std: mean and standard deviation with which RGB in [0, 1] is normalized, one number or one a channel,
+      as the published weights want it; the network does this to clips of three channels. None: RGB stays in [-1, 1].
   """
 
   LOSS = LOGITS
@@ -42,16 +53,46 @@ class Network(snt.Module):
   rgb_std: float | tuple[float, float, float] | None = None
 
   @property
+  @abc.abstractmethod
+  def endpoint_names(self) -> tuple[str, ...]:
+    """The names of the endpoints that a call returns, in order; known before the network is built."""
+
+  @abc.abstractmethod
+  def build(self, in_channels: int | Mapping[str, int]) -> None:
+    """Creates all variables; does nothing the second time.
+
+    Args:
+      in_channels: of the clips, by stream if there are two.
+
+    Raises:
+      ValueError: if the network was built for other numbers of channels.
+    """
+
+  @abc.abstractmethod
+  def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
+    """Returns the layers along time that lead from the clip to an endpoint.
+
+    Each step of such an endpoint is the same function of the frames in its receptive field, so that a long video can be
+    run in chunks (`inference.chunks`) with exactly the values of a single pass.
+
+    Args:
+      endpoint: one of `endpoint_names`.
+
+    Raises:
+      I3dError: for an endpoint that has no steps in time, or whose steps depend on the whole clip; says why.
+    """
+
+  @property
   def trained_variables(self) -> tuple[tf.Variable, ...]:
-    """The trainable variables less those of frozen units: what a training step watches and moves."""
+    """The trainable variables without those of frozen units: what a training step watches and updates."""
     return trained(self)
 
   def freeze(self, pattern: str | None) -> None:
     """Makes the units whose name matches `pattern` act in training as at inference, and no others.
 
-    A frozen unit uses its moving statistics and its variables are not among `trained_variables`; watch only those
-    on the tape, and nothing is computed for a frozen lower part of the network. Functions traced before stay as they
-    were.
+    A frozen unit uses its moving statistics, and its variables are not among `trained_variables`; if only those are
+    watched on the tape, nothing is computed for a frozen lower part of the network. Functions traced before stay as
+    they were.
 
     Args:
       pattern: a regular expression that matches at the beginning of a unit's name, for example
@@ -70,8 +111,15 @@ class Network(snt.Module):
     for name, unit in named.items():
       unit.frozen = name in frozen
 
-  def check(self, clip: tf.Tensor | tf.TensorSpec | Mapping[str, tf.Tensor | tf.TensorSpec]) -> None:
-    """Raises ValueError for a clip, or what will be one, that does not fit, as far as its shape is known."""
+  def check(self, clip: Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
+    """Checks that the network can take a clip, as far as its shape is known.
+
+    Args:
+      clip: the clip, or its specification; by stream if there are two.
+
+    Raises:
+      ValueError: if it does not fit.
+    """
     check_clip(clip)
 
   def _normalized(self, clip: tf.Tensor) -> tf.Tensor:
@@ -87,20 +135,108 @@ class Network(snt.Module):
     return self.in_channels is None
 
 
-def clip_of(batch: Mapping[str, tf.Tensor], streams: Sequence[str]) -> tf.Tensor | dict[str, tf.Tensor]:
-  """What a network of these streams is called with: the batch's clip, or its clips by stream."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+  """What the zoo knows of one network.
+
+  Attributes:
+    title: in a few words.
+    constructor: the class.
+    arguments: of the constructor, that make of the class this network and no other of its family.
+    streams: what it can be trained on: 'rgb', 'flow', or 'joint' for both at once.
+    options: arguments of the constructor, beside those that all have, by the names of `saved.ModelInfo`.
+    first_unit: name of the unit whose convolution sees the clip; '{stream}' stands for the stream.
+    trunk: prefix of the names of the image network that it contains or is inflated from, '{stream}' standing for the
+      stream; None if there is none.
+    base: the name of that image network.
+    training: the clips of its training, by the names of `clip_config.TrainClips`.
+    test: protocol and number of clips or frames of its test, by the names of `clip_config.EvalClips`; the clips are
+      those of training.
+    parameters: trained values by stream, for 400 classes.
+    giga_multiply_adds: of one training clip, forward, by stream. One multiplication with its addition counts 1, those
+      on padding included; biases, batch norm, pools and gates between units are not counted.
+    accuracies: published top-1 accuracy in percent on Kinetics-400, by what it started from ('scratch', 'imagenet', or
+      'unknown' if its source does not say) and by stream; of the paper's networks on the test set, of later ones on the
+      validation set.
+    source: of architecture and accuracies.
+  """
+
+  title: str
+  constructor: Callable[..., Network]
+  arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  streams: tuple[str, ...]
+  options: tuple[str, ...] = ()
+  first_unit: str
+  trunk: str | None = None
+  base: str = "inception_v1"
+  training: Mapping[str, Any]
+  test: Mapping[str, Any]
+  parameters: Mapping[str, int]
+  giga_multiply_adds: Mapping[str, float]
+  accuracies: Mapping[str, Mapping[str, float]]
+  source: str
+
+  @property
+  def first_kernels(self) -> tuple[str, ...]:
+    """The names, without the network's, of the kernels that see the clip, of whichever stream."""
+    return tuple(dict.fromkeys(f"{self.first_unit.format(stream=stream)}/conv_3d/w" for stream in STREAMS))
+
+  def make(self, num_classes: int, **options: Any) -> Network:
+    """Returns the network, not yet built.
+
+    Args:
+      num_classes: number of logits.
+      **options: further arguments of its constructor.
+
+    Raises:
+      ValueError: for an argument out of range.
+    """
+    return self.constructor(num_classes, **self.arguments, **options)
+
+
+def clip_of(batch: Mapping[str, Any], streams: Sequence[str]) -> Any:
+  """Returns what a network is called with.
+
+  Args:
+    batch: clips, or their specifications, by stream.
+    streams: those of the network; of a single one its clip is returned, of two a mapping.
+  """
   return batch[streams[0]] if len(streams) == 1 else {stream: batch[stream] for stream in streams}
 
 
-def to_tensors(clip: tf.Tensor | Mapping[str, tf.Tensor]) -> tf.Tensor | dict[str, tf.Tensor]:
-  """A clip, or clips by stream, or arrays of them, as tensors."""
+def to_tensors(clip: Any) -> Clip:
+  """Converts a clip, or clips by stream, to tensors.
+
+  Args:
+    clip: tensors or arrays.
+
+  Returns:
+    A tensor, or tensors by stream.
+  """
   if isinstance(clip, Mapping):
     return {stream: tf.convert_to_tensor(each) for stream, each in clip.items()}
   return tf.convert_to_tensor(clip)
 
 
-def check_clip(clip: tf.Tensor | tf.TensorSpec) -> None:
-  """Raises ValueError for what is no clip `[B, T, H, W, C]` of floating point numbers."""
+def not_in_chunks(endpoint: str, reason: str) -> errors.I3dError:
+  """Returns the error of `Network.time_layers`.
+
+  Args:
+    endpoint: whose steps depend on more than their own frames.
+    reason: why, a clause.
+  """
+  return errors.I3dError(f"{endpoint} cannot be computed in chunks: {reason}")
+
+
+def check_clip(clip: Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
+  """Checks for a clip of one stream, `[B, T, H, W, C]`, of floating-point numbers.
+
+  Args:
+    clip: the clip, or its specification.
+
+  Raises:
+    ValueError: if it is anything else.
+  """
   if isinstance(clip, Mapping):
     raise ValueError(f"got clips of {' and '.join(clip)}; this network takes one stream")
   if clip.shape.rank != 5 or clip.shape[-1] is None:
@@ -110,13 +246,29 @@ def check_clip(clip: tf.Tensor | tf.TensorSpec) -> None:
 
 
 def check_keep_prob(dropout_keep_prob: float) -> None:
-  """Raises ValueError unless it is in (0, 1]."""
+  """Checks a probability of keeping a value.
+
+  Args:
+    dropout_keep_prob: in (0, 1].
+
+  Raises:
+    ValueError: if it is out of range.
+  """
   if not 0 < dropout_keep_prob <= 1:
     raise ValueError(f"dropout_keep_prob is {dropout_keep_prob}; it must be in (0, 1]")
 
 
 def check_common(num_classes: int, width_multiplier: float, compute_dtype: str) -> None:
-  """Raises ValueError for an argument out of range."""
+  """Checks the constructor's arguments that all networks have.
+
+  Args:
+    num_classes: at least 1.
+    width_multiplier: positive.
+    compute_dtype: one of `COMPUTE_DTYPES`.
+
+  Raises:
+    ValueError: for an argument out of range.
+  """
   if num_classes < 1:
     raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
   if not width_multiplier > 0:
@@ -128,14 +280,17 @@ def check_common(num_classes: int, width_multiplier: float, compute_dtype: str) 
 def dropout(
   net: tf.Tensor, keep_prob: float, seeds: tf.Tensor | None, *, whole_channels: bool = False, layer: int = 0
 ) -> tf.Tensor:
-  """Keeps values of `[B, T, H, W, C]` with probability `keep_prob`, divided by it, each or by whole channels.
+  """Keeps values with probability `keep_prob`, divided by it, and sets the others to 0.
 
   Args:
-    net: the values.
+    net: the values, `[B, T, H, W, C]`.
     keep_prob: 1 keeps all.
-    seeds: integers `[B, 2]`, a seed for each clip, of which alone its dropout is then a function.
-    whole_channels: a channel is kept or dropped at all times and places alike.
+    seeds: integers `[B, 2]`, a seed for each clip, which alone determines its dropout; None: drawn anew.
+    whole_channels: keep or drop a channel at all times and places alike.
     layer: tells the layers of a network apart, so that they draw different numbers from the same seeds.
+
+  Returns:
+    `[B, T, H, W, C]`.
   """
   if keep_prob == 1:
     return net
@@ -152,7 +307,11 @@ def dropout(
 
 
 def trained(module: snt.Module) -> tuple[tf.Variable, ...]:
-  """Trainable variables of `module` that are in no frozen unit, in the order of `module.trainable_variables`."""
+  """Returns the trainable variables that are in no frozen unit, in the order of `module.trainable_variables`.
+
+  Args:
+    module: a network or a part of one.
+  """
   frozen = {variable.ref() for unit in _units(module) if unit.frozen for variable in unit.variables}
   return tuple(variable for variable in module.trainable_variables if variable.ref() not in frozen)
 
@@ -164,31 +323,44 @@ def _units(module: snt.Module) -> list[snt.Module]:
   return [unit for unit in found if id(unit) not in inner]
 
 
-def recomputed(
-  function: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor, variables: Sequence[tf.Variable]
-) -> tf.Tensor:
-  """`function(inputs)`, of which the gradient tape keeps `inputs` only.
+def multiply_adds(function: Callable, *arguments: tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> int:
+  """Counts the multiply-adds of a function in its graph.
+
+  One multiplication with its addition counts 1; taps on padding are counted. Only convolutions and matrix products are,
+  not biases, batch norm, pools and other operations on single values.
 
   Args:
-    function: deterministic, and without effects; it may read any variable.
-    inputs: its argument.
-    variables: what the gradient is taken for, beside `inputs`.
+    function: such as a call of a network.
+    *arguments: specifications of its arguments, of known shapes.
+
+  Returns:
+    Their number.
+
+  Raises:
+    ValueError: for an operation whose shape is not known, or a loop, whose length is not.
   """
+  graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
+  loops = [op.name for op in graph.get_operations() if op.type in ("While", "StatelessWhile")]
+  if loops:
+    raise ValueError(f"cannot count what is computed in a loop: {', '.join(loops)}")
+  return sum(map(_multiply_adds, graph.get_operations()))
 
-  @tf.custom_gradient
-  def apply(inputs, *values):
-    del values
 
-    def gradient(upstream, variables=None):
-      with tf.control_dependencies([upstream]):  # so that it waits, and is not merged with the first computation
-        again = tf.identity(inputs)
-      with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([again, *watched])
-        outputs = function(again)
-      gradients = tape.gradient(outputs, [again, *watched], upstream)
-      return gradients, [None] * len(variables or ())
+def _multiply_adds(op: tf.Operation) -> int:
+  if op.type in ("Conv2D", "Conv3D"):
+    *taps, _ = op.inputs[1].shape
+    return _size(op) * math.prod(taps)
+  if op.type == "DepthwiseConv2dNative":
+    height, width, _, _ = op.inputs[1].shape
+    return _size(op) * height * width
+  if op.type in ("MatMul", "BatchMatMulV2"):
+    transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
+    return _size(op) * op.inputs[0].shape[-2 if transposed else -1]
+  return 0
 
-    return function(inputs), gradient
 
-  watched = list(variables)
-  return apply(inputs, *map(tf.convert_to_tensor, watched))
+def _size(op: tf.Operation) -> int:
+  shape = op.outputs[0].shape
+  if not shape.is_fully_defined():
+    raise ValueError(f"the shape of {op.name} is not known: {shape}")
+  return shape.num_elements()

@@ -1,6 +1,6 @@
 """The paper's 3D-ConvNet: C3D with batch norm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import math
 from typing import Any
 
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from i3d_tf.models import base
 from i3d_tf.models import batch_norm
+from i3d_tf.models import receptive_field
 from i3d_tf.models import trunk
 from i3d_tf.models import units
 
@@ -26,7 +27,8 @@ class C3D(trunk.TrunkNetwork):
   connected layer has batch norm and ReLU and no bias, and all pools are padded, so that 4x4 places reach fc6. Dropout
   acts on fc6 and fc7.
 
-  Endpoints are named as in C3D: conv1a, pool1, ..., pool5, fc6, fc7, and 'Logits'.
+  Endpoints are named as in C3D: conv1a, pool1, ..., pool5, fc6, fc7; beside them 'PooledFeatures' `[B, 4096]`, which is
+  fc7, and 'Logits'.
   """
 
   MIN_BATCH = 2
@@ -39,7 +41,7 @@ class C3D(trunk.TrunkNetwork):
     Args:
       num_classes: number of logits.
       num_frames: frames of a clip.
-      crop: its height and width.
+      crop: height and width of a clip.
       name: of the module.
       **options: see `trunk.TrunkNetwork`.
 
@@ -58,8 +60,29 @@ class C3D(trunk.TrunkNetwork):
       self._head[name] = units.Unit3D(self._width(channels), kernel, padding="VALID", name=name)
       kernel = 1, 1, 1
 
-  def check(self, clip: tf.Tensor | tf.TensorSpec) -> None:
-    """Raises ValueError for a clip of another number of frames or size."""
+  def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
+    """Raises I3dError, for the fully connected layers see the whole clip, whose length is fixed.
+
+    Args:
+      endpoint: any.
+
+    Raises:
+      I3dError: always.
+    """
+    raise base.not_in_chunks(endpoint, f"this network takes clips of {self._clip_shape[0]} frames only")
+
+  def _head_endpoints(self) -> tuple[str, ...]:
+    return (*self._head, base.POOLED_FEATURES, base.LOGITS)
+
+  def check(self, clip: base.Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
+    """Checks that the network can take a clip.
+
+    Args:
+      clip: the clip, or its specification.
+
+    Raises:
+      ValueError: for a clip of another number of frames or size.
+    """
     super().check(clip)
     if not clip.shape[1:4].is_compatible_with(self._clip_shape):
       frames, height, width = clip.shape[1:4]
@@ -75,4 +98,22 @@ class C3D(trunk.TrunkNetwork):
     for layer, (name, module) in enumerate(self._head.items()):
       net = endpoints[name] = module(net, statistics)
       net = drop(net, layer=layer)
+    endpoints[base.POOLED_FEATURES] = tf.squeeze(tf.cast(endpoints[_FULLY_CONNECTED[-1][0]], tf.float32), [1, 2, 3])
     return endpoints | {base.LOGITS: tf.squeeze(self._classifier(tf.cast(net, tf.float32)), [1, 2, 3])}
+
+
+MODELS: Mapping[str, base.Entry] = {
+  "c3d": base.Entry(
+    title="3D-ConvNet: C3D with batch norm",
+    constructor=C3D,
+    streams=("rgb", "flow"),
+    options=("num_frames", "crop"),
+    first_unit="conv1a",
+    training={"num_frames": 16, "frame_stride": 1, "short_side": 128, "crop": 112},
+    test={"protocol": "clips", "num_clips": 15},
+    parameters={"rgb": 79_634_576, "flow": 79_632_848},
+    giga_multiply_adds={"rgb": 19.82, "flow": 19.47},
+    accuracies={"scratch": {"rgb": 56.1}},
+    source=base.TABLE_3,
+  )
+}

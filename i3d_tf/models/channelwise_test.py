@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
-from i3d_tf.models import channelwise
 from i3d_tf.models import units
+from i3d_tf.models import x3d
 
 _CASES = (
   # kernel, stride, pads, clip
@@ -52,7 +52,7 @@ class ConvolveTest(parameterized.TestCase):
     def run(clip, weights, upstream):
       with tf.GradientTape() as tape:
         tape.watch([clip, weights])
-        outputs = channelwise.convolve(clip, weights, stride, pads)
+        outputs = x3d.convolve(clip, weights, stride, pads)
       return outputs, *tape.gradient(outputs, [clip, weights], upstream)
 
     unknown = [tf.TensorSpec([None] * 4 + [shape[-1]]), tf.TensorSpec(weights.shape), tf.TensorSpec([None] * 5)]
@@ -67,7 +67,7 @@ class ConvolveTest(parameterized.TestCase):
   def test_it_is_the_dense_convolution_with_a_diagonal_kernel(self):
     clip, weights = _arrays((3, 3, 3), (2, 4, 6, 5, 3), seed=2)
     dense = weights[..., np.newaxis] * np.eye(3, dtype=np.float32)
-    conv = units.Conv3D(3, (3, 3, 3), channelwise=True)
+    conv = x3d.ChannelwiseConv3D(3, (3, 3, 3))
     conv.build(3)
     conv.w.assign(weights)
     np.testing.assert_allclose(conv(clip), tf.nn.conv3d(clip, dense, [1] * 5, "SAME"), atol=1e-5)
@@ -76,7 +76,7 @@ class ConvolveTest(parameterized.TestCase):
 class UnitTest(parameterized.TestCase):
   @parameterized.parameters((1, (1, 1, 1)), (2, (1, 1, 1)), (1, "VALID"), (1, "SAME"))
   def test_a_unit_folds_its_batch_norm_and_normalises_by_the_batch_s(self, step, padding):
-    unit = units.Unit3D(4, (3, 3, 3), (1, step, step), channelwise=True, padding=padding, name="unit")
+    unit = units.Unit3D(4, (3, 3, 3), (1, step, step), convolution=x3d.ChannelwiseConv3D, padding=padding, name="unit")
     unit.build(4)
     self.assertEqual(unit.conv_3d.w.shape, (3, 3, 3, 4))
     rng = np.random.default_rng(3)
@@ -91,16 +91,16 @@ class UnitTest(parameterized.TestCase):
 
   def test_weights_start_by_the_taps_of_one_channel(self):
     tf.random.set_seed(0)
-    conv = units.Conv3D(500, (3, 3, 3), channelwise=True)
+    conv = x3d.ChannelwiseConv3D(500, (3, 3, 3))
     conv.build(500)
     truncated = 0.88  # standard deviation of a normal cut off at twice its own
     self.assertAlmostEqual(float(tf.math.reduce_std(conv.w)), truncated / math.sqrt(27), delta=0.005)
 
   def test_what_it_cannot_be(self):
     with self.assertRaisesRegex(ValueError, "conv_3d is channel-wise, from 3 to 4 channels"):
-      units.Conv3D(4, (3, 3, 3), channelwise=True).build(3)
+      x3d.ChannelwiseConv3D(4, (3, 3, 3)).build(3)
     with self.assertRaisesRegex(ValueError, r"stride \(1, 2, 2\) takes padding by zeros, in numbers"):
-      units.Conv3D(4, (3, 3, 3), (1, 2, 2), channelwise=True)
+      x3d.ChannelwiseConv3D(4, (3, 3, 3), (1, 2, 2))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ import tensorflow as tf
 from i3d_tf.models import base
 from i3d_tf.models import batch_norm
 from i3d_tf.models import inception
+from i3d_tf.models import receptive_field
 from i3d_tf.models import units
 
 HIDDEN_UNITS = 512  # paper, section 2.1
+_HIDDEN = "Hidden"
 _GAIN = 0.1  # of the normalised sums at the start (Cooijmans et al., arXiv 1603.09025, section 4)
 _FORGET_BIAS = 1.0  # the usual start of a forget gate (Jozefowicz et al., 2015)
 
@@ -45,7 +47,7 @@ class ConvNetLstm(base.Network):
 
     Args:
       num_classes: number of logits.
-      num_frames: of the clips in training, at most; so many steps have statistics of their own (paper, table 1: 25).
+      num_frames: most frames of a training clip; so many steps have statistics of their own (paper, table 1: 25).
       recurrent_batch_norm: normalise inside the LSTM, too.
       width_multiplier, spatial_dropout, sync_batch_norm, batch_norm_decay: see `inception.InceptionI3d`.
       name: of the module.
@@ -63,8 +65,34 @@ class ConvNetLstm(base.Network):
     self._lstm = BatchNormLstm(hidden, num_frames, use_batch_norm=recurrent_batch_norm, **statistics)
     self._classifier = units.classifier(num_classes, name=base.LOGITS)
 
-  def build(self, in_channels: int) -> None:
-    """Creates all variables for clips of `in_channels` channels; does nothing the second time."""
+  @property
+  def endpoint_names(self) -> tuple[str, ...]:
+    """The names of the endpoints that a call returns, in order."""
+    return (*self.convnet.endpoint_names, base.POOLED_FEATURES, _HIDDEN, base.STEP_LOGITS, base.LOGITS)
+
+  def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
+    """Returns the layers along time that lead to an endpoint before the LSTM; see `base.Network.time_layers`.
+
+    Args:
+      endpoint: one of the ConvNet's, or 'PooledFeatures'.
+
+    Raises:
+      I3dError: for any other.
+    """
+    if endpoint in (base.POOLED_FEATURES, *self.convnet.endpoint_names):
+      in_convnet = self.convnet.final_endpoint if endpoint == base.POOLED_FEATURES else endpoint
+      return self.convnet.time_layers(in_convnet)
+    raise base.not_in_chunks(endpoint, "the LSTM carries its state from the first frame to the last")
+
+  def build(self, in_channels: int | Mapping[str, int]) -> None:
+    """Creates all variables; does nothing the second time.
+
+    Args:
+      in_channels: of the clips.
+
+    Raises:
+      ValueError: if the network was built for another number of channels.
+    """
     if self._check_channels(in_channels):
       self.convnet.build(in_channels)
       with tf.init_scope():
@@ -80,7 +108,7 @@ class ConvNetLstm(base.Network):
     *,
     dropout_seeds: tf.Tensor | None = None,
   ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
-    """Applies the network; see `base.Network` and `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
+    """Applies the network; see `trunk.TrunkNetwork`. Dropout acts on the pooled features."""
     base.check_keep_prob(dropout_keep_prob)
     clip = base.to_tensors(clip)
     self.check(clip)
@@ -91,14 +119,14 @@ class ConvNetLstm(base.Network):
     hidden = self._lstm(tf.squeeze(dropped, [2, 3]), is_training)
     step_logits = tf.squeeze(self._classifier(hidden[:, :, tf.newaxis, tf.newaxis]), [2, 3])
     logits = step_logits[:, -1]
-    named = {"PooledFeatures": tf.squeeze(pooled, [2, 3]), "Hidden": hidden}
+    named = {base.POOLED_FEATURES: tf.squeeze(pooled, [2, 3]), _HIDDEN: hidden}
     return logits, {**endpoints, **named, base.STEP_LOGITS: step_logits, base.LOGITS: logits}
 
 
 class BatchNormLstm(snt.Module):
-  """An LSTM whose sums of inputs, of hidden units, and whose cell are normalised over the batch, step by step.
+  """An LSTM whose sums of inputs, sums of hidden units, and cell are normalized over the batch, step by step.
 
-  Recurrent batch norm (Cooijmans et al., arXiv 1603.09025): the three are normalised apart, each with a gain that
+  Recurrent batch norm (Cooijmans et al., arXiv 1603.09025): the three are normalized separately, each with a gain that
   starts at 0.1, and with moving statistics of every step; steps beyond the last of these use its statistics.
 
   Attributes:
@@ -127,7 +155,11 @@ class BatchNormLstm(snt.Module):
 
   @snt.once
   def build(self, in_channels: int) -> None:
-    """Creates the variables for inputs of `in_channels` channels."""
+    """Creates the variables.
+
+    Args:
+      in_channels: of the inputs.
+    """
     hidden = self.hidden
     matrix = lambda rows: snt.initializers.TruncatedNormal(stddev=rows**-0.5)([rows, 4 * hidden], tf.float32)
     # Named w, as kernels are, for these are what weight decay is for. Gates: input, forget, cell, output.
@@ -228,3 +260,21 @@ class _StepNorm(snt.Module):
     for average, values in zip((self.moving_mean, self.moving_variance), zip(*moments, strict=True), strict=True):
       missing = average.shape[0] - len(values)
       average.assign_sub((average - tf.stack([*values, *values[-1:] * missing])) * (1 - decay))
+
+
+MODELS: Mapping[str, base.Entry] = {
+  "convnet_lstm": base.Entry(
+    title="ConvNet+LSTM: Inception-v1 on every fifth frame, LSTM with batch norm",
+    constructor=ConvNetLstm,
+    streams=("rgb", "flow"),
+    options=("num_frames",),
+    first_unit="inception_v1/Conv2d_1a_7x7",
+    trunk="inception_v1/",
+    training={"num_frames": 25, "frame_stride": 5, **base.FULL_SIZE},
+    test={"protocol": "release", "max_frames": 50, "min_frames": 1},
+    parameters={"rgb": 8_950_720, "flow": 8_947_584},
+    giga_multiply_adds={"rgb": 37.52, "flow": 36.53},
+    accuracies={"scratch": {"rgb": 53.9}, "imagenet": {"rgb": 63.3}},
+    source=base.TABLE_3,
+  )
+}

@@ -1,22 +1,42 @@
-"""The networks of the Inception-v1 family: InceptionI3d, S3D, and InceptionV1, which sees every frame by itself.
+"""The networks of the Inception-v1 family: InceptionI3d, and InceptionV1, which sees every frame by itself.
 
-What tells them apart is their `spec.Architecture`; further ones of I3D's and S3D's kind are in `s3d_spec`.
+They differ in their `spec.Architecture`; more of them, and S3D, are in `s3d`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import sonnet as snt
 import tensorflow as tf
 
 from i3d_tf.models import base
 from i3d_tf.models import batch_norm
 from i3d_tf.models import inception_spec as spec
-from i3d_tf.models import s3d_spec
-from i3d_tf.models import separable
+from i3d_tf.models import receptive_field
 from i3d_tf.models import trunk
 from i3d_tf.models import units
 
 MIN_FRAMES, SQUEEZABLE_SIDES = spec.clip_limits(spec.I3D)  # 9, for fewer leave one step to a pool that spans two
+
+
+def plain_convolution(
+  row: spec.Conv, architecture: spec.Architecture, owner: str, *, is_last: bool, **options: Any
+) -> units.Unit:
+  """Returns the unit of a convolution row.
+
+  Args:
+    row: the row.
+    architecture: of the network, without separable convolutions and gates.
+    owner: name of the row that it stands in, or is.
+    is_last: nothing follows in its branch.
+    **options: further arguments of `units.Unit3D`.
+
+  Raises:
+    ValueError: for an architecture that has separable convolutions or gates.
+  """
+  del is_last
+  if spec.is_separable(row, architecture, owner) or owner in architecture.gated:
+    raise ValueError(f"{options['name']} is separable or has a gate; build this architecture with s3d.S3D")
+  return units.Unit3D(row.channels, **options)
 
 
 class Inception(trunk.TrunkNetwork):
@@ -28,9 +48,16 @@ class Inception(trunk.TrunkNetwork):
   'Logits' and 'Predictions' are averaged over time, `[B, classes]` or, without squeezing, `[B, h, w, classes]`. Beside
   the release's names there are the endpoints 'PooledFeatures' `[B, T' - 1, 1024]` and 'StepLogits'
   `[B, T' - 1, classes]`, before averaging (with their spatial axes if not squeezed).
+
+  Attributes:
+    ARCHITECTURE: the architecture unless the constructor is given another.
+    make_convolution: makes the unit of a convolution row, see `plain_convolution`.
+    architecture: the architecture.
+    out_channels: of the trunk.
   """
 
-  ARCHITECTURE: spec.Architecture = spec.I3D  # unless the constructor is given another
+  ARCHITECTURE: spec.Architecture = spec.I3D
+  make_convolution: Callable[..., units.Unit] = staticmethod(plain_convolution)
 
   def __init__(
     self,
@@ -59,19 +86,19 @@ class Inception(trunk.TrunkNetwork):
       final_endpoint: the last endpoint to build, one of `spec.endpoints(architecture)`; it is also the output.
       name: name of the module, the first part of its variables' names.
       architecture: which member of the family it is; by default the class's `ARCHITECTURE`.
-      width_multiplier: multiplies every width but the classes' (small networks for tests).
+      width_multiplier: width multiplier of every layer but the classifier (small networks for tests).
       average_space: accept any height and width: pool at most 7x7 and average the logits over space
         instead of squeezing. Needs `spatial_squeeze`.
       spatial_dropout: drop whole channels of the pooled features, at all times and places of a clip.
       temporal_padding: what convolutions find before the first and after the last frame: 'zeros', as in the release, or
-        by 'edge' these frames again, so that a network inflated from 2D gives for a still video what that gives for
-        its frame, at every step.
+        with 'edge' these frames again, so that a network inflated from 2D returns for a still video what the 2D network
+        returns for its frame, at every step.
       sync_batch_norm: in training take the batch's statistics over all replicas of the `tf.distribute` strategy.
       batch_norm_decay: of the moving statistics; the release's by default.
       recompute: in training store the outputs of the trunk's max pools only, and compute what lies between again for
         the gradient: saves memory, costs time. Use it in a `tf.function`.
       compute_dtype: the type of the trunk's activations, one of 'float32', 'bfloat16' and 'float16'. Variables,
-        statistics, the head and all gradients of variables are float32 whatever it is.
+        statistics, the head and all gradients of variables are always float32.
 
     Raises:
       ValueError: for an unknown endpoint or an argument out of range.
@@ -88,17 +115,17 @@ class Inception(trunk.TrunkNetwork):
     self.final_endpoint = final_endpoint
     super().__init__(
         num_classes, width_multiplier=width_multiplier, sync_batch_norm=sync_batch_norm,
-        batch_norm_decay=batch_norm_decay, recompute=recompute, compute_dtype=compute_dtype, name=name,
+        spatial_dropout=spatial_dropout, batch_norm_decay=batch_norm_decay, recompute=recompute,
+        compute_dtype=compute_dtype, name=name,
     )  # fmt: skip
     self._clip_limits = spec.clip_limits(self.architecture)
     self._spatial_squeeze = spatial_squeeze
     self._average_space = average_space
-    self._spatial_dropout = spatial_dropout
-    self.out_channels = 0  # of the trunk
+    self.out_channels = 0
     for row in spec.rows(self.architecture):
       endpoint = spec.endpoint_name(row, self.architecture)
       scaled = spec.scale_channels(row, width_multiplier)
-      self._trunk[endpoint] = _make_row(scaled, self.architecture, temporal_padding)
+      self._trunk[endpoint] = _make_row(scaled, self.architecture, temporal_padding, self.make_convolution)
       self.out_channels = spec.out_channels(scaled, self.out_channels)
       if endpoint == final_endpoint:
         break
@@ -108,8 +135,30 @@ class Inception(trunk.TrunkNetwork):
     """Whether the network goes on to its logits."""
     return self.final_endpoint in (spec.LOGITS, spec.PREDICTIONS)
 
-  def check(self, clip: tf.Tensor | tf.TensorSpec) -> None:
-    """Raises ValueError for a clip that does not fit, as far as its shape is known."""
+  def _head_endpoints(self) -> tuple[str, ...]:
+    predictions = (spec.PREDICTIONS,) if self.final_endpoint == spec.PREDICTIONS else ()
+    return (spec.LOGITS, *predictions, spec.POOLED_FEATURES, spec.STEP_LOGITS)
+
+  def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
+    """Returns the layers along time that lead to an endpoint; see `base.Network.time_layers`.
+
+    Args:
+      endpoint: one of the trunk, or 'PooledFeatures' or 'StepLogits'.
+
+    Raises:
+      I3dError: for one that is averaged over time, or that gates come before.
+    """
+    return spec.time_layers(endpoint, self.architecture)
+
+  def check(self, clip: base.Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
+    """Checks that the network can take a clip; see `base.Network.check`.
+
+    Args:
+      clip: the clip, or its specification.
+
+    Raises:
+      ValueError: if it does not fit.
+    """
     base.check_clip(clip)
     if not self.has_head:
       return
@@ -130,7 +179,7 @@ class Inception(trunk.TrunkNetwork):
     self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
     pooled = self._average_pool(tf.cast(net, tf.float32))
-    pooled = drop(pooled, whole_channels=self._spatial_dropout)
+    pooled = drop(pooled)
     step_logits = self._classifier(pooled)
     if self._average_space:
       pooled, step_logits = (tf.reduce_mean(x, [2, 3]) for x in (pooled, step_logits))
@@ -141,7 +190,7 @@ class Inception(trunk.TrunkNetwork):
       endpoints[spec.PREDICTIONS] = tf.nn.softmax(endpoints[spec.LOGITS])
     return endpoints | {spec.POOLED_FEATURES: pooled, spec.STEP_LOGITS: step_logits}
 
-  def _make_classifier(self) -> snt.Module:
+  def _make_classifier(self) -> units.Unit:
     name = spec.conv_name(spec.HEAD_CONV, self.architecture)
     make_units = lambda: [units.classifier(self.num_classes, name=name)]
     return units.Chain(make_units, name=spec.LOGITS)
@@ -170,25 +219,11 @@ class InceptionI3d(Inception):
   RGB clips have 3 channels in [-1, 1]; flow clips 2 channels (x, y), +-20 pixels per frame scaled to [-1, 1];
   both at 25 frames per second. The number of channels is fixed by the first call, or by `build`.
 
-  On a CPU take gradients with tape and network in one `tf.function`: of tied maxima TensorFlow's eager max pool gives
-  each the whole gradient.
+  On a CPU take gradients with tape and network in one `tf.function`: TensorFlow's eager max pool gives the whole
+  gradient to each of several tied maxima.
   """
 
   VALID_ENDPOINTS = spec.ENDPOINTS
-
-
-class S3D(Inception):
-  """Inception-v1 whose temporal convolutions are units of their own, behind the spatial ones; with gates S3D-G.
-
-  The network of "Rethinking Spatiotemporal Feature Learning" (arXiv 1712.04851) as tensorflow/models
-  research/slim/nets/s3dg.py defines it, with its endpoint names and defaults: a first kernel 3 x 7 x 7, and temporal
-  kernels from Conv2d_2c_3x3 on, which start as the identity. `s3d_spec.s3d` makes architectures with other first
-  kernels, temporal kernels in fewer rows, and gates; `s3d_spec.s3d_torchvision` that of torchvision.
-
-  It takes what `InceptionI3d` takes, and has its head.
-  """
-
-  ARCHITECTURE = s3d_spec.s3d()
 
 
 class InceptionV1(Inception):
@@ -199,7 +234,7 @@ class InceptionV1(Inception):
   all frames of all clips. Logits are averaged over the frames. Slim trained it with a `batch_norm_decay` of 0.9997 and
   kept 0.8 of the features by dropout.
 
-  It takes images `[B, H, W, C]`, too; then no endpoint has a time axis.
+  It also takes images `[B, H, W, C]`; then no endpoint has a time axis.
   """
 
   ARCHITECTURE = spec.INCEPTION_V1
@@ -236,40 +271,78 @@ def _average_places(net: tf.Tensor, kernel: Sequence[int]) -> tf.Tensor:
   return tf.einsum("bthwc,h,w->btc", net, *shares)[:, :, tf.newaxis, tf.newaxis]
 
 
-def _make_row(row: spec.Row, architecture: spec.Architecture, temporal_padding: str) -> snt.Module:
-  """The module of one row."""
+def _make_row(
+  row: spec.Row, architecture: spec.Architecture, temporal_padding: str, make_convolution: Callable[..., units.Unit]
+) -> units.Unit:
+  """The unit of one row."""
   name = spec.endpoint_name(row, architecture)
+  make = lambda inner, *, is_last: _make_inner(
+    inner, architecture, row.name, temporal_padding, make_convolution, is_last=is_last
+  )
   if not isinstance(row, spec.Mixed):
-    return _make_inner(row, architecture, row.name, temporal_padding, is_last=True)
+    return make(row, is_last=True)
 
   def make_branch(index: int, branch: tuple[spec.Conv | spec.Pool, ...]) -> units.Chain:
-    make_units = lambda: [
-      _make_inner(inner, architecture, row.name, temporal_padding, is_last=inner is branch[-1]) for inner in branch
-    ]
+    make_units = lambda: [make(inner, is_last=inner is branch[-1]) for inner in branch]
     return units.Chain(make_units, name=f"Branch_{index}")
 
   return units.Concat(lambda: [make_branch(*each) for each in enumerate(row.branches())], name=name)
 
 
 def _make_inner(
-  row: spec.Conv | spec.Pool, architecture: spec.Architecture, owner: str, temporal_padding: str, *, is_last: bool
-) -> snt.Module:
-  """The module of a row that stands in the one named `owner`, or is it; `is_last` if nothing follows in its branch."""
+  row: spec.Conv | spec.Pool,
+  architecture: spec.Architecture,
+  owner: str,
+  temporal_padding: str,
+  make_convolution: Callable[..., units.Unit],
+  *,
+  is_last: bool,
+) -> units.Unit:
+  """The unit of a row that stands in the one named `owner`, or is it; `is_last` if nothing follows in its branch."""
   name = spec.endpoint_name(row, architecture)
   kernel = (spec.temporal_kernel(row, architecture, owner), row.kernel, row.kernel)
   stride = (architecture.strides.get(row.name, 1) if row.name == owner else 1, row.stride, row.stride)
-  padding = tuple((extent - 1) // 2 for extent in kernel) if architecture.symmetric_padding else "SAME"
+  padding: units.Padding = "SAME"
+  if architecture.symmetric_padding:
+    padding = tuple((extent - 1) // 2 for extent in kernel)
   if isinstance(row, spec.Pool):
     return units.MaxPool3D(kernel, stride, padding=padding, name=name)
-  options = {
-      "padding": padding, "temporal_padding": temporal_padding,
-      "batch_norm": {"with_scale": architecture.batch_norm_scale},
-  }  # fmt: skip
-  is_separable = spec.is_separable(row, architecture, owner)
-  is_gated = is_last and owner in architecture.gated
-  if not is_separable and not is_gated:
-    return units.Unit3D(row.channels, kernel, stride, name=name, **options)
-  return separable.ExtendedUnit3D(
-      row.channels, kernel, stride, is_separable=is_separable, is_gated=is_gated,
-      temporal_batch_norm=architecture.temporal_batch_norm, name=name, **options,
+  return make_convolution(
+      row, architecture, owner, is_last=is_last, kernel=kernel, stride=stride, padding=padding,
+      temporal_padding=temporal_padding, batch_norm={"with_scale": architecture.batch_norm_scale}, name=name,
   )  # fmt: skip
+
+
+MODELS: Mapping[str, base.Entry] = {
+  "i3d": base.Entry(
+    title="Inflated 3D ConvNet; streams are trained apart",
+    constructor=InceptionI3d,
+    streams=("rgb", "flow"),
+    options=("average_space",),
+    first_unit="Conv3d_1a_7x7",
+    trunk="",
+    training={"num_frames": 64, "frame_stride": 1, **base.FULL_SIZE},
+    test={"protocol": "release", "max_frames": 250, "min_frames": 9},
+    parameters={"rgb": 12_689_984, "flow": 12_668_032},
+    giga_multiply_adds={"rgb": 111.15, "flow": 102.34},
+    accuracies={
+      "scratch": {"rgb": 68.4, "flow": 61.5, "rgb+flow": 71.6},
+      "imagenet": {"rgb": 71.1, "flow": 63.4, "rgb+flow": 74.2},
+    },
+    source=base.TABLE_3,
+  ),
+  "inception_v1": base.Entry(
+    title="Inception-v1 with batch norm on every frame by itself; what the others start from",
+    constructor=InceptionV1,
+    streams=("rgb", "flow"),
+    options=("average_space",),
+    first_unit="Conv2d_1a_7x7",
+    trunk="",
+    training={"num_frames": 1, "frame_stride": 1, **base.FULL_SIZE},
+    test={"protocol": "clips", "num_clips": 25},
+    parameters={"rgb": 6_002_624, "flow": 5_999_488},
+    giga_multiply_adds={"rgb": 1.50, "flow": 1.46},
+    accuracies={},
+    source="tensorflow/models, research/slim/nets/inception_v1.py",
+  ),
+}

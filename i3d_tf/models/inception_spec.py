@@ -1,19 +1,20 @@
-"""The Inception-v1 family as data: rows, temporal policies and the arithmetic over them.
+"""The Inception-v1 family as data: rows, temporal policies and the arithmetic over them. Imports no TensorFlow.
 
-Nothing here imports TensorFlow. A network of the family is the *rows* of Inception-v1 (space and
-channels, written once) combined with an *architecture* (which rows get a temporal kernel or
-stride, and what things are called). Endpoint names, variable shapes, parameter and multiply-add counts
-are loops over the two.
+A network of the family is the *rows* of Inception-v1 (space and channels, written once) combined with an *architecture*
+(which rows get a temporal kernel or stride, and what things are called). Endpoint names, variable shapes, parameter and
+multiply-add counts are loops over the two.
 
-Sources: google-deepmind/kinetics-i3d i3d.py at 0667e889 for names, kernels, strides and channels;
-every weight shape is compared with the released checkpoints' manifests in the tests. Names and head of the
-2D network: tensorflow/models research/slim/nets/inception_v1.py. Architectures of other networks than these two are in
-`s3d_spec`.
+Sources: google-deepmind/kinetics-i3d i3d.py at 0667e889 for names, kernels, strides and channels; the tests compare
+every weight shape with the released checkpoints' manifests. Names and head of the 2D network: tensorflow/models
+research/slim/nets/inception_v1.py. Architectures of other networks than these two are in `s3d`.
 """
 
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
+
+from i3d_tf import errors
+from i3d_tf.models import receptive_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,11 +295,6 @@ def variable_shapes(
   return shapes
 
 
-def is_trainable(variable_name: str) -> bool:
-  """Whether a release variable is trained: all but the batch-norm moving statistics."""
-  return not variable_name.endswith(("/moving_mean", "/moving_variance"))
-
-
 def output_size(size: tuple[int, int, int], row: Row, architecture: Architecture = I3D) -> tuple[int, int, int]:
   """(frames, height, width) after a row: ceil(size / stride) if padding is SAME."""
   if isinstance(row, Mixed):
@@ -308,6 +304,38 @@ def output_size(size: tuple[int, int, int], row: Row, architecture: Architecture
   if architecture.symmetric_padding:
     size = tuple(extent + 2 * ((kernel - 1) // 2) - kernel + 1 for extent, kernel in zip(size, kernels, strict=True))
   return tuple(-(-extent // stride) for extent, stride in zip(size, strides, strict=True))
+
+
+def time_layers(endpoint: str, architecture: Architecture = I3D) -> tuple[receptive_field.Layer, ...]:
+  """Returns the layers along time that lead to an endpoint.
+
+  A Mixed row is one layer, since each of its branches has one temporal kernel at most, and the widest counts.
+
+  Args:
+    endpoint: one of the rows, 'PooledFeatures' or 'StepLogits'.
+    architecture: of the network.
+
+  Raises:
+    I3dError: for an endpoint that has no steps in time, or is unknown, or depends on the whole clip.
+  """
+  found = []
+  for row in ROWS:
+    if row.name in architecture.gated:
+      raise errors.I3dError(f"{endpoint} cannot be computed in chunks: gates before it average over the whole clip")
+    kernel = architecture.kernels.get(row.name, 1)
+    if not isinstance(row, Mixed):
+      kernel = temporal_kernel(row, architecture, row.name)
+    padding = (kernel - 1) // 2 if architecture.symmetric_padding else receptive_field.SAME
+    found.append(receptive_field.Layer(kernel, architecture.strides.get(row.name, 1), padding))
+    if endpoint_name(row, architecture) == endpoint:
+      return tuple(found)
+  if endpoint in (POOLED_FEATURES, STEP_LOGITS):
+    return (*found, receptive_field.Layer(architecture.head_pool[0], padding=0))
+  names = (*(endpoint_name(row, architecture) for row in ROWS), POOLED_FEATURES, STEP_LOGITS)
+  raise errors.I3dError(
+    f"{endpoint} cannot be computed in chunks; take one of {', '.join(names)} (the mean of {STEP_LOGITS} over its "
+    f"steps is {LOGITS})"
+  )
 
 
 def clip_limits(architecture: Architecture = I3D) -> tuple[int, tuple[int, int]]:

@@ -49,9 +49,9 @@ class InceptionSpecTest(parameterized.TestCase):
     shapes = spec.variable_shapes(in_channels=channels, num_classes=classes)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     self.assertEqual(sum(sizes.values()), everything)
-    self.assertEqual(sum(size for name, size in sizes.items() if spec.is_trainable(name)), trainable)
+    self.assertEqual(sum(size for name, size in sizes.items() if testing.is_trained(name)), trainable)
     self.assertLen(sizes, 230)
-    self.assertLen([name for name in sizes if spec.is_trainable(name)], 116)
+    self.assertLen([name for name in sizes if testing.is_trained(name)], 116)
 
   @parameterized.parameters(*manifest.NAMES)
   def test_names_and_shapes_are_those_of_the_checkpoint(self, name):

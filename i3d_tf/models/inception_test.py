@@ -118,7 +118,7 @@ class InterfaceTest(parameterized.TestCase):
     )
     self.assertEqual(
       {variable.name for variable in model.trainable_variables},
-      {variable.name for variable in model.variables if spec.is_trainable(variable.name[:-2])},
+      {variable.name for variable in model.variables if testing.is_trained(variable.name[:-2])},
     )
 
   def test_endpoint_shapes_at_full_size(self):
@@ -206,7 +206,7 @@ class HeadTest(parameterized.TestCase):
     weights.assign(tf.ones_like(weights) / weights.shape[3])
     steps = tf.reshape(tf.constant(values, tf.float32), [1, -1, 1, 1, 1])
     net = tf.broadcast_to(steps, [1, len(values), 7, 7, weights.shape[3]])
-    return float(model._classify(net, None, lambda net, whole_channels: net)["Logits"][0, 0])
+    return float(model._classify(net, None, lambda net: net)["Logits"][0, 0])
 
   def test_end_steps_weigh_half(self):
     self.assertAlmostEqual(self._steps(range(8)), 3.5, places=5)
@@ -339,7 +339,7 @@ class TrainingTest(parameterized.TestCase):
     moved = release.named_variables(plain)
     for name, variable in release.named_variables(recomputing).items():
       np.testing.assert_array_equal(variable, moved[name], name)
-      if not spec.is_trainable(name):
+      if not testing.is_trained(name):
         self.assertFalse(np.array_equal(variable, testing.golden_values(name, variable.shape.as_list())), name)
 
   # With recomputation the gradient of the lowest pool is traced, too, but left out when the graph is run.
@@ -356,7 +356,7 @@ class TrainingTest(parameterized.TestCase):
     self.assertLen(gradients, 26)
     for name, variable in release.named_variables(model).items():
       golden = testing.golden_values(name, variable.shape.as_list())
-      moved = not spec.is_trainable(name) and name.startswith("Mixed_5")
+      moved = not testing.is_trained(name) and name.startswith("Mixed_5")
       self.assertEqual(not np.array_equal(variable, golden), moved, name)
 
   def test_freezing_by_name(self):

@@ -49,7 +49,7 @@ def _gradients_on_replicas(**arguments):
     values = tf.function(lambda: strategy.run(on_replica, (halves(clips), halves(weights))))()
     loss, *gradients = (strategy.experimental_local_results(value)[0].numpy() for value in values)
     names = [variable.name for variable in model.trained_variables]
-    moved = {name: variable.numpy() for name, variable in variables.items() if not spec.is_trainable(name)}
+    moved = {name: variable.numpy() for name, variable in variables.items() if not testing.is_trained(name)}
     return {"loss": loss} | dict(zip(names, gradients, strict=True)) | moved
 
   return step(tf.distribute.get_strategy()), step(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))

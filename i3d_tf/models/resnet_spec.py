@@ -272,10 +272,3 @@ def variable_shapes(architecture: Architecture, **sizes) -> dict[str, tuple[int,
     if not unit.batch_norm:
       shapes[f"{unit.name}/conv_3d/b"] = (unit.out_channels,)
   return shapes
-
-
-def num_parameters(architecture: Architecture, **sizes) -> int:
-  """Trained values: weights, scales and offsets of batch norm, and biases."""
-  return sum(
-    unit.num_weights + unit.out_channels * (2 if unit.batch_norm else 1) for unit in units(architecture, **sizes)
-  )

@@ -3,6 +3,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from i3d_tf import testing
 from i3d_tf.models import resnet_spec as spec
 
 
@@ -19,16 +20,18 @@ class ResnetSpecTest(parameterized.TestCase):
       ("r2plus1d_34", 63_697_175),  # VMZ: 63.6M
   )  # fmt: skip
   def test_published_parameters(self, name, count):
-    self.assertEqual(spec.num_parameters(spec.ARCHITECTURES[name]), count)
+    self.assertEqual(testing.num_trained(spec.variable_shapes(spec.ARCHITECTURES[name])), count)
 
   def test_resnet_50_is_that_of_images(self):
     # torchvision's resnet50 has 25,557,032 parameters for 1000 classes.
     for name in ("resnet_50", "tsm_r50", "c2d_r50"):
-      self.assertEqual(spec.num_parameters(spec.ARCHITECTURES[name], num_classes=1000), 25_557_032)
+      self.assertEqual(
+        testing.num_trained(spec.variable_shapes(spec.ARCHITECTURES[name], num_classes=1000)), 25_557_032
+      )
 
   def test_rmc3_is_r3d_with_two_groups_of_layers_flat(self):
     saved = 2 * 3 * 7 * 7 * 64 + 4 * 2 * 3 * 3 * 64 * 64  # of three steps two, in the stem and in four convolutions
-    counts = [spec.num_parameters(spec.ARCHITECTURES[name]) for name in ("r3d_18", "rmc3_18")]
+    counts = [testing.num_trained(spec.variable_shapes(spec.ARCHITECTURES[name])) for name in ("r3d_18", "rmc3_18")]
     self.assertEqual(counts[0] - counts[1], saved)
 
   def test_middle_widths(self):

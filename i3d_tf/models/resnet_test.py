@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
-from i3d_tf.models import non_local
 from i3d_tf.models import resnet
 from i3d_tf.models import resnet_spec as spec
 from i3d_tf.models import units
@@ -40,7 +39,7 @@ class ResNetTest(parameterized.TestCase):
     sizes = {"in_channels": 2, "num_classes": 5, **_SMALL}
     self.assertEqual(shapes, spec.variable_shapes(spec.ARCHITECTURES[name], **sizes))
     trained = sum(variable.shape.num_elements() for variable in model.trainable_variables)
-    self.assertEqual(trained, spec.num_parameters(spec.ARCHITECTURES[name], **sizes))
+    self.assertEqual(trained, testing.num_trained(spec.variable_shapes(spec.ARCHITECTURES[name], **sizes)))
 
   @parameterized.parameters(
     ("r3d_18", {"stem": (16, 56), "layer1_1": (16, 56), "layer2_1": (8, 28), "layer4_1": (2, 7)}),
@@ -92,17 +91,17 @@ class ResNetTest(parameterized.TestCase):
 
 
 class NonLocalTest(parameterized.TestCase):
-  @parameterized.parameters(*non_local.MODES)
+  @parameterized.parameters(*resnet.MODES)
   def test_zero_scale_changes_nothing_and_any_other_does(self, mode):
-    block, clip = non_local.NonLocal(6, mode=mode, name="block"), tf.constant(_noise(2, 3, 4, 6, 6))
+    block, clip = resnet.NonLocal(6, mode=mode, name="block"), tf.constant(_noise(2, 3, 4, 6, 6))
     block.build(6)
     np.testing.assert_array_equal(block(clip), clip)
     _fill(block)
     self.assertGreater(np.abs(block(clip) - clip).max(), 0.01)
 
-  @parameterized.parameters(*non_local.MODES)
+  @parameterized.parameters(*resnet.MODES)
   def test_is_the_paper_s_sum(self, mode):
-    block, clip = non_local.NonLocal(6, mode=mode, name="block"), _noise(2, 3, 4, 6, 6)
+    block, clip = resnet.NonLocal(6, mode=mode, name="block"), _noise(2, 3, 4, 6, 6)
     block.build(6)
     _fill(block)
     values = release.named_variables(block)
@@ -133,7 +132,7 @@ class NonLocalTest(parameterized.TestCase):
     np.testing.assert_array_equal(with_blocks(clip)[0], plain(clip)[0])
 
   def test_every_variable_learns(self):
-    block, clip = non_local.NonLocal(6, name="block"), tf.constant(_noise(2, 3, 4, 6, 6))
+    block, clip = resnet.NonLocal(6, name="block"), tf.constant(_noise(2, 3, 4, 6, 6))
     block.build(6)
     _fill(block)
     with tf.GradientTape() as tape:
@@ -146,7 +145,7 @@ class NonLocalTest(parameterized.TestCase):
 
   def test_unknown_mode(self):
     with self.assertRaisesRegex(ValueError, "mode is 'mean'; allowed are softmax, gaussian, dot_product"):
-      non_local.NonLocal(4, mode="mean", name="block")
+      resnet.NonLocal(4, mode="mean", name="block")
 
 
 class TemporalShiftTest(absltest.TestCase):

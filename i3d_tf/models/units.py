@@ -2,12 +2,10 @@
 
 Data layout is NDHWC, `[B, T, H, W, C]`. Units compute in the type of their inputs and own float32 variables, which
 carry the 2017 release's names, so that a checkpoint loader is a lookup.
-
-Every unit is called with its inputs and, in training mode, the `BatchStatistics` of the pass; without them it uses
-moving statistics.
 """
 
-from collections.abc import Mapping
+import abc
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -15,22 +13,58 @@ import sonnet as snt
 import tensorflow as tf
 
 from i3d_tf.models import batch_norm as norm
-from i3d_tf.models import channelwise as channelwise_lib
+from i3d_tf.models import receptive_field
 
 TEMPORAL_PADDINGS = ("zeros", "edge")
 # 'SAME', 'VALID', or what is put both before and after (time, height, width), as PyTorch's networks have it.
 Padding = str | tuple[int, int, int]
 ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "sigmoid": tf.nn.sigmoid, "none": tf.identity}
+Layers = tuple[receptive_field.Layer, ...]
+
+
+class Unit(snt.Module):
+  """A part of a network: `unit(inputs, statistics)` with the `BatchStatistics` of a pass in training mode, or None.
+
+  Attributes:
+    ends_part: its output is stored for the gradient if the rest is computed again, see `trunk.apply`.
+  """
+
+  ends_part = False
+
+  def build(self, in_channels: int) -> int:
+    """Creates the variables.
+
+    Args:
+      in_channels: of the inputs.
+
+    Returns:
+      The number of channels out.
+    """
+    return self._build(in_channels)
+
+  @property
+  def time_layers(self) -> Layers:
+    """The layers along time; I3dError, with a clause that says why, if its steps depend on the whole clip."""
+    return self._time_layers()
+
+  @abc.abstractmethod
+  def _build(self, in_channels: int) -> int:
+    """See `build`."""
+
+  @abc.abstractmethod
+  def _time_layers(self) -> Layers:
+    """See `time_layers`."""
+
+  @abc.abstractmethod
+  def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
+    """Applies the unit; without `statistics` batch norm uses the moving ones."""
 
 
 class Conv3D(snt.Module):
-  """A 3D convolution that owns `w` `[kt, kh, kw, Cin, Cout]` and perhaps a bias `b`.
+  """A 3D convolution that owns `w` `[kt, kh, kw, Cin, Cout]` and, if asked for, a bias `b`.
 
-  A channel-wise one, of which every channel out sees the channel in of the same number and no other, owns `w`
-  `[kt, kh, kw, C]`.
-
-  Weights start, if nothing else is asked for, as Sonnet's default: truncated normal with standard deviation
-  1/sqrt(fan in); biases at 0.
+  Unless told otherwise, weights start as Sonnet's default, truncated normal with standard deviation 1/sqrt(fan in), and
+  biases at 0.
 
   Attributes:
     frozen: not to be trained.
@@ -45,7 +79,6 @@ class Conv3D(snt.Module):
     with_bias: bool = False,
     padding: Padding = "SAME",
     temporal_padding: str = "zeros",
-    channelwise: bool = False,
     initializer: snt.initializers.Initializer | None = None,
     name: str = "conv_3d",
   ):
@@ -56,14 +89,13 @@ class Conv3D(snt.Module):
       kernel, stride: (time, height, width).
       with_bias: add `b`.
       padding: 'SAME', 'VALID', or how much on both sides of (time, height, width).
-      temporal_padding: what padding puts before the first and after the last frame: 'zeros', or by 'edge' these
+      temporal_padding: what padding puts before the first and after the last frame: 'zeros', or with 'edge' these
         frames again.
-      channelwise: convolve every channel by itself; there are as many in as out.
       initializer: of `w`.
       name: of the module.
 
     Raises:
-      ValueError: for an unknown padding, or if a channel-wise convolution is to pad by a length not known yet.
+      ValueError: for an unknown padding.
     """
     super().__init__(name=name)
     if temporal_padding not in TEMPORAL_PADDINGS:
@@ -72,53 +104,64 @@ class Conv3D(snt.Module):
     self._kernel = tuple(kernel)
     self._stride = tuple(stride)
     self._with_bias = with_bias
-    self._channelwise = channelwise
     self._padding = _simplest(padding, self._kernel, self._stride)
-    if channelwise and (temporal_padding == "edge" or (self._padding == "SAME" and max(self._stride) > 1)):
-      raise ValueError(f"a channel-wise convolution of stride {self._stride} takes padding by zeros, in numbers")
     self._initializer = initializer
     self._repeats_edges = temporal_padding == "edge" and self._padding != "VALID" and self._kernel[0] > 1
     self.frozen = False
 
   @snt.once
   def build(self, in_channels: int) -> None:
-    """Creates the variables for inputs of `in_channels` channels."""
-    if self._channelwise and in_channels != self._channels:
-      raise ValueError(f"{self.name} is channel-wise, from {in_channels} to {self._channels} channels; give as many")
-    shape = (*self._kernel, self._channels) if self._channelwise else (*self._kernel, in_channels, self._channels)
-    fan_in = math.prod(shape[:-1])
-    initializer = self._initializer or snt.initializers.TruncatedNormal(stddev=fan_in**-0.5)
+    """Creates the variables.
+
+    Args:
+      in_channels: of the inputs.
+    """
+    shape = self._kernel_shape(in_channels)
+    initializer = self._initializer or snt.initializers.TruncatedNormal(stddev=math.prod(shape[:-1]) ** -0.5)
     self.w = tf.Variable(initializer(shape, tf.float32), name="w")
     if self._with_bias:
       self.b = tf.Variable(tf.zeros([self._channels]), name="b")
+
+  def _kernel_shape(self, in_channels: int) -> tuple[int, ...]:
+    """The shape of `w`; the product of all but the last axis is the fan in."""
+    return (*self._kernel, in_channels, self._channels)
 
   def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
     outputs = self.convolve(inputs, self.w)
     return tf.nn.bias_add(outputs, tf.cast(self.b, outputs.dtype)) if self._with_bias else outputs
 
+  @property
+  def time_layers(self) -> Layers:
+    """Its layer along time."""
+    return _along_time(self._kernel, self._stride, self._padding)
+
   def scale_and_shift(self, scale: tf.Tensor, offset: tf.Tensor) -> None:
-    """Makes its output, as it was without a bias, scale * output + offset, (C,) each: changes `w` and sets `b`."""
+    """Changes `w` and sets `b` so that the output becomes scale * output + offset; it must have had no bias.
+
+    Args:
+      scale, offset: (C,) each.
+    """
     self.w.assign(self.w * scale)
     with self.name_scope:
       self.b = tf.Variable(offset, name="b")
     self._with_bias = True
 
   def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Convolves with `kernel` in place of `w`, which has its shape."""
+    """Convolves with another kernel in place of `w`, and without the bias.
+
+    Args:
+      inputs: `[B, T, H, W, Cin]`.
+      kernel: of the shape of `w`.
+
+    Returns:
+      `[B, T', H', W', Cout]`.
+    """
     padding = self._padding
-    if self._channelwise:
-      return channelwise_lib.convolve(inputs, tf.cast(kernel, inputs.dtype), self._stride, self._pads())
     if self._repeats_edges:
       inputs, padding = self._pad(inputs), "VALID"
     elif not isinstance(padding, str):
       inputs, padding = tf.pad(inputs, _both_sides(padding)), "VALID"
     return tf.nn.conv3d(inputs, tf.cast(kernel, inputs.dtype), (1, *self._stride, 1), padding)
-
-  def _pads(self) -> list[tuple[int, int]]:
-    """Padding (before, after) by axis, which for 'SAME' at a stride of 1 is known beforehand."""
-    if self._padding == "SAME":
-      return [((extent - 1) // 2, extent // 2) for extent in self._kernel]
-    return [(extent, extent) for extent in ((0, 0, 0) if self._padding == "VALID" else self._padding)]
 
   def _pad(self, inputs: tf.Tensor) -> tf.Tensor:
     """Pads by hand, in time with the outermost frames."""
@@ -131,8 +174,8 @@ class Conv3D(snt.Module):
     return tf.pad(tf.gather(inputs, frames, axis=1), [(0, 0), (0, 0), *space, (0, 0)])
 
 
-class Unit3D(snt.Module):
-  """Convolution, batch norm, ReLU; or, with `use_batch_norm=False`, convolution and bias, and another activation.
+class Unit3D(Unit):
+  """A convolution, then batch norm or a bias, then an activation.
 
   With moving statistics the normalisation is folded into the kernel and a bias at every call: scaling the
   kernel costs a fraction of scaling the activations, and convolution, bias and ReLU become one operation.
@@ -150,8 +193,9 @@ class Unit3D(snt.Module):
     use_batch_norm: bool = True,
     batch_norm: Mapping[str, Any] | None = None,
     activation: str = "relu",
+    convolution: type[Conv3D] = Conv3D,
     name: str,
-    **convolution: Any,
+    **options: Any,
   ):
     """Describes the unit.
 
@@ -160,24 +204,32 @@ class Unit3D(snt.Module):
       use_batch_norm: if not, the convolution has a bias unless `with_bias=False`.
       batch_norm: arguments of `batch_norm.BatchNorm`, if they are not the Inception family's.
       activation: one of `ACTIVATIONS`.
+      convolution: the convolution's class.
       name: of the module.
-      **convolution: further arguments of `Conv3D`.
+      **options: further arguments of `convolution`.
+
+    Raises:
+      ValueError: for an unknown activation or padding.
     """
     super().__init__(name=name)
     if activation not in ACTIVATIONS:
       raise ValueError(f"activation is {activation!r}; allowed are {', '.join(ACTIVATIONS)}")
     self._channels = channels
     self._activation = activation
-    self.conv_3d = Conv3D(channels, kernel, stride, **{"with_bias": not use_batch_norm, **convolution})
+    self.conv_3d = convolution(
+      channels, kernel, stride, **{"with_bias": not use_batch_norm, "name": "conv_3d", **options}
+    )
     self.batch_norm = norm.BatchNorm(**(batch_norm or {})) if use_batch_norm else None
     self.frozen = False
 
-  def build(self, in_channels: int) -> int:
-    """Creates the variables and returns the number of channels out."""
+  def _build(self, in_channels: int) -> int:
     self.conv_3d.build(in_channels)
     if self.batch_norm is not None:
       self.batch_norm.build(self._channels)
     return self._channels
+
+  def _time_layers(self) -> Layers:
+    return self.conv_3d.time_layers
 
   def fold_batch_norm(self) -> None:
     """Puts the batch norm with its moving statistics into kernel and bias, for good; without one, does nothing."""
@@ -199,30 +251,35 @@ class Unit3D(snt.Module):
 
 
 def classifier(num_classes: int, *, name: str) -> Unit3D:
-  """The unit that makes logits of features: a 1x1x1 convolution with a bias."""
+  """Returns the unit that makes logits of features: a 1x1x1 convolution with a bias.
+
+  Args:
+    num_classes: number of logits.
+    name: of the unit.
+  """
   return Unit3D(num_classes, (1, 1, 1), use_batch_norm=False, activation="none", name=name)
 
 
 @snt.allow_empty_variables
-class MaxPool3D(snt.Module):
-  """Max pooling, whose padding counts as minus infinity.
-
-  Attributes:
-    ends_part: its output is stored for the gradient if the rest is computed again, see `trunk.apply`.
-  """
+class MaxPool3D(Unit):
+  """Max pooling, whose padding counts as minus infinity."""
 
   ends_part = True
 
   def __init__(
     self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, padding: Padding = "SAME", name: str
   ):
+    """Describes the pool: `kernel` and `stride` over (time, height, width), and `padding` as `Conv3D` has it."""
     super().__init__(name=name)
     self._kernel = tuple(kernel)
     self._stride = tuple(stride)
     self._padding = _simplest(padding, self._kernel, self._stride)
 
-  def build(self, in_channels: int) -> int:
+  def _build(self, in_channels: int) -> int:
     return in_channels
+
+  def _time_layers(self) -> Layers:
+    return _along_time(self._kernel, self._stride, self._padding)
 
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
     return self._pool(inputs) if statistics is None else statistics.max_pool(self._pool, inputs)
@@ -234,17 +291,19 @@ class MaxPool3D(snt.Module):
     return tf.nn.max_pool3d(inputs, self._kernel, self._stride, padding)
 
 
-class Chain(snt.Module):
-  """Units applied one after the other under a name scope of their own."""
+class Chain(Unit):
+  """Units applied one after the other, under a name scope of their own."""
 
-  def __init__(self, make_units, *, name: str):
+  def __init__(self, make_units: Callable[[], Sequence[Unit]], *, name: str):
+    """Describes the chain; `make_units` is called in its name scope."""
     super().__init__(name=name)
     self._units = make_units()
 
-  def build(self, in_channels: int) -> int:
-    for unit in self._units:
-      in_channels = unit.build(in_channels)
-    return in_channels
+  def _build(self, in_channels: int) -> int:
+    return build_all(self._units, in_channels)
+
+  def _time_layers(self) -> Layers:
+    return time_layers_of(self._units)
 
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
     for unit in self._units:
@@ -252,39 +311,55 @@ class Chain(snt.Module):
     return inputs
 
 
-class Concat(snt.Module):
+class Concat(Unit):
   """Branches applied to the same input, concatenated on channels."""
 
-  def __init__(self, make_branches, *, name: str):
+  def __init__(self, make_branches: Callable[[], Sequence[Unit]], *, name: str):
+    """Describes the branches; `make_branches` is called in the module's name scope."""
     super().__init__(name=name)
     self._branches = make_branches()
 
-  def build(self, in_channels: int) -> int:
+  def _build(self, in_channels: int) -> int:
     return sum(branch.build(in_channels) for branch in self._branches)
+
+  def _time_layers(self) -> Layers:
+    return receptive_field.widest([branch.time_layers for branch in self._branches])
 
   def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
     return tf.concat([branch(inputs, statistics) for branch in self._branches], axis=-1)
 
 
-class Gate(snt.Module):
-  """The inputs times what units make of their mean over all times and places, in float32; then an activation."""
+def build_all(units: Sequence[Unit], in_channels: int) -> int:
+  """Builds units that are applied one after the other.
 
-  def __init__(self, make_units, *, activation: str = "none", name: str):
-    super().__init__(name=name)
-    self._units = make_units()
-    self._activate = ACTIVATIONS[activation]
+  Args:
+    units: in their order.
+    in_channels: of the inputs of the first.
 
-  def build(self, in_channels: int) -> int:
-    channels = in_channels
-    for unit in self._units:
-      channels = unit.build(channels)
-    return in_channels
+  Returns:
+    The channels out of the last.
+  """
+  channels = in_channels
+  for unit in units:
+    channels = unit.build(channels)
+  return channels
 
-  def __call__(self, inputs: tf.Tensor, statistics: norm.BatchStatistics | None = None) -> tf.Tensor:
-    gates = tf.reduce_mean(tf.cast(inputs, tf.float32), [1, 2, 3], keepdims=True)
-    for unit in self._units:
-      gates = unit(gates, statistics)
-    return self._activate(inputs * tf.cast(gates, inputs.dtype))
+
+def time_layers_of(units: Sequence[Unit]) -> Layers:
+  """Returns the layers along time of units that are applied one after the other.
+
+  Args:
+    units: in their order.
+
+  Raises:
+    I3dError: see `Unit.time_layers`.
+  """
+  return tuple(layer for unit in units for layer in unit.time_layers)
+
+
+def _along_time(kernel: tuple[int, ...], stride: tuple[int, ...], padding: Padding) -> Layers:
+  in_time = {"SAME": receptive_field.SAME, "VALID": 0}[padding] if isinstance(padding, str) else padding[0]
+  return (receptive_field.Layer(kernel[0], stride[0], in_time),)
 
 
 def _simplest(padding: Padding, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Padding:

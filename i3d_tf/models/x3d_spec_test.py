@@ -1,11 +1,11 @@
-"""Arithmetic on X3D's stages; no TensorFlow."""
+"""Arithmetic on X3D's stages."""
 
 import math
 
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from i3d_tf.models import x3d_spec as spec
+from i3d_tf.models import x3d as spec
 from i3d_tf.models import zoo
 
 _PYTORCHVIDEO = {2.2: 3_794_274, 5.0: 6_153_384}  # of create_x3d, version 0.1.5, for 400 classes

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from i3d_tf import testing
 from i3d_tf.models import base
-from i3d_tf.models import units
 from i3d_tf.models import x3d
 from i3d_tf.models import x3d_spec as spec
 from i3d_tf.weights import release
@@ -125,12 +124,15 @@ class X3DTest(parameterized.TestCase):
 
 class GateTest(absltest.TestCase):
   def test_it_weighs_channels_of_a_clip(self):
-    make_units = lambda: [units.Unit3D(2, (1, 1, 1), use_batch_norm=False, activation="none", name="unit")]
-    gate = units.Gate(make_units, activation="relu", name="gate")
+    gate = x3d.SqueezeExcitation(2, 2, name="gate")
     self.assertEqual(gate.build(2), 2)
-    gate.variables[1].assign(np.float32([[0, -1], [1, 0]]).reshape(1, 1, 1, 2, 2))
+    weights = {"squeeze": [[1, 0], [0, 1]], "excite": [[0, -1], [1, 0]]}
+    for name, variable in release.named_variables(gate).items():
+      if name.endswith("/w"):
+        variable.assign(np.float32(weights[name.split("/")[0]]).reshape(1, 1, 1, 2, 2))
     clip = np.zeros([1, 1, 1, 2, 2], np.float32) + np.float32([[1, 2], [3, 6]])  # means 2 and 4
-    np.testing.assert_array_equal(gate(tf.constant(clip))[0, 0, 0], [[4, 0], [12, 0]])
+    scaled = np.float64([[1, 2], [3, 6]]) / (1 + np.exp([-4, 2]))
+    np.testing.assert_allclose(gate(tf.constant(clip))[0, 0, 0], scaled / (1 + np.exp(-scaled)), rtol=1e-5)
 
 
 if __name__ == "__main__":

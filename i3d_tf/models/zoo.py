@@ -1,46 +1,113 @@
-"""Every network by name: what it takes, how it is tested, what is published of it. Imports no TensorFlow.
+"""Every network by name. Its entry is in its family's module, which alone imports TensorFlow.
 
-`python -m i3d_tf.models` prints the table, which is put together from one of each family.
+A new network is one file here, or one more entry of `MODELS` in its family's, and its name below. `python -m
+i3d_tf.models` prints the table.
 """
 
 from collections.abc import Mapping
 import dataclasses
+import difflib
+import fnmatch
+import importlib
 import types
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from i3d_tf import errors
 from i3d_tf.models import preprocess as preprocess_lib
-from i3d_tf.models import zoo_entry
-from i3d_tf.models import zoo_inception
-from i3d_tf.models import zoo_paper
-from i3d_tf.models import zoo_resnet
-from i3d_tf.models import zoo_x3d
 
-_FAMILIES = (zoo_paper.MODELS, zoo_inception.MODELS, zoo_resnet.MODELS, zoo_x3d.MODELS)
-MODELS: Mapping[str, zoo_entry.Entry] = types.MappingProxyType(
-  {name: entry for family in _FAMILIES for name, entry in family.items()}
-)
+if TYPE_CHECKING:
+  from i3d_tf.models import base
+
+FAMILIES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
+    "i3d_tf.models.inception": ("i3d", "inception_v1"),
+    "i3d_tf.models.convnet_lstm": ("convnet_lstm",),
+    "i3d_tf.models.c3d": ("c3d",),
+    "i3d_tf.models.two_stream": ("two_stream", "fused_two_stream"),
+    "i3d_tf.models.s3d": (
+        "i2d", "i3d_bottom_heavy", "i3d_top_heavy", "s3d", "s3d_g", "fast_s3d", "s3d_torchvision", "s3d_kylemin",
+        "s3d_g_torchvision",
+    ),
+    "i3d_tf.models.resnet": (
+        "r3d_18", "mc3_18", "rmc3_18", "r2plus1d_18", "r2plus1d_34", "i3d_r50", "i3d_r50_non_local", "i3d_r50_32x2",
+        "c2d_r50", "tsm_r50", "resnet_50",
+    ),
+    "i3d_tf.models.x3d": ("x3d_xs", "x3d_s", "x3d_m", "x3d_l"),
+})  # fmt: skip
+NAMES = tuple(name for names in FAMILIES.values() for name in names)
 
 
-def get(name: str) -> zoo_entry.Entry:
-  """The entry of a network.
+def list_models(pattern: str | None = None) -> list[str]:
+  """Returns the names of the networks.
+
+  Args:
+    pattern: only those that match it, with `*`, `?` and `[...]` as in file names, for example 's3d*'; None: all.
+  """
+  return list(NAMES) if pattern is None else fnmatch.filter(NAMES, pattern)
+
+
+def get(name: str) -> "base.Entry":
+  """Returns the entry of a network; imports TensorFlow.
+
+  Args:
+    name: one of `NAMES`.
 
   Raises:
-    I3dError: if there is none of that name.
+    I3dError: if there is no network of that name; says which is near.
   """
-  if name not in MODELS:
-    raise errors.I3dError(f"--model is {name!r}; there are {', '.join(MODELS)}")
-  return MODELS[name]
+  for family, names in FAMILIES.items():
+    if name in names:
+      return importlib.import_module(family).MODELS[name]
+  near = difflib.get_close_matches(name, NAMES, n=1)
+  advice = f"did you mean {near[0]}? There" if near else "there"
+  raise errors.I3dError(f"model is {name!r}; {advice} are {', '.join(NAMES)}")
+
+
+def create_model(name: str, *, num_classes: int = 400, stream: str = "rgb", **options: Any) -> "base.Network":
+  """Returns a network with new weights, for the clips that it is trained on.
+
+  Args:
+    name: one of `NAMES`.
+    num_classes: number of logits.
+    stream: 'rgb', 'flow', or 'joint' for both at once where the network takes it.
+    **options: further arguments of its constructor, such as `width_multiplier`.
+
+  Raises:
+    I3dError: if there is no such network, or it does not take the stream.
+    ValueError: for an argument out of range.
+  """
+  check_stream(name, stream)
+  entry = get(name)
+  streams = ("rgb", "flow") if stream == "joint" else (stream,)
+  channels = {"rgb": 3, "flow": 2 * entry.training.get("flow_stack", 1)}
+  own = {key: value for key, value in {**entry.training, "streams": streams}.items() if key in entry.options}
+  network = entry.make(num_classes, **{**own, **options})
+  network.build(channels[stream] if len(streams) == 1 else channels)
+  return network
 
 
 def differ_in_clips_only(name: str, other: str) -> bool:
-  """Whether the two are one network, made for other clips, so that the weights of one fit the other."""
+  """Returns whether two networks differ only in their clips, so that the weights of one fit the other.
+
+  Args:
+    name, other: of `NAMES`.
+
+  Raises:
+    I3dError: if there is no network of such a name.
+  """
   one, two = get(name), get(other)
   return (one.constructor, dict(one.arguments)) == (two.constructor, dict(two.arguments))
 
 
 def training_clips(name: str, stream: str) -> dict[str, Any]:
-  """What a clip of training is for a network and stream, by the names of `clip_config.TrainClips`."""
+  """Returns the clips that a network is trained on, by the names of `clip_config.TrainClips`.
+
+  Args:
+    name: one of `NAMES`.
+    stream: 'rgb', 'flow' or 'joint'.
+
+  Raises:
+    I3dError: if there is no network of that name.
+  """
   training = get(name).training
   return {key: value for key, value in training.items() if stream != "rgb" or not key.startswith("flow_")}
 
@@ -53,8 +120,16 @@ def preprocess(name: str, stream: str) -> preprocess_lib.Preprocess:
 
 
 def check_stream(name: str, stream: str) -> None:
-  """Raises I3dError if the network cannot take the stream."""
+  """Checks that a network takes a stream.
+
+  Args:
+    name: one of `NAMES`.
+    stream: 'rgb', 'flow' or 'joint'.
+
+  Raises:
+    I3dError: if it does not, or if there is no network of that name.
+  """
   streams = get(name).streams
   if stream not in streams:
     apart = "; train its streams apart, and evaluate joins them" if stream == "joint" else ""
-    raise errors.I3dError(f"--stream={stream}: {name} takes {' or '.join(streams)}{apart}")
+    raise errors.I3dError(f"stream is {stream!r}; {name} takes {' or '.join(streams)}{apart}")

@@ -1,7 +1,7 @@
 """The table is true of the networks: counts, goldens, and that recipes and sources are there."""
 
 import dataclasses
-import math
+import importlib
 import pathlib
 
 from absl.testing import absltest
@@ -14,15 +14,15 @@ from i3d_tf import testing
 from i3d_tf.evaluation import experiment_tables
 from i3d_tf.models import base
 from i3d_tf.models import convnet_lstm
-from i3d_tf.models import cost
 from i3d_tf.models import inception
 from i3d_tf.models import inception_spec
+from i3d_tf.models import receptive_field
 from i3d_tf.models import zoo
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 _EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
-_ALL = [(name, stream) for name, entry in zoo.MODELS.items() for stream in entry.streams]
+_ALL = [(name, stream) for name in zoo.NAMES for stream in zoo.get(name).streams]
 # The first three logits and the norm of all ten of a small network whose weights and clip are fixed by their names.
 _GOLDENS = {
   ("i3d", "rgb"): (-0.637971, -3.32874, 3.60247, 7.57708),
@@ -100,13 +100,59 @@ def _counts(architecture: inception_spec.Architecture, info: saved.ModelInfo) ->
   """Trained values, and multiply-adds of a clip."""
   sizes = {"in_channels": info.in_channels, "num_classes": info.num_classes, "width_multiplier": info.width_multiplier}
   shapes = inception_spec.variable_shapes(architecture, **sizes)
-  trained = sum(math.prod(shape) for name, shape in shapes.items() if inception_spec.is_trainable(name))
-  return trained, inception_spec.multiply_adds(
+  return testing.num_trained(shapes), inception_spec.multiply_adds(
     (info.preprocess.num_frames, info.preprocess.crop, info.preprocess.crop), architecture, **sizes
   )
 
 
+def _filled(name: str, stream: str) -> tuple[base.Network, saved.ModelInfo]:
+  """A small network with values by the rule of the goldens."""
+  info = small_info(name, stream)
+  model = saved.make_model(info)
+  for each, variable in release.named_variables(model).items():
+    variable.assign(testing.golden_values(f"{name}/{each}", variable.shape.as_list()))
+  return model, info
+
+
 class ZooTest(parameterized.TestCase):
+  @parameterized.parameters(*zoo.FAMILIES)
+  def test_the_table_has_the_networks_of_each_family_s_module(self, family):
+    self.assertEqual(set(importlib.import_module(family).MODELS), set(zoo.FAMILIES[family]))
+
+  def test_list_models(self):
+    self.assertEqual(zoo.list_models(), list(zoo.NAMES))
+    self.assertEqual(zoo.list_models("x3d_?"), ["x3d_s", "x3d_m", "x3d_l"])
+    self.assertEqual(zoo.list_models("*two_stream"), ["two_stream", "fused_two_stream"])
+    self.assertEqual(zoo.list_models("vit*"), [])
+
+  @parameterized.parameters(
+    ("i3d", "flow", {}, 2), ("c3d", "flow", {"crop": 64}, 2), ("two_stream", "flow", {}, 20),
+    ("two_stream", "joint", {}, {"rgb": 3, "flow": 20}), ("x3d_xs", "rgb", {}, 3),
+  )  # fmt: skip
+  def test_create_model(self, name, stream, options, channels):
+    model = zoo.create_model(name, num_classes=7, stream=stream, width_multiplier=0.05, **options)
+    self.assertIsInstance(model, zoo.get(name).constructor)
+    self.assertEqual((model.num_classes, model.in_channels), (7, channels))
+    own = {**zoo.training_clips(name, stream), **options}
+    info = _info(name, stream, num_classes=7, width_multiplier=0.05, num_frames=own["num_frames"], crop=own["crop"])
+    same = saved.make_model(info)
+    shapes = lambda network: {each: value.shape for each, value in release.named_variables(network).items()}
+    self.assertEqual(shapes(model), shapes(same))
+    model.check(_specs(info))
+
+  @parameterized.parameters(*_ALL)
+  def test_first_kernels_are_those_that_see_the_clip(self, name, stream):
+    shapes = []
+    for more in (0, 1):
+      info = small_info(name, stream)
+      model = zoo.get(name).make(4, width_multiplier=0.05, **{key: getattr(info, key) for key in zoo.get(name).options})
+      model.build(tf.nest.map_structure(more.__add__, info.in_channels))
+      shapes.append({each: tuple(value.shape) for each, value in release.named_variables(model).items()})
+    grown = {each for each, shape in shapes[0].items() if shapes[1][each] != shape}
+    self.assertEqual(grown, set(zoo.get(name).first_kernels) & set(shapes[0]))
+    for each in grown:
+      self.assertEqual(shapes[1][each][-2], shapes[0][each][-2] + 1)
+
   @parameterized.parameters(*_ALL)
   def test_parameters_and_multiply_adds(self, name, stream):
     info = _info(name, stream)
@@ -118,7 +164,7 @@ class ZooTest(parameterized.TestCase):
       return
     model = saved.make_model(info)
     self.assertEqual(_num_trained(model), zoo.get(name).parameters[stream])
-    counted = cost.multiply_adds(lambda clip: model(clip, is_training=True)[0], _specs(info))
+    counted = base.multiply_adds(lambda clip: model(clip, is_training=True)[0], _specs(info))
     self.assertAlmostEqual(counted / 1e9, zoo.get(name).giga_multiply_adds[stream], delta=0.005)
 
   def test_parameters_are_those_of_the_paper_s_choices(self):
@@ -152,24 +198,43 @@ class ZooTest(parameterized.TestCase):
 
   @parameterized.parameters(*_ALL)
   def test_golden_output(self, name, stream):
-    info = small_info(name, stream)
-    model = saved.make_model(info)
+    model, info = _filled(name, stream)
     if isinstance(model, inception.Inception):
       shapes = {each: tuple(variable.shape) for each, variable in release.named_variables(model).items()}
       sizes = {"in_channels": info.in_channels, "num_classes": 10, "width_multiplier": info.width_multiplier}
       self.assertEqual(shapes, inception_spec.variable_shapes(model.architecture, **sizes))
-    for each, variable in release.named_variables(model).items():
-      variable.assign(testing.golden_values(f"{name}/{each}", variable.shape.as_list()))
     rng = np.random.default_rng(5)
     specs = _specs(info, batch=2)
     clip = tf.nest.map_structure(lambda spec: rng.uniform(-1, 1, spec.shape).astype(np.float32), specs)
-    logits = model(clip)[0].numpy()
+    logits, endpoints = model(clip)
+    self._check_endpoints(model, clip, endpoints)
+    logits = logits.numpy()
     self.assertEqual(logits.shape, (2, 10))
     self.assertGreater(np.abs(logits[0] - logits[1]).max(), 1e-4)
     found = [*logits[1, :3].tolist(), float(np.linalg.norm(logits[1]))]
     np.testing.assert_allclose(found, _GOLDENS[name, stream], rtol=1e-3, atol=1e-4)
 
-  @parameterized.parameters(*zoo.MODELS)
+  def _check_endpoints(self, model, clip, endpoints):
+    """What classify, extract_features and visualize ask of every network."""
+    self.assertEqual(tuple(endpoints), model.endpoint_names)
+    np.testing.assert_array_equal(endpoints["Logits"], model(clip)[0])
+    pooled = endpoints["PooledFeatures"]
+    self.assertEqual(pooled.dtype, tf.float32)
+    self.assertIn(pooled.shape.rank, (2, 3))
+    self.assertEqual(pooled.shape[0], 2)
+    if "StepLogits" in endpoints:
+      self.assertEqual(endpoints["StepLogits"].shape[:2], pooled.shape[:2])
+      self.assertEqual(endpoints["StepLogits"].shape[2], 10)
+    frames = (clip["rgb"] if isinstance(clip, dict) else clip).shape[1]
+    for name, value in endpoints.items():
+      try:
+        layers = model.time_layers(name)
+      except errors.I3dError as error:
+        self.assertRegex(str(error), f"^{name} cannot be computed in chunks[:;] ")
+      else:
+        self.assertEqual(value.shape[1], receptive_field.num_steps(layers, frames), name)
+
+  @parameterized.parameters(*zoo.NAMES)
   def test_every_network_has_golden_recipe_and_source(self, name):
     entry = zoo.get(name)
     for stream in entry.streams:
@@ -187,7 +252,8 @@ class ZooTest(parameterized.TestCase):
   @parameterized.parameters(
     ("i3d", "joint", "i3d takes rgb or flow; train its streams apart"),
     ("c3d", "joint", "c3d takes rgb or flow"),
-    ("resnet", "rgb", "--model is 'resnet'; there are i3d, convnet_lstm, c3d, two_stream"),
+    ("i3dd", "rgb", r"^model is 'i3dd'; did you mean i3d\? There are i3d, inception_v1, convnet_lstm, c3d, two_stream"),
+    ("alexnet", "rgb", "^model is 'alexnet'; there are i3d, "),
   )
   def test_what_a_network_does_not_take(self, name, stream, message):
     with self.assertRaisesRegex(errors.I3dError, message):

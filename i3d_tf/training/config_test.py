@@ -26,8 +26,8 @@ class OptionsTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({"records": ""}, "--records is needed"),
-    ({"stream": "joint"}, "--stream=joint: i3d takes rgb or flow; train its streams apart"),
-    ({"model": "i4d"}, "--model is 'i4d'; there are i3d, "),
+    ({"stream": "joint"}, "stream is 'joint'; i3d takes rgb or flow; train its streams apart"),
+    ({"model": "i4d"}, "model is 'i4d'; did you mean i3d\\? There are i3d, "),
     ({"model": "c3d", "average_space": True}, "--average_space is not an option of c3d"),
     ({"second_records": "more", "batch_size": 3}, "--batch_size is 3; with --second_records it must be even"),
     ({"batch_size": 0}, "--batch_size is 0"),

@@ -14,7 +14,7 @@ from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import inception_spec
 from i3d_tf.models import resnet_spec
-from i3d_tf.models import x3d_spec
+from i3d_tf.models import x3d
 from i3d_tf.models import zoo
 from i3d_tf.training import config
 from i3d_tf.training import optimizers
@@ -23,7 +23,7 @@ from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 # One of each class, for the others of a class differ in tables alone; with both streams at once where it takes them.
-_NAMES = {entry.constructor: name for name, entry in reversed(zoo.MODELS.items())}.values()
+_NAMES = {zoo.get(name).constructor: name for name in reversed(zoo.NAMES)}.values()
 _STREAMS = {name: zoo.get(name).streams[-1] for name in _NAMES}
 _CLIPS = {
     "i3d": {"num_frames": 9}, "c3d": {"num_frames": 4}, "convnet_lstm": {"num_frames": 3},
@@ -36,7 +36,7 @@ _CLIPS = {
 def _keep_few_rows() -> None:
   """In a process of its own, makes networks short, whose many units take long to build for each replica."""
   inception_spec.ROWS = tuple(row for row in inception_spec.ROWS if row.name in ("1a_7x7", "2a_3x3", "2c_3x3", "5c"))
-  x3d_spec.STAGES = x3d_spec.STAGES[:1]
+  x3d.STAGES = x3d.STAGES[:1]
   resnet_spec.NUM_BLOCKS = {18: (1, 1)}
 
 
@@ -72,7 +72,7 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
 class NetworksTest(parameterized.TestCase):
   @parameterized.parameters(*_STREAMS)
   def test_it_overfits_eight_clips_and_then_trains_its_classifier_alone(self, name):
-    self.enter_context(mock.patch.object(x3d_spec, "STAGES", x3d_spec.STAGES[:1]))
+    self.enter_context(mock.patch.object(x3d, "STAGES", x3d.STAGES[:1]))
     tf.random.set_seed(0)
     options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_CLIPS[name]}
     info = saved.make_info(model=name, stream=_STREAMS[name], num_classes=4, **options_of)

@@ -30,6 +30,7 @@ from i3d_tf.inference import chunks
 from i3d_tf.inference import classifier
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import receptive_field
 from i3d_tf.video import decode
 from i3d_tf.visualization import annotate
 from i3d_tf.visualization import canvas
@@ -90,11 +91,9 @@ def _shares(extent: int, kernel: int) -> np.ndarray:
 def centres(extent: int) -> np.ndarray:
   """Of the positions of Mixed_5c along a side of `extent` pixels the middles of what they see, in pixels."""
   rows = [(3, 1) if isinstance(row, spec.Mixed) else (row.kernel, row.stride) for row in spec.ROWS]
-  path = [chunks.Layer(kernel, stride) for kernel, stride in rows]
-  count = extent
-  for layer in path:
-    count = layer.num_steps(count)
-  seen = [chunks.seen(path, (index, index + 1), extent) for index in range(count)]
+  path = [receptive_field.Layer(kernel, stride) for kernel, stride in rows]
+  count = receptive_field.num_steps(path, extent)
+  seen = [receptive_field.seen(path, (index, index + 1), extent) for index in range(count)]
   return np.array([(first + end - 1) / 2 for first, end in seen])
 
 
@@ -213,9 +212,10 @@ def _gather(
   """The logits of all steps and positions, float32 `[steps, h, w, classes]`, in a file."""
   chunk = max(64, _PIXELS_AT_ONCE // (side[0] * side[1]))
   shape = None
-  for steps in chunks.extract(network, clips, endpoints=[ENDPOINT], num_frames=num_frames, chunk=chunk):
+  layers = spec.time_layers(ENDPOINT)
+  for steps in chunks.extract(network, clips, layers={ENDPOINT: layers}, num_frames=num_frames, chunk=chunk):
     values = steps[ENDPOINT][0]
-    shape = (chunks.num_steps(ENDPOINT, num_frames), *values.shape[1:])
+    shape = (receptive_field.num_steps(layers, num_frames), *values.shape[1:])
     file.write(np.ascontiguousarray(values, np.float32).tobytes())
   file.flush()
   return np.memmap(file, np.float32, mode="r", shape=shape)

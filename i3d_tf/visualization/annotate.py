@@ -69,7 +69,8 @@ class StepNetwork:
   def curve(self, inputs: Iterator[np.ndarray], num_frames: int) -> curves_lib.Curve:
     """Its curve for `num_frames` frames uint8, or fields of flow in pixels per frame, centrally cropped."""
     clips = (prepare(each, self.stream, self.info.preprocess.crop)[np.newaxis] for each in inputs)
-    steps = chunks.extract(self._apply, clips, endpoints=[spec.STEP_LOGITS], num_frames=num_frames, chunk=_CHUNK)
+    layers = {spec.STEP_LOGITS: spec.time_layers(spec.STEP_LOGITS)}
+    steps = chunks.extract(self._apply, clips, layers=layers, num_frames=num_frames, chunk=_CHUNK)
     logits = np.concatenate([each[spec.STEP_LOGITS][0] for each in steps])
     if not np.isfinite(logits).all():
       raise errors.I3dError(f"{self.checkpoint}: the network's logits are not finite; check the checkpoint")

@@ -5,8 +5,8 @@ import dataclasses
 
 import numpy as np
 
-from i3d_tf.inference import chunks
 from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import receptive_field
 from i3d_tf.video import decode
 
 
@@ -15,7 +15,9 @@ def step_times(endpoint: str, num_frames: int, *, stream: str = "rgb") -> np.nda
 
   Frame k is at k / 25 s; a flow is half a frame later than the first of its two frames.
   """
-  seen = [chunks.seen_frames(endpoint, (i, i + 1), num_frames) for i in range(chunks.num_steps(endpoint, num_frames))]
+  layers = spec.time_layers(endpoint)
+  count = receptive_field.num_steps(layers, num_frames)
+  seen = [receptive_field.seen(layers, (i, i + 1), num_frames) for i in range(count)]
   offset = 0.5 if stream == "flow" else 0.0
   return np.array([(first + end - 1) / 2 + offset for first, end in seen]) / decode.FRAME_RATE
 
@@ -55,7 +57,7 @@ class Curve:
 
 def make(logits: np.ndarray, num_frames: int, stream: str) -> Curve:
   """The curve of a clip's StepLogits `[steps, classes]`; `num_frames` frames of RGB, or flows."""
-  first, end = chunks.seen_frames(spec.STEP_LOGITS, (0, 1), num_frames)
+  first, end = receptive_field.seen(spec.time_layers(spec.STEP_LOGITS), (0, 1), num_frames)
   field = (end - first) / decode.FRAME_RATE
   return Curve(step_times(spec.STEP_LOGITS, num_frames, stream=stream), logits, field)
 

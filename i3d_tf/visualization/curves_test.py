@@ -4,7 +4,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from i3d_tf.inference import chunks
+from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import receptive_field
 from i3d_tf.visualization import curves
 
 
@@ -48,7 +49,7 @@ class CurveTest(absltest.TestCase):
   def test_a_curve_of_step_logits(self):
     curve = curves.make(np.zeros((7, 5)), 64, "rgb")
     self.assertAlmostEqual(curve.field, 107 / 25)
-    first, end = chunks.seen_frames("StepLogits", (3, 4), 64)
+    first, end = receptive_field.seen(spec.time_layers("StepLogits"), (3, 4), 64)
     np.testing.assert_allclose(curve.seen(curve.times[3]), ((first - 0.5) / 25, (end - 0.5) / 25))
 
 

@@ -51,7 +51,7 @@ class ManifestTest(parameterized.TestCase):
       in_channels=in_channels, num_classes=manifest.num_classes
     ).items():
       expected[layout.prefix + variable] = layout.shape(variable, np.zeros(shape, np.bool_))
-      if manifest.stream == "rgb600" and inception_spec.is_trainable(variable):
+      if manifest.stream == "rgb600" and testing.is_trained(variable):
         expected[layout.prefix + variable + SLOT] = expected[layout.prefix + variable]
     self.assertEqual({tensor: shape for tensor, (shape, _) in manifest.tensors.items()}, expected)
 

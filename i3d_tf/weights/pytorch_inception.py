@@ -16,7 +16,7 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf.models import inception_spec as spec
-from i3d_tf.models import s3d_spec
+from i3d_tf.models import s3d
 from i3d_tf.weights import bundle
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import release
@@ -152,7 +152,7 @@ def _check_shapes(values: Mapping[str, np.ndarray], what: str) -> None:
   bundle.raise_for({"misshapen": misshapen}, what)
 
 
-_ARCHITECTURE = s3d_spec.s3d_torchvision()
+_ARCHITECTURE = s3d.s3d_torchvision()
 _ENDPOINTS = spec.endpoints(_ARCHITECTURE)
 _NUM_CLASSES = 400  # as published, for a message about a state dict without a classifier
 

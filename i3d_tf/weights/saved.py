@@ -32,9 +32,6 @@ from i3d_tf.weights import slim_archive
 
 INFO = "model.json"
 BEST = "best"  # the folder of a run's best network
-_FIRST_KERNELS = tuple(
-  f"{unit}/conv_3d/w" for unit in ("Conv3d_1a_7x7", "Conv2d_1a_7x7", "conv1a", "stem", "stem/spatial")
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,7 +209,7 @@ def initialize(
     if new_head:
       has = f"{other.num_classes} classes of its own" if other.num_classes else "none"
       notes.append(f"The classifier is new: {name_or_path} has {has}.")
-  notes += _adapt_first_kernels(model, values, name_or_path, rescale=rescale_first_kernel)
+  notes += _adapt_first_kernels(model, info, values, name_or_path, rescale=rescale_first_kernel)
   try:
     release.assign(model, values, os.fspath(name_or_path), new_head=new_head, allow_missing=is_part)
   except errors.CheckpointError:
@@ -241,11 +238,16 @@ def _place_trunk(values: Mapping[str, np.ndarray], info: ModelInfo, model: base.
 
 
 def _adapt_first_kernels(
-  model: base.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
+  model: base.Network,
+  info: ModelInfo,
+  values: dict[str, np.ndarray],
+  name_or_path: str | os.PathLike,
+  *,
+  rescale: bool,
 ) -> list[str]:
   """Makes the kernels that see the clip fit its channels; returns what was done."""
   notes, variables = [], release.named_variables(model)
-  for name, kernel in first_kernels(values).items():
+  for name, kernel in first_kernels(values, info.model).items():
     if name not in variables:
       continue
     channels = variables[name].shape[-2]
@@ -256,9 +258,14 @@ def _adapt_first_kernels(
   return notes
 
 
-def first_kernels(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Of a network's variables the kernels `[time, height, width, channels, filters]` that see the clip, by name."""
-  return {name: value for name, value in values.items() if name.endswith(_FIRST_KERNELS) and value.ndim == 5}
+def first_kernels(values: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
+  """Returns the kernels `[time, height, width, channels, filters]` that see the clip, by name.
+
+  Args:
+    values: a network's variables by names without the module's.
+    model: the network's name in the zoo.
+  """
+  return {name: values[name] for name in zoo.get(model).first_kernels if name in values}
 
 
 def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelInfo]:
@@ -327,7 +334,7 @@ def _describe(path: str, values: Mapping[str, np.ndarray], model: str = "i3d") -
   missing = [name for name in (release.FIRST_KERNEL, release.HEAD_BIAS) if name not in values]
   if missing and model == "i3d":
     raise errors.CheckpointError(f"checkpoint {path} is not whole: it has no {missing[0]}")
-  channels = next(iter(first_kernels(values).values())).shape[-2]
+  channels = next(iter(first_kernels(values, model).values())).shape[-2]
   num_classes = next(value.size for name, value in values.items() if release.is_head(name) and name.endswith("/b"))
   streams = [stream for stream, number in clip_config.CHANNELS.items() if number == channels]
   if not streams:

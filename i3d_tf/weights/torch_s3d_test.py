@@ -10,7 +10,7 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.models import inception_spec as spec
-from i3d_tf.models import s3d_spec
+from i3d_tf.models import s3d
 from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import pytorch_networks
 
@@ -41,7 +41,7 @@ _NAMES = {
 
 @functools.cache
 def _values(num_classes: int = 7) -> dict[str, np.ndarray]:
-  shapes = spec.variable_shapes(s3d_spec.s3d_torchvision(), num_classes=num_classes)
+  shapes = spec.variable_shapes(s3d.s3d_torchvision(), num_classes=num_classes)
   return {name: testing.golden_values(name, shape) for name, shape in shapes.items()}
 
 

@@ -9,8 +9,7 @@ from i3d_tf import testing
 from i3d_tf.models import batch_norm
 from i3d_tf.models import inception
 from i3d_tf.models import inflation
-from i3d_tf.models import s3d_spec
-from i3d_tf.models import separable
+from i3d_tf.models import s3d
 from i3d_tf.weights import release
 
 # Of torchvision 0.29.1's s3d() with these weights and this clip: the first logits and the norm of all 400, and of
@@ -40,8 +39,8 @@ def _filled(model, in_channels: int = 3):
   return model
 
 
-def _unit(**options) -> separable.ExtendedUnit3D:
-  return _filled(separable.ExtendedUnit3D(6, (3, 3, 3), (2, 1, 1), name="unit", **options), in_channels=4)
+def _unit(**options) -> s3d.ExtendedUnit3D:
+  return _filled(s3d.ExtendedUnit3D(6, (3, 3, 3), (2, 1, 1), name="unit", **options), in_channels=4)
 
 
 class ExtendedUnitTest(parameterized.TestCase):
@@ -69,7 +68,7 @@ class ExtendedUnitTest(parameterized.TestCase):
     np.testing.assert_allclose(unit(clip), net * gate[:, np.newaxis, np.newaxis, np.newaxis], atol=1e-5)
 
   def test_a_gate_in_half_precision_is_that_of_the_mean_in_single(self):
-    gate = _filled(separable.Gate(6, name="gate"), in_channels=6)
+    gate = _filled(s3d.Gate(6, name="gate"), in_channels=6)
     clip = tf.constant(300 + 100 * _clip(1, 16, 28, 28, 6), tf.float16)  # their sum is beyond float16
     outputs = gate(clip)
     self.assertEqual(outputs.dtype, tf.float16)
@@ -86,7 +85,7 @@ class ExtendedUnitTest(parameterized.TestCase):
     np.testing.assert_array_equal(unit(clip, statistics), before)
 
   def test_a_new_temporal_half_changes_nothing(self):
-    build = lambda is_separable, kernel: separable.ExtendedUnit3D(
+    build = lambda is_separable, kernel: s3d.ExtendedUnit3D(
       6, kernel, is_separable=is_separable, is_gated=False, name="unit"
     )
     whole, halves = build(False, (1, 3, 3)), build(True, (3, 3, 3))
@@ -99,7 +98,7 @@ class ExtendedUnitTest(parameterized.TestCase):
 
 class TorchvisionTest(absltest.TestCase):
   def test_logits_and_endpoints_are_those_of_torchvision_s_network(self):
-    model = _filled(inception.S3D(400, architecture=s3d_spec.s3d_torchvision(), average_space=True))
+    model = _filled(s3d.S3D(400, architecture=s3d.s3d_torchvision(), average_space=True))
     clip = _clip(1, 19, 215, 233, 3)  # sizes at which PyTorch's paddings differ from SAME in every row
     logits, endpoints = tf.function(model)(clip)
     found = [*logits[0, :4].numpy().tolist(), float(tf.norm(logits))]
@@ -109,27 +108,27 @@ class TorchvisionTest(absltest.TestCase):
       np.testing.assert_allclose([tf.reduce_mean(endpoints[name]), tf.norm(endpoints[name])], [mean, norm], rtol=1e-5)
 
   def test_flow_is_not_normalised(self):
-    architecture = s3d_spec.s3d_torchvision()
+    architecture = s3d.s3d_torchvision()
     build = lambda **options: _filled(
-      inception.S3D(final_endpoint="Conv2d_1a_7x7", width_multiplier=0.1, **options), in_channels=2
+      s3d.S3D(final_endpoint="Conv2d_1a_7x7", width_multiplier=0.1, **options), in_channels=2
     )
     clip = _clip(1, 4, 16, 16, 2)
-    plain = build(architecture=s3d_spec.s3d_torchvision(normalizes=False))
+    plain = build(architecture=s3d.s3d_torchvision(normalizes=False))
     np.testing.assert_array_equal(build(architecture=architecture)(clip)[0], plain(clip)[0])
 
   def test_repeated_edges_are_for_same_padding_only(self):
     with self.assertRaisesRegex(ValueError, "temporal_padding is 'edge'; with symmetric padding it can only be"):
-      inception.S3D(architecture=s3d_spec.s3d_torchvision(), temporal_padding="edge")
+      s3d.S3D(architecture=s3d.s3d_torchvision(), temporal_padding="edge")
 
 
 class IdentityTest(parameterized.TestCase):
   @parameterized.parameters(
-      (s3d_spec.s3d(first_kernel=1), "mean"), (s3d_spec.s3d(first_kernel=7), "center"),
-      (s3d_spec.s3d(first_kernel=5, separable_stem=True), "mean"), (s3d_spec.s3d(first_3d="Mixed_4b"), "center"),
+      (s3d.s3d(first_kernel=1), "mean"), (s3d.s3d(first_kernel=7), "center"),
+      (s3d.s3d(first_kernel=5, separable_stem=True), "mean"), (s3d.s3d(first_3d="Mixed_4b"), "center"),
   )  # fmt: skip
   def test_a_still_video_gives_what_inception_v1_gives_at_every_step(self, architecture, mode):
     flat = _filled(inception.InceptionV1(7, **_SMALL))
-    deep = inception.S3D(7, architecture=architecture, **_SMALL)
+    deep = s3d.S3D(7, architecture=architecture, **_SMALL)
     deep.build(3)
     values = {name: variable.numpy() for name, variable in release.named_variables(flat).items()}
     inflated = inflation.inflate(values, architecture, mode=mode)
@@ -146,18 +145,18 @@ class IdentityTest(parameterized.TestCase):
     """And I2D takes every frame by itself, but for its pools and strides."""
     build = lambda architecture, **options: _filled(inception.InceptionI3d(5, architecture=architecture, **options))
     clip = _clip(2, 9, 32, 32, 3)
-    of_end = build(s3d_spec.mixed_depth(first_3d="Logits"), **_SMALL)(clip)[1]
-    of_i2d = build(s3d_spec.I2D, **_SMALL)(clip)[1]
+    of_end = build(s3d.mixed_depth(first_3d="Logits"), **_SMALL)(clip)[1]
+    of_i2d = build(s3d.I2D, **_SMALL)(clip)[1]
     for name, value in of_i2d.items():
       np.testing.assert_array_equal(of_end[name], value, name)
-    below = build(s3d_spec.I2D, **{**_SMALL, "final_endpoint": "Conv3d_2c_3x3", "average_space": False})
+    below = build(s3d.I2D, **{**_SMALL, "final_endpoint": "Conv3d_2c_3x3", "average_space": False})
     for step, frame in enumerate((0, 2, 4, 6, 8)):
       alone = below(clip[:, frame : frame + 1])[0]
       np.testing.assert_allclose(of_i2d["Conv3d_2c_3x3"][:, step : step + 1], alone, atol=1e-5)
 
   def test_gates_that_are_zero_halve_what_they_follow(self):
-    gated = _filled(inception.S3D(5, architecture=s3d_spec.s3d(first_gate="Mixed_5c"), **_SMALL))
-    plain = _filled(inception.S3D(5, **_SMALL))
+    gated = _filled(s3d.S3D(5, architecture=s3d.s3d(first_gate="Mixed_5c"), **_SMALL))
+    plain = _filled(s3d.S3D(5, **_SMALL))
     clip = _clip(1, 9, 32, 32, 3)
     for name, variable in release.named_variables(gated).items():
       if "self_gating" in name:
@@ -167,7 +166,7 @@ class IdentityTest(parameterized.TestCase):
 
 class FrozenTest(absltest.TestCase):
   def test_a_unit_is_frozen_with_all_that_follows_it(self):
-    model = inception.S3D(5, architecture=s3d_spec.s3d(first_gate="Conv2d_2c_3x3"), width_multiplier=0.1)
+    model = s3d.S3D(5, architecture=s3d.s3d(first_gate="Conv2d_2c_3x3"), width_multiplier=0.1)
     model.build(3)
     everything = {variable.ref() for variable in model.trained_variables}
     model.freeze("Mixed_3b/Branch_1/Conv2d_0b_3x3")
