@@ -11,7 +11,6 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workdir
-from i3d_tf.features import config
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import zoo
@@ -39,6 +38,8 @@ USAGE = """Measures speed and memory on this machine, each figure beside a bound
                                          accuracy against seconds per clip
 
 Figures are medians over --rounds rounds; a ratio is the median of the ratios of each round."""
+
+_ENDPOINTS = [*spec.ENDPOINTS, spec.POOLED_FEATURES, spec.STEP_LOGITS]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 7, "Rounds of measurement, after one that is not counted.", lower_bound=1)
@@ -71,7 +72,7 @@ flags.DEFINE_integer(
 )  # fmt: skip
 flags.DEFINE_integer("clips", 16, "input: clips per round.", lower_bound=1)
 flags.DEFINE_boolean("recompute", False, "train: save memory by computing activations again for the gradient.")
-flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, list(config.ENDPOINTS), "extract: the features.")
+flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, _ENDPOINTS, "extract: the features.")
 flags.DEFINE_integer("window", 64, "extract: frames of a window; 0: the whole video.", lower_bound=0)
 flags.DEFINE_integer("threads", None, "extract: threads for optical flow. Default: one per core.", lower_bound=1)
 flags.DEFINE_list("lengths", [], "extract: seconds of videos, made by repeating --video, to measure memory with.")

@@ -1,9 +1,7 @@
 """Extracts features from videos. See `--help`."""
 
 import functools
-import pathlib
 import sys
-import textwrap
 
 from absl import flags
 import tqdm
@@ -11,13 +9,14 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import provenance
-from i3d_tf import workdir
 from i3d_tf.data import beam as beam_lib
 from i3d_tf.features import config
-from i3d_tf.features import windows
 from i3d_tf.input import clip_config
+from i3d_tf.models import inception_spec as spec
 
-USAGE = f"""Extracts the features that I3D sees in videos.
+_ENDPOINTS = (*spec.ENDPOINTS, spec.POOLED_FEATURES, spec.STEP_LOGITS)
+
+USAGE = f"""Extracts features from videos: what a trained network computes on the way to its classes.
 
   python -m i3d_tf.extract_features --input=videos --output=features --rgb_checkpoint=rgb_scratch
 
@@ -43,48 +42,37 @@ moment; started again it goes on with what is left. On several machines, give ea
 one --output for all; or --runner for a cluster with Apache Beam (pip install 'i3d_tf[beam]'), whose workers must see
 --input and --output under the same paths.
 
-{textwrap.fill(f"Endpoints: {', '.join(config.ENDPOINTS)}.", 120)}"""
+Endpoints of I3D: {", ".join(_ENDPOINTS[:3])}, ..., {", ".join(_ENDPOINTS[-4:])}. Every
+network has PooledFeatures, what it gives its classifier, and Logits; an unknown name is answered with its list."""
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("input", [], "Videos, folders of videos, and folders of records, separated by commas.")
+cli.define_paths("input", "Videos, folders of videos, and folders of records.", default=[])
 flags.DEFINE_string("output", None, "Folder for the features; made if it is not there.")
-flags.DEFINE_enum("profile", "ours", list(config.PROFILES), "Which files to write; see above.")
-flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
-flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released name, a path, or a run of train.")
-flags.DEFINE_list("streams", None, "rgb, flow or both. Default: rgb, or the profile's.")
-flags.DEFINE_list("endpoints", None, "What to take of the network, separated by commas. Default: PooledFeatures.")
-flags.DEFINE_enum(
-  "pooling",
-  None,
-  list(windows.POOLINGS),
-  "Average nothing, over space, or over space and a window's time. Default: space_time, or the profile's.",
-)
-flags.DEFINE_string(
-  "window", None, "Frames of a window after resampling, or all: the whole video. Default: 64, or the profile's."
-)
-flags.DEFINE_integer("hop", None, "Frames from one window to the next. Default: the window.", lower_bound=1)
-flags.DEFINE_enum(
-  "tail",
-  None,
-  list(windows.TAILS),
-  "Frames at the end that fill no window: leave out, fill up with the last frame, or with the video from its "
-  "beginning. Default: pad, or the profile's.",
-)
-flags.DEFINE_enum(
+cli.define_flags(config.FeatureConfig, group="Network", names=("rgb_checkpoint", "flow_checkpoint", "joint_checkpoint"))
+_PROFILES_OWN = dict.fromkeys(("streams", "endpoints", "pooling", "tail"), "the profile's")
+cli.define_flags(
+    config.FeatureConfig, group="What is taken", names=("profile", "streams", "endpoints", "pooling", "hop", "tail"),
+    unset={**_PROFILES_OWN, "hop": "the window"},
+)  # fmt: skip
+with cli.group_of("What is taken"):
+  flags.DEFINE_string(
+    "window",
+    None,
+    "Frames of a window after resampling, or all: the whole video. Default: the profile's, or 64; of networks that "
+    "take clips of one length, theirs.",
+  )
+  flags.DEFINE_enum(
     "crops", None, [str(number) for number in config.CROPS],
     "1: the centre; 5: the corners, too; 10: and their mirror images. Default: 1, or the profile's.",
+  )  # fmt: skip
+cli.define_flags(
+    config.FeatureConfig, group="Frames", names=("fps", "short_side", "crop"),
+    unset={"short_side": "the network's", "crop": "the network's"},
 )  # fmt: skip
-flags.DEFINE_float("fps", 25.0, "Frames per second to resample videos to; 0: each video's own rate.", lower_bound=0)
-flags.DEFINE_integer("short_side", None, "Pixels of the frames' shorter side. Default: the network's.", lower_bound=16)
-flags.DEFINE_integer("crop", None, "Pixels of the side of the square crop. Default: the network's.", lower_bound=16)
-flags.DEFINE_integer(
-  "batch", None, "Windows that the network takes at once. Default: as many as have 64 frames.", lower_bound=1
-)
-flags.DEFINE_integer(
-    "chunk", 128, "With --window=all: frames from one pass to the next; more are faster and need more memory.",
-    lower_bound=8,
+cli.define_flags(
+    config.FeatureConfig, group="Running", names=("batch", "chunk", "threads"),
+    unset={"batch": "as many as have 64 frames", "threads": "the cores"},
 )  # fmt: skip
-flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
 flags.DEFINE_bool("retry_failures", False, "Try again the inputs that failed in earlier runs.")
 flags.DEFINE_integer("num_shards", 1, "Divide the inputs among so many runs.", lower_bound=1)
 flags.DEFINE_integer("shard", 0, "Which of the shards this run does, counted from 0.", lower_bound=0)
@@ -106,9 +94,8 @@ def main(arguments: list[str]) -> int:
   sources_lib.check_ids(sources, lambda source: profiles.output_name(options.profile, source.id))
   sources = sources[FLAGS.shard :: FLAGS.num_shards]
   extractor = extraction.Extractor(options)
-  folder = results.Folder(FLAGS.output)
-  with workdir.locked(_work(folder)):
-    folder.prepare(extractor.meaning, provenance.collect())
+  folder = results.Folder(FLAGS.output, part=f"shard-{FLAGS.shard:05}-of-{FLAGS.num_shards:05}")
+  with folder.claim(extractor.meaning, provenance.collect()):
     done = folder.entries()
     tasks = [
       source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
@@ -121,23 +108,27 @@ def main(arguments: list[str]) -> int:
     return _report(sources, tasks, folder)
 
 
-def _options() -> config.Options:
+def _options() -> config.FeatureConfig:
   """The options that the flags give, those not given as the profile has them."""
   for name in ("input", "output"):
     if not FLAGS[name].value:
       raise errors.I3dError(f"--{name} is missing; see --help")
   if FLAGS.shard >= FLAGS.num_shards:
     raise errors.I3dError(f"--shard={FLAGS.shard}; shards are counted from 0, and there are {FLAGS.num_shards}")
+  if FLAGS.joint_checkpoint is not None:
+    given = [name for name in ("rgb_checkpoint", "flow_checkpoint", "streams") if FLAGS[name].present]
+    if given:
+      raise errors.I3dError(f"--joint_checkpoint is of both streams at once; leave out --{given[0]}")
   for stream in clip_config.STREAMS:
     streams = FLAGS.streams or config.PROFILES[FLAGS.profile]["streams"]
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={','.join(streams)} has no {stream}")
-  given = {name: FLAGS[name].value for name in ("streams", "endpoints", "pooling", "hop", "tail")}
-  given |= {"window": _window(), "crops": None if FLAGS.crops is None else int(FLAGS.crops)}
-  own = {name: value for name, value in given.items() if value is not None}
+  own = {name: FLAGS[name].value for name in ("streams", "endpoints", "pooling", "hop", "tail")}
+  own |= {"window": _window(), "crops": None if FLAGS.crops is None else int(FLAGS.crops)}
+  own = {name: value for name, value in own.items() if value is not None}
   if FLAGS.hop is None and "window" in own:
     own["hop"] = None  # the profile's is for its own window
-  return cli.from_flags(config.Options, **{**config.PROFILES[FLAGS.profile], **own})
+  return cli.from_flags(config.FeatureConfig, **{**config.PROFILES[FLAGS.profile], **own})
 
 
 def _window() -> int | None:
@@ -178,24 +169,19 @@ def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
   bar.update(done - bar.n)
 
 
-def _run_beam(pipeline, tasks: list, options: config.Options, folder) -> None:
+def _run_beam(pipeline, tasks: list, options: config.FeatureConfig, folder) -> None:
   """The same on the workers of a pipeline."""
   import apache_beam as beam
 
   from i3d_tf.features import runs
 
   function = functools.partial(runs.extract_in_worker, options=options, output=FLAGS.output)
-  listing = _work(folder) / "tasks.pickle"
+  listing = folder.own_work / "tasks.pickle"
   _ = beam_lib.spread(pipeline, listing, tasks) | "Extract" >> beam.Map(function)
   beam_lib.wait(pipeline)
   listing.unlink()
   entries = folder.entries()
   beam_lib.check_done(sum(source.name not in entries for source in tasks), len(tasks), "videos", folder.path)
-
-
-def _work(folder) -> pathlib.Path:
-  """The folder that belongs to this shard while it is worked on."""
-  return folder.work / f"shard-{FLAGS.shard:05}-of-{FLAGS.num_shards:05}"
 
 
 def _report(sources: list, tasks: list, folder) -> int:

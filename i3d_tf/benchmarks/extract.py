@@ -113,7 +113,7 @@ def measure(options: ExtractionBenchmark) -> ExtractionReport:
       f"{stream}_checkpoint": _make_network(folder, stream, options) for stream in options.streams
     }
     extractor = extraction.Extractor(
-      config.Options(
+      config.FeatureConfig(
         streams=options.streams,
         endpoints=(options.endpoint,),
         window=options.window,

@@ -8,7 +8,7 @@ from i3d_tf.features import config
 
 
 def _options(profile="ours", **changes):
-  return config.Options(profile=profile, **{**config.PROFILES[profile], **changes})
+  return config.FeatureConfig(profile=profile, **{**config.PROFILES[profile], **changes})
 
 
 class OptionsTest(parameterized.TestCase):
@@ -18,11 +18,10 @@ class OptionsTest(parameterized.TestCase):
     self.assertEqual(options.meaning()["window"], config.PROFILES[profile]["window"])
     self.assertEqual(options.needs_pairs, "flow" in options.streams)
 
-  @parameterized.parameters(
-    (dict(window=0), ("Mixed_3c",)), (dict(window=9), ("StepLogits", "Logits")), (dict(window=1), ("Mixed_5c",))
-  )
-  def test_windows_that_hold_a_step(self, changes, endpoints):
-    self.assertEqual(_options(endpoints=endpoints, **changes).endpoints, endpoints)
+  def test_the_checkpoint_of_a_joint_network_takes_both_streams(self):
+    options = _options(joint_checkpoint="runs/joint")
+    self.assertEqual((options.checkpoints, options.streams), ({"joint": "runs/joint"}, ("rgb", "flow")))
+    self.assertEqual(_options(streams=("flow",)).checkpoints, {"flow": "flow_imagenet"})
 
   def test_streams_have_one_order_and_repetitions_count_once(self):
     options = _options(streams=("flow", "rgb", "flow"), endpoints=("Mixed_5c", "Mixed_3c", "Mixed_5c"))
@@ -48,16 +47,14 @@ class OptionsTest(parameterized.TestCase):
     self.assertNotEqual(one.meaning(), _options(tail="loop").meaning())
 
   @parameterized.parameters(
-    ("ours", dict(streams=("rgb", "depth")), "streams are rgb,depth; allowed are rgb, flow"),
-    ("ours", dict(streams=()), "streams are ; allowed"),
-    ("ours", dict(endpoints=("Mixed_6a",)), "endpoints are Mixed_6a; allowed are Conv3d_1a_7x7, .*StepLogits"),
+    ("ours", dict(streams=("rgb", "depth")), "streams is rgb,depth; allowed are rgb, flow"),
+    ("ours", dict(streams=()), "streams is empty; name at least one"),
+    ("ours", dict(endpoints=()), "endpoints is empty; name at least one"),
     ("ours", dict(pooling="time"), "pooling is 'time'; allowed are none, space, space_time"),
     ("ours", dict(crops=3), "crops is 3; allowed are 1, 5, 10"),
     ("ours", dict(tail="keep"), "tail is 'keep'; allowed are drop, pad, loop"),
-    ("ours", dict(hop=0), "hop is 0 frames"),
-    ("ours", dict(window=8), "window is 8 frames, too few for PooledFeatures"),
+    ("ours", dict(hop=0), "hop is 0; it must be a whole number, at least 1"),
     ("ours", dict(window=0, hop=4), "hop is 4, but with window=all there is one window"),
-    ("ours", dict(window=0, endpoints=("Logits",)), "Logits cannot be computed in chunks"),
     ("pytorch_i3d", dict(window=64), "the profile pytorch_i3d has window=all, not 64; leave it out"),
     ("rtfm", dict(crops=1), "the profile rtfm has crops=10, not 1"),
     ("video_features", dict(tail="pad"), "the profile video_features has tail=drop, not pad"),

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import operator
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from i3d_tf.features import networks as networks_lib
 from i3d_tf.features import sources
 from i3d_tf.features import windows
 from i3d_tf.inference import chunks
-from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import receptive_field
 
 Arrays = dict[str, dict[str, array_file.ArrayFile]]
+Layers = tuple[receptive_field.Layer, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +34,19 @@ class Features:
     num_positions: frames, or flows, that were seen.
     arrays: by stream and endpoint `[N, crops, ...]`, of N windows; of all of a video N steps.
     checkpoints, weights: by stream, the checkpoint's name and the checksum of its variables.
+    layers: by endpoint the layers along time that lead to it; None if it has no steps of its own in time.
+    stride: frames from one position of a clip to the next.
   """
 
   source: sources.Source
-  options: config.Options
+  options: config.FeatureConfig
   fps: float
   num_positions: int
   arrays: Mapping[str, Mapping[str, array_file.ArrayFile]]
   checkpoints: Mapping[str, str]
   weights: Mapping[str, str]
+  layers: Mapping[str, Layers | None]
+  stride: int
 
   @property
   def num_windows(self) -> int:
@@ -57,41 +62,78 @@ class Features:
     """
     options = self.options
     if options.window == config.ALL:
-      middles = _middles(endpoint, self.num_positions, options.pooling)
+      middles = self._middles(endpoint, self.num_positions)
       return np.atleast_1d(middles) / self.fps
     starts = options.step * np.arange(self.num_windows)
-    return np.add.outer(starts, _middles(endpoint, options.window, options.pooling)) / self.fps
+    return np.add.outer(starts, self._middles(endpoint, options.num_frames)) / self.fps
 
   def window_ends(self) -> np.ndarray:
     """The number of the first frame behind each window, int64 `[N]`."""
     return self.options.step * np.arange(self.num_windows) + self.options.window
+
+  def _middles(self, endpoint: str, num_frames: int) -> np.ndarray | float:
+    return _middles(self.layers[endpoint], num_frames, self.stride, self.options.pooling)
 
   def _indices(self) -> np.ndarray:
     options = self.options
     return windows.indices(self.num_positions, window=options.window, hop=options.step, tail=options.tail)
 
 
-def _middles(endpoint: str, num_frames: int, pooling: str) -> np.ndarray | float:
+def _middles(layers: Layers | None, num_frames: int, stride: int, pooling: str) -> np.ndarray | float:
   """Frames from the first to the middle of an endpoint's steps, `[steps]`, or of the clip if they are averaged."""
-  if pooling == "space_time" or endpoint != config.steps_endpoint(endpoint):
+  if pooling == "space_time" or layers is None:
     return (num_frames - 1) / 2
-  layers = spec.time_layers(endpoint)
-  first, end = receptive_field.seen(layers, (0, 1), num_frames)
-  steps = np.arange(receptive_field.num_steps(layers, num_frames))
-  return (first + end - 1) / 2 + receptive_field.stride(layers) * steps
+  count = -(-num_frames // stride)
+  first, end = receptive_field.seen(layers, (0, 1), count)
+  steps = np.arange(receptive_field.num_steps(layers, count))
+  return stride * ((first + end - 1) / 2 + receptive_field.stride(layers) * steps)
+
+
+class _Counter:
+  """Counts what passes."""
+
+  def __init__(self):
+    self.value = 0
+
+  def count(self, items: Iterable) -> Iterator:
+    for item in items:
+      self.value += 1
+      yield item
 
 
 class Extractor:
-  """Networks of the options' streams, ready for any number of videos."""
+  """Networks of the options' streams, ready for any number of videos.
 
-  def __init__(self, options: config.Options):
-    """Loads the networks; I3dError if they cannot be, or do not go together."""
+  Attributes:
+    options: What is taken, with the window's length.
+    networks: By 'rgb', 'flow' or 'joint'.
+  """
+
+  def __init__(self, options: config.FeatureConfig):
+    """Loads the networks.
+
+    Args:
+      options: What is taken.
+
+    Raises:
+      I3dError: If the networks do not go together, or do not have what is asked for.
+      CheckpointError, DownloadError: If a checkpoint cannot be loaded.
+    """
+    self.networks = {stream: networks_lib.FeatureNetwork(stream, options) for stream in options.checkpoints}
+    each = list(self.networks.values())
+    for name, what in (("short_side", "frames with a shorter side"), ("stride", "every n-th frame, with an n")):
+      values = {getattr(network, name) for network in each}
+      if len(values) > 1:
+        given = " and ".join(map(str, values))
+        raise errors.I3dError(f"the networks were trained on {what} of {given}; give {name}, or take them apart")
+    if options.window is None:
+      options = dataclasses.replace(options, window=each[0].window)
     self.options = options
-    self.networks = {stream: networks_lib.StreamNetwork(stream, options) for stream in options.streams}
-    sides = {network.short_side for network in self.networks.values()}
-    if len(sides) > 1:
-      given = " and ".join(map(str, sides))
-      raise errors.I3dError(f"the networks were trained on frames with a shorter side of {given}; give --short_side")
+    for network in each:
+      if options.window == config.ALL:
+        network.check_chunks()
+      else:
+        network.check_window(options.num_frames)
 
   @functools.cached_property
   def meaning(self) -> dict:
@@ -141,36 +183,41 @@ class Extractor:
         num_positions = fill(video, arrays, on_frames)
       except errors.I3dError as error:
         raise error if source.path in str(error) else type(error)(f"{source.name}: {error}") from None
+      network = next(iter(self.networks.values()))
       yield Features(
           source, self.options, video.fps, num_positions, arrays,
           {stream: each.checkpoint for stream, each in self.networks.items()},
           {stream: each.weights for stream, each in self.networks.items()},
+          {name: network.time_layers(name) for name in self.options.endpoints}, network.stride,
       )  # fmt: skip
 
   def _fill_windows(self, video: sources.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
     """Fills the arrays window by window, and returns the number of positions."""
     options = self.options
     counter = _Counter()
-    cut = lambda _, frames: windows.cut(frames, window=options.window, hop=options.step, tail=options.tail)
+    cut = lambda frames: windows.cut(frames, window=options.num_frames, hop=options.step, tail=options.tail)
     # As many positions wait as a pass of the network takes, so that the next one need not wait.
-    with sources.ahead(video.positions(), depth=options.num_batch * options.window) as positions:
-      clips = _by_stream(counter.count(positions), self.networks, cut)
+    with sources.ahead(video.positions(), depth=options.num_batch * options.num_frames) as positions:
+      clips = _together(self._stacked(positions, counter), cut)
       while batch := list(itertools.islice(clips, options.num_batch)):
         for stream, network in self.networks.items():
-          for name, value in network(np.stack([clip[stream] for clip in batch])).items():
+          clip = {
+            each: np.stack([window[stream, each] for window in batch])[:, :: network.stride] for each in network.streams
+          }
+          for name, value in network(clip).items():
             arrays[stream][name].append(value)
         on_frames(counter.value, video.estimate)
-    if not any(array.shape[0] for array in arrays[options.streams[0]].values()) and options.profile != "video_features":
+    is_empty = not any(array.shape[0] for array in next(iter(arrays.values())).values())
+    if is_empty and options.profile != "video_features":
       what = "frames" if options.streams == ("rgb",) else "frames with flow"
-      raise errors.VideoError(
-        f"the video has {counter.value} {what}, fewer than a window of {options.window}; tail=pad or loop fills it up"
-      )
+      fewer = f"the video has {counter.value} {what}, fewer than a window of {options.num_frames}"
+      raise errors.VideoError(f"{fewer}; tail=pad or loop fills it up")
     return counter.value
 
   def _fill_whole(self, video: sources.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
     """Fills the arrays with the steps of the whole video, chunk by chunk, and returns the number of positions."""
     options = self.options
-    num_positions = video.count() - options.needs_pairs
+    num_positions = video.count() - options.needs_pairs - max(each.stack for each in self.networks.values()) + 1
     means = {stream: {name: _Mean() for name in options.endpoints} for stream in self.networks}
     counter = _Counter()
     pooling = "space" if options.pooling == "space_time" else options.pooling  # over time it is a mean of the chunks
@@ -178,14 +225,14 @@ class Extractor:
     def cut(stream: str, frames: Iterator[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
       network = self.networks[stream]
       return chunks.extract(
-          lambda clips: {name: value[0] for name, value in network(clips, pooling=pooling).items()},
-          (frame[np.newaxis] for frame in frames),
-          layers={name: spec.time_layers(name) for name in options.endpoints}, num_frames=num_positions,
-          chunk=options.chunk,
+          lambda clips: {name: value[0] for name, value in network({stream: clips}, pooling=pooling).items()},
+          (frame[np.newaxis] for frame in itertools.islice(frames, 0, None, network.stride)),
+          layers={name: network.time_layers(name) for name in options.endpoints},
+          num_frames=-(-num_positions // network.stride), chunk=options.chunk,
       )  # fmt: skip
 
     with sources.ahead(video.positions(), depth=options.chunk) as positions:
-      for piece in _by_stream(counter.count(positions), self.networks, cut):
+      for piece in _by_stream(self._stacked(positions, counter), self.networks, cut):
         for stream, values in piece.items():
           for name, value in values.items():
             steps = np.swapaxes(value, 0, 1)  # [steps, crops, ...]
@@ -200,17 +247,14 @@ class Extractor:
           arrays[stream][name].append(mean.value()[np.newaxis])
     return num_positions
 
-
-class _Counter:
-  """Counts what passes."""
-
-  def __init__(self):
-    self.value = 0
-
-  def count(self, items: Iterable) -> Iterator:
-    for item in items:
-      self.value += 1
-      yield item
+  def _stacked(self, positions: Iterator[sources.Position], counter: _Counter) -> Iterator[dict]:
+    """Yields the positions with the networks' stacks of flow by (network, stream), as long as all have theirs."""
+    copies = itertools.tee(positions, len(self.networks))
+    each = [network.stacked(copy) for network, copy in zip(self.networks.values(), copies, strict=True)]
+    for together in zip(*each):
+      yield from counter.count(
+        [{(name, stream): frame for name, found in zip(self.networks, together) for stream, frame in found.items()}]
+      )
 
 
 class _Mean:
@@ -227,17 +271,28 @@ class _Mean:
     return (self._sum / self._count).astype(np.float32)
 
 
+def _together(
+  positions: Iterator[dict[tuple[str, str], np.ndarray]], cut: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
+) -> Iterator[dict[tuple[str, str], np.ndarray]]:
+  """Yields by key what `cut` makes of each key's frames; all are cut alike, so that no more than a piece waits."""
+  first = next(positions, None)
+  if first is None:
+    return
+  copies = itertools.tee(itertools.chain([first], positions), len(first))
+  pieces = [cut(map(operator.itemgetter(key), copy)) for key, copy in zip(first, copies, strict=True)]
+  for together in zip(*pieces, strict=True):
+    yield dict(zip(first, together, strict=True))
+
+
 def _by_stream(
-  positions: Iterator[sources.Position],
+  positions: Iterator[dict[tuple[str, str], np.ndarray]],
   streams: Iterable[str],
   cut: Callable[[str, Iterator[np.ndarray]], Iterator],
-) -> Iterator[dict]:
-  """Yields by stream what `cut` makes of the stream's frames, together.
-
-  The streams are cut alike, so that of the frames that one has seen and another has not there are no more than a piece.
-  """
+) -> Iterator[dict[str, Any]]:
+  """Yields by stream what `cut` makes of the stream's frames, together; of the frames no more than a piece waits."""
   streams = tuple(streams)
   copies = itertools.tee(positions, len(streams))
-  pieces = [cut(stream, map(operator.itemgetter(stream), copy)) for stream, copy in zip(streams, copies, strict=True)]
+  frames = [map(operator.itemgetter((stream, stream)), copy) for stream, copy in zip(streams, copies, strict=True)]
+  pieces = [cut(stream, each) for stream, each in zip(streams, frames, strict=True)]
   for together in zip(*pieces, strict=True):
     yield dict(zip(streams, together, strict=True))

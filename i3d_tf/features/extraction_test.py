@@ -1,5 +1,6 @@
 """Features of whole videos against the network itself, applied to the frames that the windows are of."""
 
+import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -8,18 +9,23 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.features import config
 from i3d_tf.features import extraction
 from i3d_tf.features import networks
+from i3d_tf.features import runs
 from i3d_tf.features import sources as sources_lib
 from i3d_tf.features import windows
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.inference import endpoints as endpoints_lib
+from i3d_tf.models import zoo
 from i3d_tf.video import decode
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
 
 _FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 _CROP = 32
@@ -63,7 +69,7 @@ def _expected(stream, clips, endpoint):
 
 def _options(**changes):
   given = {f"{stream}_checkpoint": _checkpoint(stream) for stream in ("rgb", "flow")}
-  return config.Options(**{"window": 16, "hop": 8, "threads": 1, **given, **changes})
+  return config.FeatureConfig(**{"window": 16, "hop": 8, "threads": 1, **given, **changes})
 
 
 @functools.cache
@@ -190,20 +196,114 @@ class WholeTest(parameterized.TestCase):
         _extract(45, pooling="space", window=0, hop=None)
 
 
+_SMALL = {"width_multiplier": 0.05, "crop": 32, "short_side": 36}
+
+
+class EveryNetworkTest(parameterized.TestCase):
+  """Networks beside I3D, by their own clips: stride, number of frames, stacks of flow, both streams at once."""
+
+  def _write(self, model, **fields):
+    path = pathlib.Path(_FOLDER.name) / "-".join(map(str, (model, *fields.values())))
+    clip = dataclasses.asdict(zoo.preprocess(model, fields.get("stream", "rgb")))
+    testing.write_network(path, model=model, **{**clip, **_SMALL, **fields})
+    return str(path)
+
+  @parameterized.parameters(
+    ("x3d_xs", 48, {}), ("r2plus1d_18", 32, {}), ("s3d", 64, {"average_space": True}), ("i3d_r50", 64, {}),
+    ("convnet_lstm", 125, {"average_space": True}), ("tsm_r50", 64, {}), ("resnet_50", 64, {}),
+  )  # fmt: skip
+  def test_a_window_is_the_networks_clip(self, model, window, fields):
+    path = self._write(model, **fields)
+    options = config.FeatureConfig(rgb_checkpoint=path, endpoints=("PooledFeatures", "Logits"), threads=1)
+    extractor = extraction.Extractor(options)
+    self.assertEqual(extractor.options.window, window)
+    with extractor.extract(_video(45)) as features:
+      found = {name: array.load()[:, 0] for name, array in features.arrays["rgb"].items()}
+    network, info = saved.load(path)
+    indices = windows.indices(45, window=window, hop=window, tail="pad")[:, :: info.preprocess.frame_stride]
+    views = _inputs("rgb", 45)[indices][:, :, 2:34, 8:40]
+    logits, endpoints = network(tf.constant(np.ascontiguousarray(views)))
+    np.testing.assert_allclose(found["Logits"], logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+    pooled = windows.pool(endpoints["PooledFeatures"].numpy(), "space_time")
+    np.testing.assert_allclose(found["PooledFeatures"], pooled, rtol=1e-4, atol=1e-4 * np.abs(pooled).max())
+    self.assertEqual(features.timestamps("Logits").shape, (len(indices),))
+
+  @parameterized.parameters(("r3d_18", "layer2_1"), ("s3d", "Mixed_4b"))
+  def test_whole_videos_in_chunks(self, model, endpoint):
+    path = self._write(model, **({"average_space": True} if model == "s3d" else {}))
+    options = config.FeatureConfig(
+      rgb_checkpoint=path, endpoints=(endpoint,), window=config.ALL, pooling="space", chunk=16, threads=1
+    )
+    with extraction.Extractor(options).extract(_video(45)) as features:
+      found = features.arrays["rgb"][endpoint].load()[:, 0]
+    network, info = saved.load(path)
+    clip = _inputs("rgb", 45)[np.newaxis, :: info.preprocess.frame_stride, 2:34, 8:40]
+    expected = network(tf.constant(np.ascontiguousarray(clip)))[1][endpoint].numpy().mean(axis=(2, 3))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    self.assertLen(features.timestamps(endpoint), len(expected))
+
+  def test_what_cannot_be_had_in_chunks_is_said(self):
+    with self.assertRaisesRegex(errors.I3dError, "cannot be computed in chunks: a gate before it averages over"):
+      options = config.FeatureConfig(rgb_checkpoint=self._write("x3d_xs"), endpoints=("layer1_0",), window=config.ALL)
+      extraction.Extractor(options)
+
+  def test_stacks_of_flow_and_both_streams_at_once(self):
+    path = self._write("two_stream", stream="joint", flow_stack=3, num_frames=1)
+    options = config.FeatureConfig(
+      joint_checkpoint=path, endpoints=("Logits",), window=4, hop=4, tail="drop", threads=1
+    )
+    with extraction.Extractor(options).extract(_video(17)) as features:
+      found = features.arrays["joint"]["Logits"].load()[:, 0]
+    self.assertEqual(features.num_positions, 14)  # of 16 flow fields, three at each position
+    network, _ = saved.load(path)
+    flow = _inputs("flow", 17)
+    stacked = np.concatenate([flow[start : start + 14] for start in range(3)], axis=-1)
+    cut = lambda frames: np.ascontiguousarray(frames[:12].reshape(3, 4, *frames.shape[1:])[:, :, 2:34, 8:40])
+    clips = {"rgb": tf.constant(cut(_inputs("rgb", 17)[:14])), "flow": tf.constant(cut(stacked))}
+    logits, _ = network(clips)
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+
+
+class ExtractFeaturesTest(absltest.TestCase):
+  def test_the_function_gives_what_the_files_hold(self):
+    found = runs.extract_features(
+      _video(45).path, {"rgb": _checkpoint("rgb"), "flow": _checkpoint("flow")}, window=16, hop=8, threads=1
+    )
+    _, arrays = _extract(45, streams=("rgb", "flow"))
+    for stream in ("rgb", "flow"):
+      np.testing.assert_array_equal(found[stream]["PooledFeatures"], arrays[stream, "PooledFeatures"][:, 0])
+      self.assertEqual(found.timestamps[stream]["PooledFeatures"].shape, (5,))
+    self.assertEqual((found.num_frames, found.fps), (44, 25.0))
+    whole = runs.extract_features(_video(45).path, _checkpoint("rgb"), window="all", pooling="space")
+    self.assertEqual(whole["rgb"]["PooledFeatures"].shape[0], 5)
+
+
 class ExtractorTest(absltest.TestCase):
   def test_what_does_not_go_together(self):
     for changes, message in (
-      (dict(rgb_checkpoint=_checkpoint("flow")), "takes clips of the stream flow; give it as --flow_checkpoint"),
+      (dict(rgb_checkpoint=_checkpoint("flow")), "takes clips of the stream flow"),
       (dict(crop=40), "crop is 40 pixels; it must be at most short_side, which is 36"),
     ):
       with self.assertRaisesRegex(errors.I3dError, message):
         extraction.Extractor(_options(**changes))
 
+  def test_what_a_network_does_not_give(self):
+    for changes, message in (
+      (dict(endpoints=("Mixed_6a",)), "is a network i3d, which has Conv3d_1a_7x7, .*StepLogits"),
+      (dict(window=8), "window is 8 frames, which does not fit PooledFeatures: .*needs at least 9"),
+      (dict(window=0, hop=None, endpoints=("Logits",)), "Logits cannot be computed in chunks"),
+    ):
+      with self.assertRaisesRegex(errors.I3dError, message):
+        extraction.Extractor(_options(**changes))
+
   def test_features_that_are_not_finite_are_an_error(self):
-    network = networks.StreamNetwork("rgb", _options())
-    network._apply = lambda clips: {"PooledFeatures": mock.Mock(numpy=lambda: np.full([1, 1, 2], np.nan))}
-    with self.assertRaisesRegex(errors.I3dError, "PooledFeatures of .* is not finite"):
-      network(np.zeros([1, 16, 36, 48, 3], np.uint8))
+    path = pathlib.Path(_FOLDER.name) / "nan"
+    testing.write_network(path, **_NETWORK)
+    network = networks.FeatureNetwork("rgb", _options(rgb_checkpoint=str(path), endpoints=("Logits",)))
+    bias = release.named_variables(network._network.model)[release.HEAD_BIAS]
+    bias.assign(tf.fill(bias.shape, np.nan))
+    with self.assertRaisesRegex(errors.I3dError, "logits of .* are not finite"):
+      network({"rgb": np.zeros([1, 16, 36, 48, 3], np.uint8)})
 
   def test_other_weights_have_another_meaning(self):
     meaning = _extractor(_options()).meaning

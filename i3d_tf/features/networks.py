@@ -1,6 +1,8 @@
-"""A stream's network, which gives the pooled endpoints of every crop of whole frames."""
+"""A network that gives the pooled endpoints of every crop of whole frames."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,79 +11,166 @@ from i3d_tf import errors
 from i3d_tf.features import config
 from i3d_tf.features import windows
 from i3d_tf.flow import codec
-from i3d_tf.inference import endpoints as endpoints_lib
+from i3d_tf.flow import stacks
+from i3d_tf.inference import classifier
 from i3d_tf.input import ops
-from i3d_tf.weights import saved
+from i3d_tf.models import preprocess
+from i3d_tf.models import receptive_field
 
 _FRAMES_AT_ONCE = 256  # of crops of windows; a pass over one window, or chunk, may have more
+_DEFAULT_WINDOW = 64  # frames, of networks that take clips of any length at every frame
 
 
-class StreamNetwork:
-  """A network with its weights, compiled for windows of any number and length.
+class FeatureNetwork:
+  """A trained network, run on windows of a video's frames.
 
   Attributes:
-    stream: 'rgb' or 'flow'.
-    checkpoint: what was loaded.
-    weights: the CRC-32 of the variables used.
-    short_side, crop: in pixels, those of the options or else of the network's training.
+    checkpoint: What was loaded.
+    weights: CRC-32 of the variables used.
+    streams: Streams of its clips.
+    short_side: Pixels that the frames' shorter side is resized to, of the options or else of the network's training.
+    crop: Pixels of the side of the square crop, likewise.
+    stride: Frames from one position of a clip to the next.
+    stack: Consecutive flow fields at each position.
   """
 
-  def __init__(self, stream: str, options: config.Options):
-    """Loads it; see `I3dFeatures` for what that raises.
-
-    Raises:
-      I3dError: if the checkpoint is of the other stream, or the crop is larger than the frames.
-    """
-    self.stream = stream
-    self.checkpoint = getattr(options, f"{stream}_checkpoint")
-    # Clips of the size that the head pools to one place have the same features with and without averaging over places.
-    features = endpoints_lib.I3dFeatures(self.checkpoint, options.endpoints, average_space=True)
-    info = features.info
-    saved.check_stream(info, self.checkpoint, stream)
-    self.weights = features.weights
-    self.short_side = info.preprocess.short_side if options.short_side is None else options.short_side
-    self.crop = info.preprocess.crop if options.crop is None else options.crop
-    if self.crop > self.short_side:
-      raise errors.I3dError(f"crop is {self.crop} pixels; it must be at most short_side, which is {self.short_side}")
-    self._crops, self._pooling = options.crops, options.pooling
-    dtype, scale = {"rgb": (tf.uint8, ops.scale_rgb), "flow": (tf.float32, tf.identity)}[stream]
-    signature = tf.TensorSpec([None, None, self.crop, self.crop, info.in_channels], dtype)
-    self._apply = tf.function(lambda clips: features(scale(clips)), input_signature=[signature], autograph=False)
-
-  def __call__(self, clips: np.ndarray, *, pooling: str | None = None) -> dict[str, np.ndarray]:
-    """The endpoints of crops of clips, pooled.
+  def __init__(self, stream: str, options: config.FeatureConfig):
+    """Loads the network.
 
     Args:
-      clips: whole frames `[B, T, H, W, C]` as positions have them.
-      pooling: in place of the options'.
+      stream: 'rgb', 'flow', or 'joint' for a network of both.
+      options: Its checkpoint, endpoints, size, crops and pooling.
+
+    Raises:
+      I3dError: If the checkpoint is of another stream or lacks an endpoint, the crop is larger than the frames, or the
+        network does not take its clips.
+      CheckpointError, DownloadError: If the checkpoint cannot be loaded.
+    """
+    checkpoint = options.checkpoints[stream]
+    # Clips of the size that the head pools to one place have the same features with and without averaging over places.
+    loaded = classifier.Classifier({stream: checkpoint}, endpoints=options.endpoints, average_space=None)
+    self._network = loaded.networks[stream]
+    self.checkpoint, self.weights, self.streams = checkpoint, self._network.weights, self._network.streams
+    self._clip = self._network.info.preprocess
+    self.short_side = self._clip.short_side if options.short_side is None else options.short_side
+    self.crop = self._clip.crop if options.crop is None else options.crop
+    if self.crop > self.short_side:
+      raise errors.I3dError(f"crop is {self.crop} pixels; it must be at most short_side, which is {self.short_side}")
+    if self._clip.flow_stacking == "bidirectional":
+      raise errors.I3dError(f"{checkpoint} takes bidirectional stacks of flow, which a video does not have")
+    self.stride = self._clip.frame_stride
+    self.stack = self._clip.flow_stack if "flow" in self.streams else 1
+    self._names, self._crops, self._pooling = options.endpoints, options.crops, options.pooling
+
+  @property
+  def window(self) -> int:
+    """Frames of a window if none are asked for: 64 where the network takes that, or else those of its clip."""
+    takes_any = self.stride == 1 and self._problem(_DEFAULT_WINDOW) is None
+    return _DEFAULT_WINDOW if takes_any else self._clip.num_frames * self.stride
+
+  def check_window(self, window: int) -> None:
+    """Refuses windows that the network does not take.
+
+    Args:
+      window: Frames of a window.
+
+    Raises:
+      I3dError: If clips of that many frames do not fit the network.
+    """
+    problem = self._problem(window)
+    if problem is not None:
+      raise errors.I3dError(f"window is {window} frames, which does not fit {', '.join(self._names)}: {problem}")
+
+  def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...] | None:
+    """Returns the layers along time that lead to an endpoint; None if it has no steps of its own in time.
+
+    Args:
+      endpoint: Name of the endpoint.
+    """
+    try:
+      return self._network.model.time_layers(endpoint)
+    except errors.I3dError:
+      return None
+
+  def check_chunks(self) -> None:
+    """Refuses networks and endpoints of which a whole video cannot be run chunk by chunk.
+
+    Raises:
+      I3dError: If an endpoint depends on the whole clip, or the network takes both streams at once.
+    """
+    if len(self.streams) > 1:
+      raise errors.I3dError(f"window is all, but {self.checkpoint} takes both streams at once; give a number of frames")
+    for name in self._names:
+      self._network.model.time_layers(name)
+
+  def stacked(self, positions: Iterator[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the positions of a video with stacks of flow where the network takes them.
+
+    Args:
+      positions: By stream, with one flow field each.
+
+    Yields:
+      By stream; the last positions, behind which there are too few fields for a stack, are left out.
+    """
+    if self.stack == 1 and not self._clip.subtract_mean_flow:
+      yield from ({stream: position[stream] for stream in self.streams} for position in positions)
+      return
+    held: list[Mapping[str, np.ndarray]] = []
+    for position in positions:
+      held.append(position)
+      if len(held) == self.stack:
+        first = {stream: held[0][stream] for stream in self.streams}
+        yield first | {"flow": _stack([each["flow"] for each in held], self._clip)}
+        del held[0]
+
+  def __call__(self, clips: Mapping[str, np.ndarray], *, pooling: str | None = None) -> dict[str, np.ndarray]:
+    """Returns the endpoints of crops of clips, pooled.
+
+    Args:
+      clips: Whole frames `[B, T, H, W, C]` by stream, as `stacked` has them, at every position of the clip.
+      pooling: In place of the options'.
 
     Returns:
       By endpoint `[B, crops, ...]`, float32.
 
     Raises:
-      I3dError: if a feature is not finite.
+      I3dError: If the clips do not fit the network, or a feature is not finite.
     """
     pooling = self._pooling if pooling is None else pooling
-    batch = max(1, _FRAMES_AT_ONCE // clips.shape[1])
+    crops = {stream: views(clip, self.crop, self._crops, stream) for stream, clip in clips.items()}
     found = []
-    for view in views(clips, self.crop, self._crops, self.stream):
-      parts = [self._pooled(view[start : start + batch], pooling) for start in range(0, len(view), batch)]
-      found.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    values = {name: np.stack([view[name] for view in found], axis=1) for name in found[0]}
-    for name, value in values.items():
-      if not np.isfinite(value).all():
-        raise errors.I3dError(f"{name} of {self.checkpoint} is not finite; check the checkpoint's values")
-    return values
+    for parts in zip(*crops.values(), strict=True):
+      inputs = {stream: _scaled(stream, part) for stream, part in zip(crops, parts, strict=True)}
+      values = self._network.endpoints(inputs, self._names, frames_at_once=_FRAMES_AT_ONCE)
+      found.append({name: windows.pool(value, pooling) for name, value in values.items()})
+    return {name: np.stack([each[name] for each in found], axis=1) for name in found[0]}
 
-  def _pooled(self, clips: np.ndarray, pooling: str) -> dict[str, np.ndarray]:
-    return {name: windows.pool(value.numpy(), pooling) for name, value in self._apply(clips).items()}
+  def _problem(self, window: int) -> str | None:
+    num_frames = math.ceil(window / self.stride)
+    channels = self._network.info.channels
+    try:
+      self._network.check({s: [1, num_frames, self.crop, self.crop, channels[s]] for s in self.streams})
+    except errors.I3dError as error:
+      return str(error)
+    layers = [self.time_layers(name) for name in self._names]
+    too_few = [path for path in layers if path is not None and receptive_field.num_steps(path, num_frames) < 1]
+    return "it has no step" if too_few else None
 
 
 def views(clips: np.ndarray, crop: int, num_crops: int, stream: str) -> Iterator[np.ndarray]:
-  """Yields the crops `[B, T, crop, crop, C]` of whole frames `[B, T, H, W, C]`, in the order of `clip_steps`.
+  """Yields the crops of whole frames, in the order of evaluation's ten crops.
 
   1: the centre. 5: top left and right, bottom left and right, centre. 10: these, and the mirror image of each, in which
   the x of flow is negated.
+
+  Args:
+    clips: `[B, T, H, W, C]`.
+    crop: Pixels of the side.
+    num_crops: 1, 5 or 10.
+    stream: 'rgb' or 'flow'.
+
+  Yields:
+    `[B, T, crop, crop, C]`.
   """
   height, width = (side - crop for side in clips.shape[2:4])
   centre = (height // 2, width // 2)
@@ -90,5 +179,26 @@ def views(clips: np.ndarray, crop: int, num_crops: int, stream: str) -> Iterator
     for top, left in places:
       view = clips[:, :, top : top + crop, left : left + crop]
       if mirrored:
-        view = codec.flip_left_right(view) if stream == "flow" else view[..., ::-1, :]
+        view = view[..., ::-1, :] if stream == "rgb" else _flip_flow(view)
       yield view
+
+
+def _flip_flow(view: np.ndarray) -> np.ndarray:
+  pairs = view.reshape(*view.shape[:-1], -1, 2)
+  return np.concatenate([codec.flip_left_right(pairs[..., index, :]) for index in range(pairs.shape[-2])], axis=-1)
+
+
+def _scaled(stream: str, frames: np.ndarray) -> np.ndarray:
+  return ops.scale_rgb(np.ascontiguousarray(frames)).numpy() if stream == "rgb" else np.ascontiguousarray(frames)
+
+
+def _stack(fields: list[np.ndarray], clip: preprocess.Preprocess) -> np.ndarray:
+  """One position's stack `[H, W, 2L]` of consecutive fields `[H, W, 2]`."""
+  tensors: Any = tf.stack(fields)
+  means = None
+  if clip.subtract_mean_flow:
+    tensors, means = stacks.subtract_means(tensors)
+  parts = tf.unstack(tensors)
+  if clip.flow_stacking == "trajectory":
+    return stacks.trajectory(parts, None if means is None else tf.unstack(means)).numpy()
+  return stacks.plain(parts).numpy()

@@ -20,6 +20,8 @@ from i3d_tf.features import windows
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import receptive_field
 
+_LAYERS = {"PooledFeatures": spec.time_layers("PooledFeatures")}
+
 
 class ProfilesTest(parameterized.TestCase):
   def setUp(self):
@@ -35,8 +37,8 @@ class ProfilesTest(parameterized.TestCase):
     Returns:
       The features.
     """
-    given = {**config.PROFILES[profile], **changes}
-    options = config.Options(profile=profile, **given)
+    given = {**config.PROFILES[profile], **({"window": 64} if profile == "ours" else {}), **changes}
+    options = config.FeatureConfig(profile=profile, **given)
     if options.window == config.ALL:
       count = receptive_field.num_steps(spec.time_layers("PooledFeatures"), num_positions)
     else:
@@ -50,7 +52,7 @@ class ProfilesTest(parameterized.TestCase):
       arrays[stream] = {"PooledFeatures": array}
     source = sources_lib.Source(f"/videos/{video}.mp4", video, f"/videos/{video}.mp4")
     names = {stream: f"{stream}_imagenet" for stream in options.streams}
-    features = extraction.Features(source, options, fps, num_positions, arrays, names, names)
+    features = extraction.Features(source, options, fps, num_positions, arrays, names, names, _LAYERS, 1)
     contents = profiles.LAYOUTS[profile](features)
     self.outputs = results.Folder(self.folder).write(contents)
     self.assertCountEqual(

@@ -4,7 +4,8 @@ A video's files are put in place one by one, each whole, and after them, by one 
 a work folder. So a process can be killed at any moment, and several can work in one folder at the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import hashlib
 import json
 import os
@@ -33,30 +34,39 @@ class Folder:
   `sha256`), `frames`, `fps` and the `seconds` that it took, or the `error` in one sentence.
   """
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
+  def __init__(self, path: str | os.PathLike, *, part: str = ""):
+    """Names the folder.
+
+    Args:
+      path: The folder; `claim` makes it.
+      part: Name of the share of it that this process works on, if several share it.
+    """
+    self._workdir = workdir.Workdir(path, INFO, foreign=(MANIFEST,), part=part)
+    self.path = self._workdir.path
     self.work = self.path / _WORK
     self.manifest = self.path / MANIFEST
 
-  def prepare(self, parameters: Mapping[str, Any], made_by: Mapping[str, Any]) -> None:
-    """Writes down how the features are made, or compares with what is written.
+  @property
+  def own_work(self) -> pathlib.Path:
+    """The folder for temporary files of this process's share."""
+    return self._workdir.work
+
+  @contextlib.contextmanager
+  def claim(self, parameters: Mapping[str, Any], made_by: Mapping[str, Any]) -> Iterator[None]:
+    """Keeps the folder, or this process's share of it, for the body; see `workdir.Workdir.claim`.
+
+    Args:
+      parameters: What the features depend on.
+      made_by: Versions, which are written down with them.
+
+    Yields:
+      Nothing.
 
     Raises:
-      I3dError: if the folder was made otherwise, naming every difference.
+      I3dError: If another process works on it, or the folder was made with other parameters.
     """
-    with workdir.locked(self.path, wait=True):
-      info = self.path / INFO
-      if info.exists():
-        try:
-          old = json.loads(info.read_text(encoding="utf-8"))["parameters"]
-        except (ValueError, LookupError, TypeError) as error:
-          raise errors.I3dError(f"{info}: this is not what extract_features writes: {error}") from None
-        workdir.check_parameters(self.path, old, parameters)
-        return
-      if self.manifest.exists():
-        raise errors.I3dError(f"{self.path}: there is a {MANIFEST} here, but no {INFO} that says how it was made")
-      with workdir.replacing(info) as file:
-        file.write(json.dumps({"parameters": parameters, "made_by": made_by}, indent=2).encode() + b"\n")
+    with self._workdir.claim(parameters, about={"made_by": made_by}):
+      yield
 
   def entries(self) -> dict[str, Entry]:
     """The entries of all inputs done so far, by input."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import importlib
 import os
 from typing import Any, TypeAlias
 
@@ -109,12 +108,15 @@ class LoadedNetwork(tf.Module):
     """
     return self.endpoints(clips, [base.LOGITS])[base.LOGITS]
 
-  def endpoints(self, clips: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+  def endpoints(
+    self, clips: Any, names: Sequence[str], *, frames_at_once: int = _FRAMES_AT_ONCE
+  ) -> dict[str, np.ndarray]:
     """Returns some endpoints of clips.
 
     Args:
       clips: Arrays `[B, T, H, W, C]` in [-1, 1], by stream if there are two.
       names: Names of the network's endpoints.
+      frames_at_once: Frames of all clips that are run together, at most; a clip of more is run by itself.
 
     Returns:
       float32 arrays by name, whose first axis is the clips'.
@@ -126,7 +128,7 @@ class LoadedNetwork(tf.Module):
     self.check({stream: clip.shape for stream, clip in by_stream.items()})
     function = self.function(names, {stream: clip.shape[2:4] for stream, clip in by_stream.items()})
     count, num_frames = next(iter(by_stream.values())).shape[:2]
-    step = max(1, _FRAMES_AT_ONCE // max(1, num_frames))
+    step = max(1, frames_at_once // max(1, num_frames))
     cut = lambda start: {stream: clip[start : start + step] for stream, clip in by_stream.items()}
     parts = [function(cut(start)) for start in range(0, count, step)]
     values = {name: np.concatenate([part[name].numpy() for part in parts]) for name in names}
@@ -352,17 +354,18 @@ def _last_endpoint(checkpoint: Checkpoint, info: saved.ModelInfo, endpoints: Seq
   """The constructor's argument that leaves out rows which no endpoint needs, where the network has it."""
   if endpoints is None:
     return {}
-  module, _, name = zoo.get(info.model).constructor.partition(":")
-  network_class = getattr(importlib.import_module(module), name)
-  if not issubclass(network_class, inception.Inception):
-    return {}
-  known = (*spec.endpoints(saved.make_model(info).architecture), spec.POOLED_FEATURES, spec.STEP_LOGITS)
-  if isinstance(endpoints, str) or not endpoints or not set(endpoints) <= set(known):
+  model = saved.make_model(info)
+  offered = model.endpoint_names
+  if isinstance(model, inception.Inception):
+    offered = tuple(dict.fromkeys((*spec.endpoints(model.architecture), *offered)))
+  if isinstance(endpoints, str) or not endpoints or not set(endpoints) <= set(offered):
     raise errors.I3dError(
-      f"endpoints is {endpoints!r}; {checkpoint} is a network {info.model}, which has {', '.join(known)}"
+      f"endpoints is {endpoints!r}; {checkpoint} is a network {info.model}, which has {', '.join(offered)}"
     )
-  needed = {spec.LOGITS if name in (spec.POOLED_FEATURES, spec.STEP_LOGITS) else name for name in endpoints}
-  return {"final_endpoint": max(needed, key=known.index)}
+  if not isinstance(model, inception.Inception):
+    return {}
+  needed = {base.LOGITS if name in (base.POOLED_FEATURES, base.STEP_LOGITS) else name for name in endpoints}
+  return {"final_endpoint": max(needed, key=spec.endpoints(model.architecture).index)}
 
 
 def _by_stream(clips: Any, streams: Sequence[str]) -> dict[str, Any]:
