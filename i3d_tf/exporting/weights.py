@@ -7,8 +7,8 @@ from i3d_tf import errors
 from i3d_tf.exporting import signatures
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import pytorch_inception
-from i3d_tf.weights import release
 from i3d_tf.weights import saved
+from i3d_tf.weights import tensorflow1
 
 NETWORK, RELEASE = "network", "release"
 FORMATS = (NETWORK, RELEASE, *pytorch_inception.I3D_LAYOUTS)
@@ -22,7 +22,7 @@ def write(folder: pathlib.Path, name_or_path: str | os.PathLike, form: str, *, l
     folder: to write to.
     name_or_path: the network, as `saved.load` takes it.
     form: of `FORMATS`.
-    layout: of the release's, see `release.LAYOUTS`; None: that of the network's stream.
+    layout: of the release's, see `tensorflow1.LAYOUTS`; None: that of the network's stream.
 
   Returns:
     What was written, in a few words.
@@ -40,7 +40,7 @@ def write(folder: pathlib.Path, name_or_path: str | os.PathLike, form: str, *, l
   if form == NETWORK:
     saved.save_values(folder, values, info)
   elif form == RELEASE:
-    release.write(folder / RELEASE_FILE, values, release.LAYOUTS[layout or info.stream])
+    tensorflow1.write_release(folder / RELEASE_FILE, values, tensorflow1.LAYOUTS[layout or info.stream])
   else:
     pytorch.write(folder / TORCH_FILE, pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS[form]))
   for name, content in signatures.class_list(info.classes).items():

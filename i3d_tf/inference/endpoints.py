@@ -74,7 +74,7 @@ class I3dFeatures(tf.Module):
     if info.model != "i3d":
       raise errors.CheckpointError(f"{checkpoint} is a network {info.model}; I3dFeatures takes networks i3d only")
     if not info.num_classes:
-      raise errors.CheckpointError(f"{checkpoint} has no classifier yet; train --initial_checkpoint starts from it")
+      raise errors.CheckpointError(f"{checkpoint} has no classifier yet; training can start from it")
     self.endpoints = tuple(dict.fromkeys(endpoints))
     self.info = dataclasses.replace(info, average_space=average_space or info.average_space)
     self._model = saved.make_model(self.info, final_endpoint=_last(endpoints))

@@ -58,7 +58,7 @@ def read(checkpoint: str | os.PathLike) -> list[Filters]:
   """
   values, info = saved.read(checkpoint)
   found = []
-  for name, kernel in saved.first_kernels(values).items():
+  for name, kernel in saved.first_kernels(values, info.model).items():
     steps, height, width, channels, number = kernel.shape
     stream = "rgb" if channels == 3 else "flow"
     if stream == "flow" and (channels % 2 or (channels > 2 and steps > 1)):
