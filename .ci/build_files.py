@@ -38,6 +38,7 @@ DISTRIBUTIONS = {  # by import name
   "onnx": "onnx",
   "onnxruntime": "onnxruntime",
   "openvino": "openvino",
+  "pooch": "pooch",
   "scipy": "scipy",
   "sklearn": "scikit-learn",
   "sonnet": "dm-sonnet",

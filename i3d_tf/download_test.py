@@ -22,11 +22,10 @@ import numpy as np
 import i3d_tf
 from i3d_tf import testing
 from i3d_tf.models import inception_spec
-from i3d_tf.weights import bundle
 from i3d_tf.weights import hub
 from i3d_tf.weights import manifest as manifests
-from i3d_tf.weights import slim
-from i3d_tf.weights import slim_archive
+from i3d_tf.weights import sources
+from i3d_tf.weights import tensorflow1
 
 _PROGRAM = "i3d_tf.download"
 _CLOSED = "http://127.0.0.1:9"
@@ -58,7 +57,7 @@ class DownloadMainTest(parameterized.TestCase):
     (cls.shelf / "checkpoints").mkdir()
     for name in manifests.NAMES:
       arrays = _arrays(name)
-      bundle.write(cls.release / name / "model.ckpt", arrays)
+      tensorflow1.write(cls.release / name / "model.ckpt", arrays)
       fields = {
         "name": name,
         "stream": "rgb",
@@ -75,16 +74,16 @@ class DownloadMainTest(parameterized.TestCase):
   def _publish_inception_v1(cls):
     """An archive of a checkpoint of zeros, with its SHA-256 in place of the real one's in the copy of the package."""
     shapes = inception_spec.variable_shapes(inception_spec.INCEPTION_V1, num_classes=1001)
-    slim.write(cls.shelf / "new", {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    tensorflow1.write_slim(cls.shelf / "new", {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
     cls.inception_v1 = cls.shelf / "inception_v1.ckpt"
-    testing.write_old_checkpoint(cls.inception_v1, bundle.read(os.fspath(cls.shelf / "new")))
-    archive = cls.release / slim_archive.ARCHIVE
+    testing.write_old_checkpoint(cls.inception_v1, tensorflow1.read(os.fspath(cls.shelf / "new")))
+    archive = cls.release / sources.SLIM_ARCHIVE
     with tarfile.open(archive, "w:gz", compresslevel=1) as members:
       members.add(cls.inception_v1, cls.inception_v1.name)
-    module = cls.shelf / "i3d_tf" / "weights" / "slim_archive.py"
+    module = cls.shelf / "i3d_tf" / "weights" / "sources.py"
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-    text, count = re.subn(r'^(ARCHIVE_SHA256 =) "\w{64}"$', rf'\1 "{sha256}"', module.read_text(), flags=re.MULTILINE)
-    text, more = re.subn(r"^(ARCHIVE_BYTES =) [\d_]+$", rf"\1 {archive.stat().st_size}", text, flags=re.MULTILINE)
+    text, count = re.subn(r'^(SLIM_SHA256 =) "\w{64}"$', rf'\1 "{sha256}"', module.read_text(), flags=re.MULTILINE)
+    text, more = re.subn(r"^(SLIM_BYTES =) [\d_]+$", rf"\1 {archive.stat().st_size}", text, flags=re.MULTILINE)
     assert count == more == 1, (count, more)
     module.write_text(text)
 
@@ -188,7 +187,7 @@ class QuickTest(DownloadMainTest):
     self.assertEqual([line.split()[0] for line in lines], [*manifests.NAMES, "inception_v1"])
     states = [line.split("  ")[1:] for line in lines]
     states = [[field.strip() for field in fields if field] for fields in states]
-    size = (self.release / slim_archive.ARCHIVE).stat().st_size
+    size = (self.release / sources.SLIM_ARCHIVE).stat().st_size
     expected = [["0.6 MB", "400 classes", "made up"]] * 5
     expected += [[f"{size / 1e6:.1f} MB", "1001 classes", "ImageNet; 2D, to start others from"]]
     self.assertEqual([fields[-3:] for fields in states], expected)
@@ -242,7 +241,7 @@ class FetchTest(DownloadMainTest):
       done = self._run("inception_v1", f"--url={server.url}")
       printed = f"inception_v1: 230 tensors verified, {self.cache}/inception_v1/inception_v1.ckpt\n"
       self.assertEqual((done.stdout, done.stderr), (printed, ""))
-    self.assertEqual(server.paths, [f"/{slim_archive.ARCHIVE}"])
+    self.assertEqual(server.paths, [f"/{sources.SLIM_ARCHIVE}"])
 
   def test_two_at_once(self):
     server = self._serve()

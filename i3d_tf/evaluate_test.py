@@ -90,7 +90,7 @@ class EvaluateTest(absltest.TestCase):
     records = "--records=records"
     for sentence, *flags in (
       ("--records is missing", "--rgb_checkpoint=rgb"),
-      ("takes clips of the stream rgb; give it as --rgb_checkpoint", records, "--flow_checkpoint=rgb"),
+      ("takes clips of the stream rgb; give it as the checkpoint of rgb", records, "--flow_checkpoint=rgb"),
     ):
       self._assert_fails(self._evaluate(*flags, "--output=bad"), sentence)
     self.assertEmpty(list((self.folder / "bad").glob("[!.]*")))

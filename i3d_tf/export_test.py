@@ -13,10 +13,10 @@ import onnxruntime
 
 from i3d_tf import testing
 from i3d_tf.exporting import config
-from i3d_tf.weights import bundle
 from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
+from i3d_tf.weights import tensorflow1
 
 _SMALL = {"average_space": True, "num_frames": 16, "short_side": 72, "crop": 64}
 _HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -25,7 +25,7 @@ _HAS_TORCH = importlib.util.find_spec("torch") is not None
 class FlagsTest(absltest.TestCase):
   def test_choices_are_those_of_the_library(self):
     self.assertEqual(config.PYTORCH_FORMATS, tuple(pytorch_inception.I3D_LAYOUTS))
-    self.assertEqual(config.RELEASE_LAYOUTS, tuple(release.LAYOUTS))
+    self.assertEqual(config.RELEASE_LAYOUTS, tuple(tensorflow1.LAYOUTS))
 
   def test_defaults_are_those_of_the_library(self):
     shown = testing.run_main("export", "--help")
@@ -43,8 +43,8 @@ class ExportTest(parameterized.TestCase):
     testing.write_network(cls.networks / "c3d", model="c3d", num_frames=8, short_side=48, crop=48)
     testing.write_network(cls.networks / "convnet_lstm", model="convnet_lstm", num_frames=5, short_side=48, crop=48)
     values, _ = saved.read(cls.networks / "rgb")
-    for layout in release.LAYOUTS:
-      release.write(cls.networks / "layouts" / layout / "model.ckpt", values, release.LAYOUTS[layout])
+    for layout in tensorflow1.LAYOUTS:
+      tensorflow1.write_release(cls.networks / "layouts" / layout / "model.ckpt", values, tensorflow1.LAYOUTS[layout])
 
   def setUp(self):
     super().setUp()
@@ -98,11 +98,11 @@ class ExportTest(parameterized.TestCase):
     self.assertRegex(self._run("convnet_lstm", format=form)[1], "cannot convert this network: .*TensorList")
     self.assertFalse(self.output.parent.exists())
 
-  @parameterized.parameters(*release.LAYOUTS)
+  @parameterized.parameters(*tensorflow1.LAYOUTS)
   def test_release_layouts_are_written_as_they_were(self, layout):
     _, error = self._run(f"layouts/{layout}", format="release", layout=layout)
     self.assertEqual(error, "")
-    for suffix in (bundle.INDEX_SUFFIX, bundle.DATA_SUFFIX):
+    for suffix in (tensorflow1.INDEX_SUFFIX, tensorflow1.DATA_SUFFIX):
       first, second = (folder / f"model.ckpt{suffix}" for folder in (self.networks / "layouts" / layout, self.output))
       self.assertEqual(first.read_bytes(), second.read_bytes())
 

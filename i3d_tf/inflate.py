@@ -48,10 +48,10 @@ flags.DEFINE_bool(
 def main(arguments: list[str]) -> None:
   del arguments
   cli.import_tensorflow()
-  from i3d_tf.weights import inflated
+  from i3d_tf.weights import initialization
 
-  source, folder, options = FLAGS["from"].value, FLAGS.to, cli.from_flags(inflated.Inflation)
-  written = inflated.write(source, folder, options)
+  source, folder, options = FLAGS["from"].value, FLAGS.to, cli.from_flags(initialization.Inflation)
+  written = initialization.write_inflated(source, folder, options)
   print(
     f"{folder}: I3D for {written.stream} without a classifier, {written.num_variables} variables with "
     f"{written.num_values} values, inflated from {source} by {options.mode}"

@@ -14,10 +14,10 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import inflation
-from i3d_tf.weights import inflated
+from i3d_tf.weights import initialization
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
-from i3d_tf.weights import slim
+from i3d_tf.weights import tensorflow1
 
 _INFO = saved.make_info(
     model="inception_v1", stream="rgb", num_classes=3, classes=("a", "b", "c"), width_multiplier=0.05,
@@ -46,8 +46,8 @@ class InflatedTest(parameterized.TestCase):
   def _save(self, info=_INFO, channels=3):
     saved.save_values(self.folder / "run" / "best", _flat_values(info, channels), info)
 
-  def _write(self, **options) -> inflated.Written:
-    return inflated.write(self.run_folder, self.to, inflated.Inflation(**options))
+  def _write(self, **options) -> initialization.InflatedNetwork:
+    return initialization.write_inflated(self.run_folder, self.to, initialization.Inflation(**options))
 
   @parameterized.parameters(*inflation.MODES)
   def test_a_run_is_inflated(self, mode):
@@ -58,7 +58,7 @@ class InflatedTest(parameterized.TestCase):
     self.assertCountEqual(values, expected)
     for name, value in values.items():
       np.testing.assert_array_equal(value, expected[name], name, strict=True)
-    self.assertEqual(written, inflated.Written("rgb", 228, sum(value.size for value in values.values())))
+    self.assertEqual(written, initialization.InflatedNetwork("rgb", 228, sum(value.size for value in values.values())))
     fields = testing.change_info(_INFO, model="i3d", num_classes=0, classes=(), num_frames=64, step=None)
     self.assertEqual(info, fields)
     self.assertEqual(os.listdir(self.to.parent), ["trunk"])
@@ -87,7 +87,7 @@ class InflatedTest(parameterized.TestCase):
     info = testing.change_info(_INFO, model="i3d", num_frames=16)
     model = saved.make_model(info)
     before = {name: variable.numpy() for name, variable in release.named_variables(model).items()}
-    self.assertNotEmpty(saved.initialize(model, info, self.to))
+    self.assertNotEmpty(initialization.initialize(model, info, self.to))
     after = {name: variable.numpy() for name, variable in release.named_variables(model).items()}
     expected = inflation.inflate(_flat_values())
     self.assertLen(after, 230)
@@ -111,7 +111,7 @@ class InflatedTest(parameterized.TestCase):
 
   def test_scaling_without_other_channels_is_refused(self):
     self._save()
-    with self.assertRaisesRegex(errors.I3dError, "--rescale_first_kernel is for other channels, but .* the 3 of rgb"):
+    with self.assertRaisesRegex(errors.I3dError, "rescale_first_kernel is for other channels, but .* the 3 of rgb"):
       self._write(rescale_first_kernel=True)
     self.assertFalse(self.to.parent.exists())
 
@@ -150,7 +150,7 @@ class MainTest(parameterized.TestCase):
   def test_a_checkpoint_of_slim_s(self):
     folder = pathlib.Path(self.create_tempdir().full_path)
     info = saved.make_info(model="inception_v1", stream="rgb", num_classes=1001)
-    slim.write(folder / "slim.ckpt", _flat_values(info))
+    tensorflow1.write_slim(folder / "slim.ckpt", _flat_values(info))
     to = folder / "trunk"
     done = self._run(f"--from={folder}/slim.ckpt", f"--to={to}", "--stream=flow", "--mode=center")
     self.assertEqual(done.stderr, "")

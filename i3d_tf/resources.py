@@ -8,19 +8,32 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 
 
 def path(folder: str, name: str = "") -> pathlib.Path:
-  """The path of a packaged file; `folder` is 'data' or 'checkpoints'.
+  """Returns the path of a packaged file.
 
-  An installed package holds both folders inside itself; in a source tree they stand beside it.
+  An installed package holds the folders inside itself; in a source tree they are beside it.
+
+  Args:
+    folder: 'data' or 'checkpoints'.
+    name: Name of the file; by default the folder itself is meant.
+
+  Returns:
+    The path; nothing need be there.
   """
   inside = _PACKAGE / "assets" / folder
   return (inside if inside.is_dir() else _PACKAGE.parent / folder) / name
 
 
 def class_list(name: str) -> tuple[str, ...]:
-  """The class names of a list in the data folder in index order, for example of 'ucf101' or 'kinetics_400'.
+  """Reads a list of class names from the data folder.
+
+  Args:
+    name: Name of the list, for example 'ucf101' or 'kinetics_400'.
+
+  Returns:
+    The names in index order.
 
   Raises:
-    I3dError: if there is no list of that name.
+    I3dError: If there is no list of that name.
   """
   files = {file.stem: file for file in sorted(path("data").glob("*.txt"))}
   if name not in files:
@@ -29,5 +42,15 @@ def class_list(name: str) -> tuple[str, ...]:
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
-  """The Kinetics class names in the index order of the release, for 400, 600 or 700 classes; see `class_list`."""
+  """Reads the class names of Kinetics.
+
+  Args:
+    num_classes: 400, 600 or 700.
+
+  Returns:
+    The names in index order of the release.
+
+  Raises:
+    I3dError: If there is no list of so many classes.
+  """
   return class_list(f"kinetics_{num_classes}")

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
-from i3d_tf.weights import bundle
 from i3d_tf.weights import saved
+from i3d_tf.weights import tensorflow1
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SMALL = (
@@ -87,7 +87,7 @@ class ProcessTest(absltest.TestCase):
     """Everything in the newest checkpoint, save what is not the same twice."""
     path = tf.train.latest_checkpoint(os.fspath(self.folder / run / "checkpoints"))
     self.assertIsNotNone(path)
-    values = bundle.read(path).items()
+    values = tensorflow1.read(path).items()
     return {name: np.asarray(value) for name, value in values if name not in _BOOKKEEPING}
 
   def _assert_same_state(self, run: str, other: str) -> None:
@@ -281,7 +281,7 @@ class TrainTest(ProcessTest):
     with open(self.folder / "run" / "best" / "model.json", encoding="utf-8") as file:
       info = json.load(file)
     self.assertEqual((info["num_classes"], info["classes"]), (3, ["down", "right", "still"]))
-    values = bundle.read(os.fspath(self.folder / "run" / "best" / info["checkpoint"]))
+    values = tensorflow1.read(os.fspath(self.folder / "run" / "best" / info["checkpoint"]))
     np.testing.assert_array_equal(values["RGB/inception_i3d/Logits/Conv3d_0c_1x1/conv_3d/b"], bias[:3])
 
 
@@ -377,7 +377,7 @@ _BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIAB
 
 
 def _progress(run: pathlib.Path) -> str:
-  return bundle.read(tf.train.latest_checkpoint(os.fspath(run / "checkpoints")))[_PROGRESS]
+  return tensorflow1.read(tf.train.latest_checkpoint(os.fspath(run / "checkpoints")))[_PROGRESS]
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ class EvaluatorTest(parameterized.TestCase):
     )
 
   def test_what_does_not_fit(self):
-    self._assert_refused("takes clips of the stream flow; give it as --flow_checkpoint", "c",
+    self._assert_refused("takes clips of the stream flow; give it as the checkpoint of flow", "c",
                          checkpoints={"rgb": self.both["flow"]})  # fmt: skip
     self._assert_refused("is a network i3d, but model is c3d", "b", checkpoints=self.both, model="c3d")
     self._assert_refused("num_clips is not used by the protocol release, which is that of i3d", "g",

@@ -67,7 +67,8 @@ class NetworkTest(parameterized.TestCase):
   def test_the_other_stream(self):
     with mock.patch.object(network_lib.saved, "load", return_value=self.loaded):
       with self.assertRaisesRegex(
-        errors.I3dError, "^--flow_checkpoint=runs/a takes clips of the stream rgb; give it as --rgb_checkpoint$"
+        errors.I3dError,
+        "^the checkpoint of flow, runs/a, takes clips of the stream rgb; give it as the checkpoint of",
       ):
         network_lib.Network("runs/a", "flow")
 

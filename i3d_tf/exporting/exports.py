@@ -21,8 +21,8 @@ from i3d_tf.exporting import saved_model
 from i3d_tf.exporting import signatures as signatures_lib
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import pytorch_inception
-from i3d_tf.weights import release
 from i3d_tf.weights import saved
+from i3d_tf.weights import tensorflow1
 
 _OPSET = 18  # of 2022: current runtimes have it, and tf2onnx 1.17 supports it
 
@@ -176,7 +176,7 @@ def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config:
   if config.format == "network":
     saved.save_values(folder, values, info)
   elif config.format == "release":
-    release.write(folder / "model.ckpt", values, release.LAYOUTS[config.layout or info.stream])
+    tensorflow1.write_release(folder / "model.ckpt", values, tensorflow1.LAYOUTS[config.layout or info.stream])
   else:
     pytorch.write(folder / "model.pt", pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS[config.format]))
   for name, content in signatures_lib.class_list(info.classes).items():

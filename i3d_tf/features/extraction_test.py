@@ -281,7 +281,7 @@ class ExtractFeaturesTest(absltest.TestCase):
 class ExtractorTest(absltest.TestCase):
   def test_what_does_not_go_together(self):
     for changes, message in (
-      (dict(rgb_checkpoint=_checkpoint("flow")), "takes clips of the stream flow"),
+      (dict(rgb_checkpoint=_checkpoint("flow")), "takes clips of the stream flow; give it as the checkpoint of flow"),
       (dict(crop=40), "crop is 40 pixels; it must be at most short_side, which is 36"),
     ):
       with self.assertRaisesRegex(errors.I3dError, message):

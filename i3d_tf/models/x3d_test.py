@@ -8,7 +8,7 @@ import tensorflow as tf
 from i3d_tf import testing
 from i3d_tf.models import base
 from i3d_tf.models import x3d
-from i3d_tf.models import x3d_spec as spec
+from i3d_tf.models import x3d as spec
 from i3d_tf.weights import release
 
 _SMALL = {"width_multiplier": 0.2, "depth_factor": 1.0}

@@ -25,6 +25,7 @@ from i3d_tf.training import optimizers
 from i3d_tf.training import run_folder
 from i3d_tf.training import step
 from i3d_tf.training import validation
+from i3d_tf.weights import initialization
 from i3d_tf.weights import saved
 
 
@@ -135,7 +136,7 @@ class Trainer:
       self._loss_scale.restore(self._progress.loss_scale)
     elif run.initial_checkpoint:
       with strategy.scope():
-        self._notes += saved.initialize(
+        self._notes += initialization.initialize(
           self._model, trained, run.initial_checkpoint, rescale_first_kernel=run.rescale_first_kernel
         )
     self._validation = None

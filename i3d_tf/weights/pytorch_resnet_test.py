@@ -12,7 +12,6 @@ from i3d_tf import testing
 from i3d_tf.models import resnet
 from i3d_tf.models import resnet_spec as spec
 from i3d_tf.weights import pytorch
-from i3d_tf.weights import pytorch_networks
 from i3d_tf.weights import pytorch_resnet
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -129,21 +128,21 @@ class TorchResnetTest(parameterized.TestCase):
     *((layout, each) for layout, found in pytorch_resnet.RESNET_LAYOUTS.items() for each in found.architectures)
   )
   def test_networks_are_told_apart(self, layout, architecture):
-    found, values = pytorch_networks.from_torch(_state(layout, architecture), "made.pth")
+    found, values = saved.from_state_dict(_state(layout, architecture), "made.pth")
     self.assertEqual(found, architecture)
     shapes = {name: value.shape for name, value in values.items()}
     self.assertEqual(shapes, spec.variable_shapes(spec.ARCHITECTURES[architecture]))
 
   def test_values_stand_where_they_did(self):
     values = _values("mc3_18")
-    _, found = pytorch_networks.from_torch(_state("torchvision's networks of clips", "mc3_18", values), "made.pth")
+    _, found = saved.from_state_dict(_state("torchvision's networks of clips", "mc3_18", values), "made.pth")
     for name, value in values.items():
       np.testing.assert_array_equal(found[name], value, name)
 
   def test_a_bias_before_batch_norm_moves_the_mean(self):
     state = _state("SlowFast", "i3d_r50_non_local")
     state["s3.pathway0_nonlocal1.conv_out.bias"] = np.full([512], 0.25, np.float32)
-    _, values = pytorch_networks.from_torch(state, "made.pth")
+    _, values = saved.from_state_dict(state, "made.pth")
     np.testing.assert_array_equal(values["layer2_1_non_local/out/batch_norm/moving_mean"], np.full([512], 0.75))
 
   def test_what_is_wrong_is_listed(self):
@@ -152,11 +151,11 @@ class TorchResnetTest(parameterized.TestCase):
     what = "made.pth is of no network of ours, and nearest to r3d_18"
     message = f"(?s){what}.*missing.*layer1.1.conv2.0.weight.*unmatched.*layer5.weight"
     with self.assertRaisesRegex(errors.CheckpointError, message):
-      pytorch_networks.from_torch(state, "made.pth")
+      saved.from_state_dict(state, "made.pth")
     state["layer1.1.conv2.0.weight"] = state.pop("layer5.weight")[..., :2]
     message = rf"(?s){what}.*misshapen.*conv2.0.weight .*\(64, 64, 3, 3, 2\)"
     with self.assertRaisesRegex(errors.CheckpointError, message):
-      pytorch_networks.from_torch(state, "made.pth")
+      saved.from_state_dict(state, "made.pth")
 
   @unittest.skipUnless(importlib.util.find_spec("torch"), "torch is not installed")
   def test_a_file_says_what_network_it_is(self):

@@ -12,9 +12,9 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.models import inception
-from i3d_tf.weights import bundle
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import release
+from i3d_tf.weights import tensorflow1
 
 KERNEL = "Conv3d_1a_7x7/conv_3d/w"
 MEAN = "Mixed_4d/Branch_2/Conv3d_0b_3x3/batch_norm/moving_mean"
@@ -30,7 +30,7 @@ class LayoutTest(parameterized.TestCase):
   def test_loads_to_the_last_bit_and_is_written_back_equal(self, name):
     folder = pathlib.Path(self.create_tempdir().full_path)
     arrays = _random_arrays(name)
-    bundle.write(folder / "in", arrays)
+    tensorflow1.write(folder / "in", arrays)
     entry = manifests.load(name)
     model = inception.InceptionI3d(num_classes=entry.num_classes)
     loaded = release.load_checkpoint(model, folder / "in")
@@ -38,14 +38,14 @@ class LayoutTest(parameterized.TestCase):
     self.assertLen(loaded.momentum, 116 if name.endswith("kin600") else 0)
     variables = release.named_variables(model)
     self.assertLen(variables, 230)
-    prefix = release.LAYOUTS[entry.stream].prefix
+    prefix = tensorflow1.LAYOUTS[entry.stream].prefix
     for variable_name, variable in variables.items():
       stored = arrays[prefix + variable_name]
       np.testing.assert_array_equal(variable.numpy(), stored.reshape(variable.shape), err_msg=variable_name)
     release.save_release_checkpoint(model, folder / "out", stream=entry.stream, momentum=loaded.momentum)
-    for suffix in (bundle.INDEX_SUFFIX, bundle.DATA_SUFFIX):
+    for suffix in (tensorflow1.INDEX_SUFFIX, tensorflow1.DATA_SUFFIX):
       self.assertTrue(filecmp.cmp(folder / f"in{suffix}", folder / f"out{suffix}", shallow=False), suffix)
-    self.assertEqual(os.path.getsize(folder / f"out{bundle.DATA_SUFFIX}"), entry.data_bytes)
+    self.assertEqual(os.path.getsize(folder / f"out{tensorflow1.DATA_SUFFIX}"), entry.data_bytes)
 
 
 class StrictnessTest(parameterized.TestCase):
@@ -62,7 +62,7 @@ class StrictnessTest(parameterized.TestCase):
   def _refused(self, pattern, arrays=None, damage=None, model=None):
     """Asserts that loading fails with `pattern` and leaves the model as it was."""
     prefix = self.folder / "model.ckpt"
-    bundle.write(prefix, self.arrays if arrays is None else arrays)
+    tensorflow1.write(prefix, self.arrays if arrays is None else arrays)
     if damage is not None:
       damage(prefix)
     if model is None:
@@ -105,7 +105,7 @@ class StrictnessTest(parameterized.TestCase):
 
   def test_flipped_byte(self):
     def flip(prefix):
-      data = pathlib.Path(f"{prefix}{bundle.DATA_SUFFIX}")
+      data = pathlib.Path(f"{prefix}{tensorflow1.DATA_SUFFIX}")
       content = bytearray(data.read_bytes())
       content[5] ^= 1  # the first tensor, in order of names
       data.write_bytes(content)
@@ -114,18 +114,18 @@ class StrictnessTest(parameterized.TestCase):
 
   def test_truncated_data(self):
     def truncate(prefix):
-      os.truncate(f"{prefix}{bundle.DATA_SUFFIX}", 50_818_176 - 1)
+      os.truncate(f"{prefix}{tensorflow1.DATA_SUFFIX}", 50_818_176 - 1)
 
     last = "RGB/inception_i3d/Mixed_5c/Branch_3/Conv3d_0b_1x1/conv_3d/w"
     self._refused(f"1 damaged: {last} ", damage=truncate)
 
   def test_truncated_index(self):
     self._refused(
-      r"model.ckpt.index cannot be read", damage=lambda prefix: os.truncate(f"{prefix}{bundle.INDEX_SUFFIX}", 1000)
+      r"model.ckpt.index cannot be read", damage=lambda prefix: os.truncate(f"{prefix}{tensorflow1.INDEX_SUFFIX}", 1000)
     )
 
   def test_missing_data_file(self):
-    self._refused("damaged", damage=lambda prefix: os.unlink(f"{prefix}{bundle.DATA_SUFFIX}"))
+    self._refused("damaged", damage=lambda prefix: os.unlink(f"{prefix}{tensorflow1.DATA_SUFFIX}"))
 
   def test_another_network(self):
     self._refused("is not an I3D checkpoint.* it begins with conv/w$", arrays={"conv/w": np.zeros(3, np.float32)})
@@ -151,7 +151,7 @@ class StrictnessTest(parameterized.TestCase):
     np.testing.assert_array_equal(variables[KERNEL].numpy(), self.arrays[f"RGB/inception_i3d/{KERNEL}"])
 
   def test_a_network_cut_early_takes_its_part(self):
-    bundle.write(self.folder / "model.ckpt", self.arrays)
+    tensorflow1.write(self.folder / "model.ckpt", self.arrays)
     model = inception.InceptionI3d(final_endpoint="Mixed_3b")
     release.load_checkpoint(model, self.folder)
     variables = release.named_variables(model)
@@ -160,7 +160,7 @@ class StrictnessTest(parameterized.TestCase):
       np.testing.assert_array_equal(variable.numpy(), self.arrays[f"RGB/inception_i3d/{name}"])
 
   def test_a_model_named_otherwise_or_inside_another_scope(self):
-    bundle.write(self.folder / "model.ckpt", self.arrays)
+    tensorflow1.write(self.folder / "model.ckpt", self.arrays)
     with tf.name_scope("outer"):
       model = inception.InceptionI3d(name="rgb")
     release.load_checkpoint(model, self.folder)

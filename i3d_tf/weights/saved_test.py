@@ -7,9 +7,10 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.weights import bundle
+from i3d_tf.weights import initialization
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
+from i3d_tf.weights import tensorflow1
 
 _INFO = saved.make_info(
     stream="rgb", num_classes=3, classes=("a", "b", "c"), width_multiplier=0.05, average_space=True, num_frames=16,
@@ -49,7 +50,7 @@ class SavedTest(parameterized.TestCase):
   def test_one_that_cannot_be_written_leaves_the_earlier(self):
     folder = pathlib.Path(self.create_tempdir())
     saved.save(folder, _model(_INFO), _INFO)
-    with mock.patch.object(bundle.os, "replace", side_effect=OSError(28, "No space left on device")):
+    with mock.patch.object(tensorflow1.os, "replace", side_effect=OSError(28, "No space left on device")):
       with self.assertRaisesRegex(errors.CheckpointError, "No space left"):
         saved.save(folder, _model(_INFO), testing.change_info(_INFO, step=8))
     self.assertEqual(saved.load(folder)[1].step, 7)
@@ -76,7 +77,7 @@ class SavedTest(parameterized.TestCase):
 
   def test_a_checkpoint_without_info_or_head_is_refused(self):
     folder = pathlib.Path(self.create_tempdir())
-    bundle.write(folder / "model.ckpt", {f"RGB/inception_i3d/{release.FIRST_KERNEL}": np.zeros([7, 7, 7, 3, 64])})
+    tensorflow1.write(folder / "model.ckpt", {f"RGB/inception_i3d/{release.FIRST_KERNEL}": np.zeros([7, 7, 7, 3, 64])})
     with self.assertRaisesRegex(errors.CheckpointError, "is not whole: it has no Logits/Conv3d_0c_1x1/conv_3d/b"):
       saved.load(folder)
 
@@ -87,7 +88,7 @@ class InitializeTest(absltest.TestCase):
     saved.save(folder, _model(other), other)
     model = saved.make_model(info)
     before = _values(model)
-    notes = saved.initialize(model, info, folder, **options)
+    notes = initialization.initialize(model, info, folder, **options)
     return before, _values(model), notes
 
   def test_equal_networks_are_copied_whole(self):

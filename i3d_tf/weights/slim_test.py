@@ -12,9 +12,8 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.models import inception
 from i3d_tf.models import inception_spec
-from i3d_tf.weights import bundle
 from i3d_tf.weights import release
-from i3d_tf.weights import slim
+from i3d_tf.weights import tensorflow1
 
 # Written down from slim's inception_v1.py. Kernel size, channels in and out.
 _STEM = {"Conv2d_1a_7x7": (7, 3, 64), "Conv2d_2b_1x1": (1, 64, 64), "Conv2d_2c_3x3": (3, 64, 192)}
@@ -85,35 +84,35 @@ class FormatTest(parameterized.TestCase):
     testing.write_old_checkpoint(path, arrays | {"global_step": np.array(4242, np.int64)})
     self.assertEqual(os.listdir(self.folder), ["inception_v1.ckpt"])
     for given in (path, self.folder):
-      self.assertTrue(slim.is_slim(given))
-      self._check(slim.read(given), arrays)
+      self.assertTrue(tensorflow1.is_slim(given))
+      self._check(tensorflow1.read_slim(given), arrays)
 
   def test_the_present_format_is_read_by_any_of_its_names(self):
     arrays = _random_arrays()
     prefix = self.folder / "model.ckpt"
-    bundle.write(prefix, arrays)
+    tensorflow1.write(prefix, arrays)
     for given in (prefix, f"{prefix}.index", f"{prefix}.data-00000-of-00001", self.folder):
-      self.assertTrue(slim.is_slim(given))
-      self._check(slim.read(given), arrays)
+      self.assertTrue(tensorflow1.is_slim(given))
+      self._check(tensorflow1.read_slim(given), arrays)
 
   def test_what_is_written_is_in_slim_s_names_and_read_back(self):
     arrays = _random_arrays()
     values = {name: arrays[slim_name] for slim_name, (name, _) in _pairs().items()}
     values = {name: value[np.newaxis] if name.endswith("/w") else value for name, value in values.items()}
-    slim.write(self.folder / "out", values)
-    written = bundle.read(os.fspath(self.folder / "out"))
+    tensorflow1.write_slim(self.folder / "out", values)
+    written = tensorflow1.read(os.fspath(self.folder / "out"))
     self.assertCountEqual(written, arrays)
     for name, array in arrays.items():
       np.testing.assert_array_equal(written[name], array, name, strict=True)
-    self._check(slim.read(self.folder / "out"), arrays)
+    self._check(tensorflow1.read_slim(self.folder / "out"), arrays)
 
   def test_a_network_of_ours_is_given_back_whole(self):
     model = inception.InceptionV1(num_classes=7, width_multiplier=0.05)
     model.build(2)
     values = {name: variable.numpy() for name, variable in release.named_variables(model).items()}
-    slim.write(self.folder / "out", values)
-    self.assertEqual(bundle.read(os.fspath(self.folder / "out"))[_KERNEL].shape, (7, 7, 2, 4))
-    again = slim.read(self.folder / "out", width_multiplier=0.05)
+    tensorflow1.write_slim(self.folder / "out", values)
+    self.assertEqual(tensorflow1.read(os.fspath(self.folder / "out"))[_KERNEL].shape, (7, 7, 2, 4))
+    again = tensorflow1.read_slim(self.folder / "out", width_multiplier=0.05)
     self.assertCountEqual(again, values)
     for name, value in values.items():
       np.testing.assert_array_equal(again[name], value, name, strict=True)
@@ -126,7 +125,7 @@ class FormatTest(parameterized.TestCase):
     values[f"{prefix}_2c_3x3/batch_norm/beta"] = value
     added = ", Conv3d_2c_3x3/batch_norm/beta" if prefix == "Conv3d" else ""
     with self.assertRaisesRegex(ValueError, f"missing or unknown are Conv2d_2b_1x1/batch_norm/beta{added}$"):
-      slim.write(self.folder / "out", values)
+      tensorflow1.write_slim(self.folder / "out", values)
     self.assertEmpty(os.listdir(self.folder))
 
 
@@ -137,9 +136,9 @@ class StrictnessTest(parameterized.TestCase):
     self.arrays = {name: np.zeros(shape, np.float32) for name, (_, shape) in _pairs().items()}
 
   def _refused(self, pattern: str):
-    bundle.write(self.path, self.arrays)
+    tensorflow1.write(self.path, self.arrays)
     with self.assertRaisesRegex(errors.CheckpointError, pattern) as caught:
-      slim.read(self.path)
+      tensorflow1.read_slim(self.path)
     self.assertNotIn("\n", str(caught.exception))
 
   def test_every_problem_is_listed(self):
@@ -167,17 +166,17 @@ class StrictnessTest(parameterized.TestCase):
     self._refused(f"Inception-v1: 1 misshapen: .*{message}")
 
   def test_what_training_writes_beside_the_variables_is_left_out(self):
-    expected = set(slim.read(self._written()))
+    expected = set(tensorflow1.read_slim(self._written()))
     for counter in ("global_step", "beta1_power", "beta2_power"):
       self.arrays[counter] = np.array(1.0, np.float32)
     for slot in ("Momentum", "RMSProp", "RMSProp_1", "Adam", "Adam_1", "ExponentialMovingAverage"):
       self.arrays[f"{_KERNEL}/{slot}"] = np.ones([7, 7, 3, 64], np.float32)
-    values = slim.read(self._written())
+    values = tensorflow1.read_slim(self._written())
     self.assertEqual(set(values), expected)
-    self.assertEqual(np.abs(values[slim.FIRST_KERNEL]).max(), 0)
+    self.assertEqual(np.abs(values["Conv2d_1a_7x7/conv_3d/w"]).max(), 0)
 
   def _written(self) -> pathlib.Path:
-    bundle.write(self.path, self.arrays)
+    tensorflow1.write(self.path, self.arrays)
     return self.path
 
   @parameterized.parameters("InceptionV1/Mixed_6a/weights/Momentum", f"{_KERNEL}/Lion", "InceptionV1/global_step")
@@ -188,27 +187,27 @@ class StrictnessTest(parameterized.TestCase):
   def test_another_number_of_classes_is_read(self):
     self.arrays["InceptionV1/Logits/Conv2d_0c_1x1/weights"] = np.ones([1, 1, 1024, 5], np.float32)
     self.arrays["InceptionV1/Logits/Conv2d_0c_1x1/biases"] = np.ones([5], np.float32)
-    values = slim.read(self._written())
+    values = tensorflow1.read_slim(self._written())
     self.assertEqual(values["Logits/Conv2d_0c_1x1/conv_3d/w"].shape, (1, 1, 1, 1024, 5))
-    self.assertEqual(values[slim.HEAD_BIAS].shape, (5,))
+    self.assertEqual(values["Logits/Conv2d_0c_1x1/conv_3d/b"].shape, (5,))
 
   def test_nothing_there(self):
     for path in (self.path, self.path.parent):
-      self.assertFalse(slim.is_slim(path))
+      self.assertFalse(tensorflow1.is_slim(path))
       with self.assertRaisesRegex(errors.CheckpointError, f"no checkpoint of slim's Inception-v1 at {path}$"):
-        slim.read(path)
+        tensorflow1.read_slim(path)
 
   def test_other_checkpoints_are_not_slim_s(self):
-    bundle.write(self.path, {"RGB/inception_i3d/Conv3d_1a_7x7/conv_3d/w": np.zeros([7, 7, 7, 3, 64], np.float32)})
-    self.assertFalse(slim.is_slim(self.path))
-    self.assertFalse(slim.is_slim("rgb_scratch"))
+    tensorflow1.write(self.path, {"RGB/inception_i3d/Conv3d_1a_7x7/conv_3d/w": np.zeros([7, 7, 7, 3, 64], np.float32)})
+    self.assertFalse(tensorflow1.is_slim(self.path))
+    self.assertFalse(tensorflow1.is_slim("rgb_scratch"))
 
   def test_a_file_that_is_no_checkpoint(self):
     self.path.write_bytes(b"<!DOCTYPE html>" * 1000)
-    self.assertTrue(slim.is_slim(self.path))
+    self.assertTrue(tensorflow1.is_slim(self.path))
     message = f"^{self.path} cannot be read as a checkpoint: .*not an sstable"
     with self.assertRaisesRegex(errors.CheckpointError, message):
-      slim.read(self.path)
+      tensorflow1.read_slim(self.path)
 
   def test_a_damaged_file_of_old(self):
     testing.write_old_checkpoint(self.path, _random_arrays())
@@ -216,10 +215,10 @@ class StrictnessTest(parameterized.TestCase):
     content[len(content) // 2] ^= 1
     self.path.write_bytes(content)
     with self.assertRaisesRegex(errors.CheckpointError, "1 damaged: InceptionV1/"):
-      slim.read(self.path)
+      tensorflow1.read_slim(self.path)
     self.path.write_bytes(content[:-1000])
     with self.assertRaisesRegex(errors.CheckpointError, "cannot be read as a checkpoint"):
-      slim.read(self.path)
+      tensorflow1.read_slim(self.path)
 
 
 class ForwardTest(absltest.TestCase):
@@ -230,7 +229,7 @@ class ForwardTest(absltest.TestCase):
     testing.write_old_checkpoint(path, arrays)
     model = inception.InceptionV1(num_classes=1001)
     model.build(3)
-    release.assign(model, slim.read(path), "made")
+    release.assign(model, tensorflow1.read_slim(path), "made")
     image = testing.golden_noise("slim", 1, 3)[:, 0]
     expected = _forward(arrays, image)
     actual = tf.function(model)(image)[1]

@@ -12,7 +12,7 @@ from i3d_tf import testing
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import s3d
 from i3d_tf.weights import pytorch_inception
-from i3d_tf.weights import pytorch_networks
+from i3d_tf.weights import saved
 
 # Some names of the versions' own state dicts (torchvision 0.29.1; kylemin/S3D at 539b28a3) with what they are here.
 _NAMES = {
@@ -62,7 +62,7 @@ class TorchS3dTest(parameterized.TestCase):
     self.assertLen(arrays, (57 + 20) * 6 + 2)
     for theirs, ours in _NAMES[model].items():
       self.assertEqual(pytorch_inception.S3D_LAYOUTS[model].names()[ours], theirs)
-    found, values = pytorch_networks.from_torch(arrays, "made.pth")
+    found, values = saved.from_state_dict(arrays, "made.pth")
     self.assertEqual(found, model)
     self.assertEqual(set(values), set(_values()))
     for name, value in _values().items():
@@ -77,7 +77,7 @@ class TorchS3dTest(parameterized.TestCase):
   def test_what_does_not_fit_is_named(self, changes: Mapping[str, np.ndarray | None], sentence: str):
     arrays = {name: array for name, array in (_arrays("s3d_kylemin") | changes).items() if array is not None}
     with self.assertRaisesRegex(errors.CheckpointError, f"made.pth .*{sentence}"):
-      pytorch_networks.from_torch(arrays, "made.pth")
+      saved.from_state_dict(arrays, "made.pth")
 
 
 if __name__ == "__main__":

@@ -64,8 +64,8 @@ class TorchX3DTest(parameterized.TestCase):
     arrays = _state_dict(network, "PyTorchVideo")
     trained = [array.size for name, array in arrays.items() if name.endswith(("weight", "bias"))]
     self.assertEqual(sum(trained), 3_794_274)
-    model = pytorch_resnet.find_x3d(arrays, "X3D_XS.pyth")
-    release.assign(network, pytorch_resnet.x3d_from_torch(arrays, model, "X3D_XS.pyth"), "X3D_XS.pyth")
+    model = pytorch_resnet.X3D.find(arrays, "X3D_XS.pyth")
+    release.assign(network, pytorch_resnet.X3D.convert(arrays, model, "X3D_XS.pyth"), "X3D_XS.pyth")
     logits = network(_clip())[0][0].numpy()
     np.testing.assert_allclose(logits[:4], _LOGITS, atol=1e-5)
     self.assertAlmostEqual(float(np.linalg.norm(logits)), _NORM, delta=1e-4)
@@ -79,7 +79,7 @@ class TorchX3DTest(parameterized.TestCase):
         ),
         arrays := _state_dict(_made(num_classes=9), "SlowFast"),
     )  # fmt: skip
-    values = pytorch_resnet.x3d_from_torch(arrays, "x3d_m", "x3d_m.pyth")
+    values = pytorch_resnet.X3D.convert(arrays, "x3d_m", "x3d_m.pyth")
     kernel = arrays["s4.pathway0_res2.branch2.b.weight"]
     np.testing.assert_array_equal(values["layer3_2/conv2/conv_3d/w"][0, 1, 2], kernel[:, 0, 0, 1, 2])
     np.testing.assert_array_equal(values["Logits/conv_3d/w"][0, 0, 0].T, arrays["head.projection.weight"])
@@ -95,21 +95,21 @@ class TorchX3DTest(parameterized.TestCase):
   def test_which_it_is(self, made, project, path, expected):
     layout = pytorch_resnet.X3D_LAYOUTS[project]
     names = [layout.name(own) for own in release.named_variables(_made(made))]
-    self.assertEqual(pytorch_resnet.find_x3d(dict.fromkeys(names), path), expected)
+    self.assertEqual(pytorch_resnet.X3D.find(dict.fromkeys(names), path), expected)
 
   def test_others_are_none_of_it(self):
     # The stems of SlowFast's and pytorchvideo's ResNet-50.
     for name in ("s1.pathway0_stem.conv.weight", "blocks.0.conv.weight", "features.0.0.0.weight"):
-      self.assertIsNone(pytorch_resnet.find_x3d({name: np.zeros(1)}, "x3d_s.pyth"))
+      self.assertIsNone(pytorch_resnet.X3D.find({name: np.zeros(1)}, "x3d_s.pyth"))
 
   def test_what_does_not_fit_is_listed(self):
     arrays = _state_dict(_made(num_classes=3), "SlowFast")
     arrays["s2.pathway0_res0.branch2.a.weight"] = np.zeros([54, 24, 1, 1, 3], np.float32)
     with self.assertRaisesRegex(errors.CheckpointError, r"x.pyth is not of x3d_m: 1 misshapen: .*branch2.a.weight"):
-      pytorch_resnet.x3d_from_torch(arrays, "x3d_m", "x.pyth")
+      pytorch_resnet.X3D.convert(arrays, "x3d_m", "x.pyth")
     del arrays["s2.pathway0_res0.branch2.a.weight"]
     with self.assertRaisesRegex(errors.CheckpointError, r"1 missing: s2.pathway0_res0.branch2.a.weight"):
-      pytorch_resnet.x3d_from_torch(arrays, "x3d_m", "x.pyth")
+      pytorch_resnet.X3D.convert(arrays, "x3d_m", "x.pyth")
 
 
 if __name__ == "__main__":
