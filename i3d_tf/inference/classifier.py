@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import importlib
 import os
 from typing import Any, TypeAlias
 
@@ -352,11 +351,10 @@ def _last_endpoint(checkpoint: Checkpoint, info: saved.ModelInfo, endpoints: Seq
   """The constructor's argument that leaves out rows which no endpoint needs, where the network has it."""
   if endpoints is None:
     return {}
-  module, _, name = zoo.get(info.model).constructor.partition(":")
-  network_class = getattr(importlib.import_module(module), name)
-  if not issubclass(network_class, inception.Inception):
+  network = zoo.get(info.model).make(info.num_classes)
+  if not isinstance(network, inception.Inception):
     return {}
-  known = (*spec.endpoints(saved.make_model(info).architecture), spec.POOLED_FEATURES, spec.STEP_LOGITS)
+  known = (*spec.endpoints(network.architecture), spec.POOLED_FEATURES, spec.STEP_LOGITS)
   if isinstance(endpoints, str) or not endpoints or not set(endpoints) <= set(known):
     raise errors.I3dError(
       f"endpoints is {endpoints!r}; {checkpoint} is a network {info.model}, which has {', '.join(known)}"

@@ -8,7 +8,6 @@ import tensorflow as tf
 from i3d_tf import testing
 from i3d_tf.models import base
 from i3d_tf.models import x3d
-from i3d_tf.models import x3d_spec as spec
 from i3d_tf.weights import release
 
 _SMALL = {"width_multiplier": 0.2, "depth_factor": 1.0}
@@ -45,7 +44,7 @@ class X3DTest(parameterized.TestCase):
       {name: tuple(endpoints[name].shape[1:4]) for name in sides},
       {name: (6, side, side) for name, side in sides.items()},
     )
-    blocks = [block.name for block in spec.blocks(1.0)]
+    blocks = [block.name for block in x3d.blocks(1.0)]
     self.assertCountEqual(endpoints, ["stem", *blocks, "conv5", base.POOLED_FEATURES, x3d.LIN5, base.LOGITS])
 
   @parameterized.parameters(("layer2_0", "layer1_0"), ("layer2_1", "layer2_0"))
