@@ -162,7 +162,7 @@ class Entry:
   """
 
   title: str
-  constructor: Callable[..., Network]
+  constructor: type[Network]
   arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   streams: tuple[str, ...]
   options: tuple[str, ...] = ()

@@ -113,7 +113,15 @@ def training_clips(name: str, stream: str) -> dict[str, Any]:
 
 
 def preprocess(name: str, stream: str) -> preprocess_lib.Preprocess:
-  """Returns the transform from a video to a clip that a network of a stream is trained with."""
+  """Returns the transform from a video to a clip that a network is trained with.
+
+  Args:
+    name: one of `NAMES`.
+    stream: 'rgb', 'flow' or 'joint'.
+
+  Raises:
+    I3dError: if there is no network of that name.
+  """
   names = {field.name for field in dataclasses.fields(preprocess_lib.Preprocess)}
   training = training_clips(name, stream)
   return preprocess_lib.Preprocess(**{key: value for key, value in training.items() if key in names})

@@ -145,7 +145,7 @@ class ZooTest(parameterized.TestCase):
     shapes = []
     for more in (0, 1):
       info = small_info(name, stream)
-      model = zoo.get(name).make(4, width_multiplier=0.05, **{key: getattr(info, key) for key in zoo.get(name).options})
+      model = zoo.get(name).make(4, width_multiplier=0.05, **{key: info.get(key) for key in zoo.get(name).options})
       model.build(tf.nest.map_structure(more.__add__, info.in_channels))
       shapes.append({each: tuple(value.shape) for each, value in release.named_variables(model).items()})
     grown = {each for each, shape in shapes[0].items() if shapes[1][each] != shape}
