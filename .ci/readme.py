@@ -13,14 +13,19 @@ numbers may differ by 1 %. A line `...` says that something is left out.
 
 from collections.abc import Sequence
 from concurrent import futures
+import contextlib
+import functools
 import os
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
+import types
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -31,8 +36,8 @@ _COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable
 _BLOCK = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _TIME_LIMIT = 600  # seconds for a block
-_TIMED_OUT = 124  # exit status of `timeout`
 _SECTIONS_AT_A_TIME = 2
+_running: set[subprocess.Popen] = set()
 
 
 class Block(NamedTuple):
@@ -54,6 +59,8 @@ def main() -> int:
   (quickstart, *rest), *others = sections
   started = time.monotonic()
   with tempfile.TemporaryDirectory(prefix="i3d_tf_documents_") as name:
+    for number in (signal.SIGINT, signal.SIGTERM):
+      signal.signal(number, functools.partial(_end, name))
     environment = prepare(pathlib.Path(name))
     failed = run([quickstart], pathlib.Path(name), environment)
     with futures.ThreadPoolExecutor(_SECTIONS_AT_A_TIME) as pool:
@@ -141,20 +148,43 @@ def run(blocks: Sequence[Block], folder: pathlib.Path, environment: dict[str, st
 
 
 def _find_problem(block: Block, folder: pathlib.Path, environment: dict[str, str]) -> str | None:
-  # `timeout` also ends what the block started.
-  command = ["timeout", "--kill-after=10", str(_TIME_LIMIT), *_COMMANDS[block.kind], block.script]
-  done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-  if done.returncode == _TIMED_OUT:
+  command = [*_COMMANDS[block.kind], block.script]
+  process = subprocess.Popen(
+    command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    start_new_session=True,  # so that what the block starts can be ended with it
+  )  # fmt: skip
+  _running.add(process)
+  try:
+    output, messages = process.communicate(timeout=_TIME_LIMIT)
+  except subprocess.TimeoutExpired:
+    _kill(process)
+    process.communicate()
     return f"not done in {_TIME_LIMIT} s"
-  if done.returncode:
-    return f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
-  printed = iter(done.stdout.splitlines())
+  finally:
+    _running.discard(process)
+  if process.returncode:
+    return f"exit status {process.returncode}\n{output}{messages}"
+  printed = iter(output.splitlines())
   for line in block.expected:
     if line.strip() in ("", "..."):
       continue
     if not any(_same(line, other) for other in printed):
-      return f"the document says {line!r}; printed was\n{done.stdout}"
+      return f"the document says {line!r}; printed was\n{output}"
   return None
+
+
+def _kill(process: subprocess.Popen) -> None:
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end(folder: str, signal_number: int, frame: types.FrameType | None) -> None:
+  """Ends what is running, removes the folder and exits; a signal handler."""
+  del frame
+  for process in list(_running):
+    _kill(process)
+  shutil.rmtree(folder, ignore_errors=True)
+  os._exit(128 + signal_number)
 
 
 def _add_flags(script: str, info: str) -> str:
