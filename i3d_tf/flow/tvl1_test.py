@@ -253,8 +253,8 @@ class TvL1Test(parameterized.TestCase):
       runner.start()
     for runner in runners:
       runner.join()
-    for flow in flows:
-      np.testing.assert_array_equal(flow, expected)
+    for field in flows:
+      np.testing.assert_array_equal(field, expected)
 
   @parameterized.parameters((3, 3), (3, 200), (16, 17), (33, 15), (40, 48))
   def test_small_and_odd_sizes_agree_with_opencv(self, height, width):
