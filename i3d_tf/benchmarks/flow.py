@@ -188,7 +188,7 @@ def _kernel_seconds(solver: tvl1.TvL1, level: int) -> dict[str, float]:
   image, level_flow = solver._pyramids[0][level], solver._flows[level]
   height, width = image.shape
   fields, scheme, source = solver._fields, solver._scheme, solver._source
-  inside = np.ones(tvl1_kernels.padded_width(width), np.float32)
+  inside = np.ones(tvl1_filters.padded_width(width), np.float32)
   calls = {
     "load": lambda: tvl1_kernels._load(level_flow, fields, height, width),
     "interleave": lambda: tvl1_filters.interleave(image, source),

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf.data import datasets
 from i3d_tf.data import records
 from i3d_tf.flow import codec
@@ -15,6 +16,9 @@ from i3d_tf.video import decode
 
 STREAMS = tuple(records.IMAGES)
 FLOW_FORMATS = ("png", "jpeg")
+# Methods by the names that records had for them before there were others; any other method has its own name.
+_ENGINES = {"numba": "tvl1", "opencv": "tvl1_opencv"}
+FLOW_ENGINES = (*_ENGINES, *sorted(set(flow.METHODS) - set(_ENGINES.values())))
 _PNG_LEVEL = 6  # of zlib; 9 takes ten times as long for 9 % fewer bytes
 _FLOW_JPEG_QUALITY = 100  # MediaSequence's
 
@@ -31,7 +35,7 @@ class Settings:
     flow_format: 'png' keeps the encoded flow exactly; 'jpeg' (4:4:4, quality 100) adds an error of its own.
     flow_rounding: see `codec.encode`.
     flow_bound: pixels per frame; larger motion is cut off.
-    flow_engine: see `tvl1.tvl1_flow`.
+    flow_engine: of `FLOW_ENGINES`: what computes the flow.
   """
 
   streams: tuple[str, ...] = ("rgb", "flow")
@@ -49,7 +53,7 @@ class Settings:
     if "backward_flow" in self.streams and "flow" not in self.streams:
       raise errors.I3dError(f"streams are {', '.join(self.streams)}; backward flow is stored beside flow only")
     for name, allowed in (
-        ("flow_format", FLOW_FORMATS), ("flow_rounding", codec.ROUNDINGS), ("flow_engine", tvl1.ENGINES)
+        ("flow_format", FLOW_FORMATS), ("flow_rounding", codec.ROUNDINGS), ("flow_engine", FLOW_ENGINES)
     ):  # fmt: skip
       if getattr(self, name) not in allowed:
         raise errors.I3dError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
@@ -129,7 +133,8 @@ def _encode(clip: datasets.Clip, settings: Settings) -> tuple[dict[str, list[byt
 def _solver(settings: Settings, shape: tuple[int, int]):
   if settings.flow_engine == "numba":
     return tvl1.TvL1(*shape).flow
-  return lambda previous, following: tvl1.tvl1_flow(np.stack([previous, following]), engine="opencv", threads=1)[0]
+  method = _ENGINES.get(settings.flow_engine, settings.flow_engine)
+  return lambda previous, following: flow.optical_flow(np.stack([previous, following]), method, threads=1)[0]
 
 
 def encode_rgb(frame: np.ndarray, quality: int) -> bytes:
@@ -137,9 +142,9 @@ def encode_rgb(frame: np.ndarray, quality: int) -> bytes:
   return _imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def encode_flow(flow: np.ndarray, settings: Settings) -> bytes:
+def encode_flow(field: np.ndarray, settings: Settings) -> bytes:
   """One flow field `[H, W, 2]` in pixels per frame as an image: red x, green y, blue 0."""
-  image = codec.to_image(codec.encode(flow, bound=settings.flow_bound, rounding=settings.flow_rounding))
+  image = codec.to_image(codec.encode(field, bound=settings.flow_bound, rounding=settings.flow_rounding))
   bgr = np.ascontiguousarray(image[..., ::-1])
   if settings.flow_format == "png":
     return _imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])

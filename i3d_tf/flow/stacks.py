@@ -17,14 +17,20 @@ from i3d_tf.flow import codec
 
 
 def order(flow_stack: int, stacking: str) -> tuple[list[int], list[int]]:
-  """The flows of a stack, in order: their numbers within the stack's window, and whether they go backward, 0 or 1.
+  """Returns which flows a stack holds, in order.
 
   The window is of `flow_stack` consecutive pairs of frames; flow k lies between its frames k and k + 1, whichever way
   it goes. A bi-directional stack is about frame t = L/2: it has the forward flows t to t + 1, t + 1 to t + 2 and so on,
   then the backward flows t to t - 1, t - 1 to t - 2 and so on; both lead away from t. (Section 3.1 of the paper tells
   which flows these are, but not the order of the backward ones.)
 
-  The first number is also that of the stack's frame: the window's first, or t.
+  Args:
+    flow_stack: number of flows L.
+    stacking: 'plain', 'trajectory' or 'bidirectional'.
+
+  Returns:
+    The flows' numbers within the stack's window, and whether each goes backward, 0 or 1. The first number is also that
+    of the stack's frame: the window's first, or t.
   """
   if stacking != "bidirectional":
     return list(range(flow_stack)), [0] * flow_stack
@@ -33,7 +39,14 @@ def order(flow_stack: int, stacking: str) -> tuple[list[int], list[int]]:
 
 
 def plain(fields: Sequence[tf.Tensor]) -> tf.Tensor:
-  """L fields `[..., H, W, 2]` as channels `[..., H, W, 2L]`: x, y of the first flow, x, y of the second and so on."""
+  """Stacks fields at the same pixel.
+
+  Args:
+    fields: L of them, `[..., H, W, 2]`.
+
+  Returns:
+    `[..., H, W, 2L]`: x, y of the first flow, x, y of the second and so on.
+  """
   return tf.concat(fields, axis=-1)
 
 
@@ -63,7 +76,14 @@ def trajectory(fields: Sequence[tf.Tensor], means: Sequence[tf.Tensor] | None = 
 
 
 def subtract_means(fields: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Each field `[..., H, W, 2]` without its mean vector, and these vectors `[..., 2]`."""
+  """Subtracts from each field its mean vector.
+
+  Args:
+    fields: `[..., H, W, 2]`.
+
+  Returns:
+    The fields without their means, and the means `[..., 2]`.
+  """
   means = tf.reduce_mean(fields, axis=[-3, -2])
   return fields - means[..., tf.newaxis, tf.newaxis, :], means
 

@@ -78,6 +78,11 @@ class TvL1:
   def __init__(self, height: int, width: int, *, params: TvL1Params = TvL1Params()):
     """Allocates about 100 bytes per pixel; the first call of a process loads or compiles the kernels.
 
+    Args:
+      height: of the frames, in pixels.
+      width: of the frames, in pixels.
+      params: see `TvL1Params`.
+
     Raises:
       ValueError: a side is shorter than 3 pixels.
     """
@@ -181,7 +186,7 @@ def tvl1_flow(
 def iter_flow(
   frames: Iterable[np.ndarray], *, params: TvL1Params = TvL1Params(), threads: int | None = None
 ) -> Iterator[np.ndarray]:
-  """Yields the TV-L1 flow of each frame to the next, [H, W, 2], as `tvl1_flow` returns it, for videos of any length.
+  """Computes the TV-L1 flow of each frame to the next, [H, W, 2], as `tvl1_flow` does, for videos of any length.
 
   The frames of twice as many pairs as there are threads are held at most.
 
@@ -189,6 +194,9 @@ def iter_flow(
     frames: [H, W] gray or [H, W, 3] RGB, uint8, one after the other.
     params: see `TvL1Params`.
     threads: as of `tvl1_flow` with "numba".
+
+  Returns:
+    An iterator over the fields.
 
   Raises:
     ValueError: as `tvl1_flow`.
@@ -280,8 +288,8 @@ def _level_shapes(height: int, width: int, params: TvL1Params) -> Sequence[tuple
   return shapes
 
 
-def _scheme(params: TvL1Params) -> tvl1_kernels.Scheme:
-  return tvl1_kernels.Scheme(
+def _scheme(params: TvL1Params) -> tvl1_filters.Scheme:
+  return tvl1_filters.Scheme(
     tau_theta=np.float32(params.tau / params.theta),
     theta=np.float32(params.theta),
     threshold=np.float32(params.lambda_ * params.theta),
@@ -294,16 +302,16 @@ def _scheme(params: TvL1Params) -> tvl1_kernels.Scheme:
   )
 
 
-def _allocate_fields(height: int, width: int) -> tvl1_kernels.Fields:
+def _allocate_fields(height: int, width: int) -> tvl1_filters.Fields:
   """Allocates the planes, each on a cache line and at another place in its memory page.
 
   Ten planes are read in step. If they all began at the same place of a page, their rows would compete
   for the same few entries of the first-level cache; that costs about 10 %.
   """
-  line, page = tvl1_kernels.LANES, 4096 // np.dtype(np.float32).itemsize
-  names = tvl1_kernels.Fields._fields
-  size = tvl1_kernels.plane_size(height, width)
+  line, page = tvl1_filters.LANES, 4096 // np.dtype(np.float32).itemsize
+  names = tvl1_filters.Fields._fields
+  size = tvl1_filters.plane_size(height, width)
   distance = -(-size // page) * page + 7 * line
   store = np.zeros(len(names) * distance + line, np.float32)
   first = -(store.ctypes.data // store.itemsize) % line
-  return tvl1_kernels.Fields(*(store[first + i * distance :][:size] for i in range(len(names))))
+  return tvl1_filters.Fields(*(store[first + i * distance :][:size] for i in range(len(names))))

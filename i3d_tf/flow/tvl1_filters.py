@@ -1,165 +1,195 @@
-"""Median of the 25 values around each pixel, by minima and maxima that vectorise along a row.
+"""Compiled kernels of TV-L1 optical flow that resample images: pyramid, derivatives, warping by a flow field.
 
-Sorting each column of five values serves all five windows that the column belongs to. From five sorted
-columns the median takes 86 further minima and maxima. The sequence was found by pruning a sorting network
-for as long as it still selected the 13th of 25 values on all 6^5 ways to fill sorted columns with zeros
-and ones, which by the zero-one principle proves it for all numbers (Knuth, The Art of Computer
-Programming, volume 3, section 5.3.4).
+Also what all kernels share: the compiler's settings, the few things that Numba does not offer, and the layout of the
+planes. The functions keep no state, release the interpreter lock and follow one thread. Images are C-contiguous float32
+arrays [H, W].
 
-Compiled kernels that resample images: pyramid, derivatives, warping by a flow field.
-
-The functions keep no state, release the interpreter lock and follow one thread. Images are C-contiguous
-float32 arrays [H, W].
+A *plane* is a flat float32 array holding an image with a margin: rows -1 to H, and at least one column more on either
+side. Rows start on cache lines and are computed in whole vectors. What the columns beyond W hold is meaningless but
+finite; column -1 of the dual variables stays 0.
 """
 
 import math
+from typing import NamedTuple
 
+from llvmlite import ir
+from numba import njit
+from numba import types
+from numba.extending import intrinsic
 import numpy as np
 
-from i3d_tf.flow.tvl1_kernels import blend_window
-from i3d_tf.flow.tvl1_kernels import compiled
-from i3d_tf.flow.tvl1_kernels import no_alias
-
-# Unsigned, because Numba then leaves out the test for negative indices, which would keep the vectoriser
-# from seeing that neighbours are neighbours.
-_1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+# Not "nnan" or "ninf": a broken flow field must stay visibly broken.
+_FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
+compiled = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 
 
-@compiled
-def _smaller(a, b):
-  return a if a < b else b
+@intrinsic
+def no_alias(typing_context):
+  """Promises that the float32 array arguments of the calling function do not overlap.
 
-
-@compiled
-def _larger(a, b):
-  return b if a < b else a
-
-
-@compiled
-def _order(a, b):
-  return (a if a < b else b), (b if a < b else a)
-
-
-@compiled
-def sort_columns(row0, row1, row2, row3, row4, columns, ranked, start):
-  """Sorts the five values of each column, one from each row: the smallest go to `ranked[0]`.
+  Without the promise the vectoriser must compare the addresses of a dozen arrays before each loop; it
+  gives up beyond eight comparisons and leaves scalar code that is eight times slower.
 
   Args:
-    row0..row4: [>= columns] float32.
-    columns: number of columns to sort.
-    ranked: five arrays [>= columns] float32, written.
+    typing_context: Numba's; the calling kernel passes nothing.
+
+  Returns:
+    For Numba: the type of the call and the function that generates its code.
   """
-  _sort_columns(
-    row0,
-    row1,
-    row2,
-    row3,
-    row4,
-    columns,
-    ranked[0, start:],
-    ranked[1, start:],
-    ranked[2, start:],
-    ranked[3, start:],
-    ranked[4, start:],
-  )
+  del typing_context
+
+  def generate(context, builder, signature, arguments):
+    del signature, arguments
+    for argument in builder.function.args:
+      if isinstance(argument.type, ir.PointerType) and argument.type.pointee == ir.FloatType():
+        argument.add_attribute("noalias")
+    builder.function.attributes.add("noinline")  # inlining would dissolve the promise
+    return context.get_dummy_value()
+
+  return types.void(), generate
 
 
-@compiled
-def _sort_columns(row0, row1, row2, row3, row4, columns, rank0, rank1, rank2, rank3, rank4):
-  no_alias()
-  for x in range(np.uint64(columns)):
-    a, b, c, d, e = row0[x], row1[x], row2[x], row3[x], row4[x]
-    a, b = _order(a, b)
-    d, e = _order(d, e)
-    c, e = _order(c, e)
-    c, d = _order(c, d)
-    a, d = _order(a, d)
-    a, c = _order(a, c)
-    b, e = _order(b, e)
-    b, d = _order(b, d)
-    b, c = _order(b, c)
-    rank0[x], rank1[x], rank2[x], rank3[x], rank4[x] = a, b, c, d, e
+@intrinsic
+def blend_window(typing_context, source, at, pitch, weights_x, weights_y, out, to):
+  """Weighs a window of 4 x 4 pixels with 4 interleaved channels: writes `out[to:to+4]`, the weighted sum.
 
-
-@compiled
-def median_row(ranked, start, columns, out):
-  """Writes the median of sorted columns x..x+4 to `out[x]`, for x in 0..columns-1.
+  A row of the window is one vector of 16 values. Written as a loop, LLVM vectorises over the windows
+  instead and gathers each value singly, five times slower.
 
   Args:
-    ranked: five arrays [>= columns + 4] float32, as `sort_columns` fills them.
-    columns: number of medians.
-    out: [>= columns] float32, written.
+    typing_context: Numba's; the calling kernel passes the rest only.
+    source: [N] float32, the interleaved image.
+    at: uint64, offset of the window's first value; not checked.
+    pitch: uint64, floats from one row of the window to the next.
+    weights_x, weights_y: tuples of four float32.
+    out: [M] float32, written.
+    to: uint64, offset in `out`; not checked.
+
+  Returns:
+    For Numba: the type of the call and the function that generates its code.
   """
-  _median_row(
-    ranked[0, start:], ranked[1, start:], ranked[2, start:], ranked[3, start:], ranked[4, start:], columns, out
-  )
+  del typing_context
+  quad, row = ir.VectorType(ir.FloatType(), 4), ir.VectorType(ir.FloatType(), 16)
+
+  def lanes(builder, vector, indices):
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(indices)), list(indices))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+  def address(context, builder, array_type, array, offset, vector_type):
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [offset]), vector_type.as_pointer())
+
+  def weighted(builder, total, vector, weight):
+    product = builder.fmul(vector, weight, flags=("contract",))
+    return product if total is None else builder.fadd(total, product, flags=("contract",))
+
+  def generate(context, builder, signature, arguments):
+    image, offset, step, across, down, result, target = arguments
+    total = None
+    for i in range(4):
+      pixels = builder.load(address(context, builder, signature.args[0], image, offset, row), align=4)
+      weight = builder.insert_element(
+        ir.Constant(quad, ir.Undefined), builder.extract_value(down, i), ir.IntType(32)(0)
+      )
+      total = weighted(builder, total, pixels, lanes(builder, weight, [0] * 16))
+      offset = builder.add(offset, step)
+    factors = ir.Constant(quad, ir.Undefined)
+    for i in range(4):
+      factors = builder.insert_element(factors, builder.extract_value(across, i), ir.IntType(32)(i))
+    total = builder.fmul(total, lanes(builder, factors, [i // 4 for i in range(16)]))
+    half = builder.fadd(lanes(builder, total, range(8)), lanes(builder, total, range(8, 16)))
+    total = builder.fadd(lanes(builder, half, range(4)), lanes(builder, half, range(4, 8)))
+    builder.store(total, address(context, builder, signature.args[5], result, target, quad), align=4)
+    return context.get_dummy_value()
+
+  return types.void(source, at, pitch, weights_x, weights_y, out, to), generate
+
+
+LANES = 16  # float32 values in a cache line, and in the widest vector register (AVX-512)
+
+
+class Fields(NamedTuple):
+  """The planes of one level."""
+
+  u: np.ndarray  # horizontal flow, pixels
+  v: np.ndarray  # vertical flow
+  filtered_u: np.ndarray  # the median filter writes here, then the names are swapped
+  filtered_v: np.ndarray
+  pux: np.ndarray  # dual variable of u, x component
+  puy: np.ndarray
+  pvx: np.ndarray  # dual variable of v
+  pvy: np.ndarray
+  grad_x: np.ndarray  # derivatives of the warped second image
+  grad_y: np.ndarray
+  inv_grad: np.ndarray  # 1 / (grad_x^2 + grad_y^2)
+  residual: np.ndarray  # brightness difference, extrapolated to zero flow
+
+
+class Scheme(NamedTuple):
+  """The numbers that the iteration needs."""
+
+  tau_theta: np.float32  # tau / theta
+  theta: np.float32
+  threshold: np.float32  # lambda * theta
+  epsilon: float  # stop when the root mean square change of the flow is smaller
+  num_warps: int
+  num_outer: int
+  num_inner: int
+  use_median: bool  # 5 x 5 median of the flow before the inner iterations
+  subpixels: np.float32  # warp at multiples of 1/subpixels pixel; 0: anywhere
 
 
 @compiled
-def _median_row(rank0, rank1, rank2, rank3, rank4, columns, out):
-  no_alias()
-  for x in range(np.uint64(columns)):
-    a0, b0, c0, d0, e0 = rank0[x], rank0[x + _1], rank0[x + _2], rank0[x + _3], rank0[x + _4]
-    a1, b1, c1, d1, e1 = rank1[x], rank1[x + _1], rank1[x + _2], rank1[x + _3], rank1[x + _4]
-    a2, b2, c2, d2, e2 = rank2[x], rank2[x + _1], rank2[x + _2], rank2[x + _3], rank2[x + _4]
-    a3, b3, c3, d3, e3 = rank3[x], rank3[x + _1], rank3[x + _2], rank3[x + _3], rank3[x + _4]
-    a4, b4, c4, d4, e4 = rank4[x], rank4[x + _1], rank4[x + _2], rank4[x + _3], rank4[x + _4]
-    a4, d4 = _order(a4, d4)
-    a1, e1 = _order(a1, e1)
-    b1, c1 = _order(b1, c1)
-    b1 = _larger(a1, b1)
-    b2, e2 = _order(b2, e2)
-    a2, c2 = _order(a2, c2)
-    b1, d1 = _order(b1, d1)
-    d4 = _smaller(d4, c4)
-    c2, e2 = _order(c2, e2)
-    a4, d4 = _order(a4, d4)
-    c2, d2 = _order(c2, d2)
-    c0, a0 = _order(c0, a0)
-    b3, d3 = _order(b3, d3)
-    b4, a4 = _order(b4, a4)
-    c3, a3 = _order(c3, a3)
-    d0, b0 = _order(d0, b0)
-    a4 = _smaller(a4, e2)
-    d1, e1 = _order(d1, e1)
-    a3 = _smaller(a3, d3)
-    a2, c2 = _order(a2, c2)
-    c0 = _larger(b0, c0)
-    b3, e3 = _order(b3, e3)
-    a3, c3 = _order(a3, c3)
-    d4 = _smaller(d4, e4)
-    a3, b3 = _order(a3, b3)
-    a4 = _smaller(a4, d4)
-    d0 = _larger(a0, d0)
-    c3 = _smaller(c3, e3)
-    b2, c2 = _order(b2, c2)
-    b3, c3 = _order(b3, c3)
-    c1, d1 = _order(c1, d1)
-    d0, c0 = _order(d0, c0)
-    c0, e0 = _order(c0, e0)
-    d1, e1 = _order(d1, e1)
-    c2, d2 = _order(c2, d2)
-    b2 = _larger(c0, b2)
-    b3 = _smaller(b3, e1)
-    d1 = _smaller(d1, c3)
-    a4, b4 = _order(a4, b4)
-    a3 = _larger(a2, a3)
-    d1 = _smaller(d1, b4)
-    b2 = _larger(a3, b2)
-    a4, b3 = _order(a4, b3)
-    e0, c2 = _order(e0, c2)
-    c1 = _larger(b2, c1)
-    b3 = _smaller(b3, c2)
-    e0 = _larger(a4, e0)
-    c1 = _larger(b1, c1)
-    d0 = _larger(c1, d0)
-    d0, b3 = _order(d0, b3)
-    b3, e0 = _order(b3, e0)
-    e0 = _smaller(e0, d1)
-    b3 = _smaller(b3, d2)
-    e0 = _larger(d0, e0)
-    e0 = _larger(b3, e0)
-    out[x] = e0
+def padded_width(width):
+  """Rounds the width up to whole vectors, so that no loop has a scalar remainder.
+
+  Args:
+    width: columns of the image.
+
+  Returns:
+    The number of columns that are computed.
+  """
+  return (width + LANES - 1) // LANES * LANES
+
+
+@compiled
+def row_stride(width):
+  """Returns the distance from one row of a plane to the next.
+
+  Args:
+    width: columns of the image.
+
+  Returns:
+    The distance in floats.
+  """
+  return LANES + padded_width(width) + LANES
+
+
+@compiled
+def row_start(y, width):
+  """Returns where a row of a plane starts.
+
+  Args:
+    y: the row, -1 to H.
+    width: columns of the image.
+
+  Returns:
+    The offset of the row's column 0, in floats.
+  """
+  return (y + 1) * row_stride(width) + LANES
+
+
+def plane_size(height, width):
+  """Returns the size of a plane.
+
+  Args:
+    height: rows of the image.
+    width: columns of the image.
+
+  Returns:
+    The number of floats.
+  """
+  return (height + 2) * row_stride(width)
 
 
 BORDER = 4  # zero pixels around the image that is warped: bicubic taps further out are never looked at
@@ -174,12 +204,27 @@ _CUBIC = np.float32(-0.75)  # the free parameter of bicubic interpolation: OpenC
 
 @compiled
 def row_pitch(width):
-  """Floats from one row of the image that is warped to the next."""
+  """Returns the distance from one row of the image that is warped to the next.
+
+  Args:
+    width: columns of the image.
+
+  Returns:
+    The distance in floats.
+  """
   return (width + 2 * BORDER) * CHANNELS
 
 
 def warped_size(height, width):
-  """Floats of the image that is warped."""
+  """Returns the size of the image that is warped.
+
+  Args:
+    height: rows of the image.
+    width: columns of the image.
+
+  Returns:
+    The number of floats.
+  """
   return (height + 2 * BORDER) * row_pitch(width)
 
 
@@ -191,8 +236,15 @@ def warped_size(height, width):
 def resize(image, resized, step_y, step_x, factor):
   """Resamples `image` [H, W] bilinearly, times `factor`, into `resized` [h, w].
 
-  A step is the distance in `image` of neighbours in `resized`; pixels are centred on half-integers and
-  the border is repeated. Positions are computed in double precision, as OpenCV's optimised code does.
+  Pixels are centred on half-integers and the border is repeated. Positions are computed in double precision, as
+  OpenCV's optimised code does.
+
+  Args:
+    image: [H, W] float32.
+    resized: [h, w] float32, written.
+    step_y: distance in `image`, in rows, of neighbours in `resized`.
+    step_x: the same in columns.
+    factor: float32, multiplies every value.
   """
   left, across = _brackets(resized.shape[1], step_x, image.shape[1])
   top, down = _brackets(resized.shape[0], step_y, image.shape[0])
@@ -226,7 +278,12 @@ def _resize_row(upper, lower, down, left, across, factor, out):
 
 @compiled
 def interleave(image, source):
-  """Writes `image` and its central differences to `source`, with a border of zeros."""
+  """Writes an image and its central differences, interleaved, with a border of zeros.
+
+  Args:
+    image: [H, W] float32.
+    source: at least `warped_size(H, W)` float32, written.
+  """
   height, width = image.shape
   pitch = row_pitch(width)
   margin = BORDER * CHANNELS
@@ -272,7 +329,18 @@ def _cubic(t):
 
 @compiled
 def locate(u, v, y, height, width, subpixels, taps, corner):
-  """For each pixel of a row: bicubic weights into `taps` [8, W], offset of its first tap into `corner` [W]."""
+  """Computes where each pixel of a row is read in the warped image, and with which bicubic weights.
+
+  Args:
+    u: [W] float32, horizontal flow of the row.
+    v: [W] float32, vertical flow.
+    y: number of the row.
+    height: rows of the image.
+    width: columns of the image.
+    subpixels: see `Scheme`.
+    taps: [8, W] float32, written: four horizontal weights, then four vertical ones.
+    corner: [W] uint64, written: the offset of the first tap in the interleaved image.
+  """
   pitch = row_pitch(width)
   for x in range(width):
     across = np.float32(x) + u[x]
@@ -292,7 +360,16 @@ def locate(u, v, y, height, width, subpixels, taps, corner):
 
 @compiled
 def gather(source, pitch, taps, corner, width, sampled):
-  """Interpolates the four channels of `source` at each pixel of a row into `sampled` [W * CHANNELS]."""
+  """Interpolates the four channels of the interleaved image at each pixel of a row.
+
+  Args:
+    source: the image, as `interleave` writes it.
+    pitch: its `row_pitch`.
+    taps: weights, as `locate` writes them.
+    corner: offsets, as `locate` writes them.
+    width: pixels of the row.
+    sampled: [W * CHANNELS] float32, written.
+  """
   for x in range(width):
     blend_window(
       source,
@@ -307,7 +384,18 @@ def gather(source, pitch, taps, corner, width, sampled):
 
 @compiled
 def linearise_row(image, sampled, u, v, grad_x, grad_y, inv_grad, residual):
-  """From the warped second image: the coefficients of the data term at a row of the first image."""
+  """Computes the coefficients of the data term for a row from the warped second image.
+
+  Args:
+    image: [W] float32, the row of the first image.
+    sampled: the warped row, as `gather` writes it.
+    u: horizontal flow of the row.
+    v: vertical flow.
+    grad_x: written, as the last three; see `Fields`.
+    grad_y: written.
+    inv_grad: written.
+    residual: written.
+  """
   no_alias()
   for x in range(image.shape[0]):
     value = sampled[CHANNELS * x]

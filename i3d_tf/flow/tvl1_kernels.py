@@ -1,168 +1,176 @@
-"""The few things that the kernels need and Numba does not offer.
+"""Compiled kernels that solve one level of the pyramid of TV-L1 optical flow: iteration and median filter.
 
-Compiled kernels that solve one level of the pyramid of TV-L1 optical flow.
+The functions keep no state, release the interpreter lock and follow one thread; callers give each thread its own
+arrays. See `tvl1_filters` for the layout of the arrays.
 
-The functions keep no state, release the interpreter lock and follow one thread; callers give each thread
-its own arrays. Images are C-contiguous float32 arrays [H, W].
-
-A *plane* is a flat float32 array holding an image with a margin: rows -1 to H, and at least one column
-more on either side. Rows start on cache lines and are computed in whole vectors. What the columns beyond
-W hold is meaningless but finite; column -1 of the dual variables stays 0.
+The median of the 25 values around each pixel is found by minima and maxima that vectorise along a row. Sorting each
+column of five values serves all five windows that the column belongs to. From five sorted columns the median takes 86
+further minima and maxima. The sequence was found by pruning a sorting network for as long as it still selected the 13th
+of 25 values on all 6^5 ways to fill sorted columns with zeros and ones, which by the zero-one principle proves it for
+all numbers (Knuth, The Art of Computer Programming, volume 3, section 5.3.4).
 """
 
 import math
-from typing import NamedTuple
 
-from llvmlite import ir
-from numba import njit
-from numba import types
-from numba.extending import intrinsic
 import numpy as np
 
 from i3d_tf.flow import tvl1_filters
 
-# Not "nnan" or "ninf": a broken flow field must stay visibly broken.
-_FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
-compiled = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
-
-
-@intrinsic
-def no_alias(typing_context):
-  """Promises that the float32 array arguments of the calling function do not overlap.
-
-  Without the promise the vectoriser must compare the addresses of a dozen arrays before each loop; it
-  gives up beyond eight comparisons and leaves scalar code that is eight times slower.
-  """
-  del typing_context
-
-  def generate(context, builder, signature, arguments):
-    del signature, arguments
-    for argument in builder.function.args:
-      if isinstance(argument.type, ir.PointerType) and argument.type.pointee == ir.FloatType():
-        argument.add_attribute("noalias")
-    builder.function.attributes.add("noinline")  # inlining would dissolve the promise
-    return context.get_dummy_value()
-
-  return types.void(), generate
-
-
-@intrinsic
-def blend_window(typing_context, source, at, pitch, weights_x, weights_y, out, to):
-  """Weighs a window of 4 x 4 pixels with 4 interleaved channels: writes `out[to:to+4]`, the weighted sum.
-
-  A row of the window is one vector of 16 values. Written as a loop, LLVM vectorises over the windows
-  instead and gathers each value singly, five times slower.
-
-  Args:
-    source: [N] float32, the interleaved image.
-    at: uint64, offset of the window's first value; not checked.
-    pitch: uint64, floats from one row of the window to the next.
-    weights_x, weights_y: tuples of four float32.
-    out: [M] float32, written.
-    to: uint64, offset in `out`; not checked.
-  """
-  del typing_context
-  quad, row = ir.VectorType(ir.FloatType(), 4), ir.VectorType(ir.FloatType(), 16)
-
-  def lanes(builder, vector, indices):
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(indices)), list(indices))
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
-
-  def address(context, builder, array_type, array, offset, vector_type):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), vector_type.as_pointer())
-
-  def weighted(builder, total, vector, weight):
-    product = builder.fmul(vector, weight, flags=("contract",))
-    return product if total is None else builder.fadd(total, product, flags=("contract",))
-
-  def generate(context, builder, signature, arguments):
-    image, offset, step, across, down, result, target = arguments
-    total = None
-    for i in range(4):
-      pixels = builder.load(address(context, builder, signature.args[0], image, offset, row), align=4)
-      weight = builder.insert_element(
-        ir.Constant(quad, ir.Undefined), builder.extract_value(down, i), ir.IntType(32)(0)
-      )
-      total = weighted(builder, total, pixels, lanes(builder, weight, [0] * 16))
-      offset = builder.add(offset, step)
-    factors = ir.Constant(quad, ir.Undefined)
-    for i in range(4):
-      factors = builder.insert_element(factors, builder.extract_value(across, i), ir.IntType(32)(i))
-    total = builder.fmul(total, lanes(builder, factors, [i // 4 for i in range(16)]))
-    half = builder.fadd(lanes(builder, total, range(8)), lanes(builder, total, range(8, 16)))
-    total = builder.fadd(lanes(builder, half, range(4)), lanes(builder, half, range(4, 8)))
-    builder.store(total, address(context, builder, signature.args[5], result, target, quad), align=4)
-    return context.get_dummy_value()
-
-  return types.void(source, at, pitch, weights_x, weights_y, out, to), generate
-
-
-LANES = 16  # float32 values in a cache line, and in the widest vector register (AVX-512)
-
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
+# Unsigned, because Numba then leaves out the test for negative indices, which would keep the vectoriser
+# from seeing that neighbours are neighbours.
+_1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 
 
-class Fields(NamedTuple):
-  """The planes of one level."""
-
-  u: np.ndarray  # horizontal flow, pixels
-  v: np.ndarray  # vertical flow
-  filtered_u: np.ndarray  # the median filter writes here, then the names are swapped
-  filtered_v: np.ndarray
-  pux: np.ndarray  # dual variable of u, x component
-  puy: np.ndarray
-  pvx: np.ndarray  # dual variable of v
-  pvy: np.ndarray
-  grad_x: np.ndarray  # derivatives of the warped second image
-  grad_y: np.ndarray
-  inv_grad: np.ndarray  # 1 / (grad_x^2 + grad_y^2)
-  residual: np.ndarray  # brightness difference, extrapolated to zero flow
+@tvl1_filters.compiled
+def _smaller(a, b):
+  return a if a < b else b
 
 
-class Scheme(NamedTuple):
-  """The numbers that the iteration needs."""
-
-  tau_theta: np.float32  # tau / theta
-  theta: np.float32
-  threshold: np.float32  # lambda * theta
-  epsilon: float  # stop when the root mean square change of the flow is smaller
-  num_warps: int
-  num_outer: int
-  num_inner: int
-  use_median: bool  # 5 x 5 median of the flow before the inner iterations
-  subpixels: np.float32  # warp at multiples of 1/subpixels pixel; 0: anywhere
+@tvl1_filters.compiled
+def _larger(a, b):
+  return b if a < b else a
 
 
-@compiled
-def padded_width(width):
-  """Columns that are computed in a row of `width`: whole vectors, so that no loop has a scalar remainder."""
-  return (width + LANES - 1) // LANES * LANES
+@tvl1_filters.compiled
+def _order(a, b):
+  return (a if a < b else b), (b if a < b else a)
 
 
-@compiled
-def row_stride(width):
-  """Floats from one row of a plane to the next."""
-  return LANES + padded_width(width) + LANES
+@tvl1_filters.compiled
+def sort_columns(row0, row1, row2, row3, row4, columns, ranked, start):
+  """Sorts the five values of each column, one from each row: the smallest go to `ranked[0]`.
+
+  Args:
+    row0: [>= columns] float32, as the next four.
+    row1: the next row.
+    row2: the next row.
+    row3: the next row.
+    row4: the next row.
+    columns: number of columns to sort.
+    ranked: [5, >= start + columns] float32, written.
+    start: offset of column 0 in `ranked`.
+  """
+  _sort_columns(
+    row0,
+    row1,
+    row2,
+    row3,
+    row4,
+    columns,
+    ranked[0, start:],
+    ranked[1, start:],
+    ranked[2, start:],
+    ranked[3, start:],
+    ranked[4, start:],
+  )
 
 
-@compiled
-def row_start(y, width):
-  """Offset of column 0 of row `y` (-1 to H) in a plane."""
-  return (y + 1) * row_stride(width) + LANES
+@tvl1_filters.compiled
+def _sort_columns(row0, row1, row2, row3, row4, columns, rank0, rank1, rank2, rank3, rank4):
+  tvl1_filters.no_alias()
+  for x in range(np.uint64(columns)):
+    a, b, c, d, e = row0[x], row1[x], row2[x], row3[x], row4[x]
+    a, b = _order(a, b)
+    d, e = _order(d, e)
+    c, e = _order(c, e)
+    c, d = _order(c, d)
+    a, d = _order(a, d)
+    a, c = _order(a, c)
+    b, e = _order(b, e)
+    b, d = _order(b, d)
+    b, c = _order(b, c)
+    rank0[x], rank1[x], rank2[x], rank3[x], rank4[x] = a, b, c, d, e
 
 
-def plane_size(height, width):
-  """Floats of a plane."""
-  return (height + 2) * row_stride(width)
+@tvl1_filters.compiled
+def median_row(ranked, start, columns, out):
+  """Writes the median of sorted columns x..x+4 to `out[x]`, for x in 0..columns-1.
+
+  Args:
+    ranked: [5, >= start + columns + 4] float32, as `sort_columns` fills them.
+    start: offset of column 0 in `ranked`.
+    columns: number of medians.
+    out: [>= columns] float32, written.
+  """
+  _median_row(
+    ranked[0, start:], ranked[1, start:], ranked[2, start:], ranked[3, start:], ranked[4, start:], columns, out
+  )
+
+
+@tvl1_filters.compiled
+def _median_row(rank0, rank1, rank2, rank3, rank4, columns, out):
+  tvl1_filters.no_alias()
+  for x in range(np.uint64(columns)):
+    a0, b0, c0, d0, e0 = rank0[x], rank0[x + _1], rank0[x + _2], rank0[x + _3], rank0[x + _4]
+    a1, b1, c1, d1, e1 = rank1[x], rank1[x + _1], rank1[x + _2], rank1[x + _3], rank1[x + _4]
+    a2, b2, c2, d2, e2 = rank2[x], rank2[x + _1], rank2[x + _2], rank2[x + _3], rank2[x + _4]
+    a3, b3, c3, d3, e3 = rank3[x], rank3[x + _1], rank3[x + _2], rank3[x + _3], rank3[x + _4]
+    a4, b4, c4, d4, e4 = rank4[x], rank4[x + _1], rank4[x + _2], rank4[x + _3], rank4[x + _4]
+    a4, d4 = _order(a4, d4)
+    a1, e1 = _order(a1, e1)
+    b1, c1 = _order(b1, c1)
+    b1 = _larger(a1, b1)
+    b2, e2 = _order(b2, e2)
+    a2, c2 = _order(a2, c2)
+    b1, d1 = _order(b1, d1)
+    d4 = _smaller(d4, c4)
+    c2, e2 = _order(c2, e2)
+    a4, d4 = _order(a4, d4)
+    c2, d2 = _order(c2, d2)
+    c0, a0 = _order(c0, a0)
+    b3, d3 = _order(b3, d3)
+    b4, a4 = _order(b4, a4)
+    c3, a3 = _order(c3, a3)
+    d0, b0 = _order(d0, b0)
+    a4 = _smaller(a4, e2)
+    d1, e1 = _order(d1, e1)
+    a3 = _smaller(a3, d3)
+    a2, c2 = _order(a2, c2)
+    c0 = _larger(b0, c0)
+    b3, e3 = _order(b3, e3)
+    a3, c3 = _order(a3, c3)
+    d4 = _smaller(d4, e4)
+    a3, b3 = _order(a3, b3)
+    a4 = _smaller(a4, d4)
+    d0 = _larger(a0, d0)
+    c3 = _smaller(c3, e3)
+    b2, c2 = _order(b2, c2)
+    b3, c3 = _order(b3, c3)
+    c1, d1 = _order(c1, d1)
+    d0, c0 = _order(d0, c0)
+    c0, e0 = _order(c0, e0)
+    d1, e1 = _order(d1, e1)
+    c2, d2 = _order(c2, d2)
+    b2 = _larger(c0, b2)
+    b3 = _smaller(b3, e1)
+    d1 = _smaller(d1, c3)
+    a4, b4 = _order(a4, b4)
+    a3 = _larger(a2, a3)
+    d1 = _smaller(d1, b4)
+    b2 = _larger(a3, b2)
+    a4, b3 = _order(a4, b3)
+    e0, c2 = _order(e0, c2)
+    c1 = _larger(b2, c1)
+    b3 = _smaller(b3, c2)
+    e0 = _larger(a4, e0)
+    c1 = _larger(b1, c1)
+    d0 = _larger(c1, d0)
+    d0, b3 = _order(d0, b3)
+    b3, e0 = _order(b3, e0)
+    e0 = _smaller(e0, d1)
+    b3 = _smaller(b3, d2)
+    e0 = _larger(d0, e0)
+    e0 = _larger(b3, e0)
+    out[x] = e0
 
 
 # ---------------------------------------------------------------------------------------------------
 # Warping
 
 
-@compiled
+@tvl1_filters.compiled
 def _linearise(image, source, f, subpixels):
   """Warps the second image by the flow and linearises the brightness difference there."""
   height, width = image.shape
@@ -171,7 +179,7 @@ def _linearise(image, source, f, subpixels):
   corner = np.empty(width, np.uint64)
   sampled = np.empty(tvl1_filters.CHANNELS * width, np.float32)
   for y in range(height):
-    start = row_start(y, width)
+    start = tvl1_filters.row_start(y, width)
     u, v = f.u[start : start + width], f.v[start : start + width]
     tvl1_filters.locate(u, v, y, height, width, subpixels, taps, corner)
     tvl1_filters.gather(source, pitch, taps, corner, width, sampled)
@@ -184,33 +192,35 @@ def _linearise(image, source, f, subpixels):
 # Median
 
 
-@compiled
+@tvl1_filters.compiled
 def _filter_median(plane, filtered, height, width):
   """Writes the 5 x 5 median of `plane` to `filtered`; pixels of the edge are repeated beyond it."""
-  columns = padded_width(width)
-  ranked = np.zeros((5, row_stride(width)), np.float32)  # finite from the start, surplus columns included
+  columns = tvl1_filters.padded_width(width)
+  ranked = np.zeros((5, tvl1_filters.row_stride(width)), np.float32)  # finite from the start, surplus columns included
   for y in range(height):
-    tvl1_filters.sort_columns(
-      plane[row_start(max(y - 2, 0), width) :],
-      plane[row_start(max(y - 1, 0), width) :],
-      plane[row_start(y, width) :],
-      plane[row_start(min(y + 1, height - 1), width) :],
-      plane[row_start(min(y + 2, height - 1), width) :],
+    sort_columns(
+      plane[tvl1_filters.row_start(max(y - 2, 0), width) :],
+      plane[tvl1_filters.row_start(max(y - 1, 0), width) :],
+      plane[tvl1_filters.row_start(y, width) :],
+      plane[tvl1_filters.row_start(min(y + 1, height - 1), width) :],
+      plane[tvl1_filters.row_start(min(y + 2, height - 1), width) :],
       columns,
       ranked,
-      LANES,
+      tvl1_filters.LANES,
     )
     for rank in range(5):
-      ranked[rank, LANES - 2 : LANES] = ranked[rank, LANES]
-      ranked[rank, LANES + width : LANES + width + 2] = ranked[rank, LANES + width - 1]
-    tvl1_filters.median_row(ranked, LANES - 2, columns, filtered[row_start(y, width) :])
+      ranked[rank, tvl1_filters.LANES - 2 : tvl1_filters.LANES] = ranked[rank, tvl1_filters.LANES]
+      ranked[rank, tvl1_filters.LANES + width : tvl1_filters.LANES + width + 2] = ranked[
+        rank, tvl1_filters.LANES + width - 1
+      ]
+    median_row(ranked, tvl1_filters.LANES - 2, columns, filtered[tvl1_filters.row_start(y, width) :])
 
 
 # ---------------------------------------------------------------------------------------------------
 # Iteration
 
 
-@compiled
+@tvl1_filters.compiled
 def _iterate_row(
   u, v, pux, puy, pvx, pvy, grad_x, grad_y, inv_grad, residual, inside, above, row, columns, theta, threshold, tau_theta
 ):
@@ -223,7 +233,7 @@ def _iterate_row(
   Returns:
     the sum of squared changes of the flow over the columns where `inside` is 1.
   """
-  no_alias()
+  tvl1_filters.no_alias()
   change = _ZERO
   left = row - np.uint64(1)
   right = above + np.uint64(1)
@@ -255,7 +265,7 @@ def _iterate_row(
   return change
 
 
-@compiled
+@tvl1_filters.compiled
 def _iterate(f, s, inside, height, width):
   """One iteration for the whole image in one sweep; returns the sum of squared changes of the flow.
 
@@ -263,13 +273,13 @@ def _iterate(f, s, inside, height, width):
   writes there is cleared before the next sweep. Row `height` follows the last one as a copy of it
   without data and with theta = 0, which leaves it as it is and makes the vertical differences 0.
   """
-  columns = padded_width(width)
-  above, last = row_start(-1, width), row_start(height - 1, width)
+  columns = tvl1_filters.padded_width(width)
+  above, last = tvl1_filters.row_start(-1, width), tvl1_filters.row_start(height - 1, width)
   f.puy[above : above + columns] = _ZERO
   f.pvy[above : above + columns] = _ZERO
   change = 0.0
   for y in range(height + 1):
-    row = row_start(y, width)
+    row = tvl1_filters.row_start(y, width)
     theta = s.theta
     if y == height:
       theta = _ZERO
@@ -305,7 +315,7 @@ def _iterate(f, s, inside, height, width):
 # One level
 
 
-@compiled
+@tvl1_filters.compiled
 def solve_level(previous, following, flow, f, s, source):
   """Improves `flow` from `previous` to `following`, at one level of the pyramid.
 
@@ -313,15 +323,15 @@ def solve_level(previous, following, flow, f, s, source):
     previous: [H, W] float32 first image, 0..255.
     following: [H, W] float32 second image.
     flow: [2, H, W] float32, horizontal and vertical, in pixels; start on entry, solution on return.
-    f: `Fields` of at least `plane_size(H, W)` floats each.
+    f: `Fields` of at least `tvl1_filters.plane_size(H, W)` floats each.
     s: `Scheme`.
-    source: at least `warp.warped_size(H, W)` floats.
+    source: at least `tvl1_filters.warped_size(H, W)` floats.
 
   Returns:
-    the number of inner and of outer iterations.
+    The number of inner and of outer iterations.
   """
   height, width = previous.shape
-  inside = np.zeros(padded_width(width), np.float32)
+  inside = np.zeros(tvl1_filters.padded_width(width), np.float32)
   inside[:width] = _ONE
   tolerance = s.epsilon * s.epsilon * height * width
   _load(flow, f, height, width)
@@ -344,27 +354,27 @@ def solve_level(previous, following, flow, f, s, source):
       outer += 1
     num_outer += outer
   for y in range(height):
-    start = row_start(y, width)
+    start = tvl1_filters.row_start(y, width)
     flow[0, y] = f.u[start : start + width]
     flow[1, y] = f.v[start : start + width]
   return num_inner, num_outer
 
 
-@compiled
+@tvl1_filters.compiled
 def _load(flow, f, height, width):
   """Sets the planes to the flow `flow` and everything else to 0."""
-  end = (height + 2) * row_stride(width)
+  end = (height + 2) * tvl1_filters.row_stride(width)
   for plane in f:
     plane[:end] = _ZERO
   for y in range(height):
-    start = row_start(y, width)
+    start = tvl1_filters.row_start(y, width)
     f.u[start : start + width] = flow[0, y]
     f.v[start : start + width] = flow[1, y]
 
 
-@compiled
+@tvl1_filters.compiled
 def _swapped(f):
   """Exchanges the flow and the filtered flow."""
-  return Fields(
+  return tvl1_filters.Fields(
     f.filtered_u, f.filtered_v, f.u, f.v, f.pux, f.puy, f.pvx, f.pvy, f.grad_x, f.grad_y, f.inv_grad, f.residual
   )

@@ -9,6 +9,8 @@ from absl.testing import parameterized
 import cv2
 import numpy as np
 
+from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf import testing
 from i3d_tf.flow import tvl1
 from i3d_tf.flow import tvl1_filters
@@ -111,8 +113,8 @@ class KernelsTest(parameterized.TestCase):
   @parameterized.parameters((23, 31), (16, 48), (5, 3))
   def test_median_equals_numpy(self, height, width):
     image = np.random.default_rng(0).standard_normal((height, width)).astype(np.float32)
-    planes = np.zeros((2, tvl1_kernels.plane_size(height, width)), np.float32)
-    rows = planes.reshape(2, height + 2, -1)[:, 1:-1, tvl1_kernels.LANES : tvl1_kernels.LANES + width]
+    planes = np.zeros((2, tvl1_filters.plane_size(height, width)), np.float32)
+    rows = planes.reshape(2, height + 2, -1)[:, 1:-1, tvl1_filters.LANES : tvl1_filters.LANES + width]
     rows[0] = image
     tvl1_kernels._filter_median(planes[0], planes[1], height, width)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, 2, mode="edge"), (5, 5))
@@ -123,7 +125,7 @@ class KernelsTest(parameterized.TestCase):
     ranked = (np.arange(5)[:, None, None] >= 5 - ones).astype(np.float32)  # [rank, column, pattern]
     out = np.empty(1, np.float32)
     for pattern in range(ranked.shape[2]):
-      tvl1_filters.median_row(np.ascontiguousarray(ranked[:, :, pattern]), 0, 1, out)
+      tvl1_kernels.median_row(np.ascontiguousarray(ranked[:, :, pattern]), 0, 1, out)
       self.assertEqual(out[0], float(ones[:, pattern].sum() >= 13))
 
   @parameterized.parameters((40, 50, 32, 40, 0.8), (32, 40, 40, 50, None), (105, 139, 131, 174, None))
@@ -147,7 +149,7 @@ class KernelsTest(parameterized.TestCase):
     tvl1_filters.interleave(image, source)
     tvl1_kernels._linearise(np.zeros_like(image), source, fields, np.float32(subpixels))
     planes = {
-      name: plane.reshape(height + 2, -1)[1:-1, tvl1_kernels.LANES : tvl1_kernels.LANES + width]
+      name: plane.reshape(height + 2, -1)[1:-1, tvl1_filters.LANES : tvl1_filters.LANES + width]
       for name, plane in fields._asdict().items()
     }
     padded = np.pad(image, 1, mode="edge")
@@ -251,8 +253,8 @@ class TvL1Test(parameterized.TestCase):
       runner.start()
     for runner in runners:
       runner.join()
-    for flow in flows:
-      np.testing.assert_array_equal(flow, expected)
+    for field in flows:
+      np.testing.assert_array_equal(field, expected)
 
   @parameterized.parameters((3, 3), (3, 200), (16, 17), (33, 15), (40, 48))
   def test_small_and_odd_sizes_agree_with_opencv(self, height, width):
@@ -279,6 +281,20 @@ class TvL1Test(parameterized.TestCase):
     flow = tvl1.tvl1_flow(frames, params=params)
     self.assertLess(np.mean(_epe(flow, tvl1.tvl1_flow(frames, params=params, engine="opencv"))), 0.012)
     self.assertGreater(np.mean(_epe(flow, tvl1.tvl1_flow(frames, params=_LIKE_OPENCV))), 0.0005)
+
+  def test_optical_flow_calls_the_method_by_its_name(self):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 20, 24), np.uint8)
+    done = []
+    field = flow.optical_flow(frames, threads=1, on_pair=lambda *pair: done.append(pair))
+    np.testing.assert_array_equal(field, tvl1.tvl1_flow(frames))
+    self.assertEqual(done, [(1, 2), (2, 2)])
+    params = tvl1.TvL1Params(warps=1)
+    np.testing.assert_array_equal(
+      flow.optical_flow(frames, method="tvl1_opencv", threads=1, params=params),
+      tvl1.tvl1_flow(frames, params=params, engine="opencv", threads=1),
+    )
+    with self.assertRaisesRegex(errors.I3dError, "^method is 'raft'; allowed are tvl1, tvl1_opencv$"):
+      flow.optical_flow(frames, "raft")
 
   def test_one_frame_has_no_flow(self):
     self.assertEqual(tvl1.tvl1_flow(np.zeros((1, 20, 30), np.uint8)).shape, (0, 20, 30, 2))
