@@ -1,87 +1,112 @@
 """Derives each package's BUILD file from its Python files, then checks or writes it.
 
-A target is a fact of its module: the rule follows from the file (library, main or test), the dependencies
-from its imports. So nobody edits the packages' BUILD files by hand:
+A package is one library, one test for each test file, and one suite of them; the dependencies follow from the imports.
+The folder i3d_tf itself has two libraries, `core`, on which all packages build, and `testing`, and a program for each
+main. So nobody edits the packages' BUILD files by hand:
 
   python3 .ci/build_files.py --check   names what differs; the exit status is 1 if anything does
   python3 .ci/build_files.py --write   brings the files up to date
 
-Two things beside imports, at any depth, make a dependency: a string that is exactly the dotted name of one of
-our modules (lazy imports, programs that a test starts), and `path("data", ...)`, the one way to the data folders.
+Packages may not depend on each other in a circle. Beside imports, at any depth, a string that is exactly the dotted
+name of one of our modules makes a dependency: lazy imports, and programs that a test starts.
 """
 
 import argparse
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 import dataclasses
+import difflib
+import graphlib
 import pathlib
 import re
 import sys
 
 PACKAGE = "i3d_tf"
-DATA_FOLDERS = ("checkpoints", "data")
-DISTRIBUTIONS = {  # by import name
+CORE, TESTING = f"//{PACKAGE}:core", f"//{PACKAGE}:testing"
+DATA = ("//checkpoints", "//data")  # what `resources.path` finds
+TEST_ONLY = ("conftest", "testing")
+DISTRIBUTIONS = {  # by import name, where it is another
   "PIL": "pillow",
   "absl": "absl-py",
   "ai_edge_litert": "ai-edge-litert",
   "apache_beam": "apache-beam",
-  "av": "av",
   "cv2": "opencv-contrib-python-headless",
-  "filelock": "filelock",
   "google_crc32c": "google-crc32c",
   "grpc": "grpcio",
-  "jinja2": "jinja2",
-  "llvmlite": "llvmlite",
-  "matplotlib": "matplotlib",
-  "numba": "numba",
-  "numpy": "numpy",
-  "onnx": "onnx",
-  "onnxruntime": "onnxruntime",
-  "openvino": "openvino",
-  "pooch": "pooch",
-  "scipy": "scipy",
   "sklearn": "scikit-learn",
   "sonnet": "dm-sonnet",
-  "tensorflow": "tensorflow",
   "tensorflow_datasets": "tensorflow-datasets",
   "tensorflow_serving": "tensorflow-serving-api",
-  "tf2onnx": "tf2onnx",
-  "torch": "torch",
-  "tqdm": "tqdm",
 }
-SLOW = {"dm-sonnet", "numba", "tensorflow", "tensorflow-datasets"}  # to import or compile; a test without them is small
+SAME_NAME = (
+  "av filelock jinja2 llvmlite matplotlib numba numpy onnx onnxruntime openvino pooch scipy tensorflow tf2onnx torch"
+  " tqdm"
+).split()
 HEADER = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
 
-{loads}
+load("@pypi//:requirements.bzl", "requirement")
+load("@rules_python//python:defs.bzl", {rules})
 
 package(default_visibility = ["//visibility:public"])
+"""
+PROGRAMS = """[
+    py_binary(
+        name = main,
+        srcs = [main + ".py"],
+        deps = [
+{deps}        ],
+    )
+    for main in [
+{mains}    ]
+]
+"""
+TESTS = """[
+    py_test(
+        name = test[:-3],
+        srcs = [test],
+        deps = [
+{deps}        ],
+    )
+    for test in glob(["*_test.py"])
+]
+
+test_suite(name = "tests")
 """
 
 
 class BuildError(ValueError):
-  """A Python file from which no target can be derived."""
+  """A Python file, or a circle of packages, from which no target can be derived."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-  """One Python file, what it is and what it uses."""
+  """One Python file, and what it uses.
 
-  path: pathlib.Path  # below the root
-  rule: str
-  modules: frozenset[str]  # of ours, by dotted name
+  Attributes:
+    path: below the root.
+    is_main: whether it can be started.
+    modules: the modules of ours that it imports, by dotted name.
+    distributions: the packages of the registry that it imports.
+  """
+
+  path: pathlib.Path
+  is_main: bool
+  modules: frozenset[str]
   distributions: frozenset[str]
-  data: frozenset[str]
 
   @property
-  def target(self) -> str:
-    return self.path.parent.name if self.path.name == "__init__.py" else self.path.stem
+  def is_test(self) -> bool:
+    return self.path.stem.endswith("_test")
 
-  def label(self, package: pathlib.Path) -> str:
-    """The shortest label of this module's target in the BUILD file of `package`."""
-    here = self.path.parent
-    if here == package:
-      return f":{self.target}"
-    return f"//{here.as_posix()}" if here.name == self.target else f"//{here.as_posix()}:{self.target}"
+  @property
+  def label(self) -> str:
+    """The library or program that the file is in."""
+    folder = self.path.parent.as_posix()
+    if folder != PACKAGE:
+      return f"//{folder}"
+    if self.path.stem in TEST_ONLY:
+      return TESTING
+    return f"//{PACKAGE}:{self.path.stem}" if self.is_main else CORE
 
 
 def read_modules(root: pathlib.Path) -> dict[str, Module]:
@@ -97,23 +122,21 @@ def _read_module(root: pathlib.Path, path: pathlib.Path, known: Collection[str])
     nodes = list(ast.walk(ast.parse(source)))
   except SyntaxError as error:
     raise BuildError(f"{path}:{error.lineno}: {error.msg}") from None
-  modules, distributions, data = set(), set(), set()
+  modules, distributions = set(), set()
   for node in nodes:
-    data.update(_data_folders(node))
     for name in _imports(node, known):
       top = name.partition(".")[0]
       if name in known:
         modules.add(name)
-      elif top in DISTRIBUTIONS:
-        distributions.add(DISTRIBUTIONS[top])
+      elif top in DISTRIBUTIONS or top in SAME_NAME:
+        distributions.add(DISTRIBUTIONS.get(top, top))
       elif top not in sys.stdlib_module_names:
         raise BuildError(
           f"{path}:{node.lineno}: imports {name}, which is no module of this tree or of the standard library; "
           "a third-party one belongs in DISTRIBUTIONS of .ci/build_files.py"
         )
-  is_main = re.search(r"^if __name__ == .__main__.:", source, re.MULTILINE)
-  rule = "py_test" if path.stem.endswith("_test") else "py_binary" if is_main else "py_library"
-  return Module(path, rule, frozenset(modules), frozenset(distributions), frozenset(data))
+  is_main = re.search(r"^if __name__ == .__main__.:", source, re.MULTILINE) is not None
+  return Module(path, is_main, frozenset(modules), frozenset(distributions))
 
 
 def _imports(node: ast.AST, known: Collection[str]) -> Iterator[str]:
@@ -128,57 +151,146 @@ def _imports(node: ast.AST, known: Collection[str]) -> Iterator[str]:
       yield text
 
 
-def _data_folders(node: ast.AST) -> Iterator[str]:
-  match node:
-    case ast.Call(ast.Name("path") | ast.Attribute(attr="path"), [ast.Constant(folder), *_]) if folder in DATA_FOLDERS:
-      yield folder
-
-
 def build_files(root: pathlib.Path) -> dict[str, str]:
-  """Returns the content of every package's BUILD file, by path below `root`."""
+  """Returns the content of every package's BUILD file, by path below `root`; BuildError for a circle of packages."""
   modules = read_modules(root)
+  _check_circles(modules)
   files = {}
-  for package in sorted({module.path.parent for module in modules.values()}):
-    here = [module for module in modules.values() if module.path.parent == package]
-    here.sort(key=lambda module: (module.target.removesuffix("_test"), module.target))
-    rules = ", ".join(f'"{rule}"' for rule in sorted({module.rule for module in here}))
-    loads = f'load("@rules_python//python:defs.bzl", {rules})'
-    if any(module.distributions for module in here):
-      loads = f'load("@pypi//:requirements.bzl", "requirement")\n{loads}'
-    blocks = [HEADER.format(loads=loads), *(_target_text(module, modules) for module in here)]
-    files[f"{package.as_posix()}/BUILD"] = "\n".join(blocks)
+  for folder in sorted({module.path.parent for module in modules.values()}):
+    here = [module for module in modules.values() if module.path.parent == folder]
+    blocks = (
+      _root_blocks(here, modules) if folder.as_posix() == PACKAGE else _package_blocks(here, modules, root / folder)
+    )
+    rules = sorted(set(re.findall(r"^\s*(py_\w+)\(", "\n".join(blocks), re.MULTILINE)))
+    header = HEADER.format(rules=", ".join(f'"{rule}"' for rule in rules))
+    if not any("requirement(" in block for block in blocks):
+      header = re.sub(r"load\(.@pypi.*\n", "", header)
+    files[f"{folder.as_posix()}/BUILD"] = "\n".join([header, *blocks])
   return files
 
 
-def _target_text(module: Module, modules: dict[str, Module]) -> str:
-  """The target of one module, laid out as buildifier does."""
-  labels = {modules[name].label(module.path.parent) for name in module.modules} - {f":{module.target}"}
-  deps = [f'"{label}"' for label in sorted(labels, key=lambda s: (s[0] != ":", s.replace(":", ".").split(".")))]
-  deps += [f'requirement("{distribution}")' for distribution in sorted(module.distributions)]
-  lines = [f'name = "{module.target}"']
-  if module.rule == "py_test":
-    lines.append(f'size = "{_test_size(module, modules)}"')
-  lines.append(f'srcs = ["{module.path.name}"]')
-  for attribute, items in (("data", [f'"//{folder}"' for folder in sorted(module.data)]), ("deps", deps)):
-    if len(items) == 1:
-      lines.append(f"{attribute} = [{items[0]}]")
-    elif items:
-      lines.append(f"{attribute} = [\n" + "".join(f"        {item},\n" for item in items) + "    ]")
-  return f"{module.rule}(\n" + "".join(f"    {line},\n" for line in lines) + ")\n"
+def _package_blocks(here: list[Module], modules: Mapping[str, Module], folder: pathlib.Path) -> list[str]:
+  sources = [module for module in here if not module.is_test]
+  files = 'glob(["*.py"], exclude = ["*_test.py"])'
+  templates = 'glob(["*.jinja"])' if list(folder.glob("*.jinja")) else ""
+  library = _library(folder.name, _deps(sources, modules), files, templates)
+  return [library, *_tests(here, modules)]
 
 
-def _test_size(test: Module, modules: dict[str, Module]) -> str:
-  """Large tests run a whole program, medium ones need TensorFlow, small ones neither."""
-  needed = [test]
-  for module in needed:  # grows as we go
-    needed += [modules[name] for name in module.modules if modules[name] not in needed]
-  if any(modules[name].rule == "py_binary" for name in test.modules):
-    return "large"
-  return "medium" if any(module.distributions & SLOW for module in needed) else "small"
+def _root_blocks(here: list[Module], modules: Mapping[str, Module]) -> list[str]:
+  of = lambda label: [module for module in here if module.label == label and not module.is_test]
+  names = lambda files: "[\n" + "".join(f'        "{module.path.name}",\n' for module in files) + "    ]"
+  core, testing = of(CORE), of(TESTING)
+  mains = [module for module in here if module.is_main and not module.is_test]
+  blocks = (
+    [
+      _library(
+        "core", _deps(core, modules), names(core), "[\n" + "".join(f'        "{label}",\n' for label in DATA) + "    ]"
+      )
+    ]
+    if core
+    else []
+  )
+  if homes := modules[PACKAGE].modules:  # all of them together are the library
+    labels = ['":core"', *sorted({f'"{modules[name].label}"' for name in homes})]
+    blocks.append(_library(PACKAGE, labels, "[]"))
+  if testing:
+    blocks.append(_library("testing", _deps(testing, modules), names(testing)))
+  if mains:
+    deps = "".join(f"            {dep},\n" for dep in _deps(mains, modules, without={each.label for each in mains}))
+    listed = "".join(f'        "{module.path.stem}",\n' for module in mains)
+    blocks.append(PROGRAMS.format(deps=deps, mains=listed))
+  return blocks + _tests(here, modules)
+
+
+def _library(name: str, deps: list[str], sources: str, data: str = "") -> str:
+  lines = [f'name = "{name}"', f"srcs = {sources}"]
+  if data:
+    lines.append(f"data = {data}")
+  if len(deps) == 1:
+    lines.append(f"deps = [{deps[0]}]")
+  elif deps:
+    lines.append("deps = [\n" + "".join(f"        {item},\n" for item in deps) + "    ]")
+  return "py_library(\n" + "".join(f"    {line},\n" for line in lines) + ")\n"
+
+
+def _tests(here: list[Module], modules: Mapping[str, Module]) -> list[str]:
+  tests = [module for module in here if module.is_test]
+  if not tests:
+    return []
+  deps = "".join(f"            {dep},\n" for dep in _deps(tests, modules, own=True))
+  return [TESTS.format(deps=deps)]
+
+
+def _deps(
+  sources: Collection[Module], modules: Mapping[str, Module], *, own: bool = False, without: Collection[str] = ()
+) -> list[str]:
+  """The labels and requirements that some files need, without what comes with another of them.
+
+  Those of their own library are left out, too, unless `own`.
+  """
+  graph = _graph(modules)
+  labels = {modules[name].label for module in sources for name in _needed(module, modules)}
+  library = f"//{next(iter(sources)).path.parent.as_posix()}"
+  labels |= {library} & graph.keys() if own else set()
+  labels -= set(without) | ({module.label for module in sources} if not own else set())
+  below = {label: _reachable(label, graph) for label in labels}
+  labels = {label for label in labels if not any(label in below[other] for other in labels - {label})}
+  come = labels.union(*(below[label] for label in labels))
+  brought = {
+    name for module in modules.values() if module.label in come and not module.is_test for name in module.distributions
+  }
+  here = next(iter(sources)).path.parent.as_posix()
+  short = lambda label: label.removeprefix(f"//{here}") if label.startswith(f"//{here}:") else label
+  if own and f"//{here}" in labels:
+    labels = labels - {f"//{here}"} | {f"//{here}:{here.rpartition('/')[2]}"}
+  found = [f'"{label}"' for label in sorted(map(short, labels), key=lambda s: (s[0] != ":", s.replace(":", ".")))]
+  requirements = sorted({distribution for module in sources for distribution in module.distributions} - brought)
+  return found + [f'requirement("{distribution}")' for distribution in requirements]
+
+
+def _needed(module: Module, modules: Mapping[str, Module]) -> list[str]:
+  """The modules that a file depends on.
+
+  A program that a library starts is none: it builds on that library. Nor are the homes of the public names, which the
+  package imports when they are asked for.
+  """
+  if module.path.as_posix() == f"{PACKAGE}/__init__.py":
+    return []
+  is_library = not module.is_main and not module.is_test
+  return [name for name in module.modules if not modules[name].is_test and not (is_library and modules[name].is_main)]
+
+
+def _graph(modules: Mapping[str, Module]) -> dict[str, set[str]]:
+  """The libraries and programs that each library or program needs."""
+  graph: dict[str, set[str]] = {}
+  for module in modules.values():
+    if not module.is_test:
+      graph.setdefault(module.label, set()).update(modules[name].label for name in _needed(module, modules))
+  return {label: needed - {label} for label, needed in graph.items()}
+
+
+def _reachable(label: str, graph: Mapping[str, set[str]]) -> set[str]:
+  """All that comes with a library or program."""
+  found: set[str] = set()
+  waiting = [label]
+  while waiting:
+    new = graph.get(waiting.pop(), set()) - found
+    found |= new
+    waiting += new
+  return found
+
+
+def _check_circles(modules: Mapping[str, Module]) -> None:
+  """Raises BuildError if libraries depend on each other in a circle."""
+  try:
+    graphlib.TopologicalSorter(_graph(modules)).prepare()
+  except graphlib.CycleError as error:
+    raise BuildError(f"packages depend on each other in a circle: {' <- '.join(error.args[1])}") from None
 
 
 def differences(root: pathlib.Path) -> Iterator[str]:
-  """Yields a line for each BUILD file and target below `root` that is not as derived."""
+  """Yields a line for each BUILD file below `root` that is not as derived, and for each line that differs."""
   wanted = build_files(root)
   present = {path.relative_to(root).as_posix(): path for path in (root / PACKAGE).rglob("BUILD")}
   for path in sorted(wanted | present):
@@ -186,28 +298,10 @@ def differences(root: pathlib.Path) -> Iterator[str]:
       yield f"{path}: no Python file is beside it; delete it"
     elif path not in present:
       yield f"{path}: missing"
-    elif (text := present[path].read_text(encoding="utf-8")) != wanted[path]:
-      changes = list(_changes(_targets(text), _targets(wanted[path])))
-      yield from (f"{path}: {change}" for change in changes or ["order or blank lines differ"])
-
-
-def _targets(text: str) -> dict[str, str]:
-  """The blocks of a BUILD file by the target's name, or else by their first line."""
-  blocks = [block.strip() for block in text.split("\n\n")]
-  return {(re.findall(r'name = "(.*)"', block) or [block.partition("\n")[0]])[0]: block for block in blocks}
-
-
-def _changes(present: dict[str, str], wanted: dict[str, str]) -> Iterator[str]:
-  for name in sorted(wanted | present):
-    if name not in wanted:
-      yield f"{name}: no Python file calls for it"
-    elif name not in present:
-      yield f"{name}: missing"
-    elif present[name] != wanted[name]:
-      is_, should = (set(re.findall(r'\w+\("[^"]*"\)|"[^"]*"', side[name])) for side in (present, wanted))
-      details = {"lacks": should - is_, "has needless": is_ - should}
-      parts = [f"{verb} {', '.join(sorted(items))}" for verb, items in details.items() if items]
-      yield f"{name}: " + ("; ".join(parts) or "differs")
+    else:
+      text = present[path].read_text(encoding="utf-8")
+      changes = difflib.ndiff(text.splitlines(), wanted[path].splitlines())
+      yield from (f"{path}: {line}" for line in changes if line[0] in "+-")
 
 
 def main() -> int:

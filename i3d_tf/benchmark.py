@@ -11,8 +11,8 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workdir
-from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 
 USAGE = """Measures speed and memory on this machine, each figure beside a bound measured in the same run.
@@ -51,7 +51,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("batch", 1, "network, train, zoo: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
-  "stream", "rgb", list(clip_config.STREAMS_OF), "network, train: a stream that the model takes; input, extract: any."
+  "stream", "rgb", list(preprocess.STREAMS_OF), "network, train: a stream that the model takes; input, extract: any."
 )
 flags.DEFINE_string("openvino", None, "network: a Python interpreter that has OpenVINO, to time the same graph there.")
 flags.DEFINE_string("video", None, "flow: a video, whose frames are resized to 340x256 pixels; extract: the video.")
@@ -190,7 +190,7 @@ def _input():
 
   given = _given(frames=FLAGS.frames, short_side=FLAGS.short_side, crop=FLAGS.crop)
   options = training.InputBenchmark(
-      rounds=FLAGS.rounds, records=records, split=FLAGS.split, streams=clip_config.STREAMS_OF[FLAGS.stream],
+      rounds=FLAGS.rounds, records=records, split=FLAGS.split, streams=preprocess.STREAMS_OF[FLAGS.stream],
       clips=FLAGS.clips, **given,
   )  # fmt: skip
   return training.measure_input(options)
@@ -207,7 +207,7 @@ def _extract():
   from i3d_tf.benchmarks import extract
 
   options = extract.ExtractionBenchmark(
-      rounds=FLAGS.rounds, video=FLAGS.video, streams=clip_config.STREAMS_OF[FLAGS.stream], endpoint=FLAGS.endpoint,
+      rounds=FLAGS.rounds, video=FLAGS.video, streams=preprocess.STREAMS_OF[FLAGS.stream], endpoint=FLAGS.endpoint,
       window=FLAGS.window, threads=FLAGS.threads, lengths=lengths,
       **_given(short_side=FLAGS.short_side, crop=FLAGS.crop),
   )  # fmt: skip

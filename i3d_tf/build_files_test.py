@@ -23,14 +23,14 @@ class BuildFilesTest(absltest.TestCase):
     self.root = pathlib.Path(folder.name)
     self._write("i3d_tf/__init__.py", "_HOMES = {'Net': 'i3d_tf.models.net'}\n")
     self._write("i3d_tf/errors.py", "import os\n")
-    self._write("i3d_tf/lists.py", "from i3d_tf import resources\nresources.path('data', 'names.txt')\n")
-    self._write("i3d_tf/resources.py", "def path(folder, name): ...\n")
+    self._write("i3d_tf/testing.py", "import numpy\nfrom i3d_tf.models import net\n")
     self._write("i3d_tf/run.py", "def main():\n  from i3d_tf.models import net\nif __name__ == '__main__':\n  main()\n")
-    self._write("i3d_tf/run_test.py", "COMMAND = ['python', '-m', 'i3d_tf.run']\n")
+    self._write("i3d_tf/run_test.py", "import absl\nCOMMAND = ['python', '-m', 'i3d_tf.run']\n")
     self._write("i3d_tf/models/__init__.py", "")
     self._write("i3d_tf/models/net.py", "import sonnet as snt\nimport numpy as np\nfrom i3d_tf import errors\n")
     self._write("i3d_tf/models/net_test.py", "from absl.testing import absltest\nfrom i3d_tf.models import net\n")
     self._write("i3d_tf/models/spec_test.py", "import i3d_tf.errors\nimport cv2\n")
+    self._write("i3d_tf/models/page.html.jinja", "")
     for path, text in self.script.build_files(self.root).items():
       self._write(path, text)
 
@@ -52,7 +52,7 @@ class BuildFilesTest(absltest.TestCase):
   def test_written_files_agree(self):
     self._assert_named()
 
-  def test_package_is_laid_out_as_by_hand(self):
+  def test_a_package_is_a_library_its_tests_and_their_suite(self):
     expected = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
 
 load("@pypi//:requirements.bzl", "requirement")
@@ -62,76 +62,54 @@ package(default_visibility = ["//visibility:public"])
 
 py_library(
     name = "models",
-    srcs = ["__init__.py"],
-)
-
-py_library(
-    name = "net",
-    srcs = ["net.py"],
+    srcs = glob(["*.py"], exclude = ["*_test.py"]),
+    data = glob(["*.jinja"]),
     deps = [
-        "//i3d_tf:errors",
+        "//i3d_tf:core",
         requirement("dm-sonnet"),
         requirement("numpy"),
     ],
 )
 
-py_test(
-    name = "net_test",
-    size = "medium",
-    srcs = ["net_test.py"],
-    deps = [
-        ":net",
-        requirement("absl-py"),
-    ],
-)
+[
+    py_test(
+        name = test[:-3],
+        srcs = [test],
+        deps = [
+            ":models",
+            requirement("absl-py"),
+            requirement("opencv-contrib-python-headless"),
+        ],
+    )
+    for test in glob(["*_test.py"])
+]
 
-py_test(
-    name = "spec_test",
-    size = "small",
-    srcs = ["spec_test.py"],
-    deps = [
-        "//i3d_tf:errors",
-        requirement("opencv-contrib-python-headless"),
-    ],
-)
+test_suite(name = "tests")
 """
     self.assertEqual(self.script.build_files(self.root)["i3d_tf/models/BUILD"], expected)
 
-  def test_imports_in_functions_strings_and_data_are_dependencies(self):
+  def test_the_root_has_a_core_programs_and_what_tests_share(self):
     text = self.script.build_files(self.root)["i3d_tf/BUILD"]
-    blocks = {block.split('"')[1]: block for block in text.split("\n\n") if "name =" in block}
-    self.assertIn('deps = ["//i3d_tf/models:net"]', blocks["run"])
-    self.assertStartsWith(blocks["run"], "py_binary(")
-    self.assertIn('deps = [":run"]', blocks["run_test"])
-    self.assertIn('size = "large"', blocks["run_test"])
-    self.assertIn('deps = ["//i3d_tf/models:net"]', blocks["i3d_tf"])
-    self.assertIn('data = ["//data"]', blocks["lists"])
-
-  def test_module_without_target_is_named(self):
-    self._write("i3d_tf/workdir.py", "")
-    self._assert_named("i3d_tf/BUILD: files: missing")
-
-  def test_target_without_module_is_named(self):
-    (self.root / "i3d_tf/models/spec_test.py").unlink()
-    self._assert_named("i3d_tf/models/BUILD: spec_test: no Python file calls for it")
-
-  def test_missing_and_needless_dependencies_are_named(self):
-    self._replace("i3d_tf/models/BUILD", '"//i3d_tf:errors",\n        requirement("dm-sonnet")', '"//i3d_tf:extra"')
-    self._assert_named(
-      'i3d_tf/models/BUILD: net: lacks "//i3d_tf:errors", requirement("dm-sonnet"); has needless "//i3d_tf:extra"'
-    )
+    core, library, testing, programs, tests = text.split("\n\n")[3:8]
+    self.assertIn('srcs = [\n        "__init__.py",\n        "errors.py",\n    ]', core)
+    self.assertIn('deps = [\n        ":core",\n        "//i3d_tf/models",\n    ]', library)
+    self.assertIn('deps = ["//i3d_tf/models"]', testing)  # which brings numpy
+    self.assertIn('deps = [\n            "//i3d_tf/models",\n        ]', programs)
+    self.assertIn('for main in [\n        "run",\n    ]', programs)
+    self.assertIn('":run",\n            requirement("absl-py"),', tests)
 
   def test_new_import_is_named(self):
     self._replace("i3d_tf/models/net.py", "import numpy as np", "import numpy as np\nimport tensorflow as tf")
-    self._assert_named('i3d_tf/models/BUILD: net: lacks requirement("tensorflow")')
+    self._assert_named('i3d_tf/models/BUILD: +         requirement("tensorflow"),')
 
-  def test_other_rule_order_and_blank_lines_are_named(self):
-    self._replace("i3d_tf/BUILD", "py_binary(", "py_library(")
-    self._replace("i3d_tf/models/BUILD", "\n\n", "\n\n\n")
-    self._assert_named(
-      "i3d_tf/BUILD: run: differs",
-      "i3d_tf/models/BUILD: order or blank lines differ",
-    )
+  def test_another_text_is_named(self):
+    self._replace("i3d_tf/models/BUILD", '        "//i3d_tf:core",\n', "")
+    self._assert_named('i3d_tf/models/BUILD: +         "//i3d_tf:core",')
+
+  def test_packages_in_a_circle_are_an_error(self):
+    self._write("i3d_tf/errors.py", "from i3d_tf.models import net\n")
+    with self.assertRaisesRegex(self.script.BuildError, "in a circle: .*//i3d_tf/models <- //i3d_tf:core"):
+      self._assert_named()
 
   def test_missing_and_stray_build_files_are_named(self):
     (self.root / "i3d_tf/models/BUILD").unlink()

@@ -7,6 +7,7 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf.evaluation import config as config_lib
 from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 
 USAGE = """Evaluates one stream or two on a split of a data set's TFRecords.
@@ -94,7 +95,7 @@ def main(arguments: list[str]) -> int:
 def _config() -> config_lib.EvaluationConfig:
   given = lambda kind: {
     stream: FLAGS[f"{stream}_{kind}"].value
-    for stream in clip_config.STREAMS_OF
+    for stream in preprocess.STREAMS_OF
     if f"{stream}_{kind}" in FLAGS and FLAGS[f"{stream}_{kind}"].value is not None
   }
   return config_lib.EvaluationConfig(

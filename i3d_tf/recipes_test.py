@@ -14,6 +14,7 @@ from i3d_tf.evaluation import experiment_runs
 from i3d_tf.evaluation import experiment_tables
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception
+from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 from i3d_tf.training import config
 from i3d_tf.training import optimizers
@@ -129,7 +130,7 @@ class RecipesTest(parameterized.TestCase):
   def test_recipe_parses_and_has_no_paths(self, name):
     recipe = self._recipe(name)
     self.assertIn(f"_{recipe.run.stream}", name)
-    self.assertEqual(recipe.clips.streams, clip_config.STREAMS_OF[recipe.run.stream])
+    self.assertEqual(recipe.clips.streams, preprocess.STREAMS_OF[recipe.run.stream])
     flags = experiment_tables.recipe_flags(_RECIPES[name])
     self.assertEmpty([flag for flag in flags if "/" in flag or re.match("--(records|output|seed|flagfile)", flag)])
     keys = [flag.partition("=")[0].removeprefix("--").removeprefix("no") for flag in flags]

@@ -7,6 +7,7 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 from i3d_tf.training import config
 
@@ -38,7 +39,7 @@ flags.DEFINE_string("records", "", "Folder of TFRecords from prepare_dataset.")
 flags.DEFINE_string("output", "", "Folder of the run; a run that is there goes on.")
 flags.DEFINE_enum("model", _RUN["model"], zoo.NAMES, "The network; python -m i3d_tf.models tells of each.")
 flags.DEFINE_enum(
-  "stream", _RUN["stream"], list(clip_config.STREAMS_OF), "Stream to train; joint: both at once, in one network."
+  "stream", _RUN["stream"], list(preprocess.STREAMS_OF), "Stream to train; joint: both at once, in one network."
 )
 flags.DEFINE_string("split", _RUN["split"], "Split to train on.")
 flags.DEFINE_string(
@@ -151,7 +152,7 @@ def main(arguments: list[str]) -> None:
   given = {name: FLAGS[name].value for name in _OF_THE_NETWORK if FLAGS[name].value is not None}
   defaults = {name: getattr(_CLIPS, name) for name in _OF_THE_NETWORK}
   clips = cli.from_flags(
-      clip_config.TrainClips, streams=clip_config.STREAMS_OF[run.stream],
+      clip_config.TrainClips, streams=preprocess.STREAMS_OF[run.stream],
       scale_jitter=_numbers("scale_jitter", float), **{**defaults, **own, **given},
   )  # fmt: skip
   from i3d_tf.training import trainer

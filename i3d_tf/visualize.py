@@ -10,7 +10,7 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workdir
-from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
 
 USAGE = """Draws what networks see.
 
@@ -50,9 +50,7 @@ flags.DEFINE_string(
   "rgb_checkpoint", _CHECKPOINTS["rgb"], "video, activation: RGB weights: a released name, a path, or a run of train."
 )
 flags.DEFINE_string("flow_checkpoint", _CHECKPOINTS["flow"], "video, activation: flow weights: the same.")
-flags.DEFINE_enum(
-  "streams", "rgb", list(clip_config.STREAMS_OF), "video: the streams to show; activation: rgb or flow."
-)
+flags.DEFINE_enum("streams", "rgb", list(preprocess.STREAMS_OF), "video: the streams to show; activation: rgb or flow.")
 flags.DEFINE_boolean("draw_flow", True, "video: show the flow though --streams=rgb does not take it.")
 flags.DEFINE_integer("top_k", 5, "video: classes in each ranking.", lower_bound=1, upper_bound=12)
 flags.DEFINE_enum(
@@ -118,7 +116,7 @@ def _progress(things, name: str, total: int):
 
 def _streams() -> tuple[str, ...]:
   """The streams wanted, whose checkpoints alone may be given."""
-  streams = clip_config.STREAMS_OF[FLAGS.streams]
+  streams = preprocess.STREAMS_OF[FLAGS.streams]
   for stream in _CHECKPOINTS:
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={FLAGS.streams} does not use it")

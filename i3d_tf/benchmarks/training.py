@@ -17,13 +17,14 @@ from i3d_tf import provenance
 from i3d_tf import workers
 from i3d_tf.benchmarks import timing
 from i3d_tf.data import inspection
-from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
 from i3d_tf.input import ops
 from i3d_tf.input import pipeline
+from i3d_tf.input import record_index
 from i3d_tf.input import sampling
+from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 from i3d_tf.training import config
 from i3d_tf.training import monitor
@@ -259,7 +260,7 @@ def measure_training(options: TrainingBenchmark) -> TrainingReport:
     )  # fmt: skip
     optimization = config.Optimization(learning_rate=1e-3, recompute=options.recompute)
     clips = clip_config.TrainClips(
-        streams=clip_config.STREAMS_OF[options.stream], num_frames=options.frames, frame_stride=options.frame_stride,
+        streams=preprocess.STREAMS_OF[options.stream], num_frames=options.frames, frame_stride=options.frame_stride,
         flow_stack=options.flow_stack, crop=options.crop, short_side=options.short_side,
     )  # fmt: skip
     trainer.train(run, optimization, clips)

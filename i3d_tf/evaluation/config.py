@@ -6,6 +6,7 @@ from typing import Any
 
 from i3d_tf import errors
 from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
 
 FUSED = "rgb+flow"  # the name of two streams' fusion among the results
 FUSIONS = ("logits", "softmax", "svm")
@@ -54,8 +55,8 @@ class EvaluationConfig:
 
   def __post_init__(self):
     given = {**self.checkpoints, **self.score_files}
-    if unknown := sorted(set(given) - set(clip_config.STREAMS_OF)):
-      raise errors.I3dError(f"there is no stream {unknown[0]!r}; there are {', '.join(clip_config.STREAMS_OF)}")
+    if unknown := sorted(set(given) - set(preprocess.STREAMS_OF)):
+      raise errors.I3dError(f"there is no stream {unknown[0]!r}; there are {', '.join(preprocess.STREAMS_OF)}")
     if both := sorted(set(self.checkpoints) & set(self.score_files)):
       raise errors.I3dError(f"{both[0]} has both a checkpoint and a score file; give one of them")
     if not given:
@@ -70,7 +71,7 @@ class EvaluationConfig:
   @property
   def streams(self) -> tuple[str, ...]:
     """The streams in the order rgb, flow, joint."""
-    return tuple(stream for stream in clip_config.STREAMS_OF if stream in {**self.checkpoints, **self.score_files})
+    return tuple(stream for stream in preprocess.STREAMS_OF if stream in {**self.checkpoints, **self.score_files})
 
   @property
   def has_fusion(self) -> bool:

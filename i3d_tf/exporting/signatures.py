@@ -11,10 +11,10 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf import provenance
 from i3d_tf.exporting import classifier as classifier_lib
-from i3d_tf.input import clip_config
 from i3d_tf.input import ops
 from i3d_tf.input import sampling
 from i3d_tf.models import base
+from i3d_tf.models import preprocess
 from i3d_tf.weights import saved
 
 DEFAULT = "serving_default"
@@ -190,7 +190,7 @@ def _describe_stream(classifier: classifier_lib.Classifier, info: saved.ModelInf
     "dtype": "float32",
     "range": [-1, 1],
     "values": _VALUES[stream],
-    "channels": clip_config.CHANNELS[stream] * (info.preprocess.flow_stack if stream == "flow" else 1),
+    "channels": preprocess.CHANNELS[stream] * (info.preprocess.flow_stack if stream == "flow" else 1),
     "frames_per_second": frame_rate,
     "least_frames": classifier.least_frames(stream),
     "trained_on": trained_on,

@@ -5,15 +5,11 @@ The names of the fields are those of the command lines' flags.
 
 from collections.abc import Sequence
 import dataclasses
-import types
 
 from i3d_tf import errors
 from i3d_tf.models import preprocess
 
-CHANNELS = types.MappingProxyType({"rgb": 3, "flow": 2})
-STREAMS = tuple(CHANNELS)
-# What a network of each kind takes.
-STREAMS_OF = types.MappingProxyType({"rgb": ("rgb",), "flow": ("flow",), "joint": ("rgb", "flow")})
+STREAMS = preprocess.STREAMS
 BACKWARD_FLOW = "backward_flow"  # what records can hold beside the streams
 FLOW_STACKINGS = preprocess.FLOW_STACKINGS
 PROTOCOLS = ("release", "clips", "ten_crop", "three_crops")

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 
 from i3d_tf import errors
 from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
 
 
 class ClipOptionsTest(parameterized.TestCase):
@@ -27,7 +28,7 @@ class ClipOptionsTest(parameterized.TestCase):
 
   def test_what_records_must_hold(self):
     for kind in (clip_config.TrainClips, clip_config.EvalClips):
-      for streams in clip_config.STREAMS_OF.values():
+      for streams in preprocess.STREAMS_OF.values():
         self.assertEqual(clip_config.stored(kind(streams=streams)), streams)
       both = kind(streams=("rgb", "flow"), flow_stack=4, flow_stacking="bidirectional")
       self.assertEqual(clip_config.stored(both), ("rgb", "flow", "backward_flow"))

@@ -12,11 +12,12 @@ from typing import Any
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
 from i3d_tf.input import ops
+from i3d_tf.input import record_index
+from i3d_tf.models import preprocess
 
 open_source = record_index.open_source
 Source = record_index.Source
@@ -173,7 +174,7 @@ class _Loader:
     self._classes = source.classes
     self._stored = clip_config.stored(clips)
     self._steps = [*_READING, *steps_of_clip]
-    channels = {**clip_config.CHANNELS, "flow": clip_config.CHANNELS["flow"] * clips.flow_stack}
+    channels = {**preprocess.CHANNELS, "flow": preprocess.CHANNELS["flow"] * clips.flow_stack}
     self._shapes = {stream: [*_shape(clips), channels[stream]] for stream in clips.streams}
 
   def __call__(self, record: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:

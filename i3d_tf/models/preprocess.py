@@ -1,10 +1,15 @@
 """How a video becomes the clips that a network takes. Imports no TensorFlow."""
 
 import dataclasses
+import types
 
 from i3d_tf import errors
 
 FRAME_RATE = 25.0  # frames per second of the release's clips (paper, section 2.4)
+CHANNELS = types.MappingProxyType({"rgb": 3, "flow": 2})  # of a frame, and of one flow field
+STREAMS = tuple(CHANNELS)
+# The streams that a network of each kind takes.
+STREAMS_OF = types.MappingProxyType({"rgb": ("rgb",), "flow": ("flow",), "joint": ("rgb", "flow")})
 FLOW_STACKINGS = ("plain", "trajectory", "bidirectional")
 
 

@@ -13,6 +13,7 @@ from i3d_tf import testing
 from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import inception_spec
+from i3d_tf.models import preprocess
 from i3d_tf.models import resnet_spec
 from i3d_tf.models import x3d
 from i3d_tf.models import zoo
@@ -54,7 +55,7 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
 
   _keep_few_rows()
   stream = _STREAMS[name]
-  clips = clip_config.TrainClips(streams=clip_config.STREAMS_OF[stream], short_side=36, crop=32, **_CLIPS[name])
+  clips = clip_config.TrainClips(streams=preprocess.STREAMS_OF[stream], short_side=36, crop=32, **_CLIPS[name])
   for num_steps in (2, 4):
     run = config.Run(
         records=str(folder / "records"), output=str(folder / "run"), model=name, stream=stream, num_steps=num_steps,

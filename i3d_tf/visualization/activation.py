@@ -28,8 +28,8 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf.inference import chunks
 from i3d_tf.inference import classifier
-from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import preprocess
 from i3d_tf.models import receptive_field
 from i3d_tf.video import decode
 from i3d_tf.visualization import annotate
@@ -58,7 +58,7 @@ class PositionNetwork:
     self.info = info
     self._model = saved.make_model(dataclasses.replace(info, average_space=True))
     release.assign(self._model, values, self.checkpoint)
-    signature = tf.TensorSpec([1, None, None, None, clip_config.CHANNELS[stream]])
+    signature = tf.TensorSpec([1, None, None, None, preprocess.CHANNELS[stream]])
     self._apply = tf.function(self._run, input_signature=[signature])
 
   def __call__(self, clips: np.ndarray) -> dict[str, tf.Tensor]:

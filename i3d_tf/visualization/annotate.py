@@ -14,9 +14,9 @@ from i3d_tf.flow import codec
 from i3d_tf.inference import chunks
 from i3d_tf.inference import classification
 from i3d_tf.inference import endpoints
-from i3d_tf.input import clip_config
 from i3d_tf.input import ops
 from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import preprocess
 from i3d_tf.video import decode
 from i3d_tf.visualization import canvas
 from i3d_tf.visualization import curves as curves_lib
@@ -63,7 +63,7 @@ class StepNetwork:
     self._features = endpoints.I3dFeatures(checkpoint, [spec.STEP_LOGITS])
     self.info = self._features.info
     check_stream(self.checkpoint, self.info, stream)
-    side, channels = self.info.preprocess.crop, clip_config.CHANNELS[stream]
+    side, channels = self.info.preprocess.crop, preprocess.CHANNELS[stream]
     self._apply = tf.function(self._features, input_signature=[tf.TensorSpec([1, None, side, side, channels])])
 
   def curve(self, inputs: Iterator[np.ndarray], num_frames: int) -> curves_lib.Curve:

@@ -8,7 +8,6 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import workdir
-from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import inception
 from i3d_tf.models import inflation
@@ -68,7 +67,7 @@ def write_inflated(name_or_path: str, folder: str | os.PathLike, options: Inflat
       raise errors.I3dError(f"{name_or_path} is a network {info.model}; only {_SOURCE} can be inflated")
     inflated = inflation.inflate(values, mode=options.mode)
     stream = options.stream or info.stream
-    kernel, channels = inflated[release.FIRST_KERNEL], clip_config.CHANNELS[stream]
+    kernel, channels = inflated[release.FIRST_KERNEL], preprocess.CHANNELS[stream]
     if kernel.shape[-2] != channels:
       rescale = options.rescale_first_kernel
       inflated[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)

@@ -17,7 +17,6 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import workdir
-from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import preprocess as preprocess_lib
 from i3d_tf.models import zoo
@@ -65,7 +64,7 @@ class ModelInfo:
   @property
   def streams(self) -> tuple[str, ...]:
     """The streams of a clip."""
-    return clip_config.STREAMS_OF[self.stream]
+    return preprocess_lib.STREAMS_OF[self.stream]
 
   def get(self, name: str) -> Any:
     """Returns the field `name` of this, or of `preprocess`."""
@@ -80,7 +79,7 @@ class ModelInfo:
   def channels(self) -> dict[str, int]:
     """Channels of a clip by stream."""
     stacked = {"rgb": 1, "flow": self.preprocess.flow_stack}
-    return {stream: clip_config.CHANNELS[stream] * stacked[stream] for stream in self.streams}
+    return {stream: preprocess_lib.CHANNELS[stream] * stacked[stream] for stream in self.streams}
 
   @property
   def in_channels(self) -> int | dict[str, int]:
@@ -316,7 +315,7 @@ def _describe(path: str, values: Mapping[str, np.ndarray], model: str) -> ModelI
   channels = next(iter(first_kernels(values, model).values())).shape[-2]
   is_bias = lambda name: release.is_head(name) and name.endswith("/b")
   num_classes = next(value.size for name, value in values.items() if is_bias(name))
-  streams = [stream for stream, number in clip_config.CHANNELS.items() if number == channels]
+  streams = [stream for stream, number in preprocess_lib.CHANNELS.items() if number == channels]
   if not streams:
     raise errors.CheckpointError(f"checkpoint {path} is for clips of {channels} channels; allowed are 3 and 2")
   try:
