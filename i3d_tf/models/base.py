@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, TypeAlias
 
 import sonnet as snt
 import tensorflow as tf
@@ -22,7 +22,7 @@ STREAMS = ("rgb", "flow")
 FULL_SIZE: Mapping[str, int] = {"short_side": 256, "crop": 224}
 TABLE_3 = "Carreira and Zisserman, arXiv 1705.07750, table 3"  # the source of five entries of the zoo
 
-Clip = tf.Tensor | Mapping[str, tf.Tensor]  # of one stream, or by stream
+Clip: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor]  # of one stream, or by stream
 
 
 class Network(snt.Module):
@@ -37,7 +37,6 @@ class Network(snt.Module):
     LOSS: the endpoint whose softmax cross-entropy is trained: 'Logits' `[B, classes]`, or 'StepLogits'
       `[B, steps, classes]`, whose cross-entropies are averaged over the steps.
     MIN_BATCH: clips that a training batch must have: 2 where batch norm sees one position of each clip.
-    has_head: whether the network goes on to its logits.
     num_classes: number of logits.
     in_channels: C, by stream if there are two; None before `build`.
     rgb_mean, rgb_std: mean and standard deviation with which RGB in [0, 1] is normalized, one number or one a channel,
@@ -46,11 +45,15 @@ class Network(snt.Module):
 
   LOSS = LOGITS
   MIN_BATCH = 1
-  has_head = True
   num_classes: int
   in_channels: int | Mapping[str, int] | None = None
   rgb_mean: float | tuple[float, float, float] | None = None
   rgb_std: float | tuple[float, float, float] | None = None
+
+  @property
+  def has_head(self) -> bool:
+    """Whether the network goes on to its logits."""
+    return True
 
   @property
   @abc.abstractmethod

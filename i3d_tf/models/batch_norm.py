@@ -6,6 +6,7 @@ first update.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import sonnet as snt
 import tensorflow as tf
@@ -82,8 +83,8 @@ class BatchStatistics:
     """With `synchronized` the batch is that of all replicas, each of which must hold as many clips."""
     self._synchronized = synchronized
     self._decay = decay
-    self._moments = {}  # by batch norm
-    self._sources = {}  # by output, what was normalised and by which batch norm
+    self._moments: dict[BatchNorm, tuple[tf.Tensor, tf.Tensor]] = {}  # by batch norm
+    self._sources: dict[Any, tuple[BatchNorm, tf.Tensor]] = {}  # by output, what was normalised and by which batch norm
 
   def normalize(self, batch_norm: BatchNorm, inputs: tf.Tensor, *, relu: bool = True) -> tf.Tensor:
     """`[B, T, H, W, C]` normalised with this batch's statistics by `batch_norm`, and its ReLU unless `relu` is off."""

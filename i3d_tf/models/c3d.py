@@ -74,7 +74,7 @@ class C3D(trunk.TrunkNetwork):
   def _head_endpoints(self) -> tuple[str, ...]:
     return (*self._head, base.POOLED_FEATURES, base.LOGITS)
 
-  def check(self, clip: base.Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
+  def check(self, clip: Any) -> None:
     """Checks that the network can take a clip.
 
     Args:

@@ -1,6 +1,7 @@
 """The paper's ConvNet+LSTM: a 2D ConvNet on each frame, and an LSTM with batch norm over the frames."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import sonnet as snt
 import tensorflow as tf
@@ -56,7 +57,7 @@ class ConvNetLstm(base.Network):
     super().__init__(name=name)
     self.num_classes = num_classes
     self._spatial_dropout = spatial_dropout
-    statistics = {"sync_batch_norm": sync_batch_norm, "batch_norm_decay": batch_norm_decay}
+    statistics: dict[str, Any] = {"sync_batch_norm": sync_batch_norm, "batch_norm_decay": batch_norm_decay}
     self.convnet = inception.InceptionV1(
         num_classes, final_endpoint="Mixed_5c", name="inception_v1", width_multiplier=width_multiplier, **statistics,
         **tower_options,
@@ -200,7 +201,7 @@ class BatchNormLstm(snt.Module):
     """All steps with the batch's statistics, towards which the moving ones are moved."""
     if num_steps is None or num_steps > self._num_steps:
       raise ValueError(f"clip has {num_steps} frames; this network is trained with at most {self._num_steps}")
-    moments = {norm: [] for norm in self.norms.values()}
+    moments: dict[_StepNorm, list[tuple[tf.Tensor, tf.Tensor]]] = {norm: [] for norm in self.norms.values()}
 
     def take(norm, values):
       moments[norm].append(self._batch_moments(values))

@@ -150,7 +150,7 @@ class Inception(trunk.TrunkNetwork):
     """
     return spec.time_layers(endpoint, self.architecture)
 
-  def check(self, clip: base.Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
+  def check(self, clip: Any) -> None:
     """Checks that the network can take a clip; see `base.Network.check`.
 
     Args:

@@ -12,9 +12,13 @@ research/slim/nets/inception_v1.py. Architectures of other networks than these t
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
+import types
+from typing import Any, TypeAlias
 
 from i3d_tf import errors
 from i3d_tf.models import receptive_field
+
+Triple: TypeAlias = tuple[int, ...]  # (time, height, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Mixed:
     )
 
 
-Row = Conv | Pool | Mixed
+Row: TypeAlias = Conv | Pool | Mixed
 
 ROWS: tuple[Row, ...] = (
   Conv("1a_7x7", 7, 2, 64),
@@ -122,7 +126,7 @@ class Architecture:
   regular_names: bool = False
   conv_prefix: str = "Conv3d"
   pool_prefix: str = "MaxPool3d"
-  head_pool: tuple[int, int, int] = (2, 7, 7)
+  head_pool: Triple = (2, 7, 7)
   rgb_mean: tuple[float, float, float] | None = None
   rgb_std: tuple[float, float, float] | None = None
 
@@ -143,6 +147,10 @@ I3D = Architecture(
     **{row.name: 3 for row in ROWS if isinstance(row, Mixed)},
   },
   strides={"1a_7x7": 2, "4a_3x3": 2, "5a_2x2": 2},
+)
+# torchvision's transforms for its video networks.
+TORCHVISION_RGB: Mapping[str, Any] = types.MappingProxyType(
+  {"rgb_mean": (0.43216, 0.394666, 0.37645), "rgb_std": (0.22803, 0.22145, 0.216989)}
 )
 # Every frame by itself.
 INCEPTION_V1 = Architecture(conv_prefix="Conv2d", pool_prefix="MaxPool", head_pool=(1, 7, 7))
@@ -218,7 +226,7 @@ class Unit:
 
   endpoint: str
   name: str
-  kernel: tuple[int, int, int]
+  kernel: Triple
   in_channels: int
   out_channels: int
   batch_norm: bool = True
@@ -288,14 +296,14 @@ def variable_shapes(
   architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> dict[str, tuple[int, ...]]:
   """The release's variable names (without stream prefix) and shapes; batch-norm vectors as (C,)."""
-  shapes = {}
+  shapes: dict[str, tuple[int, ...]] = {}
   for unit in units(architecture, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier):
     shapes[f"{unit.name}/conv_3d/w"] = (*unit.kernel, unit.in_channels, unit.out_channels)
     shapes |= {f"{unit.name}/{vector}": (unit.out_channels,) for vector in vectors(unit, architecture)}
   return shapes
 
 
-def output_size(size: tuple[int, int, int], row: Row, architecture: Architecture = I3D) -> tuple[int, int, int]:
+def output_size(size: Triple, row: Row, architecture: Architecture = I3D) -> Triple:
   """(frames, height, width) after a row: ceil(size / stride) if padding is SAME."""
   if isinstance(row, Mixed):
     return size
@@ -342,7 +350,7 @@ def clip_limits(architecture: Architecture = I3D) -> tuple[int, tuple[int, int]]
   """The fewest frames, and the smallest and largest side, of which the head's pool makes at least one step, and one
   place."""
   candidates = range(1, 512)
-  sizes = {extent: (extent, extent, extent) for extent in candidates}
+  sizes: dict[int, Triple] = {extent: (extent, extent, extent) for extent in candidates}
   for row in rows(architecture):
     sizes = {extent: output_size(size, row, architecture) for extent, size in sizes.items()}
   frames, side, _ = architecture.head_pool
@@ -352,7 +360,7 @@ def clip_limits(architecture: Architecture = I3D) -> tuple[int, tuple[int, int]]
 
 
 def multiply_adds(
-  size: tuple[int, int, int],
+  size: Triple,
   architecture: Architecture = I3D,
   *,
   in_channels: int = 3,

@@ -117,7 +117,8 @@ class NonLocal(units.Unit):
     self._pool = units.MaxPool3D(_POOL, _POOL, padding="VALID", name="pool")
     inner = max(1, channels // 2)
     embedding = lambda name: units.Unit3D(inner, _POINT, use_batch_norm=False, activation="none", name=name)
-    self._theta, self._phi = (None, None) if mode == "gaussian" else (embedding("theta"), embedding("phi"))
+    self._theta = None if mode == "gaussian" else embedding("theta")
+    self._phi = None if mode == "gaussian" else embedding("phi")
     self._g = embedding("g")
     zero = {"epsilon": epsilon, "with_scale": True, "initial_scale": 0.0}
     self._out = units.Unit3D(channels, _POINT, batch_norm=zero, activation="none", name="out")
@@ -321,7 +322,7 @@ MODELS: Mapping[str, base.Entry] = {
   "i3d_r50_32x2": _entry(
     "i3d_r50_32x2",
     title="I3D-ResNet-50, 32 frames, of which stem and pools make four steps",
-    **_FROM_IMAGES | {"training": {"num_frames": 32, "frame_stride": 2, **base.FULL_SIZE}},
+    **{**_FROM_IMAGES, "training": {"num_frames": 32, "frame_stride": 2, **base.FULL_SIZE}},
     parameters={"rgb": 28_043_472},
     giga_multiply_adds={"rgb": 33.13},
     accuracies={"imagenet": {"rgb": 73.47}},

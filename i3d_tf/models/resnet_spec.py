@@ -14,10 +14,11 @@ mit-han-lab/temporal-shift-module ops/temporal_shift.py (TSM).
 from collections.abc import Iterator, Mapping
 import dataclasses
 import types
+from typing import Any
 
 from i3d_tf.models import inception_spec
 
-Triple = tuple[int, int, int]
+Triple = inception_spec.Triple
 LOGITS = inception_spec.LOGITS
 SHORTCUT = "downsample"
 _POINT = (1, 1, 1)
@@ -70,8 +71,10 @@ class Architecture:
 
 _THREE = ((3,), (3,), (3,), (3,))
 _I3D_KERNELS = ((3,), (3, 1), (3, 1), (1, 3))
-_KINETICS_RGB = {"rgb_mean": (0.43216, 0.394666, 0.37645), "rgb_std": (0.22803, 0.22145, 0.216989)}  # torchvision
-_SLOWFAST = {"pool": 1, "halves_time": True, "zero_last_scale": True, "rgb_mean": 0.45, "rgb_std": 0.225}
+_KINETICS_RGB = inception_spec.TORCHVISION_RGB
+_SLOWFAST: Mapping[str, Any] = {
+  "pool": 1, "halves_time": True, "zero_last_scale": True, "rgb_mean": 0.45, "rgb_std": 0.225,
+}  # fmt: skip
 
 ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType(
   {
@@ -264,7 +267,7 @@ def _non_local(row: NonLocal, mode: str) -> Iterator[inception_spec.Unit]:
 
 def variable_shapes(architecture: Architecture, **sizes) -> dict[str, tuple[int, ...]]:
   """Names and shapes of the variables; `sizes` are those of `units`."""
-  shapes = {}
+  shapes: dict[str, tuple[int, ...]] = {}
   for unit in units(architecture, **sizes):
     shapes[f"{unit.name}/conv_3d/w"] = (*unit.kernel, unit.in_channels, unit.out_channels)
     names = ("beta", "gamma", "moving_mean", "moving_variance") if unit.batch_norm else ()

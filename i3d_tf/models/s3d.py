@@ -25,8 +25,6 @@ from i3d_tf.models import units
 
 FIRST_KERNELS = (1, 3, 5, 7)
 _STEM = spec.ROWS[0].name
-# torchvision's transforms for its video networks.
-_TORCHVISION_RGB = {"rgb_mean": (0.43216, 0.394666, 0.37645), "rgb_std": (0.22803, 0.22145, 0.216989)}
 
 
 def mixed_depth(*, first_3d: str | None = None, last_3d: str | None = None) -> spec.Architecture:
@@ -104,7 +102,7 @@ def s3d_torchvision(*, gated: bool = False, normalizes: bool = True) -> spec.Arc
     temporal_batch_norm=True,
     batch_norm_scale=True,
     symmetric_padding=True,
-    **(_TORCHVISION_RGB if normalizes else {}),
+    **(spec.TORCHVISION_RGB if normalizes else {}),
   )
 
 
@@ -135,8 +133,8 @@ class ExtendedUnit3D(units.Unit3D):
   def __init__(
     self,
     channels: int,
-    kernel: tuple[int, int, int],
-    stride: tuple[int, int, int] = (1, 1, 1),
+    kernel: units.Triple,
+    stride: units.Triple = (1, 1, 1),
     *,
     is_separable: bool,
     is_gated: bool,
@@ -156,14 +154,17 @@ class ExtendedUnit3D(units.Unit3D):
       name: of the unit.
       **options: of both halves, see `units.Unit3D`.
     """
-    whole = {"kernel": kernel, "stride": stride, "padding": padding}
-    of_space, of_time = _halves(**whole) if is_separable else (whole, None)
+    of_space: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
+    of_time: dict[str, Any] = {}
+    if is_separable:
+      of_space, of_time = _halves(kernel, stride, padding)
     super().__init__(channels, name=name, **of_space, **options)
     self._followers: list[units.Unit] = []
     if is_separable:
-      identity = {} if temporal_batch_norm else {"initializer": CenterIdentity()}
+      if not temporal_batch_norm:
+        of_time["initializer"] = CenterIdentity()
       self.temporal = units.Unit3D(
-        channels, use_batch_norm=temporal_batch_norm, name=spec.TEMPORAL_NAME, **of_time, **identity, **options
+        channels, use_batch_norm=temporal_batch_norm, name=spec.TEMPORAL_NAME, **of_time, **options
       )
       self._followers.append(self.temporal)
     if is_gated:
@@ -215,20 +216,14 @@ class CenterIdentity(snt.initializers.Initializer):
 
 
 def _halves(
-  kernel: tuple[int, int, int], stride: tuple[int, int, int], padding: units.Padding
+  kernel: units.Triple, stride: units.Triple, padding: units.Padding
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Kernel, stride and padding of the half in space, and of that in time."""
-  is_named = isinstance(padding, str)
+  in_space, in_time = (padding, padding) if isinstance(padding, str) else ((0, *padding[1:]), (padding[0], 0, 0))
   return (
-      {
-          "kernel": (1, *kernel[1:]), "stride": (1, *stride[1:]),
-          "padding": padding if is_named else (0, *padding[1:]),
-      },
-      {
-          "kernel": (kernel[0], 1, 1), "stride": (stride[0], 1, 1),
-          "padding": padding if is_named else (padding[0], 0, 0),
-      },
-  )  # fmt: skip
+    {"kernel": (1, *kernel[1:]), "stride": (1, *stride[1:]), "padding": in_space},
+    {"kernel": (kernel[0], 1, 1), "stride": (stride[0], 1, 1), "padding": in_time},
+  )
 
 
 def _convolution(

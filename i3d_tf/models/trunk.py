@@ -5,6 +5,7 @@ In training a trunk can be computed again for its gradient, in place of storing 
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+from typing import Any
 
 import tensorflow as tf
 
@@ -58,13 +59,13 @@ class TrunkNetwork(base.Network):
     base.check_common(num_classes, width_multiplier, compute_dtype)
     self.num_classes = num_classes
     self.width_multiplier = width_multiplier
-    self._statistics = {"synchronized": sync_batch_norm, "decay": batch_norm_decay}
+    self._statistics: dict[str, Any] = {"synchronized": sync_batch_norm, "decay": batch_norm_decay}
     self._spatial_dropout = spatial_dropout
     self._recompute = recompute
     self._compute_dtype = tf.as_dtype(compute_dtype)
     self._trunk: dict[str, units.Unit] = {}
     self._head: dict[str, units.Unit] = {}
-    self._classifier = self._make_classifier() if self.has_head else None
+    self._classifier: Any = self._make_classifier() if self.has_head else None
 
   @property
   def endpoint_names(self) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ class TrunkNetwork(base.Network):
         return layers
     raise base.not_in_chunks(endpoint, f"only {', '.join(self._trunk)} have steps in time")
 
-  def build(self, in_channels: int) -> None:
+  def build(self, in_channels: int | Mapping[str, int]) -> None:
     """Creates all variables; does nothing the second time.
 
     Args:
@@ -105,7 +106,7 @@ class TrunkNetwork(base.Network):
       ValueError: if the network was built for another number of channels.
     """
     if self._check_channels(in_channels):
-      channels = in_channels
+      channels: Any = in_channels
       with tf.init_scope():
         for module in (*self._trunk.values(), *self._head.values()):
           channels = module.build(channels)
@@ -192,13 +193,12 @@ def apply(
   """
   if not recompute or statistics is None:
     return _apply(rows, net, statistics=statistics)
-  outputs = {}
+  outputs: dict[str, tf.Tensor] = {}
   for part in _split(rows):
-    function = functools.partial(_apply, part, statistics=statistics)
     variables = [variable for module in part.values() for variable in base.trained(module)]
-    last = _recomputed(lambda net, function=function: _last(function(net)), net, variables)
+    last = _recomputed(functools.partial(_apply_to_last, part, statistics=statistics), net, variables)
     # A tf.function leaves out those of them that nobody asks for.
-    outputs |= function(net) | {list(part)[-1]: last}
+    outputs |= _apply(part, net, statistics=statistics) | {list(part)[-1]: last}
     net = last
   return outputs
 
@@ -210,12 +210,16 @@ def _apply(rows: Mapping[str, units.Unit], net: tf.Tensor, *, statistics) -> dic
   return outputs
 
 
+def _apply_to_last(rows: Mapping[str, units.Unit], net: tf.Tensor, *, statistics) -> tf.Tensor:
+  return _last(_apply(rows, net, statistics=statistics))
+
+
 def _split(rows: Mapping[str, units.Unit]) -> list[dict[str, units.Unit]]:
   """The rows in parts, whose last outputs are stored."""
-  parts = [{}]
+  parts: list[dict[str, units.Unit]] = [{}]
   for name, module in rows.items():
     parts[-1][name] = module
-    if getattr(module, "ends_part", False):
+    if module.ends_part:
       parts.append({})
   return [part for part in parts if part]
 

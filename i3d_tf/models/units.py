@@ -7,7 +7,7 @@ carry the 2017 release's names, so that a checkpoint loader is a lookup.
 import abc
 from collections.abc import Callable, Mapping, Sequence
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import sonnet as snt
 import tensorflow as tf
@@ -16,10 +16,11 @@ from i3d_tf.models import batch_norm as norm
 from i3d_tf.models import receptive_field
 
 TEMPORAL_PADDINGS = ("zeros", "edge")
+Triple: TypeAlias = tuple[int, ...]  # (time, height, width)
 # 'SAME', 'VALID', or what is put both before and after (time, height, width), as PyTorch's networks have it.
-Padding = str | tuple[int, int, int]
+Padding: TypeAlias = str | Triple
 ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "sigmoid": tf.nn.sigmoid, "none": tf.identity}
-Layers = tuple[receptive_field.Layer, ...]
+Layers: TypeAlias = tuple[receptive_field.Layer, ...]
 
 
 class Unit(snt.Module):
@@ -73,8 +74,8 @@ class Conv3D(snt.Module):
   def __init__(
     self,
     channels: int,
-    kernel: tuple[int, int, int],
-    stride: tuple[int, int, int] = (1, 1, 1),
+    kernel: Triple,
+    stride: Triple = (1, 1, 1),
     *,
     with_bias: bool = False,
     padding: Padding = "SAME",
@@ -187,8 +188,8 @@ class Unit3D(Unit):
   def __init__(
     self,
     channels: int,
-    kernel: tuple[int, int, int],
-    stride: tuple[int, int, int] = (1, 1, 1),
+    kernel: Triple,
+    stride: Triple = (1, 1, 1),
     *,
     use_batch_norm: bool = True,
     batch_norm: Mapping[str, Any] | None = None,
@@ -266,9 +267,7 @@ class MaxPool3D(Unit):
 
   ends_part = True
 
-  def __init__(
-    self, kernel: tuple[int, int, int], stride: tuple[int, int, int], *, padding: Padding = "SAME", name: str
-  ):
+  def __init__(self, kernel: Triple, stride: Triple, *, padding: Padding = "SAME", name: str):
     """Describes the pool: `kernel` and `stride` over (time, height, width), and `padding` as `Conv3D` has it."""
     super().__init__(name=name)
     self._kernel = tuple(kernel)
@@ -357,12 +356,13 @@ def time_layers_of(units: Sequence[Unit]) -> Layers:
   return tuple(layer for unit in units for layer in unit.time_layers)
 
 
-def _along_time(kernel: tuple[int, ...], stride: tuple[int, ...], padding: Padding) -> Layers:
-  in_time = {"SAME": receptive_field.SAME, "VALID": 0}[padding] if isinstance(padding, str) else padding[0]
-  return (receptive_field.Layer(kernel[0], stride[0], in_time),)
+def _along_time(kernel: Triple, stride: Triple, padding: Padding) -> Layers:
+  if isinstance(padding, str):
+    return (receptive_field.Layer(kernel[0], stride[0], receptive_field.SAME if padding == "SAME" else 0),)
+  return (receptive_field.Layer(kernel[0], stride[0], padding[0]),)
 
 
-def _simplest(padding: Padding, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Padding:
+def _simplest(padding: Padding, kernel: Triple, stride: Triple) -> Padding:
   """'SAME' or 'VALID' where that is the same as padding both sides, for it needs no copy of the inputs."""
   if isinstance(padding, str):
     return padding
@@ -379,5 +379,5 @@ def _same(extent: tf.Tensor, kernel: int, stride: int) -> tuple[tf.Tensor, tf.Te
   return total // 2, total - total // 2
 
 
-def _both_sides(padding: tuple[int, int, int]) -> list[tuple[int, int]]:
+def _both_sides(padding: Triple) -> list[tuple[int, int]]:
   return [(0, 0), *((extent, extent) for extent in padding), (0, 0)]

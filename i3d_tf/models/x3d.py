@@ -208,7 +208,7 @@ Pads = Sequence[tuple[int, int]]  # zeros before and after, by axis: time, heigh
 class ChannelwiseConv3D(units.Conv3D):
   """A convolution that owns `w` `[kt, kh, kw, C]`: every channel out sees the channel in of the same number only."""
 
-  def __init__(self, channels: int, kernel: tuple[int, int, int], *arguments: Any, **options: Any):
+  def __init__(self, channels: int, kernel: units.Triple, *arguments: Any, **options: Any):
     """Describes the convolution; see `units.Conv3D`.
 
     Args:
