@@ -132,7 +132,7 @@ class InflatedTest(parameterized.TestCase):
 
   def test_what_is_not_complete_does_not_appear(self):
     self._save()
-    with mock.patch.object(saved.files.os, "replace", side_effect=OSError(28, "No space left on device")):
+    with mock.patch.object(saved.workdir.os, "replace", side_effect=OSError(28, "No space left on device")):
       with self.assertRaisesRegex((errors.CheckpointError, OSError), "No space left on device"):
         self._write()
     self.assertFalse(self.to.parent.exists())

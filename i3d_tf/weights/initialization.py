@@ -138,7 +138,7 @@ def initialize(
     if new_head:
       has = f"{other.num_classes} classes of its own" if other.num_classes else "none"
       notes.append(f"The classifier is new: {name_or_path} has {has}.")
-  notes += _adapt_first_kernels(model, values, name_or_path, rescale=rescale_first_kernel)
+  notes += _adapt_first_kernels(model, info, values, name_or_path, rescale=rescale_first_kernel)
   try:
     release.assign(model, values, os.fspath(name_or_path), new_head=new_head, allow_missing=is_part)
   except errors.CheckpointError:
@@ -168,17 +168,18 @@ def _place_trunk(
 
 
 def _adapt_first_kernels(
-  model: base.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
+  model: base.Network,
+  info: saved.ModelInfo,
+  values: dict[str, np.ndarray],
+  name_or_path: str | os.PathLike,
+  *,
+  rescale: bool,
 ) -> list[str]:
-  """Makes the kernels that see the clip, and differ in nothing else, fit its channels; returns what was done."""
+  """Makes the kernels that see the clip fit its channels; returns what was done."""
   notes, variables = [], release.named_variables(model)
-  clip = set(model.in_channels.values() if isinstance(model.in_channels, Mapping) else [model.in_channels])
-  for name, kernel in values.items():
-    shape = tuple(variables[name].shape) if name in variables else ()
-    if kernel.ndim != 5 or len(shape) != 5 or shape[-2] not in clip:
-      continue
-    channels = shape[-2]
-    if kernel.shape == (*shape[:-2], kernel.shape[-2], shape[-1]) != shape:
+  for name, kernel in saved.first_kernels(values, info.model).items():
+    channels = variables[name].shape[-2] if name in variables else kernel.shape[-2]
+    if kernel.shape[-2] != channels:
       values[name] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
       scaled = f", times {kernel.shape[-2]}/{channels}" if rescale else ""
       notes.append(f"The first kernel is the mean of {name_or_path}'s over its {kernel.shape[-2]} inputs{scaled}.")

@@ -68,7 +68,14 @@ class ModelInfo:
     return clip_config.STREAMS_OF[self.stream]
 
   def get(self, name: str) -> Any:
-    """Returns the field `name` of this, or of `preprocess`."""
+    """Returns a field of this, or of `preprocess`.
+
+    Args:
+      name: Name of the field.
+
+    Returns:
+      Its value.
+    """
     return getattr(self if hasattr(self, name) else self.preprocess, name)
 
   @property
@@ -89,7 +96,14 @@ class ModelInfo:
 
 
 def make_info(**fields: Any) -> ModelInfo:
-  """Returns a `ModelInfo` from its fields and those of its `Preprocess`, given side by side."""
+  """Makes a `ModelInfo` from its fields and those of its `Preprocess`, given side by side.
+
+  Args:
+    **fields: The fields by name.
+
+  Returns:
+    The description.
+  """
   names = {field.name for field in dataclasses.fields(preprocess_lib.Preprocess)}
   own = {name: value for name, value in fields.items() if name in names}
   others = {name: value for name, value in fields.items() if name not in names}
