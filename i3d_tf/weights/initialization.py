@@ -20,22 +20,6 @@ from i3d_tf.weights import saved
 _SOURCE = "inception_v1"  # the network that can be inflated, by its name in the zoo
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Inflation:
-  """How to inflate.
-
-  Attributes:
-    stream: Stream of the new network, 'rgb' or 'flow'; None: that of the old one. If the old one has other input
-      channels, the first kernel is its mean over them, see `inflation.adapt_in_channels`.
-    mode: See `inflation.inflate_kernel`.
-    rescale_first_kernel: Whether to keep the response to inputs that are equal in all channels.
-  """
-
-  stream: str | None = None
-  mode: str = "mean"
-  rescale_first_kernel: bool = False
-
-
 @dataclasses.dataclass(frozen=True)
 class InflatedNetwork:
   """What `write_inflated` has written: the stream, and how many variables and values."""
@@ -45,13 +29,15 @@ class InflatedNetwork:
   num_values: int
 
 
-def write_inflated(name_or_path: str, folder: str | os.PathLike, options: Inflation) -> InflatedNetwork:
+def write_inflated(
+  name_or_path: str | os.PathLike, folder: str | os.PathLike, config: inflation.InflationConfig
+) -> InflatedNetwork:
   """Inflates a network and writes it, without a classifier, to a folder that appears when it is complete.
 
   Args:
     name_or_path: An Inception-v1: the name 'inception_v1', a checkpoint in TF-slim's layout, or a run of train.
     folder: A new or empty folder.
-    options: How to inflate.
+    config: How to inflate.
 
   Returns:
     What was written.
@@ -66,13 +52,13 @@ def write_inflated(name_or_path: str, folder: str | os.PathLike, options: Inflat
     values, info = saved.read(name_or_path)
     if info.model != _SOURCE:
       raise errors.I3dError(f"{name_or_path} is a network {info.model}; only {_SOURCE} can be inflated")
-    inflated = inflation.inflate(values, mode=options.mode)
-    stream = options.stream or info.stream
+    inflated = inflation.inflate(values, mode=config.mode)
+    stream = config.stream or info.stream
     kernel, channels = inflated[release.FIRST_KERNEL], clip_config.CHANNELS[stream]
     if kernel.shape[-2] != channels:
-      rescale = options.rescale_first_kernel
+      rescale = config.rescale_first_kernel
       inflated[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
-    elif options.rescale_first_kernel:
+    elif config.rescale_first_kernel:
       raise errors.I3dError(
         f"rescale_first_kernel is for other channels, but {name_or_path} has the {channels} of {stream} already"
       )

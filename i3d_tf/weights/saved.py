@@ -72,9 +72,6 @@ class ModelInfo:
 
     Args:
       name: Name of the field.
-
-    Returns:
-      Its value.
     """
     return getattr(self if hasattr(self, name) else self.preprocess, name)
 
@@ -96,13 +93,10 @@ class ModelInfo:
 
 
 def make_info(**fields: Any) -> ModelInfo:
-  """Makes a `ModelInfo` from its fields and those of its `Preprocess`, given side by side.
+  """Returns a `ModelInfo` from its fields and those of its `Preprocess`, given side by side.
 
   Args:
     **fields: The fields by name.
-
-  Returns:
-    The description.
   """
   names = {field.name for field in dataclasses.fields(preprocess_lib.Preprocess)}
   own = {name: value for name, value in fields.items() if name in names}
@@ -111,14 +105,11 @@ def make_info(**fields: Any) -> ModelInfo:
 
 
 def make_model(info: ModelInfo, **options: Any) -> base.Network:
-  """Makes the network that `info` describes, built, with new weights.
+  """Returns the network that `info` describes, built, with new weights.
 
   Args:
     info: The description.
     **options: Further arguments of the network's constructor.
-
-  Returns:
-    The network.
 
   Raises:
     I3dError: If the zoo has no such network, or it does not take the stream.
@@ -203,13 +194,10 @@ def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tup
 
 
 def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelInfo]:
-  """Reads the weights of a network, without making it.
+  """Returns a network's variables by the names of `release.named_variables`, and what the network is.
 
   Args:
     name_or_path: As `load` takes it; the network may have no classifier.
-
-  Returns:
-    Its variables by the names of `release.named_variables`, and what it is.
 
   Raises:
     CheckpointError: If there is no checkpoint, it is damaged, or it is of no network.
@@ -282,14 +270,11 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -
 
 
 def first_kernels(values: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-  """Picks the kernels that see the clip, one a stream.
+  """Returns the kernels `[time, height, width, channels, filters]` that see the clip, one a stream, by name.
 
   Args:
     values: A network's variables, as `read` returns them.
     model: The network's name in the zoo.
-
-  Returns:
-    The kernels `[time, height, width, channels, filters]` by name.
   """
   return {name: values[name] for name in zoo.get(model).first_kernels if name in values}
 
