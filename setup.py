@@ -57,6 +57,7 @@ setuptools.setup(
     "numpy>=2.0",
     "opencv-contrib-python-headless>=4.13,<6",
     "pillow>=10.4",
+    "pooch>=1.8",
     "scikit-learn>=1.5.2",
     "scipy>=1.13",
     "tensorboard>=2.20",

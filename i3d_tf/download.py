@@ -41,6 +41,17 @@ flags.DEFINE_string(
 
 
 def main(names: list[str]) -> int:
+  """Fetches checkpoints, or lists them, and prints what the cache has.
+
+  Args:
+    names: The checkpoints, unless the flags say which.
+
+  Returns:
+    The exit status, 1 if one cannot be fetched.
+
+  Raises:
+    I3dError: If the words and the flags do not go together.
+  """
   if [FLAGS.list, FLAGS.all, bool(names)].count(True) != 1:
     raise errors.I3dError(f"say what to fetch, or --all, or --list; there are {', '.join(hub.NAMES)}")
   if FLAGS.list:
@@ -69,7 +80,7 @@ def _print_list() -> None:
 
 
 def run() -> None:
-  """The console script."""
+  """Runs the program; the console script."""
   cli.run(main, usage=USAGE, takes_arguments=True)
 
 

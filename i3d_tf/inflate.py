@@ -3,7 +3,6 @@
 from absl import flags
 
 from i3d_tf import cli
-from i3d_tf.input import clip_config
 from i3d_tf.models import inflation
 
 USAGE = """Inflates the weights of an Inception-v1, a network of images, to I3D's (arXiv 1705.07750, section 2.4).
@@ -22,44 +21,30 @@ flags.DEFINE_string(
   "TF-slim's layout; or a run of train --model=inception_v1.",
   required=True,
 )
-flags.DEFINE_string("to", None, "Folder to write to, a new or an empty one.", required=True)
-flags.DEFINE_enum(
-  "stream",
-  None,
-  clip_config.STREAMS,
-  "What the new network will see. If that has other channels than the old one's input, each gets the first kernel's "
-  "mean over its inputs. Default: what the old one saw.",
-)
-flags.DEFINE_enum(
-  "mode",
-  "mean",
-  inflation.MODES,
-  "mean: each of N steps of a kernel is the old one divided by N (the paper's). center: the middle step is the old "
-  "one, the others are 0.",
-)
-flags.DEFINE_bool(
-  "rescale_first_kernel",
-  False,
-  "With other channels: multiply the first kernel by their old number divided by the new one, so that its response "
-  "to equal inputs stays.",
-)
+flags.DEFINE_string("to", None, "Folder to write to, new or empty.", required=True)
+cli.define_flags(inflation.InflationConfig, group="Inflation", unset={"stream": "that of the old network"})
 
 
 def main(arguments: list[str]) -> None:
+  """Inflates the network that the flags name, and prints what was written.
+
+  Args:
+    arguments: Not used.
+  """
   del arguments
   cli.import_tensorflow()
   from i3d_tf.weights import initialization
 
-  source, folder, options = FLAGS["from"].value, FLAGS.to, cli.from_flags(initialization.Inflation)
-  written = initialization.write_inflated(source, folder, options)
+  source, folder, config = FLAGS["from"].value, FLAGS["to"].value, cli.from_flags(inflation.InflationConfig)
+  written = initialization.write_inflated(source, folder, config)
   print(
     f"{folder}: I3D for {written.stream} without a classifier, {written.num_variables} variables with "
-    f"{written.num_values} values, inflated from {source} by {options.mode}"
+    f"{written.num_values} values, inflated from {source} by {config.mode}"
   )
 
 
 def run() -> None:
-  """The console script."""
+  """Runs the program; the console script."""
   cli.run(main, usage=USAGE)
 
 

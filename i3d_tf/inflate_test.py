@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 from unittest import mock
 
 from absl.testing import absltest
@@ -47,7 +45,7 @@ class InflatedTest(parameterized.TestCase):
     saved.save_values(self.folder / "run" / "best", _flat_values(info, channels), info)
 
   def _write(self, **options) -> initialization.InflatedNetwork:
-    return initialization.write_inflated(self.run_folder, self.to, initialization.Inflation(**options))
+    return initialization.write_inflated(self.run_folder, self.to, inflation.InflationConfig(**options))
 
   @parameterized.parameters(*inflation.MODES)
   def test_a_run_is_inflated(self, mode):
@@ -132,7 +130,7 @@ class InflatedTest(parameterized.TestCase):
 
   def test_what_is_not_complete_does_not_appear(self):
     self._save()
-    with mock.patch.object(saved.files.os, "replace", side_effect=OSError(28, "No space left on device")):
+    with mock.patch.object(saved.workdir.os, "replace", side_effect=OSError(28, "No space left on device")):
       with self.assertRaisesRegex((errors.CheckpointError, OSError), "No space left on device"):
         self._write()
     self.assertFalse(self.to.parent.exists())
@@ -140,11 +138,9 @@ class InflatedTest(parameterized.TestCase):
 
 
 class MainTest(parameterized.TestCase):
-  def _run(self, *arguments, status=0) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "i3d_tf.inflate", *arguments]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    self.assertEqual(done.returncode, status, done.stderr)
+  def _run(self, *arguments, status=0) -> testing.Finished:
+    done = testing.run_main("inflate", *arguments)
+    self.assertEqual(done.status, status, done.stderr)
     return done
 
   def test_a_checkpoint_of_slim_s(self):
@@ -161,8 +157,8 @@ class MainTest(parameterized.TestCase):
     self.assertEqual(sum(value.size for value in values.values()), 12_272_592)
 
   @parameterized.parameters(
-    (["--to=x"], "FATAL Flags parsing error:", "from"),
-    (["--from=/none", "--to=x", "--mode=median"], "FATAL Flags parsing error:", "<mean|center>"),
+    (["--to=x"], "inflate: error: --from is needed", ""),
+    (["--from=/none", "--to=x", "--mode=median"], "inflate: error: --mode=median", "<mean|center>"),
     (["--from=/none", "--to={}/x"], "inflate: error: there is no checkpoint at /none", ""),
   )
   def test_bad_input_gets_a_sentence(self, arguments, begins, contains):
@@ -173,9 +169,7 @@ class MainTest(parameterized.TestCase):
     self.assertNotIn("Traceback", done.stderr)
 
   def test_help(self):
-    done = subprocess.run(
-      [sys.executable, "-m", "i3d_tf.inflate", "--help"], capture_output=True, text=True, check=False
-    )
+    done = self._run("--help")
     self.assertStartsWith(done.stdout, "Inflates the weights of an Inception-v1, a network of images, to I3D's")
     for flag in ("from", "to", "stream", "mode", r"\[no\]rescale_first_kernel"):
       self.assertRegex(done.stdout, rf"--{flag}: [A-Z<]\w+")

@@ -15,22 +15,16 @@ def path(folder: str, name: str = "") -> pathlib.Path:
   Args:
     folder: 'data' or 'checkpoints'.
     name: Name of the file; by default the folder itself is meant.
-
-  Returns:
-    The path; nothing need be there.
   """
   inside = _PACKAGE / "assets" / folder
   return (inside if inside.is_dir() else _PACKAGE.parent / folder) / name
 
 
 def class_list(name: str) -> tuple[str, ...]:
-  """Reads a list of class names from the data folder.
+  """Returns the class names of a list in the data folder, in index order.
 
   Args:
     name: Name of the list, for example 'ucf101' or 'kinetics_400'.
-
-  Returns:
-    The names in index order.
 
   Raises:
     I3dError: If there is no list of that name.
@@ -42,13 +36,10 @@ def class_list(name: str) -> tuple[str, ...]:
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
-  """Reads the class names of Kinetics.
+  """Returns the class names of Kinetics in the index order of the release.
 
   Args:
     num_classes: 400, 600 or 700.
-
-  Returns:
-    The names in index order of the release.
 
   Raises:
     I3dError: If there is no list of so many classes.

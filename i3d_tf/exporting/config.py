@@ -7,7 +7,7 @@ from i3d_tf import fields
 GRAPH_FORMATS = ("saved_model", "tflite", "onnx")
 PYTORCH_FORMATS = ("pytorch_i3d", "kinetics_i3d_pytorch")  # see `pytorch_inception.I3D_LAYOUTS`
 WEIGHT_FORMATS = ("network", "release", *PYTORCH_FORMATS)
-RELEASE_LAYOUTS = ("rgb", "flow", "rgb600")  # see `release.LAYOUTS`
+RELEASE_LAYOUTS = ("rgb", "flow", "rgb600")  # see `tensorflow1.LAYOUTS`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,36 @@
 """Carrying weights from one network to another: from two dimensions to three, and to other inputs."""
 
 from collections.abc import Mapping
+import dataclasses
 
 import numpy as np
 
+from i3d_tf import fields
 from i3d_tf.models import inception_spec as spec
 
 MODES = ("mean", "center")
 _BATCH_NORM = ("beta", "moving_mean", "moving_variance")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InflationConfig:
+  """How Inception-v1 is inflated to I3D.
+
+  Attributes:
+    stream: Stream of the new network. If it has other input channels than the old network's, each gets the mean of the
+      first kernel over the old ones. None: the stream of the old network.
+    mode: How a kernel gets N steps in time. mean: each step is the old kernel divided by N, as in the paper. center:
+      the middle step is the old kernel, the others are 0.
+    rescale_first_kernel: If the input channels differ: multiply the first kernel by their old number divided by the
+      new one, so that its response to inputs that are equal in all channels stays.
+  """
+
+  stream: str | None = fields.option(None, choices=("rgb", "flow"))
+  mode: str = fields.option("mean", choices=MODES)
+  rescale_first_kernel: bool = False
+
+  def __post_init__(self):
+    fields.check(self)
 
 
 def inflate(

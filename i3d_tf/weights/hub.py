@@ -19,6 +19,7 @@ import pathlib
 import shutil
 import sys
 import textwrap
+from typing import NamedTuple
 
 import filelock
 
@@ -78,9 +79,6 @@ def find(name: str) -> Checkpoint:
   Args:
     name: One of `NAMES`.
 
-  Returns:
-    The description.
-
   Raises:
     DownloadError: If there is no checkpoint of that name.
   """
@@ -92,9 +90,6 @@ def find(name: str) -> Checkpoint:
 def cache_dir() -> pathlib.Path:
   """Returns the folder of fetched files: $I3D_CACHE, or ~/.cache/i3d_tf.
 
-  Returns:
-    The folder, which need not exist yet.
-
   Raises:
     DownloadError: If $I3D_CACHE is not set and the user has no home folder.
   """
@@ -105,13 +100,10 @@ def cache_dir() -> pathlib.Path:
 
 
 def is_cached(name: str) -> bool:
-  """Tells whether the cache has a checkpoint.
+  """Returns whether the cache has all files of a checkpoint, which are not verified.
 
   Args:
     name: One of `NAMES`.
-
-  Returns:
-    Whether all of its files are there; they are not verified.
   """
   return _has_files(cache_dir() / name, find(name).files)
 
@@ -129,9 +121,6 @@ def fetch(
     source_dir: Folder to copy from first: it holds the files, a folder `name` with them, or a clone of the release.
     url: Address of a mirror, instead of the checkpoint's own.
     verify_cached: Whether to verify a cached copy again; a damaged copy is removed and fetched anew.
-
-  Returns:
-    The path that TensorFlow reads.
 
   Raises:
     DownloadError: If no source has a sound copy, or the cache cannot be written.
@@ -227,15 +216,8 @@ def _check_slim(folder: pathlib.Path) -> None:
   tensorflow1.read_slim(folder / sources.SLIM_CHECKPOINT)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-  """A place to fetch from.
-
-  Attributes:
-    key: Its folder in the unfinished fetch.
-    description: Its name in messages.
-    fill: Puts the checkpoint's files into a folder; raises as the functions of `Checkpoint` do.
-  """
+class _Source(NamedTuple):
+  """A place to fetch from: its folder in the unfinished fetch, its name in messages, and how it fills a folder."""
 
   key: str
   description: str

@@ -19,22 +19,6 @@ from i3d_tf.weights import saved
 _SOURCE = "inception_v1"  # the network that can be inflated, by its name in the zoo
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Inflation:
-  """How to inflate.
-
-  Attributes:
-    stream: Stream of the new network, 'rgb' or 'flow'; None: that of the old one. If the old one has other input
-      channels, the first kernel is its mean over them, see `inflation.adapt_in_channels`.
-    mode: See `inflation.inflate_kernel`.
-    rescale_first_kernel: Whether to keep the response to inputs that are equal in all channels.
-  """
-
-  stream: str | None = None
-  mode: str = "mean"
-  rescale_first_kernel: bool = False
-
-
 @dataclasses.dataclass(frozen=True)
 class InflatedNetwork:
   """What `write_inflated` has written: the stream, and how many variables and values."""
@@ -44,13 +28,15 @@ class InflatedNetwork:
   num_values: int
 
 
-def write_inflated(name_or_path: str, folder: str | os.PathLike, options: Inflation) -> InflatedNetwork:
+def write_inflated(
+  name_or_path: str | os.PathLike, folder: str | os.PathLike, config: inflation.InflationConfig
+) -> InflatedNetwork:
   """Inflates a network and writes it, without a classifier, to a folder that appears when it is complete.
 
   Args:
     name_or_path: An Inception-v1: the name 'inception_v1', a checkpoint in TF-slim's layout, or a run of train.
     folder: A new or empty folder.
-    options: How to inflate.
+    config: How to inflate.
 
   Returns:
     What was written.
@@ -65,13 +51,13 @@ def write_inflated(name_or_path: str, folder: str | os.PathLike, options: Inflat
     values, info = saved.read(name_or_path)
     if info.model != _SOURCE:
       raise errors.I3dError(f"{name_or_path} is a network {info.model}; only {_SOURCE} can be inflated")
-    inflated = inflation.inflate(values, mode=options.mode)
-    stream = options.stream or info.stream
+    inflated = inflation.inflate(values, mode=config.mode)
+    stream = config.stream or info.stream
     kernel, channels = inflated[release.FIRST_KERNEL], preprocess.CHANNELS[stream]
     if kernel.shape[-2] != channels:
-      rescale = options.rescale_first_kernel
+      rescale = config.rescale_first_kernel
       inflated[release.FIRST_KERNEL] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
-    elif options.rescale_first_kernel:
+    elif config.rescale_first_kernel:
       raise errors.I3dError(
         f"rescale_first_kernel is for other channels, but {name_or_path} has the {channels} of {stream} already"
       )
@@ -137,7 +123,7 @@ def initialize(
     if new_head:
       has = f"{other.num_classes} classes of its own" if other.num_classes else "none"
       notes.append(f"The classifier is new: {name_or_path} has {has}.")
-  notes += _adapt_first_kernels(model, values, name_or_path, rescale=rescale_first_kernel)
+  notes += _adapt_first_kernels(model, info, values, name_or_path, rescale=rescale_first_kernel)
   try:
     release.assign(model, values, os.fspath(name_or_path), new_head=new_head, allow_missing=is_part)
   except errors.CheckpointError:
@@ -167,17 +153,18 @@ def _place_trunk(
 
 
 def _adapt_first_kernels(
-  model: base.Network, values: dict[str, np.ndarray], name_or_path: str | os.PathLike, *, rescale: bool
+  model: base.Network,
+  info: saved.ModelInfo,
+  values: dict[str, np.ndarray],
+  name_or_path: str | os.PathLike,
+  *,
+  rescale: bool,
 ) -> list[str]:
-  """Makes the kernels that see the clip, and differ in nothing else, fit its channels; returns what was done."""
+  """Makes the kernels that see the clip fit its channels; returns what was done."""
   notes, variables = [], release.named_variables(model)
-  clip = set(model.in_channels.values() if isinstance(model.in_channels, Mapping) else [model.in_channels])
-  for name, kernel in values.items():
-    shape = tuple(variables[name].shape) if name in variables else ()
-    if kernel.ndim != 5 or len(shape) != 5 or shape[-2] not in clip:
-      continue
-    channels = shape[-2]
-    if kernel.shape == (*shape[:-2], kernel.shape[-2], shape[-1]) != shape:
+  for name, kernel in saved.first_kernels(values, info.model).items():
+    channels = variables[name].shape[-2] if name in variables else kernel.shape[-2]
+    if kernel.shape[-2] != channels:
       values[name] = inflation.adapt_in_channels(kernel, channels, rescale=rescale)
       scaled = f", times {kernel.shape[-2]}/{channels}" if rescale else ""
       notes.append(f"The first kernel is the mean of {name_or_path}'s over its {kernel.shape[-2]} inputs{scaled}.")

@@ -39,13 +39,10 @@ class Manifest:
 
 @functools.cache
 def load(name: str) -> Manifest:
-  """Reads the manifest of a released checkpoint.
+  """Returns the manifest of a released checkpoint.
 
   Args:
     name: One of `NAMES`.
-
-  Returns:
-    The manifest.
 
   Raises:
     DownloadError: If there is no checkpoint of that name.
@@ -61,21 +58,15 @@ def masked_crc32c(array: np.ndarray) -> int:
   """Returns the checksum that the index of a TensorFlow checkpoint stores for an array.
 
   Args:
-    array: The array.
-
-  Returns:
-    The masked CRC32C of its bytes in C order.
+    array: The array, whose bytes are taken in C order.
   """
   return mask(google_crc32c.value(array.tobytes()))
 
 
 def mask(crc: int) -> int:
-  """Masks a CRC32C as TensorFlow does in checkpoints and TFRecords (tensorflow/core/lib/hash/crc32c.h: Mask).
+  """Returns a CRC32C masked as TensorFlow does in checkpoints and TFRecords (tensorflow/core/lib/hash/crc32c.h: Mask).
 
   Args:
     crc: The checksum.
-
-  Returns:
-    The masked checksum.
   """
   return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

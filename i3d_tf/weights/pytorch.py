@@ -31,9 +31,8 @@ class Family:
   """How the state dicts of a family of networks are read.
 
   Attributes:
-    find: Given a state dict and its path, returns the zoo's name of the network that it is of; None if it is of none.
-    convert: Given a state dict, that name and the path, returns the variables by our names; raises a CheckpointError
-      that lists what is missing, unmatched or misshapen.
+    find: Returns the zoo's name of the network that a state dict with a path is of; None if it is of none.
+    convert: Returns the variables by our names, given also that name; raises CheckpointErrors as `pytorch.convert`.
   """
 
   find: Callable[[Mapping[str, np.ndarray], str | os.PathLike], str | None]
@@ -41,27 +40,21 @@ class Family:
 
 
 def is_torch(path: str | os.PathLike) -> bool:
-  """Tells whether `read` is the one to read a file, by its suffix.
+  """Returns whether a file is there and `read` is the one to read it, by its suffix.
 
   Args:
     path: The file.
-
-  Returns:
-    Whether it is there and has one of `SUFFIXES`.
   """
   return os.fspath(path).endswith(SUFFIXES) and os.path.isfile(path)
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads a state dict, alone in its file or beside other things, with or without DataParallel's prefix.
+  """Returns a state dict, alone in its file or beside other things, with or without DataParallel's prefix.
 
   Only tensors are unpickled, so that a file cannot run code.
 
   Args:
     path: The file.
-
-  Returns:
-    Arrays by name.
 
   Raises:
     I3dError: If torch is not installed.
@@ -103,10 +96,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def import_torch() -> Any:
-  """Imports torch.
-
-  Returns:
-    The module.
+  """Returns the module torch.
 
   Raises:
     I3dError: If it is not installed.
@@ -121,16 +111,13 @@ def import_torch() -> Any:
 def convert(
   arrays: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> dict[str, np.ndarray]:
-  """Converts a state dict to our variables.
+  """Returns our variables by name from a state dict.
 
   Args:
     arrays: The state dict.
     names: PyTorch's name of each of our variables.
     shapes: Shapes of our variables.
     what: Beginning of an error's message, for example 'made.pth is not of S3D'.
-
-  Returns:
-    The variables by our names.
 
   Raises:
     CheckpointError: If weights are missing, unmatched or misshapen; all are listed.

@@ -37,13 +37,10 @@ class I3dLayout:
   batch_norm: str
 
   def name(self, variable: str) -> str:
-    """Returns the name of a variable.
+    """Returns a variable's name in the state dict.
 
     Args:
       variable: Its name in the release.
-
-    Returns:
-      Its name in the state dict.
     """
     unit, _, part = variable.rsplit("/", 2)
     parts = {
@@ -56,13 +53,10 @@ class I3dLayout:
     return f"{self.unit(unit)}.{parts[part]}"
 
   def scale(self, unit: str) -> str:
-    """Returns the name of the scale of a unit's batch norm.
+    """Returns the name of the scale of a unit's batch norm in the state dict.
 
     Args:
       unit: The unit's name in the release.
-
-    Returns:
-      The scale's name in the state dict.
     """
     return f"{self.unit(unit)}.{self.batch_norm}.weight"
 
@@ -99,14 +93,11 @@ I3D_LAYOUTS: Mapping[str, I3dLayout] = {
 
 
 def to_torch(values: Mapping[str, np.ndarray], layout: I3dLayout) -> dict[str, np.ndarray]:
-  """Converts an I3D with its classifier to the state dict of a port.
+  """Returns the state dict of a port for an I3D with its classifier.
 
   Args:
     values: Variables by the release's names.
     layout: The port, a value of `I3D_LAYOUTS`.
-
-  Returns:
-    The state dict.
 
   Raises:
     CheckpointError: If variables are missing, unmatched or misshapen; the ports have networks of one width only.

@@ -70,13 +70,10 @@ def save_release_checkpoint(
 
 
 def read(name_or_path: str | os.PathLike) -> tuple[tensorflow1.LoadedCheckpoint, dict[str, np.ndarray]]:
-  """Reads a checkpoint in any of the release's layouts.
+  """Returns what a checkpoint in any of the release's layouts is, and its variables.
 
   Args:
     name_or_path: As `load_checkpoint` takes it.
-
-  Returns:
-    What was read beside the variables, and these by names without the stream's prefix.
 
   Raises:
     CheckpointError: If there is no checkpoint, it is damaged, or in none of the layouts.
@@ -89,26 +86,20 @@ def read(name_or_path: str | os.PathLike) -> tuple[tensorflow1.LoadedCheckpoint,
 
 
 def named_variables(model: base.Network) -> dict[str, tf.Variable]:
-  """Returns a network's variables by name; I3D's have the release's names.
+  """Returns a network's variables by names without the stream's and the module's, as 'Conv3d_1a_7x7/conv_3d/w'.
 
   Args:
     model: A network that has been called, built or loaded.
-
-  Returns:
-    The variables by names without the stream's prefix and the module's name, for example 'Conv3d_1a_7x7/conv_3d/w'.
   """
   scope = model.name_scope.name
   return {variable.name.removeprefix(scope).removesuffix(":0"): variable for variable in model.variables}
 
 
 def checksum(model: base.Network) -> str:
-  """Returns a checksum that tells weights apart, wherever they came from.
+  """Returns the CRC-32 of all variables in the order of their names, 8 hexadecimal digits that tell weights apart.
 
   Args:
     model: A network that has been called, built or loaded.
-
-  Returns:
-    The CRC-32 of all variables' values in the order of their names, 8 hexadecimal digits.
   """
   crc = 0
   for _, variable in sorted(named_variables(model).items()):
@@ -117,13 +108,10 @@ def checksum(model: base.Network) -> str:
 
 
 def is_head(name: str) -> bool:
-  """Tells whether a variable belongs to a classifier.
+  """Returns whether a variable belongs to a classifier.
 
   Args:
     name: Name of the variable.
-
-  Returns:
-    Whether it does.
   """
   return inception_spec.LOGITS in name.split("/")
 

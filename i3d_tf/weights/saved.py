@@ -67,7 +67,11 @@ class ModelInfo:
     return preprocess_lib.STREAMS_OF[self.stream]
 
   def get(self, name: str) -> Any:
-    """Returns the field `name` of this, or of `preprocess`."""
+    """Returns a field of this, or of `preprocess`.
+
+    Args:
+      name: Name of the field.
+    """
     return getattr(self if hasattr(self, name) else self.preprocess, name)
 
   @property
@@ -88,7 +92,11 @@ class ModelInfo:
 
 
 def make_info(**fields: Any) -> ModelInfo:
-  """Returns a `ModelInfo` from its fields and those of its `Preprocess`, given side by side."""
+  """Returns a `ModelInfo` from its fields and those of its `Preprocess`, given side by side.
+
+  Args:
+    **fields: The fields by name.
+  """
   names = {field.name for field in dataclasses.fields(preprocess_lib.Preprocess)}
   own = {name: value for name, value in fields.items() if name in names}
   others = {name: value for name, value in fields.items() if name not in names}
@@ -96,14 +104,11 @@ def make_info(**fields: Any) -> ModelInfo:
 
 
 def make_model(info: ModelInfo, **options: Any) -> base.Network:
-  """Makes the network that `info` describes, built, with new weights.
+  """Returns the network that `info` describes, built, with new weights.
 
   Args:
     info: The description.
     **options: Further arguments of the network's constructor.
-
-  Returns:
-    The network.
 
   Raises:
     I3dError: If the zoo has no such network, or it does not take the stream.
@@ -188,13 +193,10 @@ def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tup
 
 
 def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelInfo]:
-  """Reads the weights of a network, without making it.
+  """Returns a network's variables by the names of `release.named_variables`, and what the network is.
 
   Args:
     name_or_path: As `load` takes it; the network may have no classifier.
-
-  Returns:
-    Its variables by the names of `release.named_variables`, and what it is.
 
   Raises:
     CheckpointError: If there is no checkpoint, it is damaged, or it is of no network.
@@ -267,14 +269,11 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -
 
 
 def first_kernels(values: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-  """Picks the kernels that see the clip, one a stream.
+  """Returns the kernels `[time, height, width, channels, filters]` that see the clip, one a stream, by name.
 
   Args:
     values: A network's variables, as `read` returns them.
     model: The network's name in the zoo.
-
-  Returns:
-    The kernels `[time, height, width, channels, filters]` by name.
   """
   return {name: values[name] for name in zoo.get(model).first_kernels if name in values}
 

@@ -12,12 +12,10 @@ Imports no TensorFlow, except to write what came from the registry. Two of the c
 """
 
 from collections.abc import Iterator, Mapping
-import contextlib
 import functools
 import hashlib
 import http.client
 import io
-import logging
 import os
 import pathlib
 import pickle
@@ -82,14 +80,14 @@ def download(url: str, path: pathlib.Path, *, description: str, sha256: str | No
     OSError: If the file cannot be written.
   """
   downloader = functools.partial(_resume, part=path.with_name(f"{path.name}.part"), description=description)
-  with _quiet(pooch.get_logger()):
-    try:
-      pooch.retrieve(url, sha256, fname=path.name, path=path.parent, downloader=downloader)
-    except errors.DownloadError:
-      raise
-    except ValueError as error:  # of pooch: another checksum
-      reason = str(error).partition(". ")[0]
-      raise errors.DownloadError(f"{path.name} is not the file that was published: {reason}") from None
+  pooch.get_logger().setLevel("WARNING")  # our bar shows progress
+  try:
+    pooch.retrieve(url, sha256, fname=path.name, path=path.parent, downloader=downloader)
+  except errors.DownloadError:
+    raise
+  except ValueError as error:  # of pooch: another checksum
+    reason = str(error).partition(". ")[0]
+    raise errors.DownloadError(f"{path.name} is not the file that was published: {reason}") from None
 
 
 def copy(source: pathlib.Path, path: pathlib.Path) -> None:
@@ -219,17 +217,6 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     return response.read1(_BLOCK_BYTES)  # what has arrived; `read` would lose it if the rest does not come
   except (OSError, http.client.HTTPException) as error:
     raise errors.DownloadError(f"the transfer broke off ({error}); start again to resume it") from None
-
-
-@contextlib.contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-  """Keeps a logger from reporting progress, which our bar shows."""
-  level = logger.level
-  logger.setLevel(logging.WARNING)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
 
 
 def _open_source(path: pathlib.Path) -> BinaryIO:

@@ -47,9 +47,6 @@ class Layout:
     Args:
       name: Name of the variable.
       array: Its value; a batch-norm vector may have any rank.
-
-    Returns:
-      The shape.
     """
     if "/batch_norm/" in name:
       return (1,) * (self.vector_rank - 1) + (array.size,)
@@ -80,13 +77,10 @@ class LoadedCheckpoint:
 
 
 def find_prefix(path: str | os.PathLike) -> str:
-  """Finds the checkpoint that a path means.
+  """Returns the prefix, the path without '.index', of the checkpoint that a path means.
 
   Args:
     path: A checkpoint's prefix, one of its two files, or a folder that holds model.ckpt.
-
-  Returns:
-    The prefix: the path without '.index'.
 
   Raises:
     CheckpointError: If there is no checkpoint.
@@ -102,14 +96,11 @@ def find_prefix(path: str | os.PathLike) -> str:
 
 
 def read(prefix: str, manifest: manifests.Manifest | None = None) -> dict[str, np.ndarray]:
-  """Reads every tensor; TensorFlow compares each with the checksum in the index.
+  """Returns every tensor of a checkpoint by name; TensorFlow compares each with the checksum in the index.
 
   Args:
     prefix: Path of the checkpoint without '.index'.
     manifest: Names, shapes and checksums that the checkpoint must also have.
-
-  Returns:
-    The tensors by name.
 
   Raises:
     CheckpointError: If tensors are damaged, missing, extra or misshapen; all are listed.
@@ -167,14 +158,11 @@ def write(prefix: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 def read_release(
   prefix: str, manifest: manifests.Manifest | None = None
 ) -> tuple[LoadedCheckpoint, dict[str, np.ndarray]]:
-  """Reads a checkpoint of I3D in any of the release's layouts.
+  """Returns what a checkpoint of I3D is, and its variables by names without the stream's prefix.
 
   Args:
     prefix: Path of the checkpoint without '.index'.
     manifest: Names, shapes and checksums that the checkpoint must also have.
-
-  Returns:
-    What the checkpoint is, and its variables by names without the stream's prefix.
 
   Raises:
     CheckpointError: If it is damaged, or in none of the layouts.
@@ -222,13 +210,10 @@ def write_release(
 
 
 def is_slim(path: str | os.PathLike) -> bool:
-  """Tells whether `read_slim` is the one to read a checkpoint: by the names in it, or as a file of the older format.
+  """Returns whether `read_slim` is the one to read a checkpoint: by the names in it, or as a file of the older format.
 
   Args:
     path: As `read_slim` takes it.
-
-  Returns:
-    Whether there is such a checkpoint.
   """
   found = _find_slim(path)
   if found is None or not os.path.isfile(found + INDEX_SUFFIX):
