@@ -50,10 +50,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _verify(path: str) -> int:
-  from i3d_tf.data import verification
+  from i3d_tf.data import inspection
 
   num_threads = workers.available_cores() if FLAGS.num_threads is None else FLAGS.num_threads
-  verifier = verification.Verifier(path, decode=FLAGS.decode, num_threads=num_threads)
+  verifier = inspection.Verifier(path, decode=FLAGS.decode, num_threads=num_threads)
   num_problems = 0
   with tqdm.tqdm(total=verifier.num_bytes, unit="B", unit_scale=True, disable=None) as bar:
     for problem in verifier.problems(bar.update):

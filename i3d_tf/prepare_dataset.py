@@ -10,7 +10,7 @@ from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workers
 from i3d_tf.data import beam
-from i3d_tf.data import beam_runner
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import datasets
 from i3d_tf.data import shards
 
@@ -35,7 +35,7 @@ where another stopped. On Flink, with Beam's worker pools (python -m apache_beam
       --beam_option=--environment_type=EXTERNAL --beam_option=--environment_config=localhost:50000"""
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.SPECS)}.")
+flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.specs())}.")
 flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_dir.")
 flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
 flags.DEFINE_string("output", None, "Folder for the records; made if it is not there.")
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
     if pipeline is None:
       _run(folder, sum(len(shard.clips) for shard in plan), make)
     else:
-      beam_runner.run(pipeline, folder, make)
+      beam.prepare_records(pipeline, folder, make)
     failures = folder.finish(dataset, parameters)
   return _report(folder, failures)
 
@@ -136,7 +136,7 @@ def _settings() -> dict[str, Any]:
   return {"streams": streams, **{name: FLAGS[name].value for name in names}}
 
 
-def _folder_split() -> datasets.FolderSplit | None:
+def _folder_split() -> clips_lib.FolderSplit | None:
   own = [name for name in ("fractions", "split_seed", "split_group") if FLAGS[name].present]
   if not own:
     return None
@@ -148,7 +148,7 @@ def _folder_split() -> datasets.FolderSplit | None:
       given = ",".join(FLAGS.fractions)
       raise errors.I3dError(f"--fractions={given}; it takes three numbers, as 0.8,0.1,0.1") from None
     values = {"train": train, "val": val, "test": test}
-  return datasets.FolderSplit(**values, seed=FLAGS.split_seed, group=FLAGS.split_group)
+  return clips_lib.FolderSplit(**values, seed=FLAGS.split_seed, group=FLAGS.split_group)
 
 
 def _beam_pipeline():

@@ -8,7 +8,7 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import flow
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import records
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
@@ -60,7 +60,7 @@ class Settings:
 
 
 def make_record(
-  clip: datasets.Clip,
+  clip: clips_lib.Clip,
   *,
   dataset: str,
   classes: tuple[str, ...],
@@ -89,7 +89,7 @@ def make_record(
   return records.Record(
     id=clip.id,
     dataset=dataset,
-    path=clip.path if root is None else datasets.relative_path(clip, root),
+    path=clip.path if root is None else clips_lib.relative_path(clip, root),
     labels=(clip.label,) if clip.label is not None else (),
     label_indices=(classes.index(clip.label),) if clip.label is not None else (),
     start=start,
@@ -109,11 +109,11 @@ def make_record(
   )
 
 
-def _encode(clip: datasets.Clip, settings: Settings) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
+def _encode(clip: clips_lib.Clip, settings: Settings) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
   """The encoded images of a clip by stream, one frame in memory at a time, and the frames' (height, width)."""
   images = {stream: [] for stream in STREAMS}
   solve = previous = None
-  for frame in datasets.iter_frames(clip, fps=settings.fps, short_side=settings.short_side):
+  for frame in clips_lib.iter_frames(clip, fps=settings.fps, short_side=settings.short_side):
     if "rgb" in settings.streams:
       images["rgb"].append(encode_rgb(frame, settings.jpeg_quality))
     if "flow" in settings.streams:

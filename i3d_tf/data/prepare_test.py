@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import prepare
 from i3d_tf.data import records
 from i3d_tf.flow import codec
@@ -24,7 +24,7 @@ _SMALL = prepare.Settings(short_side=64)
 
 def _clip(start=None, end=0.4):
   path = testing.shared("clips/ucf101/JavelinThrow/v_JavelinThrow_g22_c01.avi")
-  return datasets.Clip("g22", str(path), start=start, end=end, label="JavelinThrow")
+  return clips_lib.Clip("g22", str(path), start=start, end=end, label="JavelinThrow")
 
 
 def _make(clip=None, settings=_SMALL, **arguments):
@@ -109,7 +109,7 @@ class MakeRecordTest(parameterized.TestCase):
       empty = pathlib.Path(folder) / "empty.avi"
       empty.write_bytes(b"")
       with self.assertRaisesRegex(errors.VideoError, "empty.avi: the file is empty"):
-        _make(datasets.Clip("x", str(empty)))
+        _make(clips_lib.Clip("x", str(empty)))
     for arguments, message in (
       ({"streams": ()}, "streams are none; allowed are rgb, flow, backward_flow"),
       ({"streams": ("rgb", "backward_flow")}, "streams are rgb, backward_flow; backward flow is stored beside flow"),

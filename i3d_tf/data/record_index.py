@@ -4,21 +4,106 @@ Nothing but the records' headers is read. The order is arithmetic: the record of
 so that going on in the middle costs nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 import os
 import pathlib
+import re
+import struct
 
 import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.data import inspection
 from i3d_tf.data import records
 from i3d_tf.data import shards
-from i3d_tf.input import clip_config
 
+SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")  # ours, MediaSequence's and DMVR's
 _EXAMPLES, _EPOCHS = 0, 1  # what a seed is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """The place of one record in its file: `length` bytes at `offset`; `damage` says why they cannot be had."""
+
+  path: pathlib.Path
+  number: int
+  offset: int
+  length: int
+  damage: str = ""
+
+  def __str__(self):
+    return f"{self.path}, record {self.number}"
+
+  def read(self) -> bytes:
+    """The serialized record; I3dError if it is damaged."""
+    if self.damage:
+      raise errors.I3dError(f"{self}: {self.damage}")
+    with open(self.path, "rb") as file:
+      file.seek(self.offset)
+      content, checksum = file.read(self.length), file.read(4)
+    if shards.checksum(content) != checksum:
+      raise errors.I3dError(f"{self}: its checksum is wrong, it was damaged after it was written")
+    return content
+
+  def load(self) -> records.Record:
+    """The record; I3dError if it is damaged or none of ours, MediaSequence's or DMVR's."""
+    content = self.read()
+    try:
+      return records.deserialize(content)
+    except errors.I3dError as error:
+      raise errors.I3dError(f"{self}: {error}") from None
+
+
+def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
+  """The TFRecord files of a folder, sorted, by their names NAME.tfrecord or NAME-00000-of-00010; or the file itself.
+
+  Raises:
+    I3dError: if there is none.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise errors.I3dError(f"{path}: there is no such file or folder")
+  if not path.is_dir():
+    return [path]
+  found = [file for file in path.iterdir() if file.suffix == ".tfrecord" or SHARD.fullmatch(file.name)]
+  if not found:
+    raise errors.I3dError(f"{path}: the folder holds no TFRecords (NAME.tfrecord or NAME-00000-of-00010)")
+  return sorted(found)
+
+
+def split_of(file: pathlib.Path) -> str:
+  """The split in the name of a file of records: what stands before -00000-of-00010, or all of it."""
+  name = file.name.removesuffix(".tfrecord")
+  match = SHARD.fullmatch(name)
+  return match["split"] if match else name
+
+
+def scan(path: pathlib.Path) -> Iterator[Entry]:
+  """Yields the places of a file's records by their headers alone; the last one may be damaged.
+
+  TensorFlow's own reader stops at the first damaged record, and takes a cut within a header for the file's end.
+  """
+  size = path.stat().st_size
+  with open(path, "rb") as file:
+    offset = 0
+    for number in itertools.count():
+      if offset == size:
+        return
+      file.seek(offset)
+      header = file.read(12)
+      damage = ""
+      if len(header) == 12 and shards.checksum(header[:8]) != header[8:]:
+        damage = "its length is damaged, and so it and what follows cannot be read; or this is no TFRecord file"
+      elif len(header) < 12 or offset + 16 + struct.unpack("<Q", header[:8])[0] > size:
+        damage = "the file ends within it"
+      if damage:
+        yield Entry(path, number, offset, size - offset, damage)
+        return
+      length = struct.unpack("<Q", header[:8])[0]
+      yield Entry(path, number, offset + 12, length)
+      offset += 16 + length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +122,7 @@ class Source:
   path: pathlib.Path
   split: str
   files: tuple[pathlib.Path, ...]
-  entries: tuple[inspection.Entry, ...]
+  entries: tuple[Entry, ...]
   classes: tuple[str, ...] = ()
   dataset: str = ""
 
@@ -75,14 +160,14 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
   """
   path = pathlib.Path(path)
   by_split = {}
-  for file in inspection.find_files(path):
-    by_split.setdefault(inspection.split_of(file), []).append(file.absolute())
+  for file in find_files(path):
+    by_split.setdefault(split_of(file), []).append(file.absolute())
   if split not in by_split:
     raise errors.I3dError(f"{path}: there is no split {split!r}; there are {', '.join(sorted(by_split))}")
   files = tuple(by_split[split])
   _check_count(files)
   info = _read_info(path, split)
-  entries = tuple(entry for file in files for entry in inspection.scan(file))
+  entries = tuple(entry for file in files for entry in scan(file))
   for entry in entries:
     if entry.damage:
       raise errors.I3dError(f"{entry}: {entry.damage}; prepare the data set again")
@@ -93,7 +178,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
   held = info.streams or _streams_of(entries)
   for stream in streams:
     if held and stream not in held:
-      how = "with prepare_dataset --backward_flow" if stream == clip_config.BACKWARD_FLOW else "that has it"
+      how = "with prepare_dataset --backward_flow" if stream == "backward_flow" else "that has it"
       raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one {how}")
   return Source(path, split, files, entries, info.classes, info.dataset)
 
@@ -121,7 +206,7 @@ class Places:
     return found.take(1).get_single_element()
 
   def describe(self, record: tf.Tensor) -> tf.Tensor:
-    """'FILE, record NUMBER', as an `inspection.Entry` says it."""
+    """'FILE, record NUMBER', as an `Entry` says it."""
     return tf.strings.join([self._path(record), ", record ", tf.strings.as_string(self._number[record])])
 
   def _path(self, record: tf.Tensor) -> tf.Tensor:
@@ -197,14 +282,14 @@ def _read_info(path: pathlib.Path, split: str) -> _Info:
 
 def _check_count(files: Sequence[pathlib.Path]) -> None:
   """Raises I3dError if not all files are there that their own names tell of."""
-  matches = [inspection.SHARD.fullmatch(file.name.removesuffix(".tfrecord")) for file in files]
+  matches = [SHARD.fullmatch(file.name.removesuffix(".tfrecord")) for file in files]
   counts = {int(match["count"]) for match in matches if match}
   if counts and (len(counts) > 1 or counts != {len(files)}):
     told = " or ".join(map(str, sorted(counts)))
     raise errors.I3dError(f"{files[0].parent}: there are {len(files)} files such as {files[0].name}, not {told}")
 
 
-def _streams_of(entries: Sequence[inspection.Entry]) -> tuple[str, ...]:
+def _streams_of(entries: Sequence[Entry]) -> tuple[str, ...]:
   """The streams of the first record that can be read; () if none can."""
   for entry in entries:
     try:

@@ -21,7 +21,7 @@ import google_crc32c
 
 from i3d_tf import errors
 from i3d_tf import workdir
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.weights import manifest
 
 SHUFFLE_SEED = 47  # MediaSequence's for Kinetics
@@ -36,7 +36,7 @@ class Shard:
 
   name: str
   split: str
-  clips: tuple[datasets.Clip, ...]
+  clips: tuple[clips_lib.Clip, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Task:
 
   shard: str
   index: int
-  clip: datasets.Clip
+  clip: clips_lib.Clip
 
 
-def plan(dataset: datasets.Dataset, clips_per_shard: int) -> list[Shard]:
+def plan(dataset: clips_lib.Dataset, clips_per_shard: int) -> list[Shard]:
   """Divides each split into shards of at most `clips_per_shard` clips, shuffled with a fixed seed."""
   shards = []
   for split, clips in dataset.splits.items():
@@ -169,7 +169,7 @@ class Folder:
         self._place(self._pieces(shard.name, index)[0], header + rest)
     self._final(shard.name).unlink()
 
-  def finish(self, dataset: datasets.Dataset, parameters: Mapping) -> list[dict]:
+  def finish(self, dataset: clips_lib.Dataset, parameters: Mapping) -> list[dict]:
     """Writes the counts and the lists of failed and missing clips; returns the failures.
 
     Raises:
@@ -221,7 +221,7 @@ class Folder:
       file.write(content)
 
 
-def listing_digest(dataset: datasets.Dataset) -> str:
+def listing_digest(dataset: clips_lib.Dataset) -> str:
   """Tells one list of clips from another, wherever their files are."""
   rows = [
     [split, clip.id, clip.start, clip.end, clip.label] for split, clips in dataset.splits.items() for clip in clips
