@@ -35,8 +35,7 @@ def _make_records(videos: pathlib.Path, output: pathlib.Path) -> None:
   dataset = datasets.load("folder", videos)
   settings = prepare.Settings(short_side=48)
   folder = shards.Folder(output, shards.plan(dataset, 1))
-  with folder.locked():
-    folder.check_parameters({"streams": settings.streams})
+  with folder.claim({"streams": settings.streams}):
     for task in folder.tasks():
       record = prepare.make_record(
         task.clip, dataset=dataset.name, classes=dataset.classes, settings=settings, root=videos
