@@ -28,13 +28,16 @@ _WITH_JOB_SERVER = ("FlinkRunner", "SparkRunner")  # whose options Beam's Python
 
 
 def new_pipeline(runner: str, options: Sequence[str], *, paths: Iterable[tuple[str, str]] = (), quiet: bool = False):
-  """An empty `beam.Pipeline`.
+  """Makes an empty `beam.Pipeline`.
 
   Args:
     runner: one of `RUNNERS`.
     options: Beam's and the runner's flags, each as '--name=value' or '--name'.
-    paths: those that the workers are to see, each behind its flag's name.
-    quiet: keep back what Beam notes of itself with DirectRunner; those of clusters tell how far they are.
+    paths: those that the workers are to see, each behind its name for messages.
+    quiet: keep back what Beam logs with DirectRunner; clusters log how far they are.
+
+  Returns:
+    The pipeline.
 
   Raises:
     I3dError: if Beam or the runner is not installed, an option is wrong, or a path means nothing to another machine.
@@ -53,9 +56,17 @@ def new_pipeline(runner: str, options: Sequence[str], *, paths: Iterable[tuple[s
 
 
 def spread(pipeline, listing: pathlib.Path, tasks: Iterable[Any]):
-  """The tasks as a `beam.PCollection`, spread over the workers, which read them from the file `listing`.
+  """Spreads tasks over the workers, which read them from a file.
 
   The graph of the pipeline has a path only: Dataflow takes no graph above 10 MB, and Kinetics has 650,000 clips.
+
+  Args:
+    pipeline: from `new_pipeline`.
+    listing: the file, which is written here and must be visible to all workers.
+    tasks: what can be pickled.
+
+  Returns:
+    The tasks as a `beam.PCollection`.
   """
   beam = _import_beam()
   listing.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +81,14 @@ def spread(pipeline, listing: pathlib.Path, tasks: Iterable[Any]):
 
 
 def wait(pipeline) -> None:
-  """Runs the pipeline to its end; I3dError if it fails."""
+  """Runs the pipeline to its end.
+
+  Args:
+    pipeline: with its steps.
+
+  Raises:
+    I3dError: if it fails.
+  """
   try:
     pipeline.run().wait_until_finish()
   except Exception as error:
@@ -80,7 +98,17 @@ def wait(pipeline) -> None:
 
 
 def check_done(left: int, total: int, what: str, folder: str | os.PathLike) -> None:
-  """Raises I3dError if `left` of `total` tasks have not come to the folder, though the pipeline has ended."""
+  """Checks that all results have come to the folder when the pipeline has ended.
+
+  Args:
+    left: number of tasks whose results are not there.
+    total: number of tasks.
+    what: the tasks, for the message.
+    folder: where the results should be.
+
+  Raises:
+    I3dError: if any is missing.
+  """
   if left:
     raise errors.I3dError(
       f"the Beam pipeline ended, but {left} of {total} {what} are not in {folder}; do all its workers see this "
@@ -131,12 +159,14 @@ def _no_warnings():
 def prepare_records(pipeline, folder: shards.Folder, make: Callable[[shards.Task], bytes]) -> None:
   """Does what is left to do in `folder` on the workers of `pipeline`, and waits for it.
 
-  A record that cannot be made for an I3dError or OSError is its clip's failure, as in `workers.run`. Any other
-  exception, and the death of a worker, is the runner's to retry; if it gives up, what was done stays.
+  The workers put records into the output folder with the code of the local runner (`shards.Folder`), so that both write
+  the same bytes, either goes on where the other stopped, and a worker holds one record in memory at a time. A record that
+  cannot be made for an I3dError or OSError is its clip's failure, as in `workers.run`. Any other exception, and the death
+  of a worker, is the runner's to retry; if it gives up, what was done stays.
 
   Args:
-    pipeline: from `beam.new_pipeline`.
-    folder: locked by the caller.
+    pipeline: from `new_pipeline`.
+    folder: claimed by the caller.
     make: makes the serialized record of a clip; is pickled.
 
   Raises:

@@ -55,7 +55,12 @@ class Verifier:
   """
 
   def __init__(self, path: str | os.PathLike, *, decode: bool = True, num_threads: int = 1):
-    """With `decode`, every image is decoded, on `num_threads` threads.
+    """Finds the files.
+
+    Args:
+      path: a folder of TFRecords, or one file.
+      decode: whether to decode every image.
+      num_threads: that decode.
 
     Raises:
       I3dError: if there are no files.
@@ -72,7 +77,14 @@ class Verifier:
     self.splits: dict[str, Totals] = {}
 
   def problems(self, progress: Callable[[int], object] = lambda num_bytes: None) -> Iterator[str]:
-    """Yields each problem in a line with file, record and id; calls `progress` with the bytes of every record."""
+    """Yields each problem in a line with file, record and id.
+
+    Args:
+      progress: is called with the number of bytes of every record.
+
+    Yields:
+      The problems, in the order of the files.
+    """
     try:
       self._info = _read_info(self._folder)
     except errors.I3dError as error:
@@ -259,7 +271,15 @@ def _rows(path: pathlib.Path, split: str) -> int:
 
 
 def choose(path: str | os.PathLike, numbers: Sequence[int] = (), ids: Sequence[str] = ()) -> list[record_index.Entry]:
-  """The records of these numbers, counted through all files in order, then those of these ids.
+  """Finds records by number and by id.
+
+  Args:
+    path: a folder of TFRecords, or one file.
+    numbers: counted through all files in order, from 0.
+    ids: of records.
+
+  Returns:
+    The records of these numbers, then those of these ids.
 
   Raises:
     I3dError: if there is no such record.
@@ -277,7 +297,18 @@ def choose(path: str | os.PathLike, numbers: Sequence[int] = (), ids: Sequence[s
 
 
 def spread(path: str | os.PathLike, count: int) -> list[record_index.Entry]:
-  """At most `count` records that stand at equal distances in the files; I3dError if there is none."""
+  """Takes records at equal distances in the files.
+
+  Args:
+    path: a folder of TFRecords, or one file.
+    count: number of records, at most.
+
+  Returns:
+    The places of the records.
+
+  Raises:
+    I3dError: if there is none.
+  """
   entries = [entry for file in record_index.find_files(path) for entry in record_index.scan(file) if not entry.damage]
   if not entries:
     raise errors.I3dError(f"{path}: there is no record")
@@ -286,7 +317,13 @@ def spread(path: str | os.PathLike, count: int) -> list[record_index.Entry]:
 
 
 def describe(entry: record_index.Entry) -> list[str]:
-  """A record in words, a line for each key, known or not: its values, or for many how many and what they are.
+  """Describes a record in words.
+
+  Args:
+    entry: its place.
+
+  Returns:
+    A line for each key, known or not: its values, or for many how many and what they are.
 
   Raises:
     I3dError: if it is damaged or no SequenceExample.
@@ -305,7 +342,17 @@ def describe(entry: record_index.Entry) -> list[str]:
 
 
 def decode_image(image: bytes) -> np.ndarray:
-  """An encoded image as RGB uint8 `[H, W, 3]`; I3dError unless it is whole."""
+  """Decodes an image.
+
+  Args:
+    image: encoded.
+
+  Returns:
+    RGB uint8 `[H, W, 3]`.
+
+  Raises:
+    I3dError: unless it is whole.
+  """
   try:  # OpenCV fills up truncated images in some versions, and prints to stderr
     return tf.io.decode_image(image, channels=3, expand_animations=False).numpy()
   except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
@@ -313,7 +360,11 @@ def decode_image(image: bytes) -> np.ndarray:
 
 
 def image_size(image: bytes) -> tuple[int, int] | None:
-  """(height, width), None if the image cannot be decoded whole."""
+  """Returns (height, width) of an encoded image, None if it cannot be decoded whole.
+
+  Args:
+    image: encoded.
+  """
   try:
     return decode_image(image).shape[:2]
   except errors.I3dError:
@@ -321,7 +372,11 @@ def image_size(image: bytes) -> tuple[int, int] | None:
 
 
 def image_format(image: bytes) -> str:
-  """'JPEG', 'PNG', or '' for any other."""
+  """Returns 'JPEG', 'PNG', or '' for any other format.
+
+  Args:
+    image: encoded.
+  """
   return next((name for magic, name in _MAGIC.items() if image.startswith(magic)), "")
 
 

@@ -73,8 +73,11 @@ def make_record(
     clip: what to read.
     dataset: the data set's name.
     classes: names in the order of their indices.
-    settings: see `Settings`.
+    settings: how.
     root: the folder that the record's path is relative to; None: the path is kept as it is.
+
+  Returns:
+    The record.
 
   Raises:
     VideoError: if the video cannot be read whole, or has too few frames for flow.
@@ -138,12 +141,28 @@ def _solver(settings: Settings, shape: tuple[int, int]):
 
 
 def encode_rgb(frame: np.ndarray, quality: int) -> bytes:
-  """An RGB frame uint8 `[H, W, 3]` as JPEG."""
+  """Encodes an RGB frame as JPEG.
+
+  Args:
+    frame: uint8 `[H, W, 3]`.
+    quality: 1 to 100.
+
+  Returns:
+    The file's bytes.
+  """
   return _imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
 def encode_flow(field: np.ndarray, settings: Settings) -> bytes:
-  """One flow field `[H, W, 2]` in pixels per frame as an image: red x, green y, blue 0."""
+  """Encodes one flow field as an image: red x, green y, blue 0.
+
+  Args:
+    field: `[H, W, 2]`, pixels per frame.
+    settings: format, bound and rounding.
+
+  Returns:
+    The file's bytes.
+  """
   image = codec.to_image(codec.encode(field, bound=settings.flow_bound, rounding=settings.flow_rounding))
   bgr = np.ascontiguousarray(image[..., ::-1])
   if settings.flow_format == "png":

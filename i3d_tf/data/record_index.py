@@ -37,7 +37,11 @@ class Entry:
     return f"{self.path}, record {self.number}"
 
   def read(self) -> bytes:
-    """The serialized record; I3dError if it is damaged."""
+    """Returns the serialized record.
+
+    Raises:
+      I3dError: if it is damaged.
+    """
     if self.damage:
       raise errors.I3dError(f"{self}: {self.damage}")
     with open(self.path, "rb") as file:
@@ -48,7 +52,11 @@ class Entry:
     return content
 
   def load(self) -> records.Record:
-    """The record; I3dError if it is damaged or none of ours, MediaSequence's or DMVR's."""
+    """Returns the record.
+
+    Raises:
+      I3dError: if it is damaged or none of ours, MediaSequence's or DMVR's.
+    """
     content = self.read()
     try:
       return records.deserialize(content)
@@ -57,7 +65,13 @@ class Entry:
 
 
 def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
-  """The TFRecord files of a folder, sorted, by their names NAME.tfrecord or NAME-00000-of-00010; or the file itself.
+  """Lists the TFRecord files of a folder.
+
+  Args:
+    path: the folder, or one file.
+
+  Returns:
+    The files named NAME.tfrecord or NAME-00000-of-00010, sorted; or the file itself.
 
   Raises:
     I3dError: if there is none.
@@ -74,7 +88,11 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
 
 
 def split_of(file: pathlib.Path) -> str:
-  """The split in the name of a file of records: what stands before -00000-of-00010, or all of it."""
+  """Returns the split in the name of a file of records: what stands before -00000-of-00010, or all of it.
+
+  Args:
+    file: path of the file.
+  """
   name = file.name.removesuffix(".tfrecord")
   match = SHARD.fullmatch(name)
   return match["split"] if match else name
@@ -84,6 +102,12 @@ def scan(path: pathlib.Path) -> Iterator[Entry]:
   """Yields the places of a file's records by their headers alone; the last one may be damaged.
 
   TensorFlow's own reader stops at the first damaged record, and takes a cut within a header for the file's end.
+
+  Args:
+    path: of the file.
+
+  Yields:
+    The places in order.
   """
   size = path.stat().st_size
   with open(path, "rb") as file:
@@ -128,10 +152,18 @@ class Source:
 
   @property
   def num_records(self) -> int:
+    """The number of records."""
     return len(self.entries)
 
   def shard(self, index: int, num_shards: int) -> np.ndarray:
-    """The numbers of the records in every `num_shards`-th file from the `index`-th on, int64 `[records]`.
+    """Returns the records of every `num_shards`-th file.
+
+    Args:
+      index: of the first of these files.
+      num_shards: distance of the files.
+
+    Returns:
+      Numbers of records, int64 `[records]`.
 
     Raises:
       I3dError: if there are none: `num_shards` is larger than the number of files that hold records.
@@ -153,6 +185,9 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
     path: a folder of TFRecords, or one file.
     split: as in the files' names, 'train' in train-00000-of-00010.tfrecord.
     streams: that the records are to hold, of 'rgb', 'flow' and 'backward_flow'; see `clip_config.stored`.
+
+  Returns:
+    The records.
 
   Raises:
     I3dError: if there are no such files, some are missing, a file is torn, the data set is not complete, or it does not
@@ -195,7 +230,14 @@ class Places:
     self._offset = tf.constant([entry.offset - 12 for entry in source.entries], tf.int64)
 
   def read(self, record: tf.Tensor) -> tf.Tensor:
-    """The serialized record; fails if its checksum is wrong."""
+    """Reads a record; the graph fails if its checksum is wrong.
+
+    Args:
+      record: its number, a scalar.
+
+    Returns:
+      The serialized record, a scalar string.
+    """
     dataset = tf.raw_ops.TFRecordDatasetV2(
       filenames=[self._path(record)],
       compression_type="",
@@ -206,7 +248,11 @@ class Places:
     return found.take(1).get_single_element()
 
   def describe(self, record: tf.Tensor) -> tf.Tensor:
-    """'FILE, record NUMBER', as an `Entry` says it."""
+    """Returns 'FILE, record NUMBER', as `Entry` is printed, as a scalar string.
+
+    Args:
+      record: its number, a scalar.
+    """
     return tf.strings.join([self._path(record), ", record ", tf.strings.as_string(self._number[record])])
 
   def _path(self, record: tf.Tensor) -> tf.Tensor:
@@ -220,7 +266,17 @@ class TrainingOrder:
   """
 
   def __init__(self, source: Source, *, batch_size: int, num_shards: int, seed: int):
-    """Raises I3dError if there are too few files or `num_shards` does not divide `batch_size`."""
+    """Prepares the order.
+
+    Args:
+      source: the records.
+      batch_size: clips of all replicas together.
+      num_shards: into which the files are divided, one for each replica.
+      seed: of the permutations and of all that is drawn for clips.
+
+    Raises:
+      I3dError: if there are too few files or `num_shards` does not divide `batch_size`.
+    """
     if num_shards < 1 or batch_size < 1 or batch_size % num_shards:
       raise errors.I3dError(f"batch_size is {batch_size}; it must be a multiple of the {num_shards} shards")
     members = [source.shard(index, num_shards) for index in range(num_shards)]
@@ -232,7 +288,11 @@ class TrainingOrder:
     self._firsts = tf.cumsum(self._counts, exclusive=True)
 
   def record(self, place: tf.Tensor) -> tf.Tensor:
-    """The number of the record at a place, int64."""
+    """Returns the number of the record at a place, int64.
+
+    Args:
+      place: counted from 0 through all epochs, int64.
+    """
     shard, turn = self._shard_and_turn(place)
     count = self._counts[shard]
     epoch = turn // count
@@ -242,7 +302,11 @@ class TrainingOrder:
     return self._members[self._firsts[shard] + index]
 
   def seed(self, place: tf.Tensor) -> tf.Tensor:
-    """The seed, int32 `[2]`, of all that is drawn for the clip at a place, whatever the size of the batches."""
+    """Returns the seed, int32 `[2]`, of all that is drawn for the clip at a place, whatever the size of the batches.
+
+    Args:
+      place: counted from 0 through all epochs, int64.
+    """
     shard, turn = self._shard_and_turn(place)
     return tf.random.stateless_uniform([2], self._key(_EXAMPLES, turn * self._num_shards + shard), None, None, tf.int32)
 

@@ -49,7 +49,15 @@ class Task:
 
 
 def plan(dataset: clips_lib.Dataset, clips_per_shard: int) -> list[Shard]:
-  """Divides each split into shards of at most `clips_per_shard` clips, shuffled with a fixed seed."""
+  """Divides each split into shards of equal size, shuffled with a fixed seed.
+
+  Args:
+    dataset: what is listed.
+    clips_per_shard: clips of a shard, at most.
+
+  Returns:
+    The shards of all splits.
+  """
   shards = []
   for split, clips in dataset.splits.items():
     shuffled = list(clips)
@@ -62,13 +70,21 @@ def plan(dataset: clips_lib.Dataset, clips_per_shard: int) -> list[Shard]:
 
 
 def frame(record: bytes) -> bytes:
-  """A serialized record as it stands in a TFRecord file, which is nothing but such pieces one after the other."""
+  """Returns a serialized record as it stands in a TFRecord file, which is nothing but such pieces one after the other.
+
+  Args:
+    record: the bytes.
+  """
   length = struct.pack("<Q", len(record))
   return b"".join([length, checksum(length), record, checksum(record)])
 
 
 def checksum(content: bytes) -> bytes:
-  """The masked CRC32C that stands behind `content` in a TFRecord file."""
+  """Returns the masked CRC32C that stands behind `content` in a TFRecord file.
+
+  Args:
+    content: the bytes.
+  """
   return struct.pack("<I", manifest.mask(google_crc32c.value(content)))
 
 
@@ -97,11 +113,15 @@ class Folder:
     return self._workdir.read_info()
 
   def num_clips(self, name: str) -> int:
-    """How many clips the shard `name` has."""
+    """Returns how many clips a shard has.
+
+    Args:
+      name: of the shard.
+    """
     return len(self._shards[name].clips)
 
   def tasks(self) -> list[Task]:
-    """The clips that are still to do, in order."""
+    """Returns the clips that are still to do, in order."""
     todo = []
     self._left = {}
     for shard in self._shards.values():
@@ -113,7 +133,13 @@ class Folder:
     return todo
 
   def put(self, task: Task, record: bytes | None, error: str | None) -> None:
-    """Keeps a clip's record, or why there is none."""
+    """Keeps a clip's record, or why there is none.
+
+    Args:
+      task: the clip's place.
+      record: the serialized record, or None.
+      error: why there is none, or None.
+    """
     record_path, failure_path = self._pieces(task.shard, task.index)
     record_path.parent.mkdir(parents=True, exist_ok=True)
     if record is not None:
@@ -130,7 +156,11 @@ class Folder:
       del self._left[name]
 
   def assemble(self, name: str, num_clips: int) -> None:
-    """Puts together the shard `name`, which need not be of this folder's plan, unless that is done already.
+    """Puts together a shard, which need not be of this folder's plan, unless that is done already.
+
+    Args:
+      name: of the shard.
+      num_clips: how many clips it has.
 
     Raises:
       FileNotFoundError: if one of its clips was not put.
@@ -170,7 +200,14 @@ class Folder:
     self._final(shard.name).unlink()
 
   def finish(self, dataset: clips_lib.Dataset, parameters: Mapping) -> list[dict]:
-    """Writes the counts and the lists of failed and missing clips; returns the failures.
+    """Writes the counts and the lists of failed and missing clips.
+
+    Args:
+      dataset: what is listed.
+      parameters: as they were claimed with.
+
+    Returns:
+      The failures: split, id, path and reason.
 
     Raises:
       I3dError: if the counts do not add up.
@@ -213,7 +250,11 @@ class Folder:
     return self.path / ".shards" / f"{name}.json"
 
   def summary(self, name: str) -> dict:
-    """Of a finished shard: the number of `records`, and its `failures`."""
+    """Returns what became of a finished shard: the number of `records`, and its `failures`.
+
+    Args:
+      name: of the shard.
+    """
     return json.loads(self._summary_path(name).read_text(encoding="utf-8"))
 
   def _place(self, path: pathlib.Path, content: bytes) -> None:
@@ -222,7 +263,11 @@ class Folder:
 
 
 def listing_digest(dataset: clips_lib.Dataset) -> str:
-  """Tells one list of clips from another, wherever their files are."""
+  """Returns a text that tells one list of clips from another, wherever their files are.
+
+  Args:
+    dataset: what is listed.
+  """
   rows = [
     [split, clip.id, clip.start, clip.end, clip.label] for split, clips in dataset.splits.items() for clip in clips
   ]

@@ -36,7 +36,10 @@ class VideoInfo:
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-  """Opens a video and returns what its container declares.
+  """Returns what a video's container declares.
+
+  Args:
+    path: of the video.
 
   Raises:
     VideoError: if the file is missing, empty, or no video.
@@ -49,9 +52,16 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 
 
 def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE) -> int:
-  """How many frames `iter_frames` yields of a video, by a pass that decodes it but converts and keeps no frame.
+  """Counts the frames that `iter_frames` yields, by a pass that decodes the video but converts and keeps no frame.
 
   No header tells it: frames are placed by their timestamps, and containers declare frames that they do not hold.
+
+  Args:
+    path: of the video.
+    fps: frames per second.
+
+  Returns:
+    The number of frames.
 
   Raises:
     VideoError: as `iter_frames`, but for frames of several sizes, which are not looked at.
@@ -63,9 +73,15 @@ def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE) -> int:
 def iter_frames(
   path: str | os.PathLike, *, fps: float = FRAME_RATE, short_side: int | None = SHORT_SIDE
 ) -> Iterator[np.ndarray]:
-  """Yields the video's RGB frames, uint8 `[H, W, 3]`, one at a time, at `fps` frames per second.
+  """Yields the video's RGB frames one at a time, at `fps` frames per second.
 
-  Rotation is applied. Frames are resized bilinearly so that the shorter side is `short_side` pixels (None: kept).
+  Args:
+    path: any file that OpenCV's FFmpeg can decode. Rotation is applied.
+    fps: frames per second of the result.
+    short_side: pixels of the shorter side after bilinear resizing; None: the size is kept.
+
+  Yields:
+    Frames, uint8 `[H, W, 3]`.
 
   Raises:
     VideoError: if the file cannot be opened, holds no frames, or ends well before the length it declares. The last
@@ -88,13 +104,16 @@ def read_video(
   *,
   max_frames: int | None = None,
 ) -> np.ndarray:
-  """Reads a video as RGB frames, uint8 `[T, H, W, 3]`; see `iter_frames`.
+  """Reads a video as RGB frames; see `iter_frames`.
 
   Args:
     path: any file that OpenCV's FFmpeg can decode.
     fps: frames per second of the result.
     short_side: pixels of its shorter side, or None to keep the size.
     max_frames: stop after so many frames; what follows is neither decoded nor checked.
+
+  Returns:
+    uint8 `[T, H, W, 3]`.
 
   Raises:
     VideoError: as `iter_frames`.
@@ -106,7 +125,15 @@ def read_video(
 
 
 def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray:
-  """A frame `[H, W, C]` resized bilinearly so that its shorter side is `short_side` pixels (None: kept)."""
+  """Resizes a frame bilinearly so that its shorter side has a given length.
+
+  Args:
+    frame: `[H, W, C]`.
+    short_side: pixels; None: the frame is returned as it is.
+
+  Returns:
+    `[H', W', C]`.
+  """
   height, width = frame.shape[:2]
   if short_side is None or min(height, width) == short_side:
     return frame
@@ -116,7 +143,13 @@ def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray
 
 
 def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
-  """Expands folders into the videos below them, by file name ending, sorted; other paths stay as they are.
+  """Expands folders into the videos below them.
+
+  Args:
+    paths: of folders and videos.
+
+  Returns:
+    The videos of each folder, by file name ending, sorted; other paths stay as they are.
 
   Raises:
     VideoError: if a folder holds no video, or a path is empty.
