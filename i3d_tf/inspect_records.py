@@ -77,13 +77,13 @@ def _verify(path: str) -> int:
 
 
 def _print_totals(splits: dict) -> None:
-  rows = [("split", "files", "records", "frames", "flow images", "seconds", "bytes")]
+  rows: list[tuple[str, ...]] = [("split", "files", "records", "frames", "flow images", "seconds", "bytes")]
   for split, totals in splits.items():
     numbers = (totals.files, totals.records, totals.frames, totals.flows, round(totals.seconds, 1), totals.bytes)
     rows.append((split, *(f"{number:,}" for number in numbers)))
   widths = [max(map(len, column)) for column in zip(*rows)]
-  for split, *numbers in rows:
-    print("  ".join([split.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:]))]))
+  for split, *columns in rows:
+    print("  ".join([split.ljust(widths[0]), *(text.rjust(width) for text, width in zip(columns, widths[1:]))]))
 
 
 def _show(path: str) -> int:

@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> int:
     num_frames=FLAGS.num_frames,
     size=(FLAGS.height, FLAGS.width),
     fps=FLAGS.fps,
+    progress=True,
   )
   by_split = ", ".join(f"{count} for {split}" for split, count in counts.items() if count)
   num_classes = len(drawing.CLASSES[FLAGS.differ_in])

@@ -190,7 +190,7 @@ class PrepareDatasetTest(absltest.TestCase):
     _make_videos(self.videos, 2)
     os.makedirs(self.folder / "empty")
     for flags, message in (
-      (("--output=",), "--output is missing"),
+      (("--output=",), "--output is needed"),
       (("--videos=/no/folder",), "/no/folder: there is no such folder of videos"),
       ((f"--videos={self.folder}/empty",), "the folder holds no video"),
       (("--dataset=ucf102",), "there is no dataset 'ucf102'"),

@@ -123,6 +123,7 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
       task = pipe.recv()
     except (EOFError, OSError):
       return
+    answer: tuple[Any, str | None, str | None]  # value, error, defect
     try:
       answer = (function(task), None, None)
     except errors.I3dError as error:

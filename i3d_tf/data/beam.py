@@ -44,7 +44,7 @@ def new_pipeline(runner: str, options: Sequence[str], *, paths: Iterable[tuple[s
   """
   for name, path in paths:
     if runner != "DirectRunner" and not os.path.isabs(path):
-      raise errors.I3dError(f"--{name}={path}: the workers of {runner} need an absolute path")
+      raise errors.I3dError(f"{name} is {path}; the workers of {runner} need an absolute path")
   if runner == "DirectRunner" and quiet:
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
   beam = _import_beam()
@@ -125,7 +125,7 @@ def _check_options(runner: str, options: Sequence[str]) -> None:
 
   for option in options:
     if not option.startswith("--") or option.partition("=")[0] == "--runner":
-      raise errors.I3dError(f"the Beam option {option!r} must have the form --name=value, and name no runner")
+      raise errors.I3dError(f"the Beam option {option!r} must have the form --NAME=VALUE, and name no runner")
   parsed = pipeline_options.PipelineOptions(list(options))
   try:
     with contextlib.redirect_stderr(io.StringIO()) as said, _no_warnings():
@@ -142,7 +142,7 @@ def _import_beam():
     with _no_warnings():  # of what else could be installed
       import apache_beam
   except ImportError as error:
-    raise errors.I3dError(f"--runner needs Apache Beam ({error}): pip install 'i3d_tf[beam]'") from None
+    raise errors.I3dError(f"runners of Beam need Apache Beam ({error}): pip install 'i3d_tf[beam]'") from None
   return apache_beam
 
 
@@ -160,9 +160,9 @@ def prepare_records(pipeline, folder: shards.Folder, make: Callable[[shards.Task
   """Does what is left to do in `folder` on the workers of `pipeline`, and waits for it.
 
   The workers put records into the output folder with the code of the local runner (`shards.Folder`), so that both write
-  the same bytes, either goes on where the other stopped, and a worker holds one record in memory at a time. A record that
-  cannot be made for an I3dError or OSError is its clip's failure, as in `workers.run`. Any other exception, and the death
-  of a worker, is the runner's to retry; if it gives up, what was done stays.
+  the same bytes, either goes on where the other stopped, and a worker holds one record in memory at a time. A record
+  that cannot be made for an I3dError or OSError is its clip's failure, as in `workers.run`. Any other exception, and
+  the death of a worker, is the runner's to retry; if it gives up, what was done stays.
 
   Args:
     pipeline: from `new_pipeline`.

@@ -1,6 +1,6 @@
 """Labelled clips: how a data set lists them, where their files are, and their frames."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import hashlib
@@ -173,7 +173,7 @@ def iter_frames(
     raise errors.VideoError(f"{clip.path}: the video has no frames from {clip.start} to {clip.end} seconds")
 
 
-def _whole_video(path: str, fps: float, short_side: int | None) -> Iterator[np.ndarray]:
+def _whole_video(path: str, fps: float, short_side: int | None) -> Generator[np.ndarray]:
   if not path.startswith(tfds_videos.PREFIX):
     yield from decode.iter_frames(path, fps=fps, short_side=short_side)
     return

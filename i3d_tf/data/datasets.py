@@ -273,7 +273,7 @@ class _Folder(Source):
   """A folder with a sub-folder for each class, below train/, val/ and test/ or split by `clips.FolderSplit`."""
 
   names = ("folder",)
-  help = "one sub-folder a class, below train/, val/ and test/ or split by --fractions"
+  help = "one sub-folder a class, below train/, val/ and test/, or split by a seeded hash"
   takes_split = True
   _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # in a list of one clip a line, in UTF-8
 

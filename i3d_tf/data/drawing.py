@@ -239,7 +239,7 @@ def _blots(rng: np.random.Generator, height: int, width: int, grain: float) -> n
   """Smooth blots, `grain` pixels wide, that wrap around: the second colour's share, float32 `[height, width]`."""
   frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
   (noise,) = rng.spawn(1)  # so that what is drawn later does not depend on the size
-  blots = 0
+  blots = np.zeros((height, width))
   for strength, part in ((1, 1), (0.4, 0.45)):
     spectrum = np.fft.rfft2(noise.standard_normal((height, width)))
     layer = np.fft.irfft2(spectrum * np.exp(-2 * (part * grain * frequency) ** 2), s=(height, width))

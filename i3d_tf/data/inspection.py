@@ -226,9 +226,10 @@ def _image_problems(record: records.Record, pool: futures.Executor) -> Iterator[
       yield f"{_named(what, unreadable)} cannot be decoded"
     known = [size for size in sizes if size is not None]
     expected = declared if all(declared) else known[0] if known else None
-    if odd := [index for index, size in enumerate(sizes) if size not in (None, expected)]:
-      height, width = sizes[odd[0]]
-      yield f"{_named(what, odd)}: {width}x{height} pixels, not {expected[1]}x{expected[0]}"
+    odd = [(index, size) for index, size in enumerate(sizes) if size not in (None, expected)]
+    if odd and (size := odd[0][1]) and expected:
+      where = _named(what, [index for index, _ in odd])
+      yield f"{where}: {size[1]}x{size[0]} pixels, not {expected[1]}x{expected[0]}"
     formats = [image_format(image) for image in images]
     if foreign := [index for index, name in enumerate(formats) if declared_format not in ("", name)]:
       yield f"{_named(what, foreign)}: not in the format {declared_format} that the record declares"
@@ -287,7 +288,7 @@ def choose(path: str | os.PathLike, numbers: Sequence[int] = (), ids: Sequence[s
   entries = [entry for file in record_index.find_files(path) for entry in record_index.scan(file)]
   if excess := [number for number in numbers if not 0 <= number < len(entries)]:
     raise errors.I3dError(f"{path}: there is no record {excess[0]}; there are {len(entries)}, counted from 0")
-  by_id = {}
+  by_id: dict[str, record_index.Entry] = {}
   for entry in entries if ids else ():
     with contextlib.suppress(errors.I3dError):  # verification is for naming these
       by_id.setdefault(entry.load().id, entry)
@@ -401,7 +402,7 @@ def _word(key: str, value: bytes | int | float) -> str:
 def _words_of_many(key: str, values: Sequence[bytes | int | float]) -> str:
   """The number of values, and the first and last of them; of images their sum of bytes, format and size."""
   if values and isinstance(values[0], bytes):
-    total = f"{sum(map(len, values)):,} bytes"
+    total = f"{sum(len(value) for value in values if isinstance(value, bytes)):,} bytes"
     size, kind = image_size(values[0]), image_format(values[0])
     if size is None or not kind:
       return f"{len(values)} values, {total}"

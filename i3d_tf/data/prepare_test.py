@@ -14,12 +14,13 @@ from i3d_tf import testing
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import prepare
 from i3d_tf.data import records
+from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
 
 _CLASSES = ("Diving", "JavelinThrow")
-_SMALL = prepare.Settings(short_side=64)
+_SMALL = shards.RecordConfig(short_side=64)
 
 
 def _clip(start=None, end=0.4):
@@ -49,7 +50,7 @@ class MakeRecordTest(parameterized.TestCase):
     self.assertLessEqual(error.max(), 40 / 255 + 1e-4)
 
   def test_backward_flow(self):
-    settings = dataclasses.replace(_SMALL, streams=prepare.STREAMS)
+    settings = dataclasses.replace(_SMALL, streams=shards.STREAMS)
     record, plain = _make(settings=settings), _make()
     self.assertLen(record.backward_flow_frames, 9)
     self.assertEqual(record.backward_flow_timestamps, record.flow_timestamps)
@@ -117,7 +118,7 @@ class MakeRecordTest(parameterized.TestCase):
       ({"flow_engine": "x"}, "flow_engine is 'x'; allowed are numba, opencv"),
     ):
       with self.assertRaisesRegex(errors.I3dError, message):
-        prepare.Settings(**arguments)
+        shards.RecordConfig(**arguments)
 
 
 if __name__ == "__main__":

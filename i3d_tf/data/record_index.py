@@ -173,7 +173,7 @@ class Source:
     if not found:
       raise errors.I3dError(
         f"{self.path}: {self.split} has {len(self.files)} files of records, too few for {num_shards} shards; prepare "
-        "the data set with fewer --clips_per_shard, or train with fewer replicas"
+        "the data set with a smaller clips_per_shard, or train with fewer replicas"
       )
     return np.array(found, np.int64)
 
@@ -194,7 +194,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
       hold the streams.
   """
   path = pathlib.Path(path)
-  by_split = {}
+  by_split: dict[str, list[pathlib.Path]] = {}
   for file in find_files(path):
     by_split.setdefault(split_of(file), []).append(file.absolute())
   if split not in by_split:
@@ -213,7 +213,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
   held = info.streams or _streams_of(entries)
   for stream in streams:
     if held and stream not in held:
-      how = "with prepare_dataset --backward_flow" if stream == "backward_flow" else "that has it"
+      how = "with backward_flow" if stream == "backward_flow" else "that has it"
       raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one {how}")
   return Source(path, split, files, entries, info.classes, info.dataset)
 

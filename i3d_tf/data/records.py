@@ -9,6 +9,7 @@ under `FORWARD_FLOW/encoding/`, for backward flow, too.
 from collections.abc import Sequence
 import dataclasses
 import types
+from typing import Any
 
 import tensorflow as tf
 
@@ -145,10 +146,10 @@ def deserialize(serialized: bytes) -> Record:
     I3dError: if it is no SequenceExample, or has values of another type, or not one a frame where there must be.
   """
   example = to_example(serialized)
-  values = {}
+  values: dict[str, Any] = {}
   for field in SCHEMA:
     found = [_values(example, field, key) for key in field.keys]  # all, since `parse` fails on any wrong type
-    value = next(filter(None, found), ())
+    value: Any = next(filter(None, found), ())
     if not _is_tuple(field.attribute):
       value = value[0] if value else _element_type(field.attribute)()
     values[field.attribute] = value
@@ -239,7 +240,7 @@ def _is_stored(record: Record, field: Field) -> bool:
 
 
 def _element_type(attribute: str) -> type:
-  annotation = _TYPES[attribute]
+  annotation: Any = _TYPES[attribute]
   return annotation.__args__[0] if _is_tuple(attribute) else annotation
 
 
@@ -251,7 +252,7 @@ def _as_list(value) -> list:
   return list(value) if isinstance(value, tuple) else [value]
 
 
-def _feature(values: Sequence[int | float | str | bytes], field: Field) -> tf.train.Feature:
+def _feature(values: Sequence[Any], field: Field) -> tf.train.Feature:
   match _element_type(field.attribute)():
     case int():
       return tf.train.Feature(int64_list=tf.train.Int64List(value=values))

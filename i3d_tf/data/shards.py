@@ -20,14 +20,63 @@ from typing import Any
 import google_crc32c
 
 from i3d_tf import errors
+from i3d_tf import fields
+from i3d_tf import flow
 from i3d_tf import workdir
 from i3d_tf.data import clips as clips_lib
+from i3d_tf.flow import codec
+from i3d_tf.video import decode
 from i3d_tf.weights import manifest
 
 SHUFFLE_SEED = 47  # MediaSequence's for Kinetics
 INFO = "dataset.json"
 FAILURES = "failures.tsv"
 MISSING = "missing.tsv"
+STREAMS = ("rgb", "flow", "backward_flow")
+FLOW_FORMATS = ("png", "jpeg")
+# Methods by the names that records had for them before there were others; any other method has its own name.
+_ENGINES = {"numba": "tvl1", "opencv": "tvl1_opencv"}
+FLOW_ENGINES = (*_ENGINES, *sorted(set(flow.METHODS) - set(_ENGINES.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordConfig:
+  """How videos become records.
+
+  Attributes:
+    streams: what a record holds: rgb, flow, or both; and backward_flow, the flow from each frame to the one before,
+      beside flow only.
+    fps: frames per second.
+    short_side: pixels of the frames' shorter side.
+    jpeg_quality: quality of the RGB frames.
+    flow_format: flow images; png keeps the encoded flow exactly, jpeg (4:4:4, quality 100) adds an error of its own.
+    flow_rounding: how flow becomes bytes; truncate is MediaSequence's way.
+    flow_bound: pixels per frame; larger motion is cut off.
+    flow_engine: what computes the flow; opencv is many times slower than numba.
+  """
+
+  streams: tuple[str, ...] = fields.option(("rgb", "flow"), choices=STREAMS)
+  fps: float = fields.option(decode.FRAME_RATE, least=0.1)
+  short_side: int = fields.option(decode.SHORT_SIDE, least=16)
+  jpeg_quality: int = fields.option(95, least=1, most=100)
+  flow_format: str = fields.option("png", choices=FLOW_FORMATS)
+  flow_rounding: str = fields.option("truncate", choices=codec.ROUNDINGS)
+  flow_bound: float = fields.option(codec.BOUND, above=0)
+  flow_engine: str = fields.option("numba", choices=FLOW_ENGINES)
+
+  def __post_init__(self):
+    fields.check(self)
+    if not self.streams or len(set(self.streams)) < len(self.streams):
+      raise errors.I3dError(f"streams are {', '.join(self.streams) or 'none'}; allowed are {', '.join(STREAMS)}")
+    if "backward_flow" in self.streams and "flow" not in self.streams:
+      raise errors.I3dError(f"streams are {', '.join(self.streams)}; backward flow is stored beside flow only")
+    # In one order, since that in which they are given must not make two folders differ.
+    object.__setattr__(self, "streams", tuple(stream for stream in STREAMS if stream in self.streams))
+
+  @property
+  def flow_method(self) -> str:
+    """The name of the engine among `flow.METHODS`."""
+    return _ENGINES.get(self.flow_engine, self.flow_engine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +144,7 @@ class Folder:
     self.path = pathlib.Path(path)
     self._workdir = workdir.Workdir(path, INFO, foreign=("*.tfrecord",))
     self._shards = {shard.name: shard for shard in shards}
-    self._left = {}  # clips of each unfinished shard that are still to come
+    self._left: dict[str, set[int]] = {}  # clips of each unfinished shard that are still to come
 
   def claim(self, parameters: Mapping[str, Any]) -> contextlib.AbstractContextManager[bool]:
     """Keeps other processes out of the folder during the body of `with`; see `workdir.Workdir.claim`.
@@ -260,6 +309,25 @@ class Folder:
   def _place(self, path: pathlib.Path, content: bytes) -> None:
     with self._workdir.replacing(path) as file:
       file.write(content)
+
+
+def parameters(dataset: clips_lib.Dataset, settings: RecordConfig, *, clips_per_shard: int) -> dict[str, Any]:
+  """Returns what a folder of records depends on, for `Folder.claim`.
+
+  Args:
+    dataset: what is listed.
+    settings: how videos become records.
+    clips_per_shard: clips of a shard, at most.
+  """
+  values = dataclasses.asdict(settings)
+  if settings.flow_bound == codec.BOUND:  # folders of today do not state it
+    del values["flow_bound"]
+  return {
+    "dataset": dataset.name,
+    "clips_per_shard": clips_per_shard,
+    **values,
+    "list_of_clips": listing_digest(dataset),
+  }
 
 
 def listing_digest(dataset: clips_lib.Dataset) -> str:

@@ -34,6 +34,7 @@ def write_dataset(
   num_frames: int = drawing.NUM_FRAMES,
   size: tuple[int, int] = drawing.SIZE,
   fps: int = drawing.FPS,
+  progress: bool = False,
 ) -> list[pathlib.Path]:
   """Writes clips as `folder/<split>/<class>/<split>_<class>_<number>.avi` (Motion JPEG).
 
@@ -70,7 +71,7 @@ def write_dataset(
   ]
   paths = [clip_path(folder, *clip) for clip in clips]
   with output.claim(_settings(differ_in, clips_per_class, seed, num_frames, size, fps)):
-    for clip, path in zip(tqdm.tqdm(clips, unit="clip", disable=None), paths):
+    for clip, path in zip(tqdm.tqdm(clips, unit="clip", disable=None if progress else True), paths):
       if not _is_sound(path, num_frames, size, fps):
         path.parent.mkdir(parents=True, exist_ok=True)
         frames = drawing.render_clip(clip[1], seed=clip_seed(seed, *clip), num_frames=num_frames, size=size, fps=fps)
@@ -115,7 +116,8 @@ def _settings(
   differ_in: str, clips_per_class: Mapping[str, int], seed: int, num_frames: int, size: tuple[int, int], fps: int
 ) -> dict[str, int | str]:
   counts = {f"{split}_clips": clips_per_class.get(split, 0) for split in SPLITS}
-  return counts | {
+  return {
+    **counts,
     "differ_in": differ_in,
     "seed": seed,
     "num_frames": num_frames,
@@ -143,7 +145,7 @@ def _encode(frames: np.ndarray, fps: int) -> bytes:
     draft = pathlib.Path(scratch, f"clip{SUFFIX}")
     height, width = frames.shape[1:3]
     writer = cv2.VideoWriter(
-      os.fspath(draft), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height)
+      os.fspath(draft), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), fps, (width, height)
     )
     writer.set(cv2.VIDEOWRITER_PROP_QUALITY, _JPEG_QUALITY)
     for frame in frames:

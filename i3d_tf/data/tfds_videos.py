@@ -50,7 +50,7 @@ def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
     builder = read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
   except ValueError as error:  # also DatasetNotFoundError
     raise errors.I3dError(
-      f"{data_dir} holds no prepared TFDS dataset {name}; prepare it with: tfds build {name} --data_dir={data_dir}"
+      f"{data_dir} holds no prepared TFDS dataset {name}; prepare it with: TFDS_DATA_DIR={data_dir} tfds build {name}"
     ) from error
   folder = os.fspath(builder.data_path)
   _video_feature(folder)

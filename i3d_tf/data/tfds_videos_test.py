@@ -182,8 +182,9 @@ class TfdsTest(parameterized.TestCase):
   def test_not_prepared(self, name):
     with self.assertRaises(errors.I3dError) as caught:
       datasets.load(f"tfds:{name}", self.root)
-    sentence = f"{self.root} holds no prepared TFDS dataset {name}; prepare it with: tfds build {name} --data_dir="
-    self.assertEqual(str(caught.exception), f"{sentence}{self.root}")
+    command = f"TFDS_DATA_DIR={self.root} tfds build {name}"
+    sentence = f"{self.root} holds no prepared TFDS dataset {name}; prepare it with: {command}"
+    self.assertEqual(str(caught.exception), sentence)
 
   def test_an_example_that_is_gone(self):
     path = self.load("frames").splits["test"][0].path

@@ -25,7 +25,7 @@ _MISSING = {"train": ("run/7",), "test": ()}
 _FAILED = "jump/2"  # so that there are two records in each of three files
 _FILE = "train-00001-of-00002.tfrecord"
 _TEST_FILE = "test-00000-of-00001.tfrecord"
-_SETTINGS = prepare.Settings()
+_SETTINGS = shards.RecordConfig()
 
 
 def _record(clip: clips_lib.Clip, num_frames: int = 4, size: tuple[int, int] = (16, 20)) -> records.Record:

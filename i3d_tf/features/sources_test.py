@@ -37,7 +37,7 @@ class SourcesTest(parameterized.TestCase):
 
   def _write_records(self, ids=("train/run/a", "b"), **changes) -> None:
     testing.write_moving_video(self.folder / "v.avi", seed=1, num_frames=6)
-    settings = prepare.Settings(short_side=36, jpeg_quality=100, **changes)
+    settings = shards.RecordConfig(short_side=36, jpeg_quality=100, **changes)
     made = [
       prepare.make_record(clips_lib.Clip(name, str(self.folder / "v.avi")), dataset="d", classes=(), settings=settings)
       for name in ids

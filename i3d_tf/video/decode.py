@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -67,7 +68,10 @@ def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE) -> int:
     VideoError: as `iter_frames`, but for frames of several sizes, which are not looked at.
   """
   _check_rate(fps)
-  return sum(1 for _ in _resample(_timed_frames(path, retrieve=False), fps))
+  count = 0
+  for _ in _resample(_timed_frames(path, retrieve=False), fps):
+    count += 1
+  return count
 
 
 def iter_frames(
@@ -90,11 +94,11 @@ def iter_frames(
   _check_rate(fps)
   if short_side is not None and short_side < 1:
     raise ValueError(f"short_side is {short_side}; it must be at least 1")
-  previous = source = None
+  source = None
   for frame in _resample(_timed_frames(path), fps):
     if frame is not source:  # a repeated frame is converted once
-      previous, source = resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), short_side), frame
-    yield previous
+      converted, source = resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), short_side), frame
+    yield converted
 
 
 def read_video(
@@ -185,7 +189,8 @@ def _open(path: str | os.PathLike) -> cv2.VideoCapture:
       raise errors.VideoError(f"{path}: the file is empty")
   # FFmpeg would take 'a:b.mp4' for an address, hence the absolute path; OpenCV crashes on a name that is not UTF-8
   # unless it comes as bytes.
-  capture = cv2.VideoCapture(os.fsencode(os.path.abspath(path)), cv2.CAP_FFMPEG)
+  name: Any = os.fsencode(os.path.abspath(path))  # which its type stubs do not know
+  capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
   if not capture.isOpened():
     raise errors.VideoError(f"{path}: this is not a video that OpenCV can open, or its header is damaged")
   return capture
@@ -202,11 +207,12 @@ def _info(capture: cv2.VideoCapture) -> VideoInfo:
   )
 
 
-def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator[tuple[float, np.ndarray | None]]:
+def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator[tuple[float, np.ndarray]]:
   """Yields (seconds since the first frame, BGR frame) and checks at the end that the file was whole.
 
-  Unless `retrieve`, the frames are decoded only, and None stands for each.
+  Unless `retrieve`, the frames are decoded only, and one empty array stands for each.
   """
+  nothing = np.empty((0, 0, 3), np.uint8)
   capture = _open(path)
   try:
     info = _info(capture)
@@ -215,7 +221,7 @@ def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator
     times = _MonotonicClock(duration)
     last = 0.0
     while True:
-      decoded, frame = capture.read() if retrieve else (capture.grab(), None)
+      decoded, frame = capture.read() if retrieve else (capture.grab(), nothing)
       if not decoded:
         break
       count += 1
@@ -262,7 +268,7 @@ class _MonotonicClock:
 
   def __init__(self, duration: float):
     self._duration = duration
-    self._first = None
+    self._first: float | None = None
     self._last = 0.0
 
   def next(self, reported: float) -> float:
@@ -277,7 +283,7 @@ class _MonotonicClock:
 def _resample(timed_frames: Iterator[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
   """Yields for each k the frame nearest to k/fps; of two equally near, the later one."""
   step = 0
-  last = None
+  last: tuple[float, np.ndarray] | None = None
   for time, frame in timed_frames:
     if last is not None:
       # The grid points that are nearer to the last frame than to this one. The small term keeps exact halves,

@@ -36,7 +36,7 @@ class VideoStacksTest(absltest.TestCase):
       writer.write(np.ascontiguousarray(frame[..., ::-1]))
     writer.release()
     self.clip = clips_lib.Clip("made", str(path), label="a")
-    settings = prepare.Settings(short_side=height, streams=prepare.STREAMS, flow_rounding="nearest")
+    settings = shards.RecordConfig(short_side=height, streams=shards.STREAMS, flow_rounding="nearest")
     record = prepare.make_record(self.clip, dataset="made", classes=("a",), settings=settings)
     (self.folder / "train.tfrecord").write_bytes(shards.frame(records.serialize(record)))
 
