@@ -37,6 +37,17 @@ flags.DEFINE_integer("num_threads", None, "Threads that decode. Default: the cor
 
 
 def main(arguments: list[str]) -> int:
+  """Verifies, prints or draws records, as the flags say.
+
+  Args:
+    arguments: the folder or file.
+
+  Returns:
+    The exit status.
+
+  Raises:
+    I3dError: if it holds no such records.
+  """
   if len(arguments) != 1:
     raise errors.I3dError("name one folder of TFRecords, or one file; see --help")
   if FLAGS.contact_sheet is not None and pathlib.Path(FLAGS.contact_sheet).suffix.lower() != ".png":
@@ -50,10 +61,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _verify(path: str) -> int:
-  from i3d_tf.data import verification
+  from i3d_tf.data import inspection
 
   num_threads = workers.available_cores() if FLAGS.num_threads is None else FLAGS.num_threads
-  verifier = verification.Verifier(path, decode=FLAGS.decode, num_threads=num_threads)
+  verifier = inspection.Verifier(path, decode=FLAGS.decode, num_threads=num_threads)
   num_problems = 0
   with tqdm.tqdm(total=verifier.num_bytes, unit="B", unit_scale=True, disable=None) as bar:
     for problem in verifier.problems(bar.update):
@@ -66,13 +77,13 @@ def _verify(path: str) -> int:
 
 
 def _print_totals(splits: dict) -> None:
-  rows = [("split", "files", "records", "frames", "flow images", "seconds", "bytes")]
+  rows: list[tuple[str, ...]] = [("split", "files", "records", "frames", "flow images", "seconds", "bytes")]
   for split, totals in splits.items():
     numbers = (totals.files, totals.records, totals.frames, totals.flows, round(totals.seconds, 1), totals.bytes)
     rows.append((split, *(f"{number:,}" for number in numbers)))
   widths = [max(map(len, column)) for column in zip(*rows)]
-  for split, *numbers in rows:
-    print("  ".join([split.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:]))]))
+  for split, *columns in rows:
+    print("  ".join([split.ljust(widths[0]), *(text.rjust(width) for text, width in zip(columns, widths[1:]))]))
 
 
 def _show(path: str) -> int:

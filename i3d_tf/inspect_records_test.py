@@ -33,10 +33,9 @@ def _make_records(videos: pathlib.Path, output: pathlib.Path) -> None:
     for index, label in enumerate(_CLASSES):
       _write_video(videos / split / label / "v.avi", index)
   dataset = datasets.load("folder", videos)
-  settings = prepare.Settings(short_side=48)
+  settings = shards.RecordConfig(short_side=48)
   folder = shards.Folder(output, shards.plan(dataset, 1))
-  with folder.locked():
-    folder.check_parameters({"streams": settings.streams})
+  with folder.claim({"streams": settings.streams}):
     for task in folder.tasks():
       record = prepare.make_record(
         task.clip, dataset=dataset.name, classes=dataset.classes, settings=settings, root=videos

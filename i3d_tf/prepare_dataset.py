@@ -1,7 +1,6 @@
 """Turns a data set of videos into TFRecords with frames and optical flow. See `--help`."""
 
 import functools
-from typing import Any
 
 from absl import flags
 import tqdm
@@ -10,14 +9,19 @@ from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workers
 from i3d_tf.data import beam
-from i3d_tf.data import beam_runner
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import datasets
 from i3d_tf.data import shards
 
-USAGE = """Turns a data set of videos into TFRecords: frames at 25 per second as JPEG, and their TV-L1 optical flow.
+_DATASETS = "\n".join(f"  {', '.join(source.specs):40}  {source.help}" for source in datasets.Source.known)
+USAGE = f"""Turns a data set of videos into TFRecords: frames at 25 per second as JPEG, and their TV-L1 optical flow.
 
   python -m i3d_tf.prepare_dataset --dataset=ucf101:1 --videos=UCF-101 --annotations=ucfTrainTestlist --output=records
   python -m i3d_tf.prepare_dataset --dataset=folder --videos=my_videos --output=records    (one sub-folder a class)
+
+--dataset is one of
+
+{_DATASETS}
 
 The output holds SPLIT-NNNNN-of-NNNNN.tfrecord with MediaSequence SequenceExamples, dataset.json (how it was made, the
 classes, the counts), failures.tsv (videos that could not be used, and why) and missing.tsv (listed videos without a
@@ -31,65 +35,63 @@ With --runner, Apache Beam (pip install 'i3d_tf[beam]') does the same work on a 
 i3d_tf[beam], and must see --videos and --output under the same paths. The bytes are the same, and one runner goes on
 where another stopped. On Flink, with Beam's worker pools (python -m apache_beam.runners.worker.worker_pool_main) on it:
 
-  python -m i3d_tf.prepare_dataset ... --runner=FlinkRunner --beam_option=--flink_master=HOST:8081 \
+  python -m i3d_tf.prepare_dataset ... --runner=FlinkRunner --beam_option=--flink_master=HOST:8081 \\
       --beam_option=--environment_type=EXTERNAL --beam_option=--environment_config=localhost:50000"""
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.SPECS)}.")
-flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_dir.")
-flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
-flags.DEFINE_string("output", None, "Folder for the records; made if it is not there.")
-flags.DEFINE_list("streams", ["rgb", "flow"], "What to store: rgb, flow or both.")
-flags.DEFINE_bool(
-  "backward_flow", False, "Store the flow from each frame to the one before, too, for --flow_stacking=bidirectional."
-)
-flags.DEFINE_enum(
-  "runner",
-  "local",
-  ["local", *beam.RUNNERS],
-  "Where to work: processes on this machine, or a runner of Beam.",
-)
-flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
-flags.DEFINE_integer(
-  "num_workers", None, "With the local runner: processes, of one thread each. Default: the cores.", lower_bound=1
-)
-flags.DEFINE_integer("clips_per_shard", 32, "Videos in one file, at most.", lower_bound=1)
-flags.DEFINE_bool("retry_failures", False, "Try again the videos that failed when this folder was made.")
-flags.DEFINE_integer("max_failures", 0, "Videos that may fail before the exit status says so.", lower_bound=0)
-flags.DEFINE_float("fps", 25.0, "Frames per second.", lower_bound=0.1)
-flags.DEFINE_integer("short_side", 256, "Pixels of the frames' shorter side.", lower_bound=16)
-flags.DEFINE_integer("jpeg_quality", 95, "Quality of the RGB frames.", lower_bound=1, upper_bound=100)
-flags.DEFINE_enum("flow_format", "png", ["png", "jpeg"], "Flow images; jpeg is 4:4:4 of quality 100.")
-flags.DEFINE_enum(
-  "flow_rounding", "truncate", ["truncate", "nearest"], "How flow becomes bytes; truncate is MediaSequence's way."
-)
-flags.DEFINE_enum("flow_engine", "numba", ["numba", "opencv"], "What computes TV-L1; opencv is many times slower.")
-flags.DEFINE_list("fractions", None, "For --dataset=folder without split folders: fractions of train, val and test.")
-flags.DEFINE_integer("split_seed", 0, "For --dataset=folder: seed of its division into splits.")
-flags.DEFINE_string("split_group", None, "For --dataset=folder: regular expression of what must stay in one split.")
+with cli.group_of("Input and output"):
+  flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.specs())}.", required=True)
+  flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_dir.", required=True)
+  flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
+  flags.DEFINE_string("output", None, "Folder for the records; made if it does not exist.", required=True)
+with cli.group_of("Records"):
+  flags.DEFINE_list("streams", ["rgb", "flow"], "What to store: rgb, flow or both.")
+  flags.DEFINE_bool(
+    "backward_flow", False, "Store the flow from each frame to the one before, too, for --flow_stacking=bidirectional."
+  )
+cli.define_flags(shards.RecordConfig, group="Records", exclude=("streams", "flow_bound"))
+with cli.group_of("Records"):
+  flags.DEFINE_integer("clips_per_shard", 32, "Videos in one file, at most.", lower_bound=1)
+with cli.group_of("Data set 'folder' without split folders"):
+  flags.DEFINE_list("fractions", None, "Fractions of train, val and test. Default: 0.8,0.1,0.1.")
+  flags.DEFINE_integer("split_seed", 0, "Seed of the division into splits.")
+  flags.DEFINE_string(
+    "split_group", None, "Regular expression; clips in whose ids it finds the same text stay together."
+  )
+with cli.group_of("Work"):
+  flags.DEFINE_enum("runner", "local", ["local", *beam.RUNNERS], "Processes on this machine, or a runner of Beam.")
+  flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Repeatable.")
+  flags.DEFINE_integer(
+    "num_workers", None, "With the local runner: processes, of one thread each. Default: the cores.", lower_bound=1
+  )
+  flags.DEFINE_bool("retry_failures", False, "Try again the videos that failed when this folder was made.")
+  flags.DEFINE_integer("max_failures", 0, "Videos that may fail before the exit status says so.", lower_bound=0)
 
 
 def main(arguments: list[str]) -> int:
+  """Makes the records that the flags describe, and prints the counts.
+
+  Args:
+    arguments: not used.
+
+  Returns:
+    The exit status: 1 if more videos failed than `max_failures`.
+
+  Raises:
+    I3dError: for flags that do not go together, or a data set that cannot be listed.
+  """
   del arguments
-  for name in ("dataset", "videos", "output"):
-    if not FLAGS[name].value:
-      raise errors.I3dError(f"--{name} is missing; see --help")
-  settings = _settings()
+  settings = cli.from_flags(shards.RecordConfig, streams=_streams())
   pipeline = _beam_pipeline()
   dataset = datasets.load(FLAGS.dataset, FLAGS.videos, annotations=FLAGS.annotations, folder_split=_folder_split())
   plan = shards.plan(dataset, FLAGS.clips_per_shard)
-  parameters = {
-    "dataset": FLAGS.dataset,
-    "clips_per_shard": FLAGS.clips_per_shard,
-    **settings,
-    "list_of_clips": shards.listing_digest(dataset),
-  }
+  parameters = shards.parameters(dataset, settings, clips_per_shard=FLAGS.clips_per_shard)
   folder = shards.Folder(FLAGS.output, plan)
   with folder.claim(parameters):
     if FLAGS.retry_failures:
       folder.reopen_failures()
     make = functools.partial(
-      make_serialized,
+      _make_serialized,
       dataset=dataset.name,
       classes=dataset.classes,
       settings=settings,
@@ -100,13 +102,13 @@ def main(arguments: list[str]) -> int:
     if pipeline is None:
       _run(folder, sum(len(shard.clips) for shard in plan), make)
     else:
-      beam_runner.run(pipeline, folder, make)
+      beam.prepare_records(pipeline, folder, make)
     failures = folder.finish(dataset, parameters)
   return _report(folder, failures)
 
 
-def make_serialized(
-  task: shards.Task, *, dataset: str, classes: tuple[str, ...], settings: dict[str, Any], root: str, quiet: bool
+def _make_serialized(
+  task: shards.Task, *, dataset: str, classes: tuple[str, ...], settings: shards.RecordConfig, root: str, quiet: bool
 ) -> bytes:
   """The serialized record of one clip; runs in a worker. See `prepare.make_record` for what it raises."""
   cli.import_tensorflow(quiet=quiet)
@@ -116,27 +118,21 @@ def make_serialized(
   from i3d_tf.data import records
 
   cv2.setNumThreads(1)
-  options = prepare.Settings(**settings)
   return records.serialize(
-    prepare.make_record(task.clip, dataset=dataset, classes=classes, settings=options, root=root)
+    prepare.make_record(task.clip, dataset=dataset, classes=classes, settings=settings, root=root)
   )
 
 
-def _settings() -> dict[str, Any]:
-  """The fields of `prepare.Settings`, checked; a plain dictionary, so that this module needs no TensorFlow."""
-  names = ("fps", "short_side", "jpeg_quality", "flow_format", "flow_rounding", "flow_engine")
+def _streams() -> tuple[str, ...]:
+  """The streams that the two flags name."""
   if not FLAGS.streams or not set(FLAGS.streams) <= {"rgb", "flow"} or len(set(FLAGS.streams)) < len(FLAGS.streams):
     raise errors.I3dError(f"--streams={','.join(FLAGS.streams)}; allowed are rgb, flow and rgb,flow")
-  # In one order, since the flag's must not make two folders differ.
-  streams = tuple(stream for stream in ("rgb", "flow") if stream in FLAGS.streams)
-  if FLAGS.backward_flow:
-    if "flow" not in streams:
-      raise errors.I3dError("--backward_flow is stored beside flow; it needs --streams with flow")
-    streams += ("backward_flow",)
-  return {"streams": streams, **{name: FLAGS[name].value for name in names}}
+  if FLAGS.backward_flow and "flow" not in FLAGS.streams:
+    raise errors.I3dError("--backward_flow is stored beside flow; it needs --streams with flow")
+  return (*FLAGS.streams, "backward_flow") if FLAGS.backward_flow else tuple(FLAGS.streams)
 
 
-def _folder_split() -> datasets.FolderSplit | None:
+def _folder_split() -> clips_lib.FolderSplit | None:
   own = [name for name in ("fractions", "split_seed", "split_group") if FLAGS[name].present]
   if not own:
     return None
@@ -148,7 +144,7 @@ def _folder_split() -> datasets.FolderSplit | None:
       given = ",".join(FLAGS.fractions)
       raise errors.I3dError(f"--fractions={given}; it takes three numbers, as 0.8,0.1,0.1") from None
     values = {"train": train, "val": val, "test": test}
-  return datasets.FolderSplit(**values, seed=FLAGS.split_seed, group=FLAGS.split_group)
+  return clips_lib.FolderSplit(**values, seed=FLAGS.split_seed, group=FLAGS.split_group)
 
 
 def _beam_pipeline():

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
+from i3d_tf.data import inspection
 from i3d_tf.data import records
-from i3d_tf.data import verification
 
 _LABELS = ("jump", "run")
 
@@ -159,7 +159,7 @@ class PrepareDatasetTest(absltest.TestCase):
       _run(self.videos, plain, *flags),
       "(streams was ['rgb', 'flow'], is ['rgb', 'flow', 'backward_flow'])",
     )
-    self.assertEmpty(list(verification.Verifier(self.output).problems()))
+    self.assertEmpty(list(inspection.Verifier(self.output).problems()))
 
   def test_a_full_disk_loses_nothing(self):
     _make_videos(self.videos, 12)
@@ -190,7 +190,7 @@ class PrepareDatasetTest(absltest.TestCase):
     _make_videos(self.videos, 2)
     os.makedirs(self.folder / "empty")
     for flags, message in (
-      (("--output=",), "--output is missing"),
+      (("--output=",), "--output is needed"),
       (("--videos=/no/folder",), "/no/folder: there is no such folder of videos"),
       ((f"--videos={self.folder}/empty",), "the folder holds no video"),
       (("--dataset=ucf102",), "there is no dataset 'ucf102'"),

@@ -17,7 +17,11 @@ VERSIONS = ("python", "i3d_tf", *_PACKAGES)  # the names in `collect` whose valu
 
 
 def collect() -> dict[str, str]:
-  """This process: 'command', 'date', 'machine', 'system', and of `VERSIONS` those that are installed."""
+  """Describes this process.
+
+  Returns:
+    'command', 'date', 'machine', 'system', and of `VERSIONS` those that are installed.
+  """
   rows = {
     "command": shlex.join(["python", "-m", f"i3d_tf.{cli.program()}", *sys.argv[1:]]),
     "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -35,7 +39,7 @@ def collect() -> dict[str, str]:
 
 
 def machine() -> str:
-  """Processor model and number of cores available."""
+  """Returns processor model and number of cores available."""
   model = platform.processor() or platform.machine()
   try:
     with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -155,6 +155,7 @@ def _moving_noise(name: str, label: int, rng: np.random.Generator):
   """A record of 12 frames of 36x48 and their flow, two pixels a frame as the label says."""
   from i3d_tf.data import prepare
   from i3d_tf.data import records
+  from i3d_tf.data import shards
 
   noise = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
   down, right = {0: (2, 0), 1: (0, 2), 2: (0, 0)}[label]
@@ -165,7 +166,7 @@ def _moving_noise(name: str, label: int, rng: np.random.Generator):
       id=name, dataset="noise", labels=(_CLASSES[label],), label_indices=(label,), height=36, width=48,
       frames=tuple(prepare.encode_rgb(frame, 95) for frame in frames), timestamps=times,
       flow_format="PNG", flow_bound=20.0, flow_rounding="truncate", flow_timestamps=times[:-1],
-      flow_frames=tuple(prepare.encode_flow(flow, prepare.Settings()) for _ in range(11)),
+      flow_frames=tuple(prepare.encode_flow(flow, shards.RecordConfig()) for _ in range(11)),
   )  # fmt: skip
 
 

@@ -187,6 +187,9 @@ def locked(
     wait: whether to wait until a process that holds the lock has ended.
     on_wait: is called once if there is a need to wait.
 
+  Yields:
+    Nothing.
+
   Raises:
     I3dError: if `folder` is a file, or another process holds the lock, unless `wait`.
     OSError: if the folder or the lock file cannot be made.

@@ -32,6 +32,9 @@ def run(function: Callable[[Any], Any], tasks: Iterable[Any], *, num_workers: in
     function: is pickled to fresh Python processes.
     tasks: are taken from one by one, as workers become free.
     num_workers: at least 1.
+
+  Yields:
+    The outcomes.
   """
   tasks = iter(tasks)
   context = multiprocessing.get_context("spawn")
@@ -120,6 +123,7 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
       task = pipe.recv()
     except (EOFError, OSError):
       return
+    answer: tuple[Any, str | None, str | None]  # value, error, defect
     try:
       answer = (function(task), None, None)
     except errors.I3dError as error:
@@ -137,5 +141,5 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
 
 
 def available_cores() -> int:
-  """The processors this process may use."""
+  """Returns the number of processors that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

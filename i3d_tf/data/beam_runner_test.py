@@ -16,12 +16,11 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf.data import beam
-from i3d_tf.data import beam_runner
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import shards
 
-_CLIPS = tuple(datasets.Clip(f"clip{i:02}", f"clip{i:02}.avi", label="a") for i in range(10))
-_DATASET = datasets.Dataset("made", ("a",), {"train": _CLIPS[:8], "test": _CLIPS[8:]}, {"train": (), "test": ()})
+_CLIPS = tuple(clips_lib.Clip(f"clip{i:02}", f"clip{i:02}.avi", label="a") for i in range(10))
+_DATASET = clips_lib.Dataset("made", ("a",), {"train": _CLIPS[:8], "test": _CLIPS[8:]}, {"train": (), "test": ()})
 _PLAN = shards.plan(_DATASET, 3)
 
 
@@ -78,7 +77,7 @@ class BeamRunnerTest(_BeamTest):
     super().setUp()
     self.diary = self.folder / "diary"
     here = shards.Folder(self.folder / "here", _PLAN)
-    with here.locked():
+    with here.claim({}):
       _finish_here(here, str(self.folder / "other_diary"))
       self.failures = here.finish(_DATASET, {})
     self.expected = _files(here.path)
@@ -86,9 +85,9 @@ class BeamRunnerTest(_BeamTest):
   def _run(self, **options) -> shards.Folder:
     """Runs the pipeline and finishes the folder; returns it."""
     folder = shards.Folder(self.folder / "beam", _PLAN)
-    with folder.locked():
+    with folder.claim({}):
       make = functools.partial(_make, diary=str(self.diary), **options)
-      beam_runner.run(beam.new_pipeline("DirectRunner", []), folder, make)
+      beam.prepare_records(beam.new_pipeline("DirectRunner", []), folder, make)
       self.assertEqual(folder.finish(_DATASET, {}), self.failures)
     return folder
 
@@ -106,7 +105,7 @@ class BeamRunnerTest(_BeamTest):
 
   def test_goes_on_where_the_local_runner_stopped(self):
     started = shards.Folder(self.folder / "beam", _PLAN)
-    with started.locked():
+    with started.claim({}):
       tasks = started.tasks()
       done = [task for task in tasks if task.shard == _PLAN[0].name] + tasks[-1:]
       for task in done:
@@ -136,15 +135,15 @@ class BeamRunnerTest(_BeamTest):
   def test_a_shard_may_be_assembled_twice(self):
     self._run()
     for shard in _PLAN:
-      beam_runner._assemble(shard.name, iter([len(shard.clips)] * 2), output=str(self.folder / "beam"))
+      beam._assemble(shard.name, iter([len(shard.clips)] * 2), output=str(self.folder / "beam"))
     self.assertEqual(_files(self.folder / "beam"), self.expected)
 
   def test_a_shard_without_its_clips_is_not_assembled(self):
     folder = shards.Folder(self.folder / "beam", _PLAN)
-    with folder.locked():
+    with folder.claim({}):
       folder.put(folder.tasks()[0], b"record", None)
       with self.assertRaises(FileNotFoundError):
-        beam_runner._assemble(_PLAN[0].name, [3], output=str(folder.path))
+        beam._assemble(_PLAN[0].name, [3], output=str(folder.path))
     self.assertEmpty(list(folder.path.glob("*.tfrecord")))
 
   def test_workers_that_write_elsewhere_are_noticed(self):

@@ -17,7 +17,7 @@ class BeamPipelinesTest(absltest.TestCase):
     for runner, option, message in (
       ("DirectRunner", "--direct_num_wokers=2", "Beam has no option --direct_num_wokers"),
       ("DirectRunner", "--direct_num_workers=two", "--direct_num_workers: invalid int value: 'two'"),
-      ("DirectRunner", "direct_num_workers=2", "must have the form --name=value"),
+      ("DirectRunner", "direct_num_workers=2", "must have the form --NAME=VALUE"),
       ("FlinkRunner", "--runner=SparkRunner", "name no runner"),
       ("DataflowRunner", "--project=p", "cannot set up DataflowRunner: .+"),
     ):
@@ -29,12 +29,12 @@ class BeamPipelinesTest(absltest.TestCase):
     beam.new_pipeline("FlinkRunner", ["--flink_master=host:8081", "--an_option_of_the_job_server=1"])
 
   def test_a_cluster_needs_absolute_paths(self):
-    with self.assertRaisesRegex(errors.I3dError, "^--output=out: the workers of FlinkRunner need an absolute path$"):
+    with self.assertRaisesRegex(errors.I3dError, "^output is out; the workers of FlinkRunner need an absolute path$"):
       beam.new_pipeline("FlinkRunner", [], paths=[("output", "out")])
 
   def test_a_missing_beam_is_named(self):
     with mock.patch.dict(sys.modules, {"apache_beam": None}):
-      with self.assertRaisesRegex(errors.I3dError, r"^--runner needs Apache Beam .* pip install 'i3d_tf\[beam\]'$"):
+      with self.assertRaisesRegex(errors.I3dError, r"^runners of Beam need Apache .* pip install 'i3d_tf\[beam\]'$"):
         beam.new_pipeline("DirectRunner", [])
 
 

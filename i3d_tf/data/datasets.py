@@ -1,109 +1,84 @@
-"""Labelled clips of UCF-101, HMDB-51, Kinetics, a folder of one's own, or TFDS: one list for each split.
+"""Data sets of videos: UCF-101, HMDB-51, Kinetics, a folder of one's own, or TFDS.
 
+A data set is a subclass of `Source` here, and nothing else: `load` and the help of prepare_dataset know all of them.
 The order of the clips is that of the official lists, or sorted; it never depends on the file system.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-import contextlib
+import abc
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import csv
 import dataclasses
-import hashlib
-import itertools
 import os
 import pathlib
 import re
-import tempfile
-
-import numpy as np
+from typing import ClassVar
 
 from i3d_tf import errors
 from i3d_tf import resources
-from i3d_tf.data import annotations as annotations_lib
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import tfds_videos
-from i3d_tf.video import decode
 
-SPECS = ("ucf101:1|2|3", "hmdb51:1|2|3", "kinetics400", "kinetics600", "kinetics700", "folder", "tfds:NAME[/CONFIG]")
-SPLITS = annotations_lib.SPLITS
-
-_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # in a list of one clip a line, in UTF-8
+SPLITS = clips_lib.SPLITS
+_Paths = pathlib.Path | str | os.PathLike | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """One video, or part of it, and its label.
+class Source(abc.ABC):
+  """A data set, or several of one kind. A subclass without abstract methods is known from its definition on.
 
   Attributes:
-    id: differs from that of all other clips of the dataset.
-    path: a file, or an example of a TFDS dataset (`tfds_videos`).
-    start: seconds into the file; None: from its beginning.
-    end: seconds into the file; None: to its end.
-    label: one of the dataset's classes; None: unlabelled.
+    names: what the data sets are called.
+    arguments: what may stand behind the name and a colon, for example the number of an official split; empty: nothing.
+    help: one clause about what is read, for the help of prepare_dataset.
+    has_annotations: whether there are lists that may lie elsewhere than the videos.
+    takes_split: whether `clips.FolderSplit` is for it.
   """
 
-  id: str
-  path: str
-  start: float | None = None
-  end: float | None = None
-  label: str | None = None
+  known: ClassVar[list["Source"]] = []
+  names: tuple[str, ...] = ()
+  arguments: tuple[str, ...] = ()
+  help = ""
+  has_annotations = False
+  takes_split = False
+
+  def __init_subclass__(cls, **options):
+    super().__init_subclass__(**options)
+    if cls.names:
+      Source.known.append(cls())
+
+  @property
+  def specs(self) -> list[str]:
+    """What stands for the data sets, for people: 'ucf101:1|2|3'."""
+    return [f"{name}:{'|'.join(self.arguments)}" if self.arguments else name for name in self.names]
+
+  def accepts(self, spec: str) -> bool:
+    """Returns whether `spec` is one of these data sets.
+
+    Args:
+      spec: NAME or NAME:ARGUMENT.
+    """
+    name, colon, argument = spec.partition(":")
+    return name in self.names and (argument in self.arguments if self.arguments else not colon)
+
+  @abc.abstractmethod
+  def load(
+    self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
+  ) -> clips_lib.Dataset:
+    """Lists the clips and finds their files; see the function `load`.
+
+    Args:
+      spec: one that is accepted.
+      root: the folder of the videos.
+      annotations: None unless `has_annotations`.
+      folder_split: None unless `takes_split`.
+
+    Returns:
+      The data set.
+    """
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """What a dataset lists: `splits[name]` and `missing[name]` together.
-
-  Attributes:
-    name: the spec that was loaded.
-    classes: names in the order of their indices.
-    splits: split -> the clips whose files are there.
-    missing: split -> those whose files are not, each with the path where it was expected; the same keys.
-  """
-
-  name: str
-  classes: tuple[str, ...]
-  splits: Mapping[str, tuple[Clip, ...]]
-  missing: Mapping[str, tuple[Clip, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderSplit:
-  """How a folder without train/, val/ and test/ is split: by a hash of each clip's id, whatever else is there.
-
-  Attributes:
-    train: fraction of the clips.
-    val: fraction of the clips.
-    test: fraction of the clips.
-    seed: another seed gives another split.
-    group: a regular expression; clips in whose ids it finds the same text stay together. An id is the path below the
-      folder without the file name's ending; `v_.*_g\\d+` keeps what UCF-101 cut from one video together. None: each
-      clip by itself.
-  """
-
-  train: float = 0.8
-  val: float = 0.1
-  test: float = 0.1
-  seed: int = 0
-  group: str | None = None
-
-  def __post_init__(self):
-    fractions = (self.train, self.val, self.test)
-    if not all(0 <= fraction <= 1 for fraction in fractions) or abs(sum(fractions) - 1) > 1e-6:
-      raise errors.I3dError(f"the fractions of train, val and test are {fractions}; they must add up to 1")
-    try:
-      re.compile("" if self.group is None else self.group)
-    except re.error as error:
-      raise errors.I3dError(f"the group {self.group!r} is not a regular expression: {error}") from None
-
-  def split_of(self, clip_id: str) -> str:
-    """The split of a clip; I3dError if the group is not found in its id."""
-    key = clip_id
-    if self.group is not None:
-      found = re.search(self.group, clip_id)
-      if found is None:
-        raise errors.I3dError(f"the group {self.group!r} is not found in the clip {clip_id}")
-      key = found[0]
-    digest = hashlib.sha256(f"{self.seed}/{key}".encode()).digest()
-    place = int.from_bytes(digest[:6], "big") / 2**48  # exact, below 1
-    bounds = itertools.accumulate((self.train, self.val))
-    return next((split for split, bound in zip(SPLITS, bounds) if place < bound), "test")
+def specs() -> list[str]:
+  """Returns what `load` takes, for people: 'ucf101:1|2|3' and so on."""
+  return [spec for source in Source.known for spec in source.specs]
 
 
 def load(
@@ -111,211 +86,293 @@ def load(
   root: str | os.PathLike,
   *,
   annotations: str | os.PathLike | None = None,
-  folder_split: FolderSplit | None = None,
-) -> Dataset:
-  """Lists the clips of a dataset and finds their files.
+  folder_split: clips_lib.FolderSplit | None = None,
+) -> clips_lib.Dataset:
+  """Lists the clips of a data set and finds their files.
 
   Args:
-    spec: one of `SPECS`.
+    spec: the data set, see `specs`.
     root: the folder of the videos, which may be at any depth below it; for TFDS the data_dir.
-    annotations: the folder of the official lists, for Kinetics also one CSV file; see `annotations.read_ucf101` and
-      `read_kinetics` for where they are found by default.
-    folder_split: only for 'folder' without sub-folders train, val and test; the default is `FolderSplit()`.
+    annotations: the folder of the official lists, for Kinetics also one CSV file; see the data sets' `rows` for where
+      they are found by default.
+    folder_split: only for 'folder' without sub-folders train, val and test; the default is `clips.FolderSplit()`.
+
+  Returns:
+    The data set.
 
   Raises:
-    I3dError: if there is no such dataset, an option is not for it, a list is missing or a line of it is wrong, two
+    I3dError: if there is no such data set, an option is not for it, a list is missing or a line of it is wrong, two
       files could be one clip, or no clip has a file.
   """
-  root = pathlib.Path(root)
-  kind, colon, rest = spec.partition(":")
-  if folder_split is not None and spec != "folder":
+  source = next((source for source in Source.known if source.accepts(spec)), None)
+  if folder_split is not None and not (source and source.takes_split):
     raise errors.I3dError(f"the dataset {spec} has splits of its own; fractions, seed and group are for 'folder'")
-  if annotations is not None and kind in ("folder", "tfds"):
+  if source is None:
+    raise errors.I3dError(f"there is no dataset {spec!r}; there are {', '.join(specs())}")
+  if annotations is not None and not source.has_annotations:
     raise errors.I3dError(f"annotations are given, but the dataset {spec} has none")
-  match kind, colon, rest:
-    case "ucf101", ":", "1" | "2" | "3":
-      return _load_ucf101(spec, root, annotations_lib.read_ucf101(int(rest), root, annotations))
-    case "hmdb51", ":", "1" | "2" | "3":
-      return _load_hmdb51(spec, root, annotations_lib.read_hmdb51(int(rest), root, annotations))
-    case "kinetics400" | "kinetics600" | "kinetics700", "", "":
-      return _load_kinetics(spec, root, annotations_lib.read_kinetics(int(kind[-3:]), root, annotations))
-    case "folder", "", "":
-      return _load_folder(root, folder_split)
-    case "tfds", ":", name if name:
-      return _load_tfds(spec, name, root)
-  raise errors.I3dError(f"there is no dataset {spec!r}; there are {', '.join(SPECS)}")
+  return source.load(spec, pathlib.Path(root), annotations, folder_split)
 
 
-def relative_path(clip: Clip, root: str | os.PathLike) -> str:
-  """The clip's path below `root`, with slashes; that of a TFDS example as it is."""
-  if clip.path.startswith(tfds_videos.PREFIX):
-    return clip.path
-  return pathlib.PurePath(os.path.relpath(clip.path, root)).as_posix()
+class _Official(Source):
+  """A data set with official lists of clips, one a line. `key` gives what is compared of a file's name."""
+
+  has_annotations = True
+  key: Callable[[str], str] = staticmethod(str)
+
+  def load(
+    self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
+  ) -> clips_lib.Dataset:
+    rows = self.rows(spec, root, annotations)
+    files = clips_lib.VideoFiles(root, self.key)
+    return clips_lib.collect(spec, self.classes(spec), rows, root, lambda clip: self.locate(files, clip))
+
+  @abc.abstractmethod
+  def rows(self, spec: str, root: pathlib.Path, given: _Paths = None) -> list[clips_lib.Row]:
+    """Reads the lists. What they list need not be there.
+
+    Args:
+      spec: one that is accepted.
+      root: the folder of the videos, in or near which the lists are found.
+      given: where the lists are, if they are elsewhere.
+
+    Returns:
+      The rows in order.
+
+    Raises:
+      I3dError: if a list is missing, or a line is wrong.
+    """
+
+  def classes(self, spec: str) -> tuple[str, ...]:
+    """Returns the names of the classes in the order of their indices."""
+    return resources.class_list(spec.partition(":")[0])
+
+  def locate(self, files: clips_lib.VideoFiles, clip: clips_lib.Clip) -> clips_lib.Clip | None:
+    """Returns the clip with the path of its file, None if there is none."""
+    return files.locate(clip, clip.id)
 
 
-def iter_frames(
-  clip: Clip, *, fps: float = decode.FRAME_RATE, short_side: int | None = decode.SHORT_SIDE
-) -> Iterator[np.ndarray]:
-  """Yields the clip's RGB frames, uint8 `[H, W, 3]`, as `decode.iter_frames` does, from `start` to `end` only.
+class _Ucf101(_Official):
+  """UCF-101's splits 1, 2 and 3; training clips first.
 
-  What comes before `start` is decoded as well, what follows `end` is not. Where TFDS keeps frames in place of a video
-  file, it keeps no times: they are yielded as they are, whatever `fps`.
-
-  Raises:
-    VideoError: as `decode.iter_frames`, or if the video ends before `start`.
+  The lists are in `ucfTrainTestlist` in the folder of the videos or beside it, or in itself. File names are compared
+  without case, because copies of the videos spell HandStandPushups in two ways.
   """
-  first = 0 if clip.start is None else round(clip.start * fps)
-  last = None if clip.end is None else round(clip.end * fps)
-  is_empty = True
-  with contextlib.closing(_whole_video(clip.path, fps, short_side)) as frames:
-    for frame in itertools.islice(frames, first, last):
-      is_empty = False
-      yield frame
-  if is_empty:
-    raise errors.VideoError(f"{clip.path}: the video has no frames from {clip.start} to {clip.end} seconds")
+
+  names = ("ucf101",)
+  arguments = ("1", "2", "3")
+  help = "UCF-101 with the official lists of a split"
+  key = staticmethod(str.casefold)
+  _LINE = re.compile(r"(?P<label>[^/\s]+)/(?P<name>[^/\s]+)\.avi(?:\s+(?P<number>\d+))?")
+
+  def rows(self, spec: str, root: pathlib.Path, given: _Paths = None) -> list[clips_lib.Row]:
+    lists = {split: f"{split}list{int(spec.partition(':')[2]):02}.txt" for split in ("train", "test")}
+    folder = _find_folder("ucfTrainTestlist", lists["train"], root, given)
+    return [row for split, name in lists.items() for row in self._read(folder / name, split)]
+
+  def _read(self, file: pathlib.Path, split: str) -> Iterator[clips_lib.Row]:
+    """The class is that of the folder: `HandstandPushups/v_HandStandPushups_g01_c01.avi` has two spellings."""
+    numbers = {label: i for i, label in enumerate(self.classes("ucf101"), 1)}
+    spellings = {label.casefold(): label for label in numbers}
+    for where, line in _lines(file):
+      match = self._LINE.fullmatch(line)
+      if match is None:
+        raise errors.I3dError(f"{where}: {line!r} is not of the form CLASS/NAME.avi or CLASS/NAME.avi NUMBER")
+      label = spellings.get(match["label"].casefold(), match["label"])
+      _check_label(label, numbers, where)
+      if match["number"] is not None and int(match["number"]) != numbers[label]:
+        raise errors.I3dError(f"{where}: {label} has the number {match['number']}; it is class {numbers[label]}")
+      yield clips_lib.Row(where, split, match["name"], f"{match['label']}/{match['name']}.avi", label)
 
 
-def _whole_video(path: str, fps: float, short_side: int | None) -> Iterator[np.ndarray]:
-  if not path.startswith(tfds_videos.PREFIX):
-    yield from decode.iter_frames(path, fps=fps, short_side=short_side)
-    return
-  video = tfds_videos.read_example(path)
-  if isinstance(video, np.ndarray):
-    yield from (decode.resize(frame, short_side) for frame in video)
-    return
-  with tempfile.NamedTemporaryFile() as file:
-    file.write(video)
-    file.flush()
-    try:
-      yield from decode.iter_frames(file.name, fps=fps, short_side=short_side)
-    except errors.VideoError as error:
-      raise errors.VideoError(str(error).replace(file.name, path)) from None
+class _Hmdb51(_Official):
+  """HMDB-51's splits 1, 2 and 3, by class, without unused clips.
+
+  The lists are in `testTrainMulti_7030_splits` in the folder of the videos or beside it, or in itself.
+  """
+
+  names = ("hmdb51",)
+  arguments = ("1", "2", "3")
+  help = "HMDB-51 with the official lists of a split"
+  _LINE = re.compile(r"(?P<name>[^/]+)\.avi\s+(?P<use>[012])")
+  _USES: ClassVar[Mapping[str, str]] = {"1": "train", "2": "test"}  # 0: not used in this split
+
+  def rows(self, spec: str, root: pathlib.Path, given: _Paths = None) -> list[clips_lib.Row]:
+    number = spec.partition(":")[2]
+    lists = {label: f"{label}_test_split{number}.txt" for label in self.classes(spec)}
+    folder = _find_folder("testTrainMulti_7030_splits", next(iter(lists.values())), root, given)
+    return [row for label, name in lists.items() for row in self._read(folder / name, label)]
+
+  def _read(self, file: pathlib.Path, label: str) -> Iterator[clips_lib.Row]:
+    for where, line in _lines(file):
+      match = self._LINE.fullmatch(line)
+      if match is None:
+        raise errors.I3dError(f"{where}: {line!r} is not of the form NAME.avi 0|1|2")
+      if match["use"] in self._USES:
+        file_name = f"{label}/{match['name']}.avi"
+        yield clips_lib.Row(where, self._USES[match["use"]], match["name"], file_name, label)
 
 
-def _load_ucf101(spec: str, root: pathlib.Path, rows: list[annotations_lib.Row]) -> Dataset:
-  """File names are compared without case: copies of the videos spell HandStandPushups in two ways."""
-  files = _Files(root, str.casefold)
-  return _collect(spec, resources.class_list("ucf101"), rows, root, lambda clip: files.locate(clip, clip.id))
+class _Kinetics(_Official):
+  """Kinetics-400, -600 and -700 by their CSV files; clips of the test split may be unlabelled.
 
+  The CSV files are in `annotations` in the folder of the videos, or in itself. A trimmed file, named after id, start
+  and end, is preferred to a whole video, named after the id.
+  """
 
-def _load_hmdb51(spec: str, root: pathlib.Path, rows: list[annotations_lib.Row]) -> Dataset:
-  files = _Files(root)
-  return _collect(spec, resources.class_list("hmdb51"), rows, root, lambda clip: files.locate(clip, clip.id))
+  names = ("kinetics400", "kinetics600", "kinetics700")
+  help = "the published CSV files, with videos trimmed (ID_000010_000020.mp4) or whole"
+  _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
+  _OPTIONAL_COLUMNS = ("label", "is_cc")
+  _SPLITS: ClassVar[Mapping[str, str]] = {name: name for name in SPLITS} | {"validate": "val"}
+  _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+  _SECONDS = re.compile(r"[0-9]{1,6}")  # as many digits as the names of trimmed files have room for
 
+  def classes(self, spec: str) -> tuple[str, ...]:
+    return resources.class_list(spec.replace("kinetics", "kinetics_"))
 
-def _load_kinetics(spec: str, root: pathlib.Path, rows: list[annotations_lib.Row]) -> Dataset:
-  """A trimmed file, named after id, start and end, is preferred to a whole video, named after the id."""
-  files = _Files(root)
-
-  def locate(clip: Clip) -> Clip | None:
+  def locate(self, files: clips_lib.VideoFiles, clip: clips_lib.Clip) -> clips_lib.Clip | None:
     trimmed = files.locate(dataclasses.replace(clip, start=None, end=None), clip.id)
     return files.locate(clip, clip.id.rsplit("_", 2)[0]) if trimmed is None else trimmed
 
-  classes = resources.class_list(spec.replace("kinetics", "kinetics_"))
-  return _collect(spec, classes, rows, root, locate)
+  def rows(self, spec: str, root: pathlib.Path, given: _Paths = None) -> list[clips_lib.Row]:
+    classes = frozenset(self.classes(spec))
+    return [row for file in _csv_files(root, given) for row in self._read(file, classes)]
+
+  def _read(self, file: pathlib.Path, classes: frozenset[str]) -> Iterator[clips_lib.Row]:
+    lines = ((where, _csv_fields(line, where)) for where, line in _lines(file))
+    where, columns = next(lines)
+    known = {*self._COLUMNS, *self._OPTIONAL_COLUMNS}
+    if not set(self._COLUMNS) <= set(columns) <= known or len(set(columns)) < len(columns):
+      allowed = f"{','.join(self._COLUMNS)}, perhaps with {' and '.join(self._OPTIONAL_COLUMNS)}"
+      raise errors.I3dError(f"{where}: the columns are {','.join(columns)}; they must be {allowed}")
+    for where, fields in lines:
+      if len(fields) != len(columns):
+        raise errors.I3dError(f"{where}: there are {len(fields)} fields for {len(columns)} columns")
+      row = self._row(dict(zip(columns, fields, strict=True)), where)
+      if row.label is not None or row.split != "test":
+        _check_label(row.label or "", classes, where)
+      yield row
+
+  def _row(self, fields: Mapping[str, str], where: str) -> clips_lib.Row:
+    """The row of one line; its label is not yet checked."""
+    name, start, end, split = (fields[column] for column in self._COLUMNS)
+    if not self._YOUTUBE_ID.fullmatch(name):
+      raise errors.I3dError(f"{where}: {name!r} is not a YouTube id of 11 characters")
+    if not (self._SECONDS.fullmatch(start) and self._SECONDS.fullmatch(end) and int(start) < int(end)):
+      raise errors.I3dError(f"{where}: {start!r} and {end!r} are not a start and a later end in whole seconds")
+    if split not in self._SPLITS:
+      raise errors.I3dError(f"{where}: the split {split!r} is none of {', '.join(self._SPLITS)}")
+    label = fields.get("label") or None
+    clip_id = f"{name}_{int(start):06}_{int(end):06}"
+    file = f"{label}/{clip_id}.mp4" if label else f"{clip_id}.mp4"
+    return clips_lib.Row(where, self._SPLITS[split], clip_id, file, label, float(start), float(end))
 
 
-def _load_folder(root: pathlib.Path, options: FolderSplit | None) -> Dataset:
-  videos = _find_videos(root)
-  folders = _subfolders(root)
-  own = [split for split in SPLITS if split in folders]
-  if own and len(folders) > len(own):
-    stray = next(folder for folder in folders if folder not in own)
-    raise errors.I3dError(f"{root / stray}: beside {', '.join(own)} this must be one of {', '.join(SPLITS)}")
-  if own and options is not None:
-    raise errors.I3dError(f"{root} is split already, into {', '.join(own)}; fractions, seed and group do not apply")
-  options = FolderSplit() if options is None else options
-  rows = []
-  for path in videos:
-    relative = pathlib.PurePath(path).relative_to(root)
-    parts = relative.parts[1:] if own else relative.parts
-    if len(parts) < 2:
-      raise errors.I3dError(f"{path}: the video is not in the folder of a class")
-    if _UNWRITABLE.search(str(relative)):
-      raise errors.I3dError(f"{path!a}: the name has a control character or is not UTF-8; rename the file")
-    clip_id = relative.with_suffix("").as_posix()
-    split = relative.parts[0] if own else options.split_of(clip_id)
-    rows.append(annotations_lib.Row(path, split, clip_id, str(relative), parts[0]))
-  classes = sorted({label for base in (own or [""]) for label in _subfolders(root / base)})
-  if empty := set(classes) - {row.label for row in rows}:
-    raise errors.I3dError(f"{root}: the class {min(empty)} has no video; remove its folder or fill it")
-  return _collect("folder", tuple(classes), rows, root, lambda clip: clip)
+class _Folder(Source):
+  """A folder with a sub-folder for each class, below train/, val/ and test/ or split by `clips.FolderSplit`."""
+
+  names = ("folder",)
+  help = "one sub-folder a class, below train/, val/ and test/, or split by a seeded hash"
+  takes_split = True
+  _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # in a list of one clip a line, in UTF-8
+
+  def load(
+    self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
+  ) -> clips_lib.Dataset:
+    videos = clips_lib.find_videos(root)
+    folders = _subfolders(root)
+    own = [split for split in SPLITS if split in folders]
+    if own and len(folders) > len(own):
+      stray = next(folder for folder in folders if folder not in own)
+      raise errors.I3dError(f"{root / stray}: beside {', '.join(own)} this must be one of {', '.join(SPLITS)}")
+    if own and folder_split is not None:
+      raise errors.I3dError(f"{root} is split already, into {', '.join(own)}; fractions, seed and group do not apply")
+    rows = list(self._rows(videos, root, bool(own), clips_lib.FolderSplit() if folder_split is None else folder_split))
+    classes = sorted({label for base in (own or [""]) for label in _subfolders(root / base)})
+    if empty := set(classes) - {row.label for row in rows}:
+      raise errors.I3dError(f"{root}: the class {min(empty)} has no video; remove its folder or fill it")
+    return clips_lib.collect(spec, tuple(classes), rows, root, lambda clip: clip)
+
+  def _rows(
+    self, videos: Iterable[str], root: pathlib.Path, is_split: bool, folder_split: clips_lib.FolderSplit
+  ) -> Iterator[clips_lib.Row]:
+    for path in videos:
+      relative = pathlib.PurePath(path).relative_to(root)
+      parts = relative.parts[1:] if is_split else relative.parts
+      if len(parts) < 2:
+        raise errors.I3dError(f"{path}: the video is not in the folder of a class")
+      if self._UNWRITABLE.search(str(relative)):
+        raise errors.I3dError(f"{path!a}: the name has a control character or is not UTF-8; rename the file")
+      clip_id = relative.with_suffix("").as_posix()
+      split = relative.parts[0] if is_split else folder_split.split_of(clip_id)
+      yield clips_lib.Row(path, split, clip_id, str(relative), parts[0])
 
 
-def _load_tfds(spec: str, name: str, root: pathlib.Path) -> Dataset:
-  listing = tfds_videos.list_examples(name, root)
-  splits = {
-    split: tuple(Clip(f"{split}/{i:06}", path, label=label) for i, (path, label) in enumerate(examples))
-    for split, examples in listing.splits.items()
-  }
-  return Dataset(spec, listing.classes, splits, {split: () for split in splits})
+class _Tfds(Source):
+  """A video data set that TensorFlow Datasets has prepared; see `tfds_videos`."""
+
+  names = ("tfds",)
+  arguments = ("NAME[/CONFIG]",)
+  help = "a video data set that TensorFlow Datasets has prepared"
+
+  def accepts(self, spec: str) -> bool:
+    name, _, argument = spec.partition(":")
+    return name in self.names and bool(argument)
+
+  def load(
+    self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
+  ) -> clips_lib.Dataset:
+    listing = tfds_videos.list_examples(spec.partition(":")[2], root)
+    splits = {
+      split: tuple(clips_lib.Clip(f"{split}/{i:06}", path, label=label) for i, (path, label) in enumerate(examples))
+      for split, examples in listing.splits.items()
+    }
+    return clips_lib.Dataset(spec, listing.classes, splits, {split: () for split in splits})
 
 
-def _collect(
-  name: str,
-  classes: tuple[str, ...],
-  rows: Iterable[annotations_lib.Row],
-  root: pathlib.Path,
-  locate: Callable[[Clip], Clip | None],
-) -> Dataset:
-  """Divides the clips of the rows into those that `locate` finds and those that it does not."""
-  places = {}
-  present: dict[str, list[Clip]] = {}
-  missing: dict[str, list[Clip]] = {}
-  for row in rows:
-    if row.id in places:
-      raise errors.I3dError(f"{row.where}: the clip {row.id} is also at {places[row.id]}")
-    places[row.id] = row.where
-    clip = Clip(row.id, str(root / row.file), row.start, row.end, row.label)
-    found = locate(clip)
-    for clips in (present, missing):
-      clips.setdefault(row.split, [])
-    (missing if found is None else present)[row.split].append(clip if found is None else found)
-  if not any(present.values()):
-    raise errors.I3dError(f"{root}: of the {len(places)} clips that {name} lists none is here")
-  order = [split for split in SPLITS if split in present]
-  return Dataset(name, classes, *({split: tuple(clips[split]) for split in order} for clips in (present, missing)))
+def _find_folder(name: str, needed: str, root: pathlib.Path, given: _Paths) -> pathlib.Path:
+  folders = [root / name, root, root.absolute().parent / name] if given is None else [pathlib.Path(given)]
+  for folder in folders:
+    if (folder / needed).exists():
+      return folder
+  raise errors.I3dError(f"the official list {needed} is not in {' or '.join(map(str, folders))}")
 
 
-class _Files:
-  """The videos below a folder by their names without ending."""
-
-  def __init__(self, root: pathlib.Path, key: Callable[[str], str] = str):
-    self._key = key
-    self._paths: dict[str, list[str]] = {}
-    for path in _find_videos(root):
-      self._paths.setdefault(key(pathlib.PurePath(path).stem), []).append(path)
-
-  def locate(self, clip: Clip, name: str) -> Clip | None:
-    """The clip with the path of the video `name`; None if there is none, I3dError if there are several."""
-    paths = self._paths.get(self._key(name), ())
-    if len(paths) > 1:
-      raise errors.I3dError(f"{paths[0]} and {paths[1]} could both be the clip {clip.id}; keep one of them")
-    return dataclasses.replace(clip, path=paths[0]) if paths else None
+def _csv_files(root: pathlib.Path, given: _Paths) -> list[pathlib.Path]:
+  places = [root / "annotations", root] if given is None else [pathlib.Path(given)]
+  for place in places:
+    files = sorted(place.glob("*.csv")) if place.is_dir() else [place] * (given is not None)
+    if files:
+      return files
+  raise errors.I3dError(f"there is no CSV file of Kinetics annotations in {' or '.join(map(str, places))}")
 
 
-def _find_videos(root: pathlib.Path) -> list[str]:
-  """The videos below a folder, sorted by their parts; I3dError if there are none."""
-  if not root.is_dir():
-    raise errors.I3dError(f"{root}: there is no such folder of videos")
-  videos = list(_walk(os.fspath(root), ()))
-  if not videos:
-    raise errors.I3dError(f"{root}: the folder holds no video ({' '.join(sorted(decode.VIDEO_SUFFIXES))})")
-  return videos
+def _lines(file: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """Yields (FILE:LINE, text) without line ends and outer blanks, skipping empty lines."""
+  try:
+    text = file.read_text(encoding="utf-8-sig")
+  except FileNotFoundError:
+    raise errors.I3dError(f"{file}: there is no such list") from None
+  except UnicodeDecodeError:
+    raise errors.I3dError(f"{file}: this is not text in UTF-8") from None
+  if not text.strip():
+    raise errors.I3dError(f"{file}: the list is empty")
+  for number, line in enumerate(text.split("\n"), 1):
+    if line := line.strip():
+      yield f"{file}:{number}", line
 
 
-def _walk(folder: str, ancestors: tuple[str, ...]) -> Iterator[str]:
-  """Follows links, as class folders often are, but none back to where it came from; skips hidden files."""
-  real = os.path.realpath(folder)
-  if real in ancestors:
-    return
-  for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-    if entry.name.startswith("."):
-      continue
-    if entry.is_dir():
-      yield from _walk(entry.path, (*ancestors, real))
-    elif os.path.splitext(entry.name)[1].lower() in decode.VIDEO_SUFFIXES and entry.is_file():
-      yield entry.path
+def _csv_fields(line: str, where: str) -> list[str]:
+  try:
+    return next(csv.reader([line], strict=True))
+  except csv.Error as error:
+    raise errors.I3dError(f"{where}: {line!r} is not a line of CSV: {error}") from None
+
+
+def _check_label(label: str, classes: Collection[str], where: str) -> None:
+  if label not in classes:
+    raise errors.I3dError(f"{where}: the label {label!r} is not among the {len(classes)} classes of the dataset")
 
 
 def _subfolders(folder: pathlib.Path) -> list[str]:

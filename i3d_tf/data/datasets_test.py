@@ -17,6 +17,7 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import testing
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import datasets
 from i3d_tf.video import decode
 
@@ -25,7 +26,7 @@ _ZUMBA = "abcdefghijk_000007_000017"
 _UCF_GROUPS = tuple(f"v_Diving_g{group:02}_c{clip:02}" for group in range(1, 26) for clip in range(1, 5))
 
 
-def ids(clips: tuple[datasets.Clip, ...]) -> list[str]:
+def ids(clips: tuple[clips_lib.Clip, ...]) -> list[str]:
   return [clip.id for clip in clips]
 
 
@@ -72,7 +73,7 @@ class Ucf101Test(DatasetsTestCase):
     root = testing.shared("clips/ucf101")
     dataset = datasets.load("ucf101:1", root, annotations=testing.shared("formats/ucf101"))
     path = root / "Diving" / "v_Diving_g16_c04.avi"
-    self.assertEqual(dataset.splits["train"][0], datasets.Clip("v_Diving_g16_c04", str(path), None, None, "Diving"))
+    self.assertEqual(dataset.splits["train"][0], clips_lib.Clip("v_Diving_g16_c04", str(path), None, None, "Diving"))
     self.assertEqual(
       [name for name in ids(dataset.splits["test"]) if "Diving" in name or "Javelin" in name],
       ["v_Diving_g02_c02", "v_Diving_g03_c07", "v_Diving_g04_c04", "v_JavelinThrow_g05_c05"],
@@ -90,7 +91,7 @@ class Ucf101Test(DatasetsTestCase):
   def test_flat_or_in_any_folder_and_in_either_spelling(self, name):
     self.touch(name)
     dataset = datasets.load("ucf101:2", self.folder, annotations=testing.shared("formats/ucf101"))
-    clip = datasets.Clip("v_HandStandPushups_g13_c06", str(self.folder / name), label="HandstandPushups")
+    clip = clips_lib.Clip("v_HandStandPushups_g13_c06", str(self.folder / name), label="HandstandPushups")
     self.assertEqual(dataset.splits, {"train": (), "test": (clip,)})
 
   def test_two_files_for_one_clip(self):
@@ -130,7 +131,7 @@ class Hmdb51Test(DatasetsTestCase):
       expected = []
       for label in ("cartwheel", "wave"):
         uses = dict(line.split() for line in (lists / f"{label}_test_split{number}.txt").read_text().splitlines())
-        expected += [datasets.Clip(name[:-4], str(self.folder / name), label=label) for name in files
+        expected += [clips_lib.Clip(name[:-4], str(self.folder / name), label=label) for name in files
                      if uses.get(name) == use]  # fmt: skip
       self.assertEqual(dataset.splits[split], tuple(expected))
 
@@ -151,7 +152,7 @@ class KineticsTest(DatasetsTestCase):
   def test_a_trimmed_file_is_used_whole(self, name):
     self.touch(name, "abcdefghijk.mp4", "abcdefghijk_000008_000018.mp4", f"{_ZUMBA}.txt", f"{_ZUMBA}.mp4.part")
     dataset = datasets.load("kinetics400", self.folder, annotations=self.write_csv("zumba,abcdefghijk,7,17,train"))
-    clip = datasets.Clip(_ZUMBA, str(self.folder / name), None, None, "zumba")
+    clip = clips_lib.Clip(_ZUMBA, str(self.folder / name), None, None, "zumba")
     self.assertEqual(dataset.splits, {"train": (clip,)})
     self.assertEqual(dataset.missing, {"train": ()})
     self.assertEqual(dataset.classes, resources.class_names(400))
@@ -161,8 +162,8 @@ class KineticsTest(DatasetsTestCase):
     rows = ("zumba,abcdefghijk,7,17,train", "yoga,abcdefghijk,20,30,val")
     dataset = datasets.load("kinetics600", self.folder, annotations=self.write_csv(*rows))
     path = str(self.folder / "abcdefghijk.webm")
-    self.assertEqual(dataset.splits["train"], (datasets.Clip(_ZUMBA, path, 7.0, 17.0, "zumba"),))
-    yoga = datasets.Clip("abcdefghijk_000020_000030", path, 20.0, 30.0, "yoga")
+    self.assertEqual(dataset.splits["train"], (clips_lib.Clip(_ZUMBA, path, 7.0, 17.0, "zumba"),))
+    yoga = clips_lib.Clip("abcdefghijk_000020_000030", path, 20.0, 30.0, "yoga")
     self.assertEqual(dataset.splits["val"], (yoga,))
 
   def test_missing_files_are_listed_with_their_times(self):
@@ -172,7 +173,7 @@ class KineticsTest(DatasetsTestCase):
     self.assertEqual(list(dataset.splits), ["train", "val"])
     self.assertEqual({split: ids(clips) for split, clips in dataset.splits.items()},
                      {"train": ["-bcdefghijk_000007_000017"], "val": []})  # fmt: skip
-    missing = datasets.Clip(_ZUMBA, str(self.folder / "zumba" / f"{_ZUMBA}.mp4"), 7.0, 17.0, "zumba")
+    missing = clips_lib.Clip(_ZUMBA, str(self.folder / "zumba" / f"{_ZUMBA}.mp4"), 7.0, 17.0, "zumba")
     self.assertEqual(dataset.missing["val"], (missing,))
     self.assertEqual(ids(dataset.missing["train"]), ["_bcdefghijk_000007_000017"])
 
@@ -189,7 +190,7 @@ class KineticsTest(DatasetsTestCase):
     annotations = testing.shared("formats/kinetics/kinetics-600_test.head200.csv")
     self.touch("LAcSOxdNrmI_000061_000071.mp4")
     dataset = datasets.load("kinetics600", self.folder, annotations=annotations)
-    clip = datasets.Clip("LAcSOxdNrmI_000061_000071", str(self.folder / "LAcSOxdNrmI_000061_000071.mp4"))
+    clip = clips_lib.Clip("LAcSOxdNrmI_000061_000071", str(self.folder / "LAcSOxdNrmI_000061_000071.mp4"))
     self.assertEqual(dataset.splits, {"test": (clip,)})
     self.assertLen(dataset.missing["test"], 198)
 
@@ -215,7 +216,7 @@ class FolderTest(DatasetsTestCase):
     self.assertEqual(dataset.classes, ("jump", "wave"))
     self.assertEqual(list(dataset.splits), ["train", "val"])
     self.assertEqual(ids(dataset.splits["train"]), ["train/jump/deep/d", "train/wave/a", "train/wave/b"])
-    clip = datasets.Clip("val/wave/c", str(self.folder / "val/wave/c.mp4"), label="wave")
+    clip = clips_lib.Clip("val/wave/c", str(self.folder / "val/wave/c.mp4"), label="wave")
     self.assertEqual(dataset.splits["val"], (clip,))
     self.assertEqual(dataset.splits["train"][0].label, "jump")
     self.assertEqual(dataset.missing, {"train": (), "val": ()})
@@ -223,7 +224,7 @@ class FolderTest(DatasetsTestCase):
   def test_the_hash_gives_the_fractions_and_depends_on_nothing_else(self):
     names = [f"class{i % 3}/clip{i}.mp4" for i in range(1000)]
     self.touch(*names)
-    options = datasets.FolderSplit(train=0.5, val=0.3, test=0.2, seed=3)
+    options = clips_lib.FolderSplit(train=0.5, val=0.3, test=0.2, seed=3)
     whole = datasets.load("folder", self.folder, folder_split=options)
     self.assertEqual(list(whole.splits), ["train", "val", "test"])
     for split, fraction in (("train", 0.5), ("val", 0.3), ("test", 0.2)):
@@ -238,11 +239,11 @@ class FolderTest(DatasetsTestCase):
 
   def test_known_places(self):
     """Fixed: a change would move clips of prepared data sets from training to test."""
-    split = datasets.FolderSplit()
+    split = clips_lib.FolderSplit()
     places = [split.split_of(f"wave/{i}") for i in range(12)]
     expected = "train train test test val val test val train train val train"
     self.assertEqual(" ".join(places), expected)
-    self.assertNotEqual([datasets.FolderSplit(seed=1).split_of(f"wave/{i}") for i in range(12)], places)
+    self.assertNotEqual([clips_lib.FolderSplit(seed=1).split_of(f"wave/{i}") for i in range(12)], places)
 
   def test_another_ending_keeps_the_split(self):
     self.touch(*(f"a/{i}.avi" for i in range(50)))
@@ -255,7 +256,7 @@ class FolderTest(DatasetsTestCase):
 
   def test_groups_stay_together(self):
     self.touch(*(f"Diving/{name}.avi" for name in _UCF_GROUPS))
-    options = datasets.FolderSplit(train=0.6, val=0.2, test=0.2, group=r"v_.*_g\d+")
+    options = clips_lib.FolderSplit(train=0.6, val=0.2, test=0.2, group=r"v_.*_g\d+")
     dataset = datasets.load("folder", self.folder, folder_split=options)
     splits = collections.defaultdict(set)
     for split, clips in dataset.splits.items():
@@ -264,7 +265,7 @@ class FolderTest(DatasetsTestCase):
     self.assertLen(splits, 25)
     self.assertEqual({len(of_group) for of_group in splits.values()}, {1})
     self.assertEqual(set().union(*splits.values()), {"train", "val", "test"})
-    alone = datasets.load("folder", self.folder, folder_split=datasets.FolderSplit(train=0.5, val=0.5, test=0))
+    alone = datasets.load("folder", self.folder, folder_split=clips_lib.FolderSplit(train=0.5, val=0.5, test=0))
     groups = [{name.rsplit("_", 1)[0] for name in ids(alone.splits[split])} for split in ("train", "val")]
     self.assertNotEmpty(groups[0] & groups[1])
     self.touch("Diving/other.avi")
@@ -275,7 +276,7 @@ class FolderTest(DatasetsTestCase):
       dict(train=0.7, val=0.3, test=0), dict(train=0, val=0.1, test=0.9),
   )  # fmt: skip
   def test_a_fraction_of_nothing_gets_nothing(self, **fractions):
-    split = datasets.FolderSplit(**fractions)
+    split = clips_lib.FolderSplit(**fractions)
     used = {split.split_of(str(i)) for i in range(200)}
     self.assertEqual(used, {name for name, fraction in fractions.items() if fraction})
 
@@ -284,11 +285,11 @@ class FolderTest(DatasetsTestCase):
   )
   def test_fractions_that_are_none(self, **fractions):
     with self.assertRaisesRegex(errors.I3dError, "the fractions of train, val and test are .* add up to 1$"):
-      datasets.FolderSplit(**fractions)
+      clips_lib.FolderSplit(**fractions)
 
   def test_a_group_that_is_no_expression(self):
     with self.assertRaisesRegex(errors.I3dError, r"the group '\(' is not a regular expression: "):
-      datasets.FolderSplit(group="(")
+      clips_lib.FolderSplit(group="(")
 
   @parameterized.named_parameters(
     ("loose_video", ["wave/a.mp4", "b.mp4"], "/b.mp4: the video is not in the folder of a class$"),
@@ -313,7 +314,7 @@ class FolderTest(DatasetsTestCase):
     (self.folder / "data" / "jump").symlink_to(self.folder / "elsewhere")
     (self.folder / "elsewhere" / "back").symlink_to(self.folder / "data")
     (self.folder / "data" / "wave" / "gone.mp4").symlink_to(self.folder / "none.mp4")
-    dataset = datasets.load("folder", self.folder / "data", folder_split=datasets.FolderSplit(1, 0, 0))
+    dataset = datasets.load("folder", self.folder / "data", folder_split=clips_lib.FolderSplit(1, 0, 0))
     self.assertEqual(ids(dataset.splits["train"]), ["jump/b", "wave/a"])
 
   def test_a_relative_folder(self):
@@ -322,10 +323,26 @@ class FolderTest(DatasetsTestCase):
     self.addCleanup(os.chdir, before)
     os.chdir(self.folder)
     (clip,) = sum(datasets.load("folder", ".").splits.values(), ())
-    self.assertEqual(clip, datasets.Clip("wave/a", "wave/a.mp4", label="wave"))
+    self.assertEqual(clip, clips_lib.Clip("wave/a", "wave/a.mp4", label="wave"))
 
 
 class LoadTest(DatasetsTestCase):
+  def test_a_data_set_is_one_class(self):
+    class Flat(datasets.Source):
+      names = ("flat",)
+
+      def load(self, spec, root, annotations, folder_split):
+        rows = [clips_lib.Row(path, "train", path, path, "a") for path in clips_lib.find_videos(root)]
+        return clips_lib.collect(spec, ("a",), rows, root, lambda clip: clip)
+
+    self.addCleanup(lambda: datasets.Source.known.remove(added))
+    added = datasets.Source.known[-1]
+    self.assertIsInstance(added, Flat)
+    self.touch("b.mp4")
+    self.assertLen(datasets.load("flat", self.folder).splits["train"], 1)
+    self.assertIn("flat", datasets.specs())
+    self.assert_refused("there is no dataset 'deep'; there are ucf101:1|2|3, .*, flat$".replace("|", r"\|"), "deep")
+
   @parameterized.parameters(
       "ucf101", "ucf101:4", "ucf101:", "UCF101:1", "hmdb51:0", "kinetics500", "kinetics400:1", "folder:", "folder:x",
       "tfds", "tfds:", "",
@@ -335,7 +352,7 @@ class LoadTest(DatasetsTestCase):
 
   def test_options_that_would_not_be_used(self):
     self.touch("train/wave/a.mp4")
-    options = datasets.FolderSplit()
+    options = clips_lib.FolderSplit()
     self.assert_refused("^the dataset ucf101:1 has splits of its own; .* 'folder'$", "ucf101:1", folder_split=options)
     self.assert_refused("^the dataset tfds:a has splits of its own", "tfds:a", folder_split=options)
     self.assert_refused("^annotations are given, but the dataset folder has none$", "folder", annotations="a.csv")
@@ -360,7 +377,7 @@ class IterFramesTest(DatasetsTestCase):
     self.path = str(testing.shared("clips/ucf101/JavelinThrow/v_JavelinThrow_g21_c03.avi"))  # 60 frames at 25 a second
 
   def _frames(self, start: float | None, end: float | None, **options) -> np.ndarray:
-    return np.stack(list(datasets.iter_frames(datasets.Clip("a", self.path, start, end), **options)))
+    return np.stack(list(clips_lib.iter_frames(clips_lib.Clip("a", self.path, start, end), **options)))
 
   def test_a_whole_video(self):
     np.testing.assert_array_equal(self._frames(None, None), decode.read_video(self.path))

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.data import inspection
+from i3d_tf.data import record_index
 from i3d_tf.data import records
 
 _CONTENTS = (b"first", b"", b"the third record")
@@ -29,7 +30,7 @@ def _read_by_tensorflow(path: pathlib.Path) -> tuple[list[bytes], bool]:
 
 def _read(path: pathlib.Path) -> tuple[list[bytes], bool]:
   found = []
-  for entry in inspection.scan(path):
+  for entry in record_index.scan(path):
     try:
       found.append(entry.read())
     except errors.I3dError as error:
@@ -55,7 +56,7 @@ class InspectionTest(absltest.TestCase):
 
   def test_whole_files(self):
     self.assertEqual(_read(self.path), (list(_CONTENTS), False))
-    self.assertEqual([entry.number for entry in inspection.scan(self.path)], [0, 1, 2])
+    self.assertEqual([entry.number for entry in record_index.scan(self.path)], [0, 1, 2])
     self.assertEqual(_read(self._write("empty.tfrecord")), ([], False))
 
   def test_every_flipped_byte_is_found_where_tensorflow_finds_it(self):
@@ -68,12 +69,12 @@ class InspectionTest(absltest.TestCase):
 
   def test_every_cut_is_found_where_tensorflow_finds_it_and_within_headers(self):
     whole = self.path.read_bytes()
-    ends = [0, *(entry.offset + entry.length + 4 for entry in inspection.scan(self.path))]
+    ends = [0, *(entry.offset + entry.length + 4 for entry in record_index.scan(self.path))]
     for size in range(len(whole) + 1):
       self.path.write_bytes(whole[:size])
       count = sum(end <= size for end in ends[1:])
       self.assertEqual(_read(self.path), (list(_CONTENTS[:count]), size not in ends), size)
-      damages = [entry.damage for entry in inspection.scan(self.path)]
+      damages = [entry.damage for entry in record_index.scan(self.path)]
       self.assertEqual(damages, [""] * count + ["the file ends within it"] * (size not in ends))
       if size - ends[count] not in range(1, 12):  # there TensorFlow sees the end of a sound file
         self.assertEqual(_read(self.path), _read_by_tensorflow(self.path), size)
@@ -82,7 +83,7 @@ class InspectionTest(absltest.TestCase):
     content = bytearray(self.path.read_bytes())
     content[12] ^= 1
     self.path.write_bytes(content)
-    first, *rest = inspection.scan(self.path)
+    first, *rest = record_index.scan(self.path)
     with self.assertRaisesRegex(errors.I3dError, "record 0: its checksum is wrong"):
       first.read()
     self.assertEqual([entry.read() for entry in rest], list(_CONTENTS[1:]))
@@ -90,11 +91,11 @@ class InspectionTest(absltest.TestCase):
   def test_files(self):
     for name in ("train-00001-of-00002", "b.tfrecord", ".a.tfrecord.x1", "dataset.json", "a-of-b"):
       (self.folder / name).touch()
-    names = [path.name for path in inspection.find_files(self.folder)]
+    names = [path.name for path in record_index.find_files(self.folder)]
     self.assertEqual(names, ["a.tfrecord", "b.tfrecord", "train-00001-of-00002"])
-    self.assertEqual(inspection.find_files(self.folder / "dataset.json"), [self.folder / "dataset.json"])
+    self.assertEqual(record_index.find_files(self.folder / "dataset.json"), [self.folder / "dataset.json"])
     with self.assertRaisesRegex(errors.I3dError, "nothing: there is no such file or folder$"):
-      inspection.find_files(self.folder / "nothing")
+      record_index.find_files(self.folder / "nothing")
 
   def test_choice(self):
     self.path.unlink()
@@ -139,7 +140,7 @@ class InspectionTest(absltest.TestCase):
       lists["image/timestamp"].feature.add().int64_list.value.append(40_000 * step)
       lists["other"].feature.add().bytes_list.value.append(b"abc")
     lists["few"].feature.add().float_list.value.extend([0.5, 2.0])
-    entry = next(inspection.scan(self._write("a.tfrecord", example.SerializeToString())))
+    entry = next(record_index.scan(self._write("a.tfrecord", example.SerializeToString())))
     self.assertEqual(inspection.describe(entry), [
         "clip/label/text       run, h\u00fcpfen",
         "clip/start/timestamp  1500000 (1.5 s)",
@@ -153,7 +154,7 @@ class InspectionTest(absltest.TestCase):
     ])  # fmt: skip
 
   def test_description_of_no_record(self):
-    entry = next(inspection.scan(self.path))
+    entry = next(record_index.scan(self.path))
     with self.assertRaisesRegex(errors.I3dError, f"^{self.path}, record 0: the record is no SequenceExample: "):
       inspection.describe(entry)
     with self.assertRaisesRegex(errors.I3dError, f"^{self.path}, record 0: the record is no SequenceExample: "):

@@ -1,6 +1,6 @@
 """From a clip's video to its record: frames at a fixed rate as JPEG, and their flow as images."""
 
-import dataclasses
+from collections.abc import Callable
 import os
 
 import cv2
@@ -8,63 +8,23 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import flow
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import records
+from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
-from i3d_tf.video import decode
 
-STREAMS = tuple(records.IMAGES)
-FLOW_FORMATS = ("png", "jpeg")
-# Methods by the names that records had for them before there were others; any other method has its own name.
-_ENGINES = {"numba": "tvl1", "opencv": "tvl1_opencv"}
-FLOW_ENGINES = (*_ENGINES, *sorted(set(flow.METHODS) - set(_ENGINES.values())))
+_DEFAULT = shards.RecordConfig()
 _PNG_LEVEL = 6  # of zlib; 9 takes ten times as long for 9 % fewer bytes
 _FLOW_JPEG_QUALITY = 100  # MediaSequence's
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How videos become records.
-
-  Attributes:
-    streams: of `STREAMS`; what a record holds. Backward flow is stored beside flow only.
-    fps: frames per second.
-    short_side: pixels of the shorter side.
-    jpeg_quality: of the RGB frames, 1 to 100.
-    flow_format: 'png' keeps the encoded flow exactly; 'jpeg' (4:4:4, quality 100) adds an error of its own.
-    flow_rounding: see `codec.encode`.
-    flow_bound: pixels per frame; larger motion is cut off.
-    flow_engine: of `FLOW_ENGINES`: what computes the flow.
-  """
-
-  streams: tuple[str, ...] = ("rgb", "flow")
-  fps: float = decode.FRAME_RATE
-  short_side: int = decode.SHORT_SIDE
-  jpeg_quality: int = 95
-  flow_format: str = "png"
-  flow_rounding: str = "truncate"
-  flow_bound: float = codec.BOUND
-  flow_engine: str = "numba"
-
-  def __post_init__(self):
-    if not self.streams or not set(self.streams) <= set(STREAMS):
-      raise errors.I3dError(f"streams are {', '.join(self.streams) or 'none'}; allowed are {', '.join(STREAMS)}")
-    if "backward_flow" in self.streams and "flow" not in self.streams:
-      raise errors.I3dError(f"streams are {', '.join(self.streams)}; backward flow is stored beside flow only")
-    for name, allowed in (
-        ("flow_format", FLOW_FORMATS), ("flow_rounding", codec.ROUNDINGS), ("flow_engine", FLOW_ENGINES)
-    ):  # fmt: skip
-      if getattr(self, name) not in allowed:
-        raise errors.I3dError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
-
-
 def make_record(
-  clip: datasets.Clip,
+  clip: clips_lib.Clip,
   *,
   dataset: str,
   classes: tuple[str, ...],
-  settings: Settings = Settings(),
+  settings: shards.RecordConfig = _DEFAULT,
   root: str | os.PathLike | None = None,
 ) -> records.Record:
   """Decodes the clip, computes its flow on this thread, and encodes both.
@@ -73,8 +33,11 @@ def make_record(
     clip: what to read.
     dataset: the data set's name.
     classes: names in the order of their indices.
-    settings: see `Settings`.
+    settings: how.
     root: the folder that the record's path is relative to; None: the path is kept as it is.
+
+  Returns:
+    The record.
 
   Raises:
     VideoError: if the video cannot be read whole, or has too few frames for flow.
@@ -83,13 +46,13 @@ def make_record(
   if clip.label is not None and clip.label not in classes:
     raise errors.I3dError(f"{clip.id}: the label {clip.label!r} is not in the class list")
   images, size = _encode(clip, settings)
-  rgb_images, flow_images, backward_images = (images[stream] for stream in STREAMS)
+  rgb_images, flow_images, backward_images = (images[stream] for stream in records.IMAGES)
   times = [round(1_000_000 * step / settings.fps) for step in range(max(len(rgb_images), len(flow_images)))]
   start = round(1_000_000 * (clip.start or 0))
   return records.Record(
     id=clip.id,
     dataset=dataset,
-    path=clip.path if root is None else datasets.relative_path(clip, root),
+    path=clip.path if root is None else clips_lib.relative_path(clip, root),
     labels=(clip.label,) if clip.label is not None else (),
     label_indices=(classes.index(clip.label),) if clip.label is not None else (),
     start=start,
@@ -109,11 +72,11 @@ def make_record(
   )
 
 
-def _encode(clip: datasets.Clip, settings: Settings) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
+def _encode(clip: clips_lib.Clip, settings: shards.RecordConfig) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
   """The encoded images of a clip by stream, one frame in memory at a time, and the frames' (height, width)."""
-  images = {stream: [] for stream in STREAMS}
-  solve = previous = None
-  for frame in datasets.iter_frames(clip, fps=settings.fps, short_side=settings.short_side):
+  images: dict[str, list[bytes]] = {stream: [] for stream in records.IMAGES}
+  previous = None
+  for frame in clips_lib.iter_frames(clip, fps=settings.fps, short_side=settings.short_side):
     if "rgb" in settings.streams:
       images["rgb"].append(encode_rgb(frame, settings.jpeg_quality))
     if "flow" in settings.streams:
@@ -130,20 +93,37 @@ def _encode(clip: datasets.Clip, settings: Settings) -> tuple[dict[str, list[byt
   return images, frame.shape[:2]
 
 
-def _solver(settings: Settings, shape: tuple[int, int]):
+def _solver(settings: shards.RecordConfig, shape: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+  """What returns the flow from one gray frame to another, on this thread."""
   if settings.flow_engine == "numba":
     return tvl1.TvL1(*shape).flow
-  method = _ENGINES.get(settings.flow_engine, settings.flow_engine)
+  method = settings.flow_method
   return lambda previous, following: flow.optical_flow(np.stack([previous, following]), method, threads=1)[0]
 
 
 def encode_rgb(frame: np.ndarray, quality: int) -> bytes:
-  """An RGB frame uint8 `[H, W, 3]` as JPEG."""
+  """Encodes an RGB frame as JPEG.
+
+  Args:
+    frame: uint8 `[H, W, 3]`.
+    quality: 1 to 100.
+
+  Returns:
+    The file's bytes.
+  """
   return _imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def encode_flow(field: np.ndarray, settings: Settings) -> bytes:
-  """One flow field `[H, W, 2]` in pixels per frame as an image: red x, green y, blue 0."""
+def encode_flow(field: np.ndarray, settings: shards.RecordConfig) -> bytes:
+  """Encodes one flow field as an image: red x, green y, blue 0.
+
+  Args:
+    field: `[H, W, 2]`, pixels per frame.
+    settings: format, bound and rounding.
+
+  Returns:
+    The file's bytes.
+  """
   image = codec.to_image(codec.encode(field, bound=settings.flow_bound, rounding=settings.flow_rounding))
   bgr = np.ascontiguousarray(image[..., ::-1])
   if settings.flow_format == "png":

@@ -11,20 +11,21 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import prepare
 from i3d_tf.data import records
+from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
 
 _CLASSES = ("Diving", "JavelinThrow")
-_SMALL = prepare.Settings(short_side=64)
+_SMALL = shards.RecordConfig(short_side=64)
 
 
 def _clip(start=None, end=0.4):
   path = testing.shared("clips/ucf101/JavelinThrow/v_JavelinThrow_g22_c01.avi")
-  return datasets.Clip("g22", str(path), start=start, end=end, label="JavelinThrow")
+  return clips_lib.Clip("g22", str(path), start=start, end=end, label="JavelinThrow")
 
 
 def _make(clip=None, settings=_SMALL, **arguments):
@@ -49,7 +50,7 @@ class MakeRecordTest(parameterized.TestCase):
     self.assertLessEqual(error.max(), 40 / 255 + 1e-4)
 
   def test_backward_flow(self):
-    settings = dataclasses.replace(_SMALL, streams=prepare.STREAMS)
+    settings = dataclasses.replace(_SMALL, streams=shards.STREAMS)
     record, plain = _make(settings=settings), _make()
     self.assertLen(record.backward_flow_frames, 9)
     self.assertEqual(record.backward_flow_timestamps, record.flow_timestamps)
@@ -109,7 +110,7 @@ class MakeRecordTest(parameterized.TestCase):
       empty = pathlib.Path(folder) / "empty.avi"
       empty.write_bytes(b"")
       with self.assertRaisesRegex(errors.VideoError, "empty.avi: the file is empty"):
-        _make(datasets.Clip("x", str(empty)))
+        _make(clips_lib.Clip("x", str(empty)))
     for arguments, message in (
       ({"streams": ()}, "streams are none; allowed are rgb, flow, backward_flow"),
       ({"streams": ("rgb", "backward_flow")}, "streams are rgb, backward_flow; backward flow is stored beside flow"),
@@ -117,7 +118,7 @@ class MakeRecordTest(parameterized.TestCase):
       ({"flow_engine": "x"}, "flow_engine is 'x'; allowed are numba, opencv"),
     ):
       with self.assertRaisesRegex(errors.I3dError, message):
-        prepare.Settings(**arguments)
+        shards.RecordConfig(**arguments)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ under `FORWARD_FLOW/encoding/`, for backward flow, too.
 from collections.abc import Sequence
 import dataclasses
 import types
+from typing import Any
 
 import tensorflow as tf
 
@@ -106,7 +107,13 @@ _DTYPES = {int: tf.int64, float: tf.float32, str: tf.string, bytes: tf.string}
 
 
 def serialize(record: Record) -> bytes:
-  """The record as a serialized SequenceExample; the same record gives the same bytes.
+  """Serializes a record as a SequenceExample; the same record gives the same bytes.
+
+  Args:
+    record: the record.
+
+  Returns:
+    The bytes.
 
   Raises:
     ValueError: if frames, flow and their timestamps do not fit together, or labels and their indices.
@@ -129,14 +136,20 @@ def serialize(record: Record) -> bytes:
 def deserialize(serialized: bytes) -> Record:
   """Reads a SequenceExample of ours, MediaSequence's or DMVR's in Python.
 
+  Args:
+    serialized: the bytes.
+
+  Returns:
+    The record.
+
   Raises:
     I3dError: if it is no SequenceExample, or has values of another type, or not one a frame where there must be.
   """
   example = to_example(serialized)
-  values = {}
+  values: dict[str, Any] = {}
   for field in SCHEMA:
     found = [_values(example, field, key) for key in field.keys]  # all, since `parse` fails on any wrong type
-    value = next(filter(None, found), ())
+    value: Any = next(filter(None, found), ())
     if not _is_tuple(field.attribute):
       value = value[0] if value else _element_type(field.attribute)()
     values[field.attribute] = value
@@ -144,7 +157,17 @@ def deserialize(serialized: bytes) -> Record:
 
 
 def to_example(serialized: bytes) -> tf.train.SequenceExample:
-  """A SequenceExample of any keys; I3dError if it is none."""
+  """Parses a SequenceExample of any keys.
+
+  Args:
+    serialized: the bytes.
+
+  Returns:
+    The message.
+
+  Raises:
+    I3dError: if it is none.
+  """
   try:
     return tf.train.SequenceExample.FromString(serialized)
   except Exception as error:  # protobuf's implementations differ in the class they raise
@@ -152,7 +175,7 @@ def to_example(serialized: bytes) -> tf.train.SequenceExample:
 
 
 def parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.FixedLenSequenceFeature]]:
-  """What `tf.io.parse_single_sequence_example` needs: the context's features and the sequences'."""
+  """Returns what `tf.io.parse_single_sequence_example` needs: the context's features and the sequences'."""
   context, sequence = {}, {}
   for field in SCHEMA:
     dtype = _DTYPES[_element_type(field.attribute)]
@@ -166,6 +189,9 @@ def parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.Fix
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
   """Parses one serialized record in a TensorFlow graph.
+
+  Args:
+    serialized: a scalar string.
 
   Returns:
     By attribute of `Record`: vectors for `labels`, `label_indices` and everything stored once a frame, scalars for the
@@ -214,7 +240,7 @@ def _is_stored(record: Record, field: Field) -> bool:
 
 
 def _element_type(attribute: str) -> type:
-  annotation = _TYPES[attribute]
+  annotation: Any = _TYPES[attribute]
   return annotation.__args__[0] if _is_tuple(attribute) else annotation
 
 
@@ -226,7 +252,7 @@ def _as_list(value) -> list:
   return list(value) if isinstance(value, tuple) else [value]
 
 
-def _feature(values: Sequence[int | float | str | bytes], field: Field) -> tf.train.Feature:
+def _feature(values: Sequence[Any], field: Field) -> tf.train.Feature:
   match _element_type(field.attribute)():
     case int():
       return tf.train.Feature(int64_list=tf.train.Int64List(value=values))

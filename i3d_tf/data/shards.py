@@ -20,14 +20,63 @@ from typing import Any
 import google_crc32c
 
 from i3d_tf import errors
+from i3d_tf import fields
+from i3d_tf import flow
 from i3d_tf import workdir
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
+from i3d_tf.flow import codec
+from i3d_tf.video import decode
 from i3d_tf.weights import manifest
 
 SHUFFLE_SEED = 47  # MediaSequence's for Kinetics
 INFO = "dataset.json"
 FAILURES = "failures.tsv"
 MISSING = "missing.tsv"
+STREAMS = ("rgb", "flow", "backward_flow")
+FLOW_FORMATS = ("png", "jpeg")
+# Methods by the names that records had for them before there were others; any other method has its own name.
+_ENGINES = {"numba": "tvl1", "opencv": "tvl1_opencv"}
+FLOW_ENGINES = (*_ENGINES, *sorted(set(flow.METHODS) - set(_ENGINES.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordConfig:
+  """How videos become records.
+
+  Attributes:
+    streams: what a record holds: rgb, flow, or both; and backward_flow, the flow from each frame to the one before,
+      beside flow only.
+    fps: frames per second.
+    short_side: pixels of the frames' shorter side.
+    jpeg_quality: quality of the RGB frames.
+    flow_format: flow images; png keeps the encoded flow exactly, jpeg (4:4:4, quality 100) adds an error of its own.
+    flow_rounding: how flow becomes bytes; truncate is MediaSequence's way.
+    flow_bound: pixels per frame; larger motion is cut off.
+    flow_engine: what computes the flow; opencv is many times slower than numba.
+  """
+
+  streams: tuple[str, ...] = fields.option(("rgb", "flow"), choices=STREAMS)
+  fps: float = fields.option(decode.FRAME_RATE, least=0.1)
+  short_side: int = fields.option(decode.SHORT_SIDE, least=16)
+  jpeg_quality: int = fields.option(95, least=1, most=100)
+  flow_format: str = fields.option("png", choices=FLOW_FORMATS)
+  flow_rounding: str = fields.option("truncate", choices=codec.ROUNDINGS)
+  flow_bound: float = fields.option(codec.BOUND, above=0)
+  flow_engine: str = fields.option("numba", choices=FLOW_ENGINES)
+
+  def __post_init__(self):
+    fields.check(self)
+    if not self.streams or len(set(self.streams)) < len(self.streams):
+      raise errors.I3dError(f"streams are {', '.join(self.streams) or 'none'}; allowed are {', '.join(STREAMS)}")
+    if "backward_flow" in self.streams and "flow" not in self.streams:
+      raise errors.I3dError(f"streams are {', '.join(self.streams)}; backward flow is stored beside flow only")
+    # In one order, since that in which they are given must not make two folders differ.
+    object.__setattr__(self, "streams", tuple(stream for stream in STREAMS if stream in self.streams))
+
+  @property
+  def flow_method(self) -> str:
+    """The name of the engine among `flow.METHODS`."""
+    return _ENGINES.get(self.flow_engine, self.flow_engine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +85,7 @@ class Shard:
 
   name: str
   split: str
-  clips: tuple[datasets.Clip, ...]
+  clips: tuple[clips_lib.Clip, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +94,19 @@ class Task:
 
   shard: str
   index: int
-  clip: datasets.Clip
+  clip: clips_lib.Clip
 
 
-def plan(dataset: datasets.Dataset, clips_per_shard: int) -> list[Shard]:
-  """Divides each split into shards of at most `clips_per_shard` clips, shuffled with a fixed seed."""
+def plan(dataset: clips_lib.Dataset, clips_per_shard: int) -> list[Shard]:
+  """Divides each split into shards of equal size, shuffled with a fixed seed.
+
+  Args:
+    dataset: what is listed.
+    clips_per_shard: clips of a shard, at most.
+
+  Returns:
+    The shards of all splits.
+  """
   shards = []
   for split, clips in dataset.splits.items():
     shuffled = list(clips)
@@ -62,13 +119,21 @@ def plan(dataset: datasets.Dataset, clips_per_shard: int) -> list[Shard]:
 
 
 def frame(record: bytes) -> bytes:
-  """A serialized record as it stands in a TFRecord file, which is nothing but such pieces one after the other."""
+  """Returns a serialized record as it stands in a TFRecord file, which is nothing but such pieces one after the other.
+
+  Args:
+    record: the bytes.
+  """
   length = struct.pack("<Q", len(record))
   return b"".join([length, checksum(length), record, checksum(record)])
 
 
 def checksum(content: bytes) -> bytes:
-  """The masked CRC32C that stands behind `content` in a TFRecord file."""
+  """Returns the masked CRC32C that stands behind `content` in a TFRecord file.
+
+  Args:
+    content: the bytes.
+  """
   return struct.pack("<I", manifest.mask(google_crc32c.value(content)))
 
 
@@ -79,7 +144,7 @@ class Folder:
     self.path = pathlib.Path(path)
     self._workdir = workdir.Workdir(path, INFO, foreign=("*.tfrecord",))
     self._shards = {shard.name: shard for shard in shards}
-    self._left = {}  # clips of each unfinished shard that are still to come
+    self._left: dict[str, set[int]] = {}  # clips of each unfinished shard that are still to come
 
   def claim(self, parameters: Mapping[str, Any]) -> contextlib.AbstractContextManager[bool]:
     """Keeps other processes out of the folder during the body of `with`; see `workdir.Workdir.claim`.
@@ -97,11 +162,15 @@ class Folder:
     return self._workdir.read_info()
 
   def num_clips(self, name: str) -> int:
-    """How many clips the shard `name` has."""
+    """Returns how many clips a shard has.
+
+    Args:
+      name: of the shard.
+    """
     return len(self._shards[name].clips)
 
   def tasks(self) -> list[Task]:
-    """The clips that are still to do, in order."""
+    """Returns the clips that are still to do, in order."""
     todo = []
     self._left = {}
     for shard in self._shards.values():
@@ -113,7 +182,13 @@ class Folder:
     return todo
 
   def put(self, task: Task, record: bytes | None, error: str | None) -> None:
-    """Keeps a clip's record, or why there is none."""
+    """Keeps a clip's record, or why there is none.
+
+    Args:
+      task: the clip's place.
+      record: the serialized record, or None.
+      error: why there is none, or None.
+    """
     record_path, failure_path = self._pieces(task.shard, task.index)
     record_path.parent.mkdir(parents=True, exist_ok=True)
     if record is not None:
@@ -130,7 +205,11 @@ class Folder:
       del self._left[name]
 
   def assemble(self, name: str, num_clips: int) -> None:
-    """Puts together the shard `name`, which need not be of this folder's plan, unless that is done already.
+    """Puts together a shard, which need not be of this folder's plan, unless that is done already.
+
+    Args:
+      name: of the shard.
+      num_clips: how many clips it has.
 
     Raises:
       FileNotFoundError: if one of its clips was not put.
@@ -169,8 +248,15 @@ class Folder:
         self._place(self._pieces(shard.name, index)[0], header + rest)
     self._final(shard.name).unlink()
 
-  def finish(self, dataset: datasets.Dataset, parameters: Mapping) -> list[dict]:
-    """Writes the counts and the lists of failed and missing clips; returns the failures.
+  def finish(self, dataset: clips_lib.Dataset, parameters: Mapping) -> list[dict]:
+    """Writes the counts and the lists of failed and missing clips.
+
+    Args:
+      dataset: what is listed.
+      parameters: as they were claimed with.
+
+    Returns:
+      The failures: split, id, path and reason.
 
     Raises:
       I3dError: if the counts do not add up.
@@ -213,7 +299,11 @@ class Folder:
     return self.path / ".shards" / f"{name}.json"
 
   def summary(self, name: str) -> dict:
-    """Of a finished shard: the number of `records`, and its `failures`."""
+    """Returns what became of a finished shard: the number of `records`, and its `failures`.
+
+    Args:
+      name: of the shard.
+    """
     return json.loads(self._summary_path(name).read_text(encoding="utf-8"))
 
   def _place(self, path: pathlib.Path, content: bytes) -> None:
@@ -221,8 +311,31 @@ class Folder:
       file.write(content)
 
 
-def listing_digest(dataset: datasets.Dataset) -> str:
-  """Tells one list of clips from another, wherever their files are."""
+def parameters(dataset: clips_lib.Dataset, settings: RecordConfig, *, clips_per_shard: int) -> dict[str, Any]:
+  """Returns what a folder of records depends on, for `Folder.claim`.
+
+  Args:
+    dataset: what is listed.
+    settings: how videos become records.
+    clips_per_shard: clips of a shard, at most.
+  """
+  values = dataclasses.asdict(settings)
+  if settings.flow_bound == codec.BOUND:  # folders of today do not state it
+    del values["flow_bound"]
+  return {
+    "dataset": dataset.name,
+    "clips_per_shard": clips_per_shard,
+    **values,
+    "list_of_clips": listing_digest(dataset),
+  }
+
+
+def listing_digest(dataset: clips_lib.Dataset) -> str:
+  """Returns a text that tells one list of clips from another, wherever their files are.
+
+  Args:
+    dataset: what is listed.
+  """
   rows = [
     [split, clip.id, clip.start, clip.end, clip.label] for split, clips in dataset.splits.items() for clip in clips
   ]

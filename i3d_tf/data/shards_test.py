@@ -10,16 +10,16 @@ from absl.testing import parameterized
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import shards
 
 
 def _dataset(**counts):
   splits = {
-    split: tuple(datasets.Clip(f"{split}/{i}", f"/videos/{split}/{i}.avi", label="a") for i in range(count))
+    split: tuple(clips_lib.Clip(f"{split}/{i}", f"/videos/{split}/{i}.avi", label="a") for i in range(count))
     for split, count in counts.items()
   }
-  return datasets.Dataset("made", ("a",), splits, {split: () for split in splits})
+  return clips_lib.Dataset("made", ("a",), splits, {split: () for split in splits})
 
 
 class PlanTest(parameterized.TestCase):

@@ -30,9 +30,16 @@ class Listing:
 
 
 def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
-  """Lists the examples of the dataset `NAME[/CONFIG][:VERSION]` below `data_dir`.
+  """Lists the examples of a prepared data set.
 
   The labels are read from all records, so that the files are read once; no frame is decoded.
+
+  Args:
+    name: NAME[/CONFIG][:VERSION].
+    data_dir: the folder of TFDS.
+
+  Returns:
+    Classes and examples.
 
   Raises:
     I3dError: if it is not prepared there, does not hold videos, or a record is damaged.
@@ -43,7 +50,7 @@ def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
     builder = read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
   except ValueError as error:  # also DatasetNotFoundError
     raise errors.I3dError(
-      f"{data_dir} holds no prepared TFDS dataset {name}; prepare it with: tfds build {name} --data_dir={data_dir}"
+      f"{data_dir} holds no prepared TFDS dataset {name}; prepare it with: TFDS_DATA_DIR={data_dir} tfds build {name}"
     ) from error
   folder = os.fspath(builder.data_path)
   _video_feature(folder)
@@ -60,7 +67,13 @@ def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
 
 
 def read_example(path: str) -> np.ndarray | bytes:
-  """The video of one example: its frames, uint8 RGB `[T, H, W, 3]`, or the bytes of a video file.
+  """Reads the video of one example.
+
+  Args:
+    path: as `list_examples` gives it.
+
+  Returns:
+    Its frames, uint8 RGB `[T, H, W, 3]`, or the bytes of a video file.
 
   Raises:
     VideoError: if there is no such example, it has no frames, or its record is damaged.

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from i3d_tf import errors
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import datasets
 from i3d_tf.data import tfds_videos
 from i3d_tf.video import decode
@@ -95,7 +96,7 @@ class TfdsTest(parameterized.TestCase):
       builder = TinyVideos(config=config, data_dir=folder)
       builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, num_shards=2))
 
-  def load(self, config: str) -> datasets.Dataset:
+  def load(self, config: str) -> clips_lib.Dataset:
     return datasets.load(f"tfds:tiny_videos/{config}", self.root)
 
   def originals(self, config: str, split: str) -> list[dict]:
@@ -123,15 +124,15 @@ class TfdsTest(parameterized.TestCase):
     for split, clips in dataset.splits.items():
       originals = self.originals("frames", split)
       for i in reversed(range(len(clips))):
-        frames = list(datasets.iter_frames(clips[i], short_side=None))
+        frames = list(clips_lib.iter_frames(clips[i], short_side=None))
         np.testing.assert_array_equal(frames, clip(int(originals[i]["name"])))
         seen.append(int(originals[i]["name"]))
     self.assertEqual(sorted(seen), [*range(7), 100, 101, 102])
 
   def test_frames_are_resized(self):
     one = self.load("frames").splits["test"][0]
-    small = list(datasets.iter_frames(one, short_side=12))
-    whole = list(datasets.iter_frames(one, short_side=None))
+    small = list(clips_lib.iter_frames(one, short_side=12))
+    whole = list(clips_lib.iter_frames(one, short_side=None))
     np.testing.assert_array_equal(small, [decode.resize(frame, 12) for frame in whole])
     self.assertEqual(small[0].shape, (12, 16, 3))
 
@@ -147,19 +148,19 @@ class TfdsTest(parameterized.TestCase):
     counts = []
     for one, example in zip(dataset.splits["train"], self.originals("files", "train"), strict=True):
       self.assertEqual(tfds_videos.read_example(one.path), example["video"])
-      frames = np.stack(list(datasets.iter_frames(one, short_side=12)))
+      frames = np.stack(list(clips_lib.iter_frames(one, short_side=12)))
       self.assertEqual(frames.shape[1:], (12, 16, 3))
       self.assertAlmostEqual(float(frames.mean()), 20 * (len(frames) - 5), delta=2)
       counts.append(len(frames))
     self.assertEqual(sorted(counts), [5, 6, 7, 8, 9, 10, 11])
     one = dataset.splits["train"][0]
-    self.assertLen(list(datasets.iter_frames(one, fps=50, short_side=12)), 2 * counts[0] - 1)
+    self.assertLen(list(clips_lib.iter_frames(one, fps=50, short_side=12)), 2 * counts[0] - 1)
 
   def test_a_broken_video_file_is_named_by_its_example(self):
     path = self.load("files").splits["train"][2].path
     with absltest.mock.patch.object(tfds_videos, "read_example", return_value=b"no video"):
       with self.assertRaisesRegex(errors.VideoError, f"^{path}: this is not a video"):
-        list(datasets.iter_frames(datasets.Clip("a", path)))
+        list(clips_lib.iter_frames(clips_lib.Clip("a", path)))
 
   def test_unlabelled(self):
     dataset = self.load("unlabelled")
@@ -181,8 +182,9 @@ class TfdsTest(parameterized.TestCase):
   def test_not_prepared(self, name):
     with self.assertRaises(errors.I3dError) as caught:
       datasets.load(f"tfds:{name}", self.root)
-    sentence = f"{self.root} holds no prepared TFDS dataset {name}; prepare it with: tfds build {name} --data_dir="
-    self.assertEqual(str(caught.exception), f"{sentence}{self.root}")
+    command = f"TFDS_DATA_DIR={self.root} tfds build {name}"
+    sentence = f"{self.root} holds no prepared TFDS dataset {name}; prepare it with: {command}"
+    self.assertEqual(str(caught.exception), sentence)
 
   def test_an_example_that_is_gone(self):
     path = self.load("frames").splits["test"][0].path
@@ -198,10 +200,10 @@ class TfdsTest(parameterized.TestCase):
     content = bytearray(file.read_bytes())
     content[-100] ^= 1  # in the last record
     file.write_bytes(content)
-    self.assertNotEmpty(list(datasets.iter_frames(clips[0])))
+    self.assertNotEmpty(list(clips_lib.iter_frames(clips[0])))
     place = f"{folder}/tiny_videos/frames/1.0.0#test"
     with self.assertRaisesRegex(errors.VideoError, rf"^tfds:{place}.2:3.: TFDS cannot read 'clip': .*corrupted rec"):
-      list(datasets.iter_frames(clips[2]))
+      list(clips_lib.iter_frames(clips[2]))
     with self.assertRaisesRegex(errors.I3dError, f"^tfds:{place}: TFDS cannot read 'label': .*corrupted record"):
       datasets.load("tfds:tiny_videos/frames", folder)
 

@@ -11,12 +11,12 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import inspection
 from i3d_tf.data import prepare
+from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.data import shards
-from i3d_tf.data import verification
 from i3d_tf.flow import codec
 
 _CLASSES = ("jump", "run")
@@ -25,10 +25,10 @@ _MISSING = {"train": ("run/7",), "test": ()}
 _FAILED = "jump/2"  # so that there are two records in each of three files
 _FILE = "train-00001-of-00002.tfrecord"
 _TEST_FILE = "test-00000-of-00001.tfrecord"
-_SETTINGS = prepare.Settings()
+_SETTINGS = shards.RecordConfig()
 
 
-def _record(clip: datasets.Clip, num_frames: int = 4, size: tuple[int, int] = (16, 20)) -> records.Record:
+def _record(clip: clips_lib.Clip, num_frames: int = 4, size: tuple[int, int] = (16, 20)) -> records.Record:
   rng = np.random.default_rng(int(clip.id.split("/")[1]))
   times = tuple(40_000 * step for step in range(num_frames))
   frames = [prepare.encode_rgb(rng.integers(0, 256, (*size, 3), np.uint8), 90) for _ in times]
@@ -51,13 +51,12 @@ def _record(clip: datasets.Clip, num_frames: int = 4, size: tuple[int, int] = (1
 
 
 def _make_folder(path: pathlib.Path) -> None:
-  clip = lambda name: datasets.Clip(name, f"{name}.avi", label=name.split("/")[0])
+  clip = lambda name: clips_lib.Clip(name, f"{name}.avi", label=name.split("/")[0])
   present, missing = ({k: tuple(map(clip, names)) for k, names in part.items()} for part in (_SPLITS, _MISSING))
-  dataset = datasets.Dataset("folder", _CLASSES, present, missing)
+  dataset = clips_lib.Dataset("folder", _CLASSES, present, missing)
   folder = shards.Folder(path, shards.plan(dataset, 3))
   parameters = {"streams": ("rgb", "flow")}
-  with folder.locked():
-    folder.check_parameters(parameters)
+  with folder.claim(parameters):
     for task in folder.tasks():
       is_broken = task.clip.id == _FAILED
       content = None if is_broken else records.serialize(_record(task.clip))
@@ -72,18 +71,18 @@ class VerificationTest(parameterized.TestCase):
     self.folder = pathlib.Path(self.create_tempdir().full_path)
     _make_folder(self.folder)
     self.path = self.folder / _FILE
-    self.entries = list(inspection.scan(self.path))
+    self.entries = list(record_index.scan(self.path))
     self.ids = [entry.load().id for entry in self.entries]
 
   def _problems(self, path=None, **options) -> list[str]:
-    verifier = verification.Verifier(path or self.folder, **options)
+    verifier = inspection.Verifier(path or self.folder, **options)
     return [problem.replace(f"{self.folder}/", "") for problem in verifier.problems()]
 
   def _replace(self, number: int, **changes) -> None:
     """Writes one record of `_FILE` anew, sound but for the changes, which `serialize` might refuse."""
     with mock.patch.object(records, "_check"):
       contents = [records.serialize(dataclasses.replace(entry.load(), **(changes if entry.number == number else {})))
-                  for entry in inspection.scan(self.path)]  # fmt: skip
+                  for entry in record_index.scan(self.path)]  # fmt: skip
     self.path.write_bytes(b"".join(map(shards.frame, contents)))
 
   def _edit_info(self, edit: Callable[[dict], object]) -> None:
@@ -103,13 +102,13 @@ class VerificationTest(parameterized.TestCase):
 
   def test_a_sound_folder(self):
     for decode in (True, False):
-      verifier = verification.Verifier(self.folder, decode=decode)
+      verifier = inspection.Verifier(self.folder, decode=decode)
       seen = []
       self.assertEmpty(list(verifier.problems(seen.append)))
       sizes = {split: sum(p.stat().st_size for p in self.folder.glob(f"{split}-*")) for split in _SPLITS}
       self.assertEqual(verifier.splits, {
-          "train": verification.Totals(2, 4, 16, 12, 16 / 25, sizes["train"]),
-          "test": verification.Totals(1, 2, 8, 6, 8 / 25, sizes["test"]),
+          "train": inspection.Totals(2, 4, 16, 12, 16 / 25, sizes["train"]),
+          "test": inspection.Totals(1, 2, 8, 6, 8 / 25, sizes["test"]),
       })  # fmt: skip
       self.assertEqual(sum(seen), verifier.num_bytes)
       self.assertLen(seen, 6)
@@ -127,7 +126,7 @@ class VerificationTest(parameterized.TestCase):
   def test_a_damaged_header(self, byte):
     self._flip(byte)
     seen = []
-    verifier = verification.Verifier(self.folder)
+    verifier = inspection.Verifier(self.folder)
     problems = list(verifier.problems(seen.append))
     self.assertEqual(sum(seen), verifier.num_bytes)
     self.assertEqual([problem.replace(f"{self.folder}/", "") for problem in problems], [
@@ -204,7 +203,7 @@ class VerificationTest(parameterized.TestCase):
     self.assertLen(problems, 5)  # of the records without
     reasons = {problem.partition("): ")[2] for problem in problems}
     self.assertEqual(reasons, {"it has no backward_flow, against dataset.json"})
-    verifier = verification.Verifier(self.folder)
+    verifier = inspection.Verifier(self.folder)
     self.assertNotEmpty(list(verifier.problems()))
     self.assertEqual(verifier.splits["train"].flows, 15)
     images = (record.flow_frames[0], record.flow_frames[1][:-30])
@@ -233,14 +232,14 @@ class VerificationTest(parameterized.TestCase):
     self.assertEmpty(self._problems(decode=False))
 
   def test_many_images_are_counted(self):
-    content = records.serialize(_record(datasets.Clip("jump/0", "", label="jump"), num_frames=12))
+    content = records.serialize(_record(clips_lib.Clip("jump/0", "", label="jump"), num_frames=12))
     record = dataclasses.replace(records.deserialize(content), frames=(b"x",) * 12, image_format="")
     self.path.write_bytes(shards.frame(records.serialize(record)))
     problems = self._problems(self.path)
     self.assertEqual(problems, [f"{_FILE}, record 0 (jump/0): frames 0, 1, 2, 3, 4 and 7 more cannot be decoded"])
 
   def test_ids_that_occur_twice(self):
-    other = next(inspection.scan(self.folder / _TEST_FILE)).load()
+    other = next(record_index.scan(self.folder / _TEST_FILE)).load()
     self._replace(0, id=other.id)
     self.assertEqual(self._problems(), [f"{_FILE}, record 0 ({other.id}): {_TEST_FILE}, record 0 has the same id"])
 
@@ -274,11 +273,11 @@ class VerificationTest(parameterized.TestCase):
 
   def test_dataset_json_that_is_damaged(self):
     path = self.folder / shards.INFO
-    path.write_text("{")
-    self.assertRegex(self._problems()[0], "^dataset.json: cannot be read: ")
-    for text in ("[]", "{}", '{"parameters": {"streams": []}, "complete": true, "splits": {"a": {}}}'):
+    for text in ("{", "[]", "{}"):
       path.write_text(text)
-      self.assertEqual(self._problems(), ["dataset.json: this is not what prepare_dataset writes"])
+      self.assertRegex(self._problems()[0], "^dataset.json: it is damaged; remove .* and start anew")
+    path.write_text('{"parameters": {"streams": []}, "complete": true, "splits": {"a": {}}}')
+    self.assertEqual(self._problems(), ["dataset.json: this is not what prepare_dataset writes"])
 
   def test_no_record_of_ours(self):
     self.path.write_bytes(shards.frame(b"text") + shards.frame(b""))
@@ -292,13 +291,13 @@ class VerificationTest(parameterized.TestCase):
     alone = pathlib.Path(self.create_tempdir().full_path)
     for index in range(2):
       (alone / f"kinetics_700_train-0000{index}-of-00002").write_bytes(shards.frame(content))
-    verifier = verification.Verifier(alone)
+    verifier = inspection.Verifier(alone)
     self.assertEmpty(list(verifier.problems()))
     self.assertEqual(verifier.splits["kinetics_700_train"].records, 2)
     with self.assertRaisesRegex(errors.I3dError, "the folder holds no TFRecords"):
-      verification.Verifier(self.create_tempdir())
+      inspection.Verifier(self.create_tempdir())
     with self.assertRaisesRegex(errors.I3dError, "/no/where: there is no such file or folder"):
-      verification.Verifier("/no/where")
+      inspection.Verifier("/no/where")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def _record(name: str, label: int, rng: np.random.Generator) -> records.Record:
       id=name, dataset="shades", labels=(_CLASSES[label],), label_indices=(label,), height=_SIDE, width=_SIDE,
       frames=tuple(prepare.encode_rgb(frame, 95) for frame in frames), timestamps=times,
       flow_format="PNG", flow_bound=codec.BOUND, flow_rounding="truncate", flow_timestamps=times[:-1],
-      flow_frames=tuple(prepare.encode_flow(field, prepare.Settings()) for field in fields),
+      flow_frames=tuple(prepare.encode_flow(field, shards.RecordConfig()) for field in fields),
   )  # fmt: skip
 
 

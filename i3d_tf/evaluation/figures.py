@@ -17,7 +17,7 @@ from matplotlib.backends import backend_agg
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.data import inspection
+from i3d_tf.data import record_index
 from i3d_tf.evaluation import config
 from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics as metrics_lib
@@ -278,7 +278,7 @@ def describe(
   )
 
 
-def draw(entries: Sequence[inspection.Entry], predictions: predictions_lib.Predictions, index: int) -> bytes:
+def draw(entries: Sequence[record_index.Entry], predictions: predictions_lib.Predictions, index: int) -> bytes:
   """Draws frames and colored flow of a video.
 
   Args:

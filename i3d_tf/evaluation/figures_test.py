@@ -11,8 +11,8 @@ from matplotlib import pyplot
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.data import inspection
 from i3d_tf.data import prepare
+from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.evaluation import figures
@@ -119,7 +119,7 @@ class DrawTest(absltest.TestCase):
       for number in range(5)
     ]
     path.write_bytes(b"".join(shards.frame(records.serialize(record)) for record in made))
-    self.entries = tuple(inspection.scan(path))
+    self.entries = tuple(record_index.scan(path))
 
   def test_record_is_that_of_the_number(self):
     picture = figures.draw(self.entries, _predictions(), 1)  # b is record 3

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.data import inspection
 from i3d_tf.evaluation import evaluator
 from i3d_tf.evaluation import predictions
 from i3d_tf.input import clip_config
@@ -24,7 +23,7 @@ _CLIPS = clip_config.EvalClips(short_side=32, crop=32)
 
 
 def _source(count: int = 6, **changes) -> record_index.Source:
-  entries = tuple(inspection.Entry(pathlib.Path("test"), number, 100 * number, 88) for number in range(count))
+  entries = tuple(record_index.Entry(pathlib.Path("test"), number, 100 * number, 88) for number in range(count))
   values = {"files": (), "entries": entries, "classes": _CLASSES, "dataset": "d", **changes}
   return record_index.Source(path=pathlib.Path("records"), split="test", **values)
 

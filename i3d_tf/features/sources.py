@@ -17,6 +17,7 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf.data import inspection
+from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
@@ -92,7 +93,7 @@ class Source:
   name: str
   id: str
   path: str
-  entry: inspection.Entry | None = None
+  entry: record_index.Entry | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
   found = []
   for path in map(os.fspath, inputs):
     if files := _find_records(path):
-      found += [_record_source(entry) for file in files for entry in inspection.scan(file)]
+      found += [_record_source(entry) for file in files for entry in record_index.scan(file)]
       continue
     root = pathlib.Path(path) if os.path.isdir(path) else pathlib.Path(path).parent
     found += [
@@ -135,7 +136,7 @@ def _find_records(path: str) -> list[pathlib.Path]:
   """The TFRecord files that `path` stands for, none if it stands for videos."""
   if os.path.isdir(path) or path.endswith(".tfrecord"):
     with contextlib.suppress(errors.I3dError):
-      return inspection.find_files(path)
+      return record_index.find_files(path)
   return []
 
 
@@ -151,7 +152,7 @@ def check_ids(sources: Iterable[Source], name: Callable[[Source], str]) -> None:
       )
 
 
-def _record_source(entry: inspection.Entry) -> Source:
+def _record_source(entry: record_index.Entry) -> Source:
   name = f"{entry.path.name}-{entry.number}"
   with contextlib.suppress(errors.I3dError, OSError):  # taking its features says why
     found = _read_id(entry)
@@ -160,7 +161,7 @@ def _record_source(entry: inspection.Entry) -> Source:
   return Source(str(entry), name, str(entry.path), entry)
 
 
-def _read_id(entry: inspection.Entry) -> str:
+def _read_id(entry: record_index.Entry) -> str:
   """A record's id, of which no more than the context is read where that stands first, as in all that we know of."""
   if entry.damage:
     return ""

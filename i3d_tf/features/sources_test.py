@@ -16,7 +16,7 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import prepare
 from i3d_tf.data import records
 from i3d_tf.data import shards
@@ -37,9 +37,9 @@ class SourcesTest(parameterized.TestCase):
 
   def _write_records(self, ids=("train/run/a", "b"), **changes) -> None:
     testing.write_moving_video(self.folder / "v.avi", seed=1, num_frames=6)
-    settings = prepare.Settings(short_side=36, jpeg_quality=100, **changes)
+    settings = shards.RecordConfig(short_side=36, jpeg_quality=100, **changes)
     made = [
-      prepare.make_record(datasets.Clip(name, str(self.folder / "v.avi")), dataset="d", classes=(), settings=settings)
+      prepare.make_record(clips_lib.Clip(name, str(self.folder / "v.avi")), dataset="d", classes=(), settings=settings)
       for name in ids
     ]
     (self.folder / "records").mkdir()

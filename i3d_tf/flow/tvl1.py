@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import math
 import queue
+from typing import Any
 
 import cv2
 import numpy as np
@@ -120,7 +121,7 @@ class TvL1:
     self._build(following, self._pyramids[1])
     self._seen = following.copy()
     self._solve()
-    return np.stack(self._flows[0], axis=-1)
+    return np.stack([*self._flows[0]], axis=-1)
 
   def _build(self, frame: np.ndarray, pyramid: list[np.ndarray]) -> None:
     pyramid[0][...] = frame
@@ -248,7 +249,8 @@ def _opencv_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> Iterator
   cv2.setNumThreads(threads)
   try:
     # One object per call: it lowers its own number of scales for small frames, and keeps it.
-    solver = cv2.optflow.DualTVL1OpticalFlow_create(
+    optflow: Any = cv2.optflow  # its type stubs are incomplete
+    solver = optflow.DualTVL1OpticalFlow_create(
       params.tau,
       params.lambda_,
       params.theta,

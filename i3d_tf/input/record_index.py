@@ -4,21 +4,130 @@ Nothing but the records' headers is read. The order is arithmetic: the record of
 so that going on in the middle costs nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 import os
 import pathlib
+import re
+import struct
 
 import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.data import inspection
 from i3d_tf.data import records
 from i3d_tf.data import shards
-from i3d_tf.input import clip_config
 
+SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")  # ours, MediaSequence's and DMVR's
 _EXAMPLES, _EPOCHS = 0, 1  # what a seed is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """The place of one record in its file: `length` bytes at `offset`; `damage` says why they cannot be had."""
+
+  path: pathlib.Path
+  number: int
+  offset: int
+  length: int
+  damage: str = ""
+
+  def __str__(self):
+    return f"{self.path}, record {self.number}"
+
+  def read(self) -> bytes:
+    """Returns the serialized record.
+
+    Raises:
+      I3dError: if it is damaged.
+    """
+    if self.damage:
+      raise errors.I3dError(f"{self}: {self.damage}")
+    with open(self.path, "rb") as file:
+      file.seek(self.offset)
+      content, checksum = file.read(self.length), file.read(4)
+    if shards.checksum(content) != checksum:
+      raise errors.I3dError(f"{self}: its checksum is wrong, it was damaged after it was written")
+    return content
+
+  def load(self) -> records.Record:
+    """Returns the record.
+
+    Raises:
+      I3dError: if it is damaged or none of ours, MediaSequence's or DMVR's.
+    """
+    content = self.read()
+    try:
+      return records.deserialize(content)
+    except errors.I3dError as error:
+      raise errors.I3dError(f"{self}: {error}") from None
+
+
+def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
+  """Lists the TFRecord files of a folder.
+
+  Args:
+    path: the folder, or one file.
+
+  Returns:
+    The files named NAME.tfrecord or NAME-00000-of-00010, sorted; or the file itself.
+
+  Raises:
+    I3dError: if there is none.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise errors.I3dError(f"{path}: there is no such file or folder")
+  if not path.is_dir():
+    return [path]
+  found = [file for file in path.iterdir() if file.suffix == ".tfrecord" or SHARD.fullmatch(file.name)]
+  if not found:
+    raise errors.I3dError(f"{path}: the folder holds no TFRecords (NAME.tfrecord or NAME-00000-of-00010)")
+  return sorted(found)
+
+
+def split_of(file: pathlib.Path) -> str:
+  """Returns the split in the name of a file of records: what stands before -00000-of-00010, or all of it.
+
+  Args:
+    file: path of the file.
+  """
+  name = file.name.removesuffix(".tfrecord")
+  match = SHARD.fullmatch(name)
+  return match["split"] if match else name
+
+
+def scan(path: pathlib.Path) -> Iterator[Entry]:
+  """Yields the places of a file's records by their headers alone; the last one may be damaged.
+
+  TensorFlow's own reader stops at the first damaged record, and takes a cut within a header for the file's end.
+
+  Args:
+    path: of the file.
+
+  Yields:
+    The places in order.
+  """
+  size = path.stat().st_size
+  with open(path, "rb") as file:
+    offset = 0
+    for number in itertools.count():
+      if offset == size:
+        return
+      file.seek(offset)
+      header = file.read(12)
+      damage = ""
+      if len(header) == 12 and shards.checksum(header[:8]) != header[8:]:
+        damage = "its length is damaged, and so it and what follows cannot be read; or this is no TFRecord file"
+      elif len(header) < 12 or offset + 16 + struct.unpack("<Q", header[:8])[0] > size:
+        damage = "the file ends within it"
+      if damage:
+        yield Entry(path, number, offset, size - offset, damage)
+        return
+      length = struct.unpack("<Q", header[:8])[0]
+      yield Entry(path, number, offset + 12, length)
+      offset += 16 + length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +146,24 @@ class Source:
   path: pathlib.Path
   split: str
   files: tuple[pathlib.Path, ...]
-  entries: tuple[inspection.Entry, ...]
+  entries: tuple[Entry, ...]
   classes: tuple[str, ...] = ()
   dataset: str = ""
 
   @property
   def num_records(self) -> int:
+    """The number of records."""
     return len(self.entries)
 
   def shard(self, index: int, num_shards: int) -> np.ndarray:
-    """The numbers of the records in every `num_shards`-th file from the `index`-th on, int64 `[records]`.
+    """Returns the records of every `num_shards`-th file.
+
+    Args:
+      index: of the first of these files.
+      num_shards: distance of the files.
+
+    Returns:
+      Numbers of records, int64 `[records]`.
 
     Raises:
       I3dError: if there are none: `num_shards` is larger than the number of files that hold records.
@@ -56,7 +173,7 @@ class Source:
     if not found:
       raise errors.I3dError(
         f"{self.path}: {self.split} has {len(self.files)} files of records, too few for {num_shards} shards; prepare "
-        "the data set with fewer --clips_per_shard, or train with fewer replicas"
+        "the data set with a smaller clips_per_shard, or train with fewer replicas"
       )
     return np.array(found, np.int64)
 
@@ -69,20 +186,23 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
     split: as in the files' names, 'train' in train-00000-of-00010.tfrecord.
     streams: that the records are to hold, of 'rgb', 'flow' and 'backward_flow'; see `clip_config.stored`.
 
+  Returns:
+    The records.
+
   Raises:
     I3dError: if there are no such files, some are missing, a file is torn, the data set is not complete, or it does not
       hold the streams.
   """
   path = pathlib.Path(path)
-  by_split = {}
-  for file in inspection.find_files(path):
-    by_split.setdefault(inspection.split_of(file), []).append(file.absolute())
+  by_split: dict[str, list[pathlib.Path]] = {}
+  for file in find_files(path):
+    by_split.setdefault(split_of(file), []).append(file.absolute())
   if split not in by_split:
     raise errors.I3dError(f"{path}: there is no split {split!r}; there are {', '.join(sorted(by_split))}")
   files = tuple(by_split[split])
   _check_count(files)
   info = _read_info(path, split)
-  entries = tuple(entry for file in files for entry in inspection.scan(file))
+  entries = tuple(entry for file in files for entry in scan(file))
   for entry in entries:
     if entry.damage:
       raise errors.I3dError(f"{entry}: {entry.damage}; prepare the data set again")
@@ -93,7 +213,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
   held = info.streams or _streams_of(entries)
   for stream in streams:
     if held and stream not in held:
-      how = "with prepare_dataset --backward_flow" if stream == clip_config.BACKWARD_FLOW else "that has it"
+      how = "with backward_flow" if stream == "backward_flow" else "that has it"
       raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one {how}")
   return Source(path, split, files, entries, info.classes, info.dataset)
 
@@ -110,7 +230,14 @@ class Places:
     self._offset = tf.constant([entry.offset - 12 for entry in source.entries], tf.int64)
 
   def read(self, record: tf.Tensor) -> tf.Tensor:
-    """The serialized record; fails if its checksum is wrong."""
+    """Reads a record; the graph fails if its checksum is wrong.
+
+    Args:
+      record: its number, a scalar.
+
+    Returns:
+      The serialized record, a scalar string.
+    """
     dataset = tf.raw_ops.TFRecordDatasetV2(
       filenames=[self._path(record)],
       compression_type="",
@@ -121,7 +248,11 @@ class Places:
     return found.take(1).get_single_element()
 
   def describe(self, record: tf.Tensor) -> tf.Tensor:
-    """'FILE, record NUMBER', as an `inspection.Entry` says it."""
+    """Returns 'FILE, record NUMBER', as `Entry` is printed, as a scalar string.
+
+    Args:
+      record: its number, a scalar.
+    """
     return tf.strings.join([self._path(record), ", record ", tf.strings.as_string(self._number[record])])
 
   def _path(self, record: tf.Tensor) -> tf.Tensor:
@@ -135,7 +266,17 @@ class TrainingOrder:
   """
 
   def __init__(self, source: Source, *, batch_size: int, num_shards: int, seed: int):
-    """Raises I3dError if there are too few files or `num_shards` does not divide `batch_size`."""
+    """Prepares the order.
+
+    Args:
+      source: the records.
+      batch_size: clips of all replicas together.
+      num_shards: into which the files are divided, one for each replica.
+      seed: of the permutations and of all that is drawn for clips.
+
+    Raises:
+      I3dError: if there are too few files or `num_shards` does not divide `batch_size`.
+    """
     if num_shards < 1 or batch_size < 1 or batch_size % num_shards:
       raise errors.I3dError(f"batch_size is {batch_size}; it must be a multiple of the {num_shards} shards")
     members = [source.shard(index, num_shards) for index in range(num_shards)]
@@ -147,7 +288,11 @@ class TrainingOrder:
     self._firsts = tf.cumsum(self._counts, exclusive=True)
 
   def record(self, place: tf.Tensor) -> tf.Tensor:
-    """The number of the record at a place, int64."""
+    """Returns the number of the record at a place, int64.
+
+    Args:
+      place: counted from 0 through all epochs, int64.
+    """
     shard, turn = self._shard_and_turn(place)
     count = self._counts[shard]
     epoch = turn // count
@@ -157,7 +302,11 @@ class TrainingOrder:
     return self._members[self._firsts[shard] + index]
 
   def seed(self, place: tf.Tensor) -> tf.Tensor:
-    """The seed, int32 `[2]`, of all that is drawn for the clip at a place, whatever the size of the batches."""
+    """Returns the seed, int32 `[2]`, of all that is drawn for the clip at a place, whatever the size of the batches.
+
+    Args:
+      place: counted from 0 through all epochs, int64.
+    """
     shard, turn = self._shard_and_turn(place)
     return tf.random.stateless_uniform([2], self._key(_EXAMPLES, turn * self._num_shards + shard), None, None, tf.int32)
 
@@ -197,14 +346,14 @@ def _read_info(path: pathlib.Path, split: str) -> _Info:
 
 def _check_count(files: Sequence[pathlib.Path]) -> None:
   """Raises I3dError if not all files are there that their own names tell of."""
-  matches = [inspection.SHARD.fullmatch(file.name.removesuffix(".tfrecord")) for file in files]
+  matches = [SHARD.fullmatch(file.name.removesuffix(".tfrecord")) for file in files]
   counts = {int(match["count"]) for match in matches if match}
   if counts and (len(counts) > 1 or counts != {len(files)}):
     told = " or ".join(map(str, sorted(counts)))
     raise errors.I3dError(f"{files[0].parent}: there are {len(files)} files such as {files[0].name}, not {told}")
 
 
-def _streams_of(entries: Sequence[inspection.Entry]) -> tuple[str, ...]:
+def _streams_of(entries: Sequence[Entry]) -> tuple[str, ...]:
   """The streams of the first record that can be read; () if none can."""
   for entry in entries:
     try:

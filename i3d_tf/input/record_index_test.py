@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.data import inspection
 from i3d_tf.data import records
 from i3d_tf.input import record_index
 
@@ -65,7 +64,7 @@ class SourceTest(FolderTest):
     for name, split in (
         ("train-00000-of-00010.tfrecord", "train"), ("a-b-00000-of-00010", "a-b"), ("val.tfrecord", "val")
     ):  # fmt: skip
-      self.assertEqual(inspection.split_of(pathlib.Path("folder") / name), split)
+      self.assertEqual(record_index.split_of(pathlib.Path("folder") / name), split)
 
   def test_shards_are_every_nth_file(self):
     self.write(3, 1, 0, 2)

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +37,10 @@ class VideoInfo:
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-  """Opens a video and returns what its container declares.
+  """Returns what a video's container declares.
+
+  Args:
+    path: of the video.
 
   Raises:
     VideoError: if the file is missing, empty, or no video.
@@ -49,23 +53,39 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 
 
 def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE) -> int:
-  """How many frames `iter_frames` yields of a video, by a pass that decodes it but converts and keeps no frame.
+  """Counts the frames that `iter_frames` yields, by a pass that decodes the video but converts and keeps no frame.
 
   No header tells it: frames are placed by their timestamps, and containers declare frames that they do not hold.
+
+  Args:
+    path: of the video.
+    fps: frames per second.
+
+  Returns:
+    The number of frames.
 
   Raises:
     VideoError: as `iter_frames`, but for frames of several sizes, which are not looked at.
   """
   _check_rate(fps)
-  return sum(1 for _ in _resample(_timed_frames(path, retrieve=False), fps))
+  count = 0
+  for _ in _resample(_timed_frames(path, retrieve=False), fps):
+    count += 1
+  return count
 
 
 def iter_frames(
   path: str | os.PathLike, *, fps: float = FRAME_RATE, short_side: int | None = SHORT_SIDE
 ) -> Iterator[np.ndarray]:
-  """Yields the video's RGB frames, uint8 `[H, W, 3]`, one at a time, at `fps` frames per second.
+  """Yields the video's RGB frames one at a time, at `fps` frames per second.
 
-  Rotation is applied. Frames are resized bilinearly so that the shorter side is `short_side` pixels (None: kept).
+  Args:
+    path: any file that OpenCV's FFmpeg can decode. Rotation is applied.
+    fps: frames per second of the result.
+    short_side: pixels of the shorter side after bilinear resizing; None: the size is kept.
+
+  Yields:
+    Frames, uint8 `[H, W, 3]`.
 
   Raises:
     VideoError: if the file cannot be opened, holds no frames, or ends well before the length it declares. The last
@@ -74,11 +94,11 @@ def iter_frames(
   _check_rate(fps)
   if short_side is not None and short_side < 1:
     raise ValueError(f"short_side is {short_side}; it must be at least 1")
-  previous = source = None
+  source = None
   for frame in _resample(_timed_frames(path), fps):
     if frame is not source:  # a repeated frame is converted once
-      previous, source = resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), short_side), frame
-    yield previous
+      converted, source = resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), short_side), frame
+    yield converted
 
 
 def read_video(
@@ -88,13 +108,16 @@ def read_video(
   *,
   max_frames: int | None = None,
 ) -> np.ndarray:
-  """Reads a video as RGB frames, uint8 `[T, H, W, 3]`; see `iter_frames`.
+  """Reads a video as RGB frames; see `iter_frames`.
 
   Args:
     path: any file that OpenCV's FFmpeg can decode.
     fps: frames per second of the result.
     short_side: pixels of its shorter side, or None to keep the size.
     max_frames: stop after so many frames; what follows is neither decoded nor checked.
+
+  Returns:
+    uint8 `[T, H, W, 3]`.
 
   Raises:
     VideoError: as `iter_frames`.
@@ -106,7 +129,15 @@ def read_video(
 
 
 def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray:
-  """A frame `[H, W, C]` resized bilinearly so that its shorter side is `short_side` pixels (None: kept)."""
+  """Resizes a frame bilinearly so that its shorter side has a given length.
+
+  Args:
+    frame: `[H, W, C]`.
+    short_side: pixels; None: the frame is returned as it is.
+
+  Returns:
+    `[H', W', C]`.
+  """
   height, width = frame.shape[:2]
   if short_side is None or min(height, width) == short_side:
     return frame
@@ -116,7 +147,13 @@ def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray
 
 
 def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
-  """Expands folders into the videos below them, by file name ending, sorted; other paths stay as they are.
+  """Expands folders into the videos below them.
+
+  Args:
+    paths: of folders and videos.
+
+  Returns:
+    The videos of each folder, by file name ending, sorted; other paths stay as they are.
 
   Raises:
     VideoError: if a folder holds no video, or a path is empty.
@@ -152,7 +189,8 @@ def _open(path: str | os.PathLike) -> cv2.VideoCapture:
       raise errors.VideoError(f"{path}: the file is empty")
   # FFmpeg would take 'a:b.mp4' for an address, hence the absolute path; OpenCV crashes on a name that is not UTF-8
   # unless it comes as bytes.
-  capture = cv2.VideoCapture(os.fsencode(os.path.abspath(path)), cv2.CAP_FFMPEG)
+  name: Any = os.fsencode(os.path.abspath(path))  # which its type stubs do not know
+  capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
   if not capture.isOpened():
     raise errors.VideoError(f"{path}: this is not a video that OpenCV can open, or its header is damaged")
   return capture
@@ -169,11 +207,12 @@ def _info(capture: cv2.VideoCapture) -> VideoInfo:
   )
 
 
-def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator[tuple[float, np.ndarray | None]]:
+def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator[tuple[float, np.ndarray]]:
   """Yields (seconds since the first frame, BGR frame) and checks at the end that the file was whole.
 
-  Unless `retrieve`, the frames are decoded only, and None stands for each.
+  Unless `retrieve`, the frames are decoded only, and one empty array stands for each.
   """
+  nothing = np.empty((0, 0, 3), np.uint8)
   capture = _open(path)
   try:
     info = _info(capture)
@@ -182,7 +221,7 @@ def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator
     times = _MonotonicClock(duration)
     last = 0.0
     while True:
-      decoded, frame = capture.read() if retrieve else (capture.grab(), None)
+      decoded, frame = capture.read() if retrieve else (capture.grab(), nothing)
       if not decoded:
         break
       count += 1
@@ -229,7 +268,7 @@ class _MonotonicClock:
 
   def __init__(self, duration: float):
     self._duration = duration
-    self._first = None
+    self._first: float | None = None
     self._last = 0.0
 
   def next(self, reported: float) -> float:
@@ -244,7 +283,7 @@ class _MonotonicClock:
 def _resample(timed_frames: Iterator[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
   """Yields for each k the frame nearest to k/fps; of two equally near, the later one."""
   step = 0
-  last = None
+  last: tuple[float, np.ndarray] | None = None
   for time, frame in timed_frames:
     if last is not None:
       # The grid points that are nearer to the last frame than to this one. The small term keeps exact halves,

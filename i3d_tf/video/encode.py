@@ -17,12 +17,19 @@ _QUALITY = {"crf": "18", "preset": "veryfast"}  # of x264: hard to tell from wha
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike, *, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-  """Gives a function that appends an RGB frame, uint8 `[H, W, 3]`; the video takes its place when the body ends well.
+  """Opens a video file that takes its place when the body of `with` ends well.
 
   All frames must have one size. H.264 wants even sides: a last row or column is repeated where there is an odd one.
 
+  Args:
+    path: ends in .mp4.
+    fps: frames per second, rounded.
+
+  Yields:
+    A function that appends an RGB frame, uint8 `[H, W, 3]`.
+
   Raises:
-    I3dError: for a name that does not end in .mp4.
+    I3dError: for another ending.
     OSError: naming `path`, if it cannot be written.
   """
   if pathlib.Path(path).suffix.lower() != SUFFIX:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf.data import prepare
 from i3d_tf.data import records
+from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
@@ -43,7 +44,7 @@ def _fields(num_flows: int, seed: int) -> np.ndarray:
 
 
 def _encoded(fields: np.ndarray) -> tuple[bytes, ...]:
-  return tuple(prepare.encode_flow(field, prepare.Settings()) for field in fields)
+  return tuple(prepare.encode_flow(field, shards.RecordConfig()) for field in fields)
 
 
 def _stored(fields: np.ndarray) -> np.ndarray:
@@ -220,7 +221,7 @@ class TrainTest(StacksTest):
     points = (np.arange(32) - 15.5) + 1j * (np.arange(24) - 11.5)[:, np.newaxis]
     turn = lambda points, times: points * np.exp(0.1j * times) * (np.exp(0.1j) - 1)
     field = np.stack([turn(points, 0).real, turn(points, 0).imag], axis=-1)
-    settings = prepare.Settings(flow_bound=2.0, flow_rounding="nearest")
+    settings = shards.RecordConfig(flow_bound=2.0, flow_rounding="nearest")
     images = (prepare.encode_flow(field, settings),) * 6
     self.write(_record("a", 7, flow_frames=images, flow_bound=2.0))
     options = {"num_frames": 1, "flow_stack": 6, "short_side": 36, "crop": 36, "flip": False}

@@ -6,7 +6,7 @@ from absl.testing import absltest
 import cv2
 import numpy as np
 
-from i3d_tf.data import datasets
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import prepare
 from i3d_tf.data import records
 from i3d_tf.data import shards
@@ -35,8 +35,8 @@ class VideoStacksTest(absltest.TestCase):
     for frame in frames:
       writer.write(np.ascontiguousarray(frame[..., ::-1]))
     writer.release()
-    self.clip = datasets.Clip("made", str(path), label="a")
-    settings = prepare.Settings(short_side=height, streams=prepare.STREAMS, flow_rounding="nearest")
+    self.clip = clips_lib.Clip("made", str(path), label="a")
+    settings = shards.RecordConfig(short_side=height, streams=shards.STREAMS, flow_rounding="nearest")
     record = prepare.make_record(self.clip, dataset="made", classes=("a",), settings=settings)
     (self.folder / "train.tfrecord").write_bytes(shards.frame(records.serialize(record)))
 
@@ -57,7 +57,7 @@ class VideoStacksTest(absltest.TestCase):
     self.prepare(frames)
     frame, stack = self.stack(48, flow_stack=6, flow_stacking="bidirectional")
     # 6 of 7 flows are taken; the middle one of both starts is 0, so that frame 3 is in the middle.
-    read = np.stack(list(datasets.iter_frames(self.clip, fps=25, short_side=None)))
+    read = np.stack(list(clips_lib.iter_frames(self.clip, fps=25, short_side=None)))
     self.assertLess(np.abs(frame.astype(int) - read[3][:, 8:56]).mean(), 4)  # JPEG
     self.assertGreater(np.abs(frame.astype(int) - read[4][:, 8:56]).mean(), 8)
     pairs = [(3, 4), (4, 5), (5, 6), (3, 2), (2, 1), (1, 0)]

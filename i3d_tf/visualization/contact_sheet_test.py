@@ -7,17 +7,18 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf.data import prepare
 from i3d_tf.data import records
+from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.visualization import contact_sheet
 
-_SETTINGS = prepare.Settings()
+_SETTINGS = shards.RecordConfig()
 _HEIGHT, _WIDTH = 32, 48
 
 
 def _record(motion: tuple[float, float] = (0, 0), rounding: str = "truncate", label: str = "run") -> records.Record:
   """Five frames whose grey rises by 40, and uniform flow between them."""
   field = np.broadcast_to(np.float32(motion), (_HEIGHT, _WIDTH, 2))
-  settings = prepare.Settings(flow_rounding=rounding)
+  settings = shards.RecordConfig(flow_rounding=rounding)
   frames = [prepare.encode_rgb(np.full((_HEIGHT, _WIDTH, 3), 40 * step, np.uint8), 95) for step in range(5)]
   times = tuple(40_000 * step for step in range(5))
   return records.Record(

@@ -9,6 +9,7 @@ import numpy as np
 
 from i3d_tf.data import inspection
 from i3d_tf.data import prepare
+from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.inference import classification
@@ -18,7 +19,7 @@ from i3d_tf.video import decode
 Progress = Callable[[Iterable, str, int], Iterable]
 _SPEED_BIN = 0.05  # pixels per frame, of the histogram from which the scale of the colours is taken
 _SPEED_BINS = round(np.hypot(codec.BOUND, codec.BOUND) / _SPEED_BIN) + 1
-_SETTINGS = prepare.Settings()
+_SETTINGS = shards.RecordConfig()
 
 
 def silently(things: Iterable, name: str, total: int) -> Iterable:
