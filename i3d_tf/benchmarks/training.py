@@ -17,12 +17,12 @@ from i3d_tf import provenance
 from i3d_tf import workers
 from i3d_tf.benchmarks import timing
 from i3d_tf.data import inspection
+from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
 from i3d_tf.input import ops
 from i3d_tf.input import pipeline
-from i3d_tf.input import record_index
 from i3d_tf.input import sampling
 from i3d_tf.models import preprocess
 from i3d_tf.models import zoo

@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf.data import record_index
 from i3d_tf.evaluation import evaluator
 from i3d_tf.evaluation import predictions
 from i3d_tf.input import clip_config
-from i3d_tf.input import record_index
 from i3d_tf.weights import saved
 
 _CLASSES = ("run", "sit")

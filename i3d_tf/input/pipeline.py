@@ -12,11 +12,11 @@ from typing import Any
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
 from i3d_tf.input import ops
-from i3d_tf.input import record_index
 from i3d_tf.models import preprocess
 
 open_source = record_index.open_source

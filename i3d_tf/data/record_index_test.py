@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf.data import record_index
 from i3d_tf.data import records
-from i3d_tf.input import record_index
 
 
 class FolderTest(parameterized.TestCase):
