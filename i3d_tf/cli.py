@@ -304,7 +304,8 @@ class _PathsFlag(flags.Flag):
 
   def parse(self, argument: Any) -> None:
     values = self._parse(argument)
-    self.value = [*(self.value or ()), *values] if self.present else values
+    before: list[str] = self.value if self.present and self.value else []
+    self.value = [*before, *values]
     self.present += 1
 
   def _parse(self, argument: Any) -> list[str]:
