@@ -194,7 +194,7 @@ Required:
   --output: Folder.
 
 Recipe:
-  --learning_rate: Learning rate. (default: 0.1)
+  --learning_rate: Learning rate. (more than 0; default: 0.1)
   --rates: Rates of --schedule.
   --schedule: How the rate moves. (one of constant, cosine; default: constant)
   --streams: Streams to use. (default: rgb)

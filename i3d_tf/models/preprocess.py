@@ -23,7 +23,7 @@ class Preprocess:
     frame_stride: Distance in frames between two positions.
     flow_stack: Consecutive flow fields that are stacked as channels at each position. I3D takes one, Two-Stream
       networks ten (Simonyan and Zisserman 2014, arXiv 1406.2199).
-    flow_stacking: Where the fields of a stack are read, one of `FLOW_STACKINGS`: 'plain' at the pixel, 'trajectory'
+    flow_stacking: Where the fields of a stack are read: 'plain' at the pixel, 'trajectory'
       along its path, 'bidirectional' half of them forward from the frame and half backward.
     subtract_mean_flow: Whether the mean vector of each flow field is subtracted, which compensates camera motion.
     short_side: Pixels that the shorter side of the frames is resized to (paper, section 2.4: 256).
