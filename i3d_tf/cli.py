@@ -27,8 +27,9 @@ FLAGS = flags.FLAGS
 _T = TypeVar("_T")
 _NEEDED = "is needed$|^Flag .* must have a value other than None"  # what _require and absl itself say
 _OTHERS = "Flags"
-# The title of a flag's group in --help, and the text shown as its default where that is None.
+# For --help: the title of a flag's group, its limits, and the text shown as its default where that is None.
 _groups: dict[flags.Flag, str] = {}
+_limits: dict[flags.Flag, fields.Limits] = {}
 _defaults: dict[flags.Flag, str] = {}
 # Names that other programs of the field give to flags of ours; the first one that a program has is suggested.
 _FOREIGN: Mapping[str, tuple[str, ...]] = {
@@ -118,7 +119,7 @@ def define_flags(
         is_required = field.name in required or field.default is dataclasses.MISSING
         default = None if field.default is dataclasses.MISSING or field.name in unset else field.default
         flag = _define(field, kinds[field.name], defaults.get(field.name, default), described[field.name])
-        _defaults[flag] = unset.get(field.name, "")
+        _limits[flag], _defaults[flag] = fields.limits(field), unset.get(field.name, "")
         if is_required:
           _require(flag)
 
@@ -209,12 +210,17 @@ def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], take
   except errors.I3dError as error:
     return fail(str(error))
   except BrokenPipeError:  # whoever reads the output, such as head, has enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
-    return 1
+    return _discard_output()
   except OSError as error:
     return fail(errors.describe_os_error(error))
   except KeyboardInterrupt:
     return fail("interrupted")
+
+
+def _discard_output() -> int:
+  """Makes stdout lead nowhere, so that flushing it at the end does not fail; returns the exit status 1."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 1
 
 
 def fail(message: str) -> int:
@@ -296,30 +302,25 @@ class _ValuesParser(flags.ListParser):
       raise ValueError(f"it takes {'whole ' * (self._kind is int)}numbers separated by commas") from None
 
 
-class _PathsFlag(flags.Flag):
+class _PathsFlag(flags.MultiFlag):
   """A repeatable flag of paths, see `define_paths`."""
 
   def __init__(self, name: str, default: list[str] | None, help_text: str):
-    super().__init__(flags.ListParser(), flags.ListSerializer(","), name, default, help_text)
+    super().__init__(flags.ArgumentParser(), flags.ArgumentSerializer(), name, default, help_text)
+    self.help = help_text  # to which MultiFlag adds that the flag can be repeated
 
-  def parse(self, argument: Any) -> None:
-    values = self._parse(argument)
-    self.value = [*(self.value or ()), *values] if self.present else values
-    self.present += 1
-
-  def _parse(self, argument: Any) -> list[str]:
-    if isinstance(argument, str) and os.path.exists(argument):
-      return [argument]
-    if not isinstance(argument, str) or not argument.startswith("@"):
-      return super()._parse(argument) or []
+  def _parse(self, arguments: Any) -> list[str]:
+    if not isinstance(arguments, str):
+      return list(arguments)
+    if os.path.exists(arguments):
+      return [arguments]
+    if not arguments.startswith("@"):
+      return flags.ListParser().parse(arguments)
     try:
-      lines = pathlib.Path(argument[1:]).read_text(errors="surrogateescape").splitlines()
+      lines = pathlib.Path(arguments[1:]).read_text(errors="surrogateescape").splitlines()
     except OSError as error:
-      raise flags.IllegalFlagValueError(f"--{self.name}={argument}: {errors.describe_os_error(error)}") from None
+      raise flags.IllegalFlagValueError(f"--{self.name}={arguments}: {errors.describe_os_error(error)}") from None
     return [line.strip() for line in lines if line.strip()]
-
-  def serialize(self) -> str:
-    return "\n".join(f"--{self.name}={value}" for value in self.value or ())
 
 
 class _HelpFlag(flags.BooleanFlag):
@@ -331,7 +332,11 @@ class _HelpFlag(flags.BooleanFlag):
 
   def parse(self, arg: Any) -> None:
     if self._parse(arg):
-      self._show()
+      try:
+        self._show()
+        sys.stdout.flush()
+      except BrokenPipeError:
+        sys.exit(_discard_output())
       sys.exit(0)
 
 
@@ -427,7 +432,7 @@ def _details(flag: flags.Flag) -> str:
   if isinstance(flag, flags.EnumFlag):
     found.append(f"one of {', '.join(flag.parser.enum_values)}")
   least, most = (getattr(flag.parser, f"{side}_bound", None) for side in ("lower", "upper"))
-  found.append(str(fields.Limits(least=least, most=most)))
+  found.append(str(_limits.get(flag) or fields.Limits(least=least, most=most)))
   value = {True: "true", False: "false"}[flag.default] if flag.boolean and flag.default is not None else flag.default
   shown = ",".join(map(str, value)) if isinstance(value, list) else value
   if default := _defaults.get(flag) or ("" if shown is None else str(shown)):

@@ -178,7 +178,7 @@ class CliTest(parameterized.TestCase):
     ((*_GIVEN, "--rates=1,x"), "--rates=1,x: it takes numbers separated by commas; see --help"),
     ((*_GIVEN, "--schedule=odd"), "--schedule=odd: value should be one of <constant|cosine>; see --help"),
     ((*_GIVEN, "--noflip=1"), "--noflip=1 does not take an argument; see --help"),
-    ((*_GIVEN, "--learning_rate=0"), "learning_rate is 0.0; it must be a number, more than 0"),
+    ((*_GIVEN, "--learning_rate=0"), "learning_rate is 0.0; it must be more than 0"),
   )
   def test_wrong_flags(self, words, sentence):
     self._assert_fails(self._run_flags(*words), sentence)
@@ -194,7 +194,7 @@ Required:
   --output: Folder.
 
 Recipe:
-  --learning_rate: Learning rate. (default: 0.1)
+  --learning_rate: Learning rate. (more than 0; default: 0.1)
   --rates: Rates of --schedule.
   --schedule: How the rate moves. (one of constant, cosine; default: constant)
   --streams: Streams to use. (default: rgb)

@@ -180,4 +180,6 @@ def _fits(value: Any, of: type, allowed: Limits) -> bool:
 def _wanted(what: str, of: type, allowed: Limits) -> str:
   if allowed.choices:
     return f"allowed are {', '.join(allowed.choices)}"
+  if of is float and str(allowed):
+    return f"{what} must be {allowed}"
   return f"{what} must be {', '.join(filter(None, (_KINDS[of], str(allowed))))}"

@@ -57,8 +57,8 @@ _TABLE_4 = {
 class Recipe:
   """What train makes of a recipe."""
 
-  run: config.Run
-  optimization: config.Optimization
+  run: config.TrainConfig
+  optimization: config.OptimizationConfig
   clips: clip_config.TrainClips
 
 

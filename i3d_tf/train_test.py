@@ -1,4 +1,4 @@
-"""The program in processes of its own: killed and resumed, stopped, out of disk, on two workers, with bad input."""
+"""The program: killed and resumed, stopped, out of disk, on two workers, frozen, and with bad input."""
 
 import json
 import os
@@ -22,53 +22,49 @@ from i3d_tf.weights import tensorflow1
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SMALL = (
-    "--records=records", "--width_multiplier=0.05", "--average_space", "--crop=32", "--short_side=36", "--num_frames=9",
+    "--records=records", "--model=c3d", "--width_multiplier=0.05", "--crop=32", "--short_side=36", "--num_frames=4",
     "--batch_size=2", "--learning_rate=0.01", "--log_every=1",
 )  # fmt: skip
-# The program with the first rows of the network alone, and slow enough to be caught at a step.
-_FEW_ROWS = """
-import sys, time
+_I3D = ("--model=i3d", "--average_space", "--num_frames=9")
+# The program, slow enough to be caught at a step.
+_SLOW = """
+import time
 from i3d_tf import cli, train
 cli.import_tensorflow(quiet=True)
-from i3d_tf.models import inception_spec
-from i3d_tf.training import monitor, trainer  # whose imports want all rows
-inception_spec.ROWS = inception_spec.ROWS[:3]
-step = monitor.Monitor.step
-monitor.Monitor.step = lambda *a, **b: (time.sleep(0.1), step(*a, **b))
+from i3d_tf.training import run_folder
+step = run_folder.Monitor.step
+run_folder.Monitor.step = lambda *a, **b: (time.sleep(0.1), step(*a, **b))
 train.run()
 """
 
 
-class ProcessTest(absltest.TestCase):
+class RunTest(absltest.TestCase):
+  """Runs the program in this process, in a folder of its own."""
+
   def setUp(self):
     super().setUp()
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     self.folder = pathlib.Path(folder.name)
+    self.addCleanup(os.chdir, os.getcwd())
+    os.chdir(self.folder)
     testing.write_records(self.folder / "records")
 
-  def _start(self, *flags, few_rows=True, program=_FEW_ROWS, **more) -> subprocess.Popen:
-    program = ["-c", program] if few_rows else ["-m", "i3d_tf.train"]
-    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)} | more.pop("environment", {})
-    return subprocess.Popen(
-        [sys.executable, *program, *_SMALL, *flags], cwd=self.folder, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
-    )  # fmt: skip
+  def _run(self, *flags: str) -> testing.Finished:
+    return testing.run_main("train", *_SMALL, *flags)
 
-  def _train(self, *flags, **more) -> str:
+  def _train(self, *flags: str) -> str:
     """Runs to the end; returns what was printed."""
-    process = self._start(*flags, **more)
-    output, messages = process.communicate()
-    self.assertEqual(process.returncode, 0, messages)
-    return output
+    finished = self._run(*flags)
+    self.assertEqual(finished.status, 0, finished.stderr)
+    return finished.stdout
 
-  def _fails(self, *flags, **more) -> str:
+  def _fails(self, *flags: str) -> str:
     """Runs to an error; returns the sentence."""
-    process = self._start(*flags, **more)
-    _, messages = process.communicate()
-    self.assertEqual(process.returncode, 1, messages)
-    self.assertNotIn("Traceback", messages)
-    *_, last = messages.strip().splitlines()
+    finished = self._run(*flags)
+    self.assertEqual(finished.status, 1, finished.stderr)
+    self.assertNotIn("Traceback", finished.stderr)
+    *_, last = finished.stderr.strip().splitlines()
     self.assertRegex(last, "^(-c|train): error: ")
     return last
 
@@ -95,6 +91,22 @@ class ProcessTest(absltest.TestCase):
     self.assertEqual(actual.keys(), expected.keys())
     for name, value in expected.items():
       np.testing.assert_array_equal(actual[name], value, name)
+
+
+class ProcessTest(RunTest):
+  """Runs the program in processes of its own."""
+
+  def _start(self, *flags: str, program: str = _SLOW, **more) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)} | more.pop("environment", {})
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *_SMALL, *flags], env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, **more,
+    )  # fmt: skip
+
+  def _run(self, *flags: str, **more) -> testing.Finished:
+    process = self._start(*flags, **more)
+    output, messages = process.communicate()
+    return testing.Finished(process.returncode, output, messages)
 
 
 class TrainTest(ProcessTest):
@@ -137,26 +149,27 @@ class TrainTest(ProcessTest):
     self._assert_same_state("parts", "whole")
     self.assertRegex(self._train(*flags, "--output=parts"), "all 24 steps are done")
     self.assertRegex(
-      self._fails(*flags, "--num_steps=3", "--output=parts"), "parts stands at step 24, beyond --num_steps=3; give "
+      self._fails(*flags, "--num_steps=3", "--output=parts"), "parts stands at step 24, beyond num_steps, 3; give "
     )
 
   def test_told_to_stop_while_it_validates_it_saves_and_validates_later(self):
     flags = ("--num_steps=4", "--deterministic", "--validation_split=test", "--validate_every=2")
     self._train(*flags, "--output=whole")
-    asked = _FEW_ROWS.replace(
+    asked = _SLOW.replace(
       "train.run()",
       "import os, signal\n"
-      "from i3d_tf.training import validation\n"
-      "measure = validation.Validation.measure\n"
+      "from i3d_tf.training import step\n"
+      "measure = step.Validation.measure\n"
       "def asked(self, *a):\n"
       "  os.kill(os.getpid(), signal.SIGTERM)\n"
       "  return measure(self, *a)\n"
-      "validation.Validation.measure = asked\n"
+      "step.Validation.measure = asked\n"
       "train.run()",
     )
     for step in (2, 4):  # the last step, too
-      output = self._train(*flags, "--output=parts", program=asked)
-      self.assertIn(f"Stopped at step {step} and saved", output)
+      finished = self._run(*flags, "--output=parts", program=asked)
+      self.assertEqual(finished.status, 0, finished.stderr)
+      self.assertIn(f"Stopped at step {step} and saved", finished.stdout)
       self.assertEmpty([line for line in self._metrics("parts") if line["step"] == step and "validation_loss" in line])
       if step == 2:
         self.assertEmpty(list(self.folder.glob("parts/best/*")))
@@ -170,16 +183,16 @@ class TrainTest(ProcessTest):
   def test_a_full_disk_ends_it_and_leaves_the_checkpoint_before(self):
     flags = ("--num_steps=40", "--save_every=4", "--keep_checkpoints=9", "--output=run")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
-    few_rows = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + _FEW_ROWS
-    patch = few_rows.replace(
+    slow = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + _SLOW
+    patch = slow.replace(
       "train.run()",
-      "from i3d_tf.training import checkpoints\n"
-      "save, saves = checkpoints.Checkpoints.save, []\n"
+      "from i3d_tf.training import learner\n"
+      "save, saves = learner.Learner.save, []\n"
       "def limited(self):\n"
       "  saves.append(0)\n"
       f"  if len(saves) == 3:\n    {limit}"
       "  save(self)\n"
-      "checkpoints.Checkpoints.save = limited\n"
+      "learner.Learner.save = limited\n"
       "train.run()",
     )
     process = self._start(*flags, program=patch)
@@ -214,8 +227,38 @@ class TrainTest(ProcessTest):
       for name in {"loss", "accuracy", "validation_loss", "validation_accuracy"} & one.keys():
         self.assertAlmostEqual(one[name], two[name], places=4)
 
+  def test_batches_of_a_data_service_and_a_profile(self):
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
+    worker = service.WorkerServer(service.WorkerConfig(dispatcher.target.split("://")[1]))
+    self._train("--num_steps=4", "--output=own", "--deterministic")
+    self._train(
+        "--num_steps=4", "--output=served", "--deterministic", f"--data_service={dispatcher.target}",
+        "--profile_steps=2,3",
+    )  # fmt: skip
+    del worker
+    self._assert_same_state("served", "own")
+    self.assertNotEmpty(list((self.folder / "served").glob("plugins/profile/*/*.xplane.pb")))
+
+  def test_a_second_data_set_has_classes_of_its_own_and_leaves_none_in_the_network(self):
+    testing.write_records(self.folder / "others")
+    output = self._train(
+      "--num_steps=3", "--output=run", "--second_records=others", "--validation_split=test", "--num_logical_cpus=2"
+    )
+    self.assertIn("12 train videos of 3 classes and 12 train videos of 3 classes; batches of 2 clips", output)
+    state = self._state("run")
+    (bias,) = [value for name, value in state.items() if name.startswith("model/") and value.shape == (6,)]
+    self.assertTrue((bias != 0).all())  # both data sets' classes have learnt
+    with open(self.folder / "run" / "best" / "model.json", encoding="utf-8") as file:
+      info = json.load(file)
+    self.assertEqual((info["num_classes"], info["classes"]), (3, ["down", "right", "still"]))
+    values = tensorflow1.read(os.fspath(self.folder / "run" / "best" / info["checkpoint"]))
+    np.testing.assert_array_equal(values["RGB/inception_i3d/Logits/Conv3d_0c_1x1/conv_3d/b"], bias[:3])
+
+
+class OptionsTest(RunTest):
   def test_the_folder_of_a_run_of_the_whole_network(self):
-    output = self._train("--num_steps=2", "--output=run", "--validation_split=test", few_rows=False)
+    output = self._train(*_I3D, "--num_steps=2", "--output=run", "--validation_split=test")
     self.assertRegex(output, "12 train videos of 3 classes; batches of 2 clips on 1 replica, 1 a step")
     self.assertRegex(output, r"step 2: validation loss \d")
     run = self.folder / "run"
@@ -228,11 +271,8 @@ class TrainTest(ProcessTest):
     self.assertIn("tensorflow\t2.", (run / "versions.txt").read_text())
     # flags.txt starts the same run.
     shutil.rmtree(run / "checkpoints")
-    process = subprocess.run(
-        [sys.executable, "-c", _FEW_ROWS, "--flagfile=run/flags.txt", "--output=again"], cwd=self.folder,
-        env=os.environ | {"PYTHONPATH": os.fspath(_ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    self.assertEqual(process.returncode, 0, process.stderr)
+    finished = testing.run_main("train", "--flagfile=run/flags.txt", "--output=again")
+    self.assertEqual(finished.status, 0, finished.stderr)
     options = [json.loads((self.folder / name / "options.json").read_text()) for name in ("run", "again")]
     self.assertEqual({**options[0], "output": ""}, {**options[1], "output": ""})
 
@@ -251,45 +291,17 @@ class TrainTest(ProcessTest):
     rates = [line["rate"] for line in self._metrics("run") if "rate" in line]
     np.testing.assert_allclose(rates, [1e-9, 1e-9, 1e-10])  # the first validation has nothing to be compared with
 
-  def test_batches_of_a_data_service_and_a_profile(self):
-    service = tf.data.experimental.service
-    dispatcher = service.DispatchServer()
-    worker = service.WorkerServer(service.WorkerConfig(dispatcher.target.split("://")[1]))
-    self._train("--num_steps=4", "--output=own", "--deterministic")
-    self._train(
-        "--num_steps=4", "--output=served", "--deterministic", f"--data_service={dispatcher.target}",
-        "--profile_steps=2,3",
-    )  # fmt: skip
-    del worker
-    self._assert_same_state("served", "own")
-    self.assertNotEmpty(list((self.folder / "served").glob("plugins/profile/*/*.xplane.pb")))
-
   def test_another_run_s_weights_start_this_one(self):
     self._train("--num_steps=2", "--output=rgb")
     output = self._train("--num_steps=2", "--output=flow", "--stream=flow", "--initial_checkpoint=rgb")
     self.assertIn("The first kernel is the mean of rgb's over its 3 inputs.", output)
 
-  def test_a_second_data_set_has_classes_of_its_own_and_leaves_none_in_the_network(self):
-    testing.write_records(self.folder / "others")
-    output = self._train(
-      "--num_steps=3", "--output=run", "--second_records=others", "--validation_split=test", "--num_logical_cpus=2"
-    )
-    self.assertIn("12 train videos of 3 classes and 12 train videos of 3 classes; batches of 2 clips", output)
-    state = self._state("run")
-    (bias,) = [value for name, value in state.items() if name.startswith("model/") and value.shape == (6,)]
-    self.assertTrue((bias != 0).all())  # both data sets' classes have learnt
-    with open(self.folder / "run" / "best" / "model.json", encoding="utf-8") as file:
-      info = json.load(file)
-    self.assertEqual((info["num_classes"], info["classes"]), (3, ["down", "right", "still"]))
-    values = tensorflow1.read(os.fspath(self.folder / "run" / "best" / info["checkpoint"]))
-    np.testing.assert_array_equal(values["RGB/inception_i3d/Logits/Conv3d_0c_1x1/conv_3d/b"], bias[:3])
 
-
-class BadInputTest(ProcessTest):
+class BadInputTest(RunTest):
   """Each is one sentence, and leaves no run behind."""
 
-  def _assert_refused(self, sentence: str, *flags: str, **more) -> None:
-    self.assertRegex(self._fails("--num_steps=2", "--output=run", *flags, **more), sentence)
+  def _assert_refused(self, sentence: str, *flags: str) -> None:
+    self.assertRegex(self._fails("--num_steps=2", "--output=run", *flags), sentence)
     self.assertEmpty(list(self.folder.glob("run/best/*")) + list(self.folder.glob("run/checkpoints/*")))
 
   def test_records(self):
@@ -303,16 +315,14 @@ class BadInputTest(ProcessTest):
     testing.write_records(self.folder / "rgb", streams=("rgb",))
     self._assert_refused("flow", "--records=rgb", "--stream=flow")
     self._assert_refused("no split 'val'; there are test, train", "--split=val")
-    self._assert_refused("--second_records it must be even", "--second_records=rgb", "--batch_size=3")
+    self._assert_refused("with second_records it must be even", "--second_records=rgb", "--batch_size=3")
 
   def test_what_a_network_does_not_take(self):
-    sized = ("--noaverage_space", "--model=c3d")
-    self._assert_refused("stream is 'joint'; c3d takes rgb or flow", *sized, "--stream=joint")
-    self._assert_refused("--average_space is not an option of c3d", "--model=c3d")
-    whole = {"few_rows": False}  # what the clips must be follows from the rows
+    self._assert_refused("joint.* c3d takes rgb or flow", "--stream=joint")
+    self._assert_refused("average_space is not an option of c3d", "--average_space")
     message = "does not take these clips: clip has "
-    self._assert_refused(f"{message}8 frames; Logits needs at least 9", "--num_frames=8", **whole)
-    self._assert_refused(f"{message}height 32; Logits needs 193", "--noaverage_space", **whole)
+    self._assert_refused(f"{message}8 frames; Logits needs at least 9", *_I3D, "--num_frames=8")
+    self._assert_refused(f"{message}height 32; Logits needs 193", *_I3D, "--noaverage_space")
 
   def test_labels_out_of_range(self):
     info = json.loads((self.folder / "records" / "dataset.json").read_text())
@@ -322,19 +332,22 @@ class BadInputTest(ProcessTest):
     self._train("--num_steps=3", "--output=other", "--allow_unreadable=4", "--learning_rate=1e-6")
 
   def test_what_leaves_nothing_to_learn(self):
-    self._assert_refused("--freeze=Conv|Mixed|Logits leaves nothing of i3d to train", "--freeze=Conv|Mixed|Logits")
+    self._assert_refused("freeze is 'conv|fc|Logits'; it leaves nothing of c3d to train", "--freeze=conv|fc|Logits")
     self._assert_refused(
-        "--batch_size is 1; convnet_lstm normalises over the clips of a batch and needs at least 2",
-        "--model=convnet_lstm", "--batch_size=1", "--noaverage_space", few_rows=False,
+        "batch_size is 1; convnet_lstm normalises over the clips of a batch and needs at least 2",
+        "--model=convnet_lstm", "--batch_size=1",
     )  # fmt: skip
 
   def test_what_is_in_the_way(self):
     self._train("--num_steps=1", "--output=old")
     self.assertRegex(
       self._fails("--num_steps=1", "--output=old", "--seed=3", "--batch_size=3"),
-      "old holds a run with other options .*(batch_size was 2, is 3; seed was 0, is 3|seed was 0, is 3)",
+      "old was made with other parameters .*(batch_size was 2, is 3; seed was 0, is 3|seed was 0, is 3)",
     )
-    self.assertRegex(self._fails("--num_steps=1", "--output=records"), "records is not empty and holds no run of train")
+    self.assertRegex(
+      self._fails("--num_steps=1", "--output=records"),
+      "records holds .*, but no options.json that says how it was made",
+    )
 
   def test_checkpoints_of_others(self):
     self._train("--num_steps=1", "--output=old")
@@ -353,17 +366,15 @@ class BadInputTest(ProcessTest):
 
   def test_flags(self):
     for flag, sentence in (
-      ("--learning_rat=1", "Unknown command line flag 'learning_rat'. Did you mean: learning_rate"),
-      ("--crop=0", "crop"),
-      ("--rates=0.1,x", "--rates is 0.1,x; it takes numbers"),
-      ("--schedule=piecewise", "one more of --rates"),
+      ("--learning_rat=1", "unknown flag --learning_rat; did you mean --learning_rate?"),
+      ("--lr=1", "unknown flag --lr; did you mean --learning_rate?"),
+      ("--crop=0", "--crop=0: 0 is not a positive integer"),
+      ("--rates=0.1,x", "--rates=0.1,x: it takes numbers"),
+      ("--schedule=piecewise", "one more of rates"),
       ("--precision=float16", "float16 needs a GPU"),
     ):
-      process = self._start("--num_steps=1", "--output=run", flag, few_rows=False)
-      _, messages = process.communicate()
-      self.assertEqual(process.returncode, 1)
-      self.assertIn(sentence, messages)
-      self.assertNotIn("Traceback", messages)
+      self.assertIn(sentence, self._fails("--num_steps=1", "--output=run", flag))
+    self.assertFalse((self.folder / "run").exists())
 
 
 def _free_port() -> int:

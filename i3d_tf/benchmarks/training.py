@@ -27,7 +27,7 @@ from i3d_tf.input import sampling
 from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 from i3d_tf.training import config
-from i3d_tf.training import monitor
+from i3d_tf.training import run_folder
 from i3d_tf.training import trainer
 
 _SEED = 0
@@ -252,19 +252,18 @@ def measure_training(options: TrainingBenchmark) -> TrainingReport:
     I3dError: as `trainer.train`.
   """
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
-    run = config.Run(
-        records=options.records, output=folder, split=options.split, model=options.model, stream=options.stream,
-        batch_size=options.batch,
-        num_steps=options.rounds + 1, log_every=1, save_every=options.rounds + 2,
-        average_space=options.crop != ops.CROP and "average_space" in zoo.get(options.model).options,
-    )  # fmt: skip
-    optimization = config.Optimization(learning_rate=1e-3, recompute=options.recompute)
+    optimization = config.OptimizationConfig(learning_rate=1e-3, recompute=options.recompute)
     clips = clip_config.TrainClips(
         streams=preprocess.STREAMS_OF[options.stream], num_frames=options.frames, frame_stride=options.frame_stride,
         flow_stack=options.flow_stack, crop=options.crop, short_side=options.short_side,
     )  # fmt: skip
-    trainer.train(run, optimization, clips)
-    lines = (pathlib.Path(folder) / monitor.METRICS).read_text(encoding="utf-8").splitlines()[1:]
+    trainer.train(
+        options.records, folder, split=options.split, model=options.model, stream=options.stream,
+        batch_size=options.batch, num_steps=options.rounds + 1, log_every=1, save_every=options.rounds + 2,
+        average_space=options.crop != ops.CROP and "average_space" in zoo.get(options.model).options,
+        optimization=optimization, clips=clips,
+    )  # fmt: skip
+    lines = (pathlib.Path(folder) / run_folder.METRICS).read_text(encoding="utf-8").splitlines()[1:]
   steps = [json.loads(line) for line in lines]
   clips_per_second = statistics.median(step["clips_per_second"] for step in steps)
   return TrainingReport(

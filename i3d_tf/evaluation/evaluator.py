@@ -25,7 +25,7 @@ from i3d_tf.evaluation import report
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import zoo
-from i3d_tf.training import monitor
+from i3d_tf.training import run_folder
 from i3d_tf.weights import saved
 
 
@@ -307,9 +307,9 @@ def _describe_fusion(config: config_lib.EvaluationConfig) -> dict[str, Any] | No
 
 def _training_metrics(config: config_lib.EvaluationConfig) -> dict[str, list[dict[str, Any]]]:
   """The lines of metrics.jsonl of every checkpoint that is a training run."""
-  paths = {stream: pathlib.Path(path) / monitor.METRICS for stream, path in config.checkpoints.items()}
+  paths = {stream: pathlib.Path(path) / run_folder.METRICS for stream, path in config.checkpoints.items()}
   found = {stream: paths[stream] for stream in config.streams if stream in paths and paths[stream].is_file()}
-  return {stream: monitor.read_metrics(path) for stream, path in found.items()}
+  return {stream: run_folder.read_metrics(path) for stream, path in found.items()}
 
 
 def _examples(config: config_lib.EvaluationConfig, result: StreamResult) -> dict[str, list[figures.Example]]:

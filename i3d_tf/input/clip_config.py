@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import dataclasses
 
 from i3d_tf import errors
+from i3d_tf import fields
 from i3d_tf.models import preprocess
 
 STREAMS = preprocess.STREAMS
@@ -22,43 +23,38 @@ class TrainClips(preprocess.Preprocess):
   All augmentation from `scale_jitter` on is off unless asked for.
 
   Attributes:
-    streams: of `STREAMS`; both are cut alike.
-    flip: mirror every second clip; the mirrored flow's x is negated.
-    scale_jitter: bounds of a factor on `short_side`; the result is at least `crop`.
-    photometric_jitter: strength of one change of colours for all frames of a clip. At 1: brightness +-32/255, contrast
-      and saturation times 0.6 to 1.4, hue +-0.2 (DMVR's figures).
-    temporal_jitter: move the start by up to so many frames, either way.
-    segment_shuffle: the probability that the clip's `num_segments` segments change places.
-    num_segments: see `segment_shuffle`.
-    frame_dropout: each frame's probability to be replaced, by the clip's mean colour, and its flow by no motion.
+    streams: Streams to take, of `STREAMS`; both are cut alike.
+    flip: Mirror every second clip; the x component of mirrored flow is negated.
+    scale_jitter: Range of a random factor on `short_side`, such as 0.8,1.2; the result is at least `crop`.
+    photometric_jitter: Strength of one change of colours for all frames of a clip; usual is 1: brightness +-32/255,
+      contrast and saturation times 0.6 to 1.4, hue +-0.2 (DMVR's figures).
+    temporal_jitter: Move the start of a clip by up to so many frames, either way.
+    segment_shuffle: Probability that the `num_segments` segments of a clip are shuffled.
+    num_segments: Segments that `segment_shuffle` shuffles.
+    frame_dropout: Probability that a frame is replaced by the mean colour of the clip, and its flow by no motion.
   """
 
   streams: tuple[str, ...] = ("rgb",)
   flip: bool = True
-  scale_jitter: tuple[float, float] = (1.0, 1.0)
-  photometric_jitter: float = 0.0
-  temporal_jitter: int = 0
-  segment_shuffle: float = 0.0
-  num_segments: int = 4
-  frame_dropout: float = 0.0
+  scale_jitter: tuple[float, float] = fields.option((1.0, 1.0), above=0, below=float("inf"))
+  photometric_jitter: float = fields.option(0.0, least=0, most=2)
+  temporal_jitter: int = fields.option(0, least=0)
+  segment_shuffle: float = fields.option(0.0, least=0, most=1)
+  num_segments: int = fields.option(4, least=2)
+  frame_dropout: float = fields.option(0.0, least=0, most=1)
 
   def __post_init__(self):
-    object.__setattr__(self, "streams", _streams(self.streams))
-    object.__setattr__(self, "scale_jitter", tuple(self.scale_jitter))
     super().__post_init__()
-    self._check_whole(temporal_jitter=0, num_segments=1)
+    object.__setattr__(self, "streams", _streams(self.streams))
     _check_flow(self)
-    if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1] < float("inf"):
+    if self.scale_jitter[0] > self.scale_jitter[1]:
       given = ",".join(map(str, self.scale_jitter))
       raise errors.I3dError(f"scale_jitter is {given}; it must be two positive factors, the smaller one first")
-    for name, most in (("photometric_jitter", 2.0), ("segment_shuffle", 1.0), ("frame_dropout", 1.0)):
-      if not 0 <= getattr(self, name) <= most:
-        raise errors.I3dError(f"{name} is {getattr(self, name)}; it must be from 0 to {most:g}")
     if self.photometric_jitter and "rgb" not in self.streams:
       raise errors.I3dError(f"photometric_jitter is {self.photometric_jitter}; it changes RGB only, and there is none")
-    if self.segment_shuffle and not 2 <= self.num_segments <= self.num_frames:
+    if self.segment_shuffle and self.num_segments > self.num_frames:
       raise errors.I3dError(
-        f"num_segments is {self.num_segments}; to shuffle, it must be from 2 to the {self.num_frames} frames"
+        f"num_segments is {self.num_segments}; to shuffle, it must be at most the {self.num_frames} frames"
       )
 
 
@@ -70,33 +66,30 @@ class EvalClips(preprocess.Preprocess):
   frames. Of 'three_crops', `crop` is always `short_side`.
 
   Attributes:
-    streams: of `STREAMS`.
-    protocol: 'release': one view of the first `max_frames` frames, and of as many flows; 'clips': `num_clips` clips at
-      equal distances; 'ten_crop': corners and centre of the clip in the video's middle, and their mirror images;
-      'three_crops': of the same clips as 'clips' squares of the shorter side, at both ends and in the middle of the
-      longer one (SlowFast's 30 views, facebookresearch/SlowFast, TEST.NUM_SPATIAL_CROPS of 3).
-      The first two take the centre crop.
-    max_frames: 'release': 250 are ten seconds, a Kinetics clip (paper, section 2.4).
-    min_frames: 'release': a video shorter than this is looped up to it; the network needs 9.
-    num_clips: see `protocol`.
-    flip: the mirror image of each view is a view, too.
+    streams: Streams to take, of `STREAMS`.
+    protocol: Which views are taken. 'release': one view of the first `max_frames` frames, and of as many flows;
+      'clips': `num_clips` clips at equal distances; 'ten_crop': corners and centre of the clip in the middle of the
+      video, and their mirror images; 'three_crops': of the same clips as 'clips' squares of the shorter side, at both
+      ends and in the middle of the longer one (SlowFast's 30 views, facebookresearch/SlowFast,
+      TEST.NUM_SPATIAL_CROPS of 3). The first two take the centre crop.
+    max_frames: For 'release', frames of a video, at most; 250 are ten seconds, a Kinetics clip (paper, section 2.4).
+    min_frames: For 'release', a video shorter than this is looped up to it; the network needs 9.
+    num_clips: For 'clips' and 'three_crops', number of clips.
+    flip: Take the mirror image of each view, too.
   """
 
   streams: tuple[str, ...] = ("rgb",)
-  protocol: str = "release"
-  max_frames: int = 250
-  min_frames: int = 9
-  num_clips: int = 10
+  protocol: str = fields.option("release", choices=PROTOCOLS)
+  max_frames: int = fields.option(250, least=1)
+  min_frames: int = fields.option(9, least=1)
+  num_clips: int = fields.option(10, least=1)
   flip: bool = False
 
   def __post_init__(self):
-    object.__setattr__(self, "streams", _streams(self.streams))
-    if self.protocol not in PROTOCOLS:
-      raise errors.I3dError(f"protocol is {self.protocol!r}; allowed are {', '.join(PROTOCOLS)}")
     if self.protocol == "three_crops":
       object.__setattr__(self, "crop", self.short_side)
     super().__post_init__()
-    self._check_whole(max_frames=1, min_frames=1, num_clips=1)
+    object.__setattr__(self, "streams", _streams(self.streams))
     _check_flow(self)
     if self.min_frames > self.max_frames:
       raise errors.I3dError(f"max_frames is {self.max_frames}; it must be at least min_frames, {self.min_frames}")

@@ -36,7 +36,7 @@ class ClipOptionsTest(parameterized.TestCase):
   @parameterized.product(
     kind=(clip_config.TrainClips, clip_config.EvalClips),
     refused=(
-      ({"flow_stack": 0}, "flow_stack is 0; it must be a whole number from 1 on"),
+      ({"flow_stack": 0}, "flow_stack is 0; it must be a whole number, at least 1"),
       ({"flow_stack": 2.0}, "flow_stack is 2.0;"),
       ({"flow_stacking": "both", "flow_stack": 2}, "flow_stacking is 'both'; allowed are plain, trajectory, bidir"),
       ({"flow_stack": 10, "streams": ("rgb",)}, "flow_stack is 10; it is about flow, and there is none"),
@@ -62,7 +62,7 @@ class ClipOptionsTest(parameterized.TestCase):
     ({"streams": ()}, "streams are none; allowed are rgb, flow, and both"),
     ({"streams": ("rgb", "depth")}, "streams are rgb, depth; allowed"),
     ({"streams": ("rgb", "rgb")}, "streams are rgb, rgb; allowed"),
-    ({"num_frames": 0}, "num_frames is 0; it must be a whole number from 1 on"),
+    ({"num_frames": 0}, "num_frames is 0; it must be a whole number, at least 1"),
     ({"frame_stride": 0}, "frame_stride is 0;"),
     ({"frame_stride": 1.5}, "frame_stride is 1.5;"),
     ({"crop": 0}, "crop is 0;"),
@@ -76,8 +76,11 @@ class ClipOptionsTest(parameterized.TestCase):
     ({"photometric_jitter": 0.5, "streams": ("flow",)}, "photometric_jitter is 0.5; it changes RGB only"),
     ({"temporal_jitter": -1}, "temporal_jitter is -1;"),
     ({"segment_shuffle": 1.01}, "segment_shuffle is 1.01; it must be from 0 to 1"),
-    ({"segment_shuffle": 0.1, "num_segments": 1}, "num_segments is 1; to shuffle, it must be from 2 to the 64"),
-    ({"segment_shuffle": 0.1, "num_segments": 9, "num_frames": 8}, "num_segments is 9;"),
+    ({"segment_shuffle": 0.1, "num_segments": 1}, "num_segments is 1; it must be a whole number, at least 2"),
+    (
+      {"segment_shuffle": 0.1, "num_segments": 9, "num_frames": 8},
+      "num_segments is 9; to shuffle, it must be at most the 8",
+    ),
     ({"frame_dropout": float("nan")}, "frame_dropout is nan;"),
   )
   def test_refused_for_training(self, options, message):

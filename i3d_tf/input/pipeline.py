@@ -156,9 +156,13 @@ def scaled(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def steps(clips: clip_config.TrainClips | clip_config.EvalClips) -> list[str]:
-  """The names of the steps that `train_batches`, or `eval_videos`, and `scaled` apply, in order."""
-  make = clip_steps.training if isinstance(clips, clip_config.TrainClips) else clip_steps.evaluation
-  return [*(step.name for step in (*_READING, *make(clips))), *[_SCALING] * ("rgb" in clips.streams)]
+  """Returns the names of the steps that `train_batches` or `eval_videos` and `scaled` apply, in order.
+
+  Args:
+    clips: Clips of training, or views of evaluation.
+  """
+  made = clip_steps.training(clips) if isinstance(clips, clip_config.TrainClips) else clip_steps.evaluation(clips)
+  return [*(step.name for step in (*_READING, *made)), *[_SCALING] * ("rgb" in clips.streams)]
 
 
 class _Loader:

@@ -4,6 +4,7 @@ import dataclasses
 import types
 
 from i3d_tf import errors
+from i3d_tf import fields
 
 FRAME_RATE = 25.0  # frames per second of the release's clips (paper, section 2.4)
 CHANNELS = types.MappingProxyType({"rgb": 3, "flow": 2})  # of a frame, and of one flow field
@@ -27,36 +28,26 @@ class Preprocess:
     frame_stride: Distance in frames between two positions.
     flow_stack: Consecutive flow fields that are stacked as channels at each position. I3D takes one, Two-Stream
       networks ten (Simonyan and Zisserman 2014, arXiv 1406.2199).
-    flow_stacking: Where the fields of a stack are read, one of `FLOW_STACKINGS`: 'plain' at the pixel, 'trajectory'
+    flow_stacking: Where the fields of a stack are read: 'plain' at the pixel, 'trajectory'
       along its path, 'bidirectional' half of them forward from the frame and half backward.
     subtract_mean_flow: Whether the mean vector of each flow field is subtracted, which compensates camera motion.
     short_side: Pixels that the shorter side of the frames is resized to (paper, section 2.4: 256).
     crop: Pixels of the side of the square crop (paper, section 2.4: 224).
   """
 
-  frame_rate: float = FRAME_RATE
-  num_frames: int = 64
-  frame_stride: int = 1
-  flow_stack: int = 1
-  flow_stacking: str = "plain"
+  frame_rate: float = fields.option(FRAME_RATE, above=0, below=float("inf"))
+  num_frames: int = fields.option(64, least=1)
+  frame_stride: int = fields.option(1, least=1)
+  flow_stack: int = fields.option(1, least=1)
+  flow_stacking: str = fields.option("plain", choices=FLOW_STACKINGS)
   subtract_mean_flow: bool = False
-  short_side: int = 256
-  crop: int = 224
+  short_side: int = fields.option(256, least=1)
+  crop: int = fields.option(224, least=1)
 
   def __post_init__(self):
-    if not 0 < self.frame_rate < float("inf"):
-      raise errors.I3dError(f"frame_rate is {self.frame_rate}; it must be positive and finite")
-    self._check_whole(num_frames=1, frame_stride=1, flow_stack=1, short_side=1, crop=1)
-    if self.flow_stacking not in FLOW_STACKINGS:
-      raise errors.I3dError(f"flow_stacking is {self.flow_stacking!r}; allowed are {', '.join(FLOW_STACKINGS)}")
+    fields.check(self)
     if self.crop > self.short_side:
       raise errors.I3dError(f"crop is {self.crop}; it must be at most short_side, {self.short_side}")
-
-  def _check_whole(self, **least: int) -> None:
-    for name, bound in least.items():
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < bound:
-        raise errors.I3dError(f"{name} is {value}; it must be a whole number from {bound} on")
 
 
 def of(clips: Preprocess) -> Preprocess:

@@ -3,6 +3,7 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
+from i3d_tf.training import batches
 from i3d_tf.training import step
 
 
@@ -40,10 +41,10 @@ class MultiTaskTest(parameterized.TestCase):
     make = lambda start, count: tf.data.Dataset.from_tensor_slices(
       {"id": tf.range(start, start + 6), "label": tf.range(6) % count}
     ).batch(2)
-    batches = list(step.merge([make(0, 3), make(10, 2)], (3, 2)))
-    self.assertLen(batches, 3)
-    np.testing.assert_array_equal(batches[1]["id"], [2, 3, 12, 13])
-    np.testing.assert_array_equal(batches[1]["label"], [2, 0, 3, 4])
+    joined = list(batches.merge([make(0, 3), make(10, 2)], (3, 2)))
+    self.assertLen(joined, 3)
+    np.testing.assert_array_equal(joined[1]["id"], [2, 3, 12, 13])
+    np.testing.assert_array_equal(joined[1]["label"], [2, 0, 3, 4])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import tensorflow as tf
 from i3d_tf.training import config
 
 
-def rate(optimization: config.Optimization, step: int, *, num_steps: int, num_drops: int = 0) -> float:
+def rate(optimization: config.OptimizationConfig, step: int, *, num_steps: int, num_drops: int = 0) -> float:
   """The learning rate of a step.
 
   Args:
@@ -177,7 +177,7 @@ class Adam(Optimizer):
     )  # fmt: skip
 
 
-def make(optimization: config.Optimization, variables: Sequence[tf.Variable]) -> Optimizer:
+def make(optimization: config.OptimizationConfig, variables: Sequence[tf.Variable]) -> Optimizer:
   """The optimizer that the options name."""
   if optimization.optimizer == "adam":
     return Adam(variables)

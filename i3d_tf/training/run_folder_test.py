@@ -10,8 +10,9 @@ from i3d_tf.training import run_folder
 
 class PrepareTest(absltest.TestCase):
   def _prepare(self, folder: pathlib.Path, **changes) -> None:
-    run = config.Run(**{"records": "DATA", "output": str(folder), "num_steps": 3, **changes})
-    run_folder.prepare(folder, (run, config.Optimization()), "--num_steps=3\n", num_replicas=1)
+    run = config.TrainConfig(**{"records": "DATA", "output": str(folder), "num_steps": 3, **changes})
+    with run_folder.claim(folder, (run, config.OptimizationConfig()), "--num_steps=3\n", num_replicas=1):
+      pass
 
   def _run_without(self, *names: str) -> pathlib.Path:
     """A folder of a run with a checkpoint, whose options.json lacks some names."""
@@ -26,13 +27,13 @@ class PrepareTest(absltest.TestCase):
 
   def test_an_option_that_came_later_had_its_default(self):
     self._prepare(self._run_without("model", "second_records", "rates"))
-    with self.assertRaisesRegex(errors.I3dError, r"other options \(model was 'i3d', is 'convnet_lstm'\)"):
+    with self.assertRaisesRegex(errors.I3dError, r"other parameters \(model was 'i3d', is 'convnet_lstm'\)"):
       self._prepare(self._run_without("model"), model="convnet_lstm")
 
   def test_what_may_change(self):
     folder = self._run_without()
     self._prepare(folder, num_steps=5, save_every=7)
-    with self.assertRaisesRegex(errors.I3dError, r"other options \(batch_size was 6, is 5; seed was 0, is 1\)"):
+    with self.assertRaisesRegex(errors.I3dError, r"other parameters \(batch_size was 6, is 5; seed was 0, is 1\)"):
       self._prepare(folder, batch_size=5, seed=1)
 
 

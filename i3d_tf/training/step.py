@@ -1,43 +1,46 @@
-"""One step of optimisation on all replicas: loss, gradients, their sum over the replicas, and the move.
+"""One step of optimization on all replicas, the losses, and the validation of the network between steps.
 
-Training on two data sets at once: each has classes of its own in one classifier, and the losses are added.
-
-Two-Stream ConvNets (Simonyan and Zisserman, arXiv 1406.2199, section 4): two softmax layers on the same features, each
-with its own loss on the videos of its own data set.
+A network can be trained on two data sets at once, as Two-Stream ConvNets (Simonyan and Zisserman, arXiv 1406.2199,
+section 4): each has classes of its own in one classifier, with a softmax of their own, and the losses are added.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from i3d_tf import errors
+from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
 from i3d_tf.training import config
+from i3d_tf.training import distribution
 from i3d_tf.training import optimizers
+
+_NEVER = -1e9  # a logit of no probability
 
 
 class Outcome(NamedTuple):
-  """What a batch gave, summed over its clips of weight 1 on all replicas; or, of a step, over its batches.
+  """The result of a batch, summed over its clips of weight 1 on all replicas; or of a step, summed over its batches.
 
   Attributes:
     loss: cross-entropy, without weight decay.
     correct: clips whose class has the largest logit.
-    count: clips.
+    num_clips: clips.
     is_finite: 1 if the loss and all gradients were finite; otherwise nothing was moved.
     stop: how many replicas' workers asked to stop.
   """
 
   loss: float
   correct: float
-  count: float
+  num_clips: float
   is_finite: float = 0.0
   stop: float = 0.0
 
 
 class Step:
-  """Trains a network by batches of the pipeline; the same code for one device and for many.
+  """Trains a network on batches of the pipeline, with the same code for one device and for many.
 
   Create it inside the strategy's scope. Every call is made on all replicas, with a per-replica batch.
   """
@@ -47,7 +50,7 @@ class Step:
     model: base.Network,
     optimizer: optimizers.Optimizer,
     strategy: tf.distribute.Strategy,
-    optimization: config.Optimization,
+    optimization: config.OptimizationConfig,
     *,
     streams: Sequence[str],
     batch_size: int,
@@ -56,13 +59,13 @@ class Step:
     """Describes the step.
 
     Args:
-      model: built, with its units frozen that shall be.
-      optimizer: with slots for all of the model's trainable variables.
-      strategy: where the variables are.
-      optimization: the rest of the recipe; the rate is given to each step.
-      streams: the clip's keys in a batch: 'rgb', 'flow' or both.
-      batch_size: clips per replica and batch.
-      tasks: how many of the classes each data set has, if there are several, whose mean losses are added.
+      model: Network that is built, with the units frozen that are not to be trained.
+      optimizer: Optimizer with slots for all of the model's trainable variables.
+      strategy: Strategy in whose scope the variables were made.
+      optimization: The rest of the recipe; the rate is given to each step.
+      streams: Keys of the clip in a batch: 'rgb', 'flow' or both.
+      batch_size: Clips per replica and batch.
+      tasks: Number of classes of each data set, if there are several, whose mean losses are added.
     """
     self._model = model
     self._optimizer = optimizer
@@ -71,7 +74,7 @@ class Step:
     self._streams = tuple(streams)
     self._tasks = tuple(tasks or (model.num_classes,))
     self._global_batch = batch_size * strategy.num_replicas_in_sync * optimization.accumulation_steps
-    self._sums = self._make_sums() if optimization.accumulation_steps > 1 else None
+    self._sums = self._make_sums() if optimization.accumulation_steps > 1 else {}
     jit = {"on": True, "off": False, "auto": _has_gpu() and not optimization.sync_batch_norm}[optimization.jit_compile]
     function = functools.partial(tf.function, autograph=False)  # no branch here depends on a tensor
     self._gradients = function(self._loss_and_gradients, jit_compile=True) if jit else self._loss_and_gradients
@@ -79,20 +82,31 @@ class Step:
     self._apply = function(self._apply_everywhere)
 
   def accumulate(self, batch: Mapping[str, tf.Tensor], *, loss_scale: float = 1.0) -> Outcome:
-    """Adds a batch's gradients to those of this step."""
+    """Adds the gradients of a batch to those of this step.
+
+    Args:
+      batch: Batch of `pipeline.train_batches`, distributed.
+      loss_scale: Factor on the loss, see `apply`.
+
+    Returns:
+      The sums of the batch.
+    """
     return Outcome(*self._accumulate(batch, tf.constant(loss_scale, tf.float32)).numpy().tolist())
 
   def apply(
     self, batch: Mapping[str, tf.Tensor], *, rate: float, step: int, loss_scale: float = 1.0, stop: bool = False
   ) -> Outcome:
-    """Ends a step with its last batch: moves the variables, unless something is not finite.
+    """Ends a step with its last batch: updates the variables, unless something is not finite.
 
     Args:
-      batch: as `pipeline.train_batches` gives it, distributed.
-      rate: the learning rate.
-      step: 0 for the first.
-      loss_scale: the factor on the loss that keeps float16 gradients from vanishing.
-      stop: this worker wants to stop; the sum over the workers comes back.
+      batch: Batch of `pipeline.train_batches`, distributed.
+      rate: Learning rate.
+      step: Number of the step; 0 for the first.
+      loss_scale: Factor on the loss that keeps float16 gradients from vanishing.
+      stop: Whether this worker wants to stop; the sum over the workers comes back.
+
+    Returns:
+      The sums of this batch, whether all was finite, and how many want to stop.
     """
     numbers = (tf.constant(value, tf.float32) for value in (rate, loss_scale, stop))
     return Outcome(*self._apply(batch, tf.constant(step, tf.int64), *numbers).numpy().tolist())
@@ -108,14 +122,14 @@ class Step:
     return self._strategy.experimental_local_results(value)[0]
 
   def _accumulate_on_replica(self, batch, loss_scale):
-    sums, gradients = self._gradients(batch, loss_scale)
+    sums, gradients = self._gradients(_without_texts(batch), loss_scale)
     for total, gradient in zip(self._trained_sums(), gradients, strict=True):
       total.assign_add(gradient)
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
 
   def _apply_on_replica(self, batch, step, rate, loss_scale, stop):
-    own_sums, gradients = self._gradients(batch, loss_scale)
-    if self._sums is not None:
+    own_sums, gradients = self._gradients(_without_texts(batch), loss_scale)
+    if self._sums:
       sums = self._trained_sums()
       gradients = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
     replica = tf.distribute.get_replica_context()
@@ -130,7 +144,7 @@ class Step:
       factor = self._options.clip_norm / tf.maximum(norm, self._options.clip_norm)
       gradients = [gradient * factor for gradient in gradients]
     replica.merge_call(self._move, args=(gradients, rate, step, is_finite))
-    if self._sums is not None:
+    if self._sums:
       for total in sums:
         total.assign(tf.zeros_like(total))
     totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.concat([own_sums, [stop]], axis=0))
@@ -179,6 +193,75 @@ class Step:
     return [self._sums[variable.name] for variable in self._model.trained_variables]
 
 
+class Validation:
+  """Measures loss and accuracy on held-out videos, the centre clip of each, on all replicas."""
+
+  def __init__(
+    self,
+    model: base.Network,
+    strategy: tf.distribute.Strategy,
+    source: pipeline.Source,
+    clips: clip_config.TrainClips,
+    *,
+    batch_size: int,
+    workers: distribution.Workers,
+    tasks: Sequence[int],
+  ):
+    """Prepares the measurement.
+
+    Args:
+      model: Network that is built.
+      strategy: Strategy in whose scope its variables were made.
+      source: Records of the split.
+      clips: Clips of training, of which the centre is taken.
+      batch_size: Clips per replica.
+      workers: Place of this process among those of the run.
+      tasks: Number of classes of each data set as `Step` takes them, of which the first is measured.
+    """
+    self._model = model
+    self._strategy = strategy
+    self._source = source
+    self._streams = clips.streams
+    self._tasks = tuple(tasks)
+    # As many batches as make whole rounds of the replicas.
+    dataset = lambda _: pipeline.center_clips(
+        source, clips, batch_size=batch_size * strategy.num_replicas_in_sync, shards=(workers.index,),
+        num_shards=workers.count,
+    ).rebatch(batch_size, drop_remainder=True)  # fmt: skip
+    self._batches = strategy.distribute_datasets_from_function(dataset)
+    self._measure = tf.function(self._measure_everywhere, autograph=False)
+
+  def measure(self, is_stopped: Callable[[], bool] = lambda: False) -> tuple[float, float] | None:
+    """Returns mean cross-entropy and accuracy over all videos; None if it was stopped.
+
+    Args:
+      is_stopped: Called after every batch; True ends the measurement.
+
+    Raises:
+      I3dError: if not every video was measured exactly once.
+    """
+    totals = [0.0, 0.0, 0.0]
+    for batch in self._batches:
+      totals = [total + float(value) for total, value in zip(totals, self._measure(batch), strict=True)]
+      if is_stopped():
+        return None
+    loss, correct, count = totals
+    if count != self._source.num_records:
+      raise errors.I3dError(
+        f"{self._source.num_records - count:.0f} of {self._source.num_records} videos of the split "
+        f"{self._source.split} cannot be read; inspect_records names them"
+      )
+    return loss / count, correct / count
+
+  def _measure_everywhere(self, batch):
+    parts = self._strategy.run(self._measure_on_replica, args=(batch,))
+    return [self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
+
+  def _measure_on_replica(self, batch):
+    logits, _ = self._model(base.clip_of(pipeline.scaled(batch), self._streams), is_training=False)
+    return tf.unstack(clip_sums(logits, batch, tasks=self._tasks))
+
+
 def clip_sums(
   logits: tf.Tensor,
   batch: Mapping[str, tf.Tensor],
@@ -187,10 +270,14 @@ def clip_sums(
   trained: tf.Tensor | None = None,
   tasks: Sequence[int] = (0,),
 ) -> tf.Tensor:
-  """(cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
+  """Returns (cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
 
-  The cross-entropy is that of `trained`, if the network is trained by other logits than its output. `tasks` are the
-  numbers of classes of several data sets; see `step.own_logits`.
+  Args:
+    logits: Output of the network, `[B, classes]` or `[B, steps, classes]`.
+    batch: 'label' and 'weight' of the clips, `[B]`.
+    label_smoothing: See `cross_entropy`.
+    trained: Logits whose cross-entropy is taken, if the network is not trained by its output.
+    tasks: Number of classes of each data set; see `own_logits`.
   """
   own = lambda values: own_logits(values, batch["label"], tasks)
   trained = own(logits if trained is None else trained)
@@ -202,12 +289,12 @@ def clip_sums(
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float = 0.0) -> tf.Tensor:
-  """Softmax cross-entropy of each clip, `[B]`.
+  """Returns the softmax cross-entropy of each clip, `[B]`.
 
   Args:
     logits: `[B, classes]`, float32, or `[B, steps, classes]`, over whose cross-entropies the mean is taken.
     labels: `[B]`, integers.
-    label_smoothing: this much of the target's probability is spread over all classes evenly (arXiv 1512.00567).
+    label_smoothing: Share of the target's probability that is spread evenly over all classes (arXiv 1512.00567).
   """
   if logits.shape.rank == 3:
     num_steps = tf.shape(logits)[1]
@@ -220,24 +307,13 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float =
   return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
 
 
-def _update_if(variable, is_wanted, update, *arguments):
-  return tf.cond(is_wanted, lambda: tf.group(update(variable, *arguments)), tf.no_op)
-
-
-def _has_gpu() -> bool:
-  return bool(tf.config.list_logical_devices("GPU"))
-
-
-_NEVER = -1e9  # a logit of no probability
-
-
 def own_logits(logits: tf.Tensor, labels: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
-  """The logits of which only the classes of each clip's own data set can have a probability.
+  """Returns the logits with -1e9 for every class that is not of the clip's own data set.
 
   Args:
     logits: `[B, classes]` or `[B, steps, classes]`: the classes of the first data set, then those of the next.
     labels: `[B]`, indices of all classes.
-    sizes: how many classes each data set has.
+    sizes: Number of classes of each data set.
   """
   if len(sizes) == 1:
     return logits
@@ -248,16 +324,14 @@ def own_logits(logits: tf.Tensor, labels: tf.Tensor, sizes: Sequence[int]) -> tf
   return tf.where(is_own, logits, _NEVER)
 
 
-def merge(datasets: Sequence[tf.data.Dataset], sizes: Sequence[int]) -> tf.data.Dataset:
-  """Batches that hold a batch of each data set one after the other, with labels as `own_logits` takes them."""
-  if len(datasets) == 1:
-    return datasets[0]
+def _without_texts(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  """A batch without ids and errors, which XLA does not take."""
+  return {name: value for name, value in batch.items() if value.dtype != tf.string}
 
-  def join(*batches):
-    first, parts = 0, []
-    for batch, size in zip(batches, sizes, strict=True):
-      parts.append({**batch, "label": batch["label"] + first})
-      first += size
-    return {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
 
-  return tf.data.Dataset.zip(tuple(datasets)).map(join)
+def _update_if(variable, is_wanted, update, *arguments):
+  return tf.cond(is_wanted, lambda: tf.group(update(variable, *arguments)), tf.no_op)
+
+
+def _has_gpu() -> bool:
+  return bool(tf.config.list_logical_devices("GPU"))

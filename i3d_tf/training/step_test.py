@@ -78,7 +78,7 @@ class _Training:
 def _trained_on_replicas(num_replicas):
   """The weights before and after 20 steps on batches of 4 clips, divided over the replicas."""
   strategy, _ = distribution.make_strategy(num_replicas)
-  optimization = config.Optimization(dropout=0.5, sync_batch_norm=True)
+  optimization = config.OptimizationConfig(dropout=0.5, sync_batch_norm=True)
   training = _Training(strategy, optimization, batch_size=4 // num_replicas)
   before = training.weights()
   for step in range(20):
@@ -104,7 +104,7 @@ class ReplicasTest(absltest.TestCase):
 
 class StepTest(parameterized.TestCase):
   def _training(self, *, batch_size=2, freeze=None, **settings):
-    optimization = config.Optimization(**{"dropout": 0.0, **settings})
+    optimization = config.OptimizationConfig(**{"dropout": 0.0, **settings})
     return _Training(tf.distribute.get_strategy(), optimization, batch_size=batch_size, freeze=freeze)
 
   def _run(self, training, batches, *, num_steps=3, **more):
@@ -164,7 +164,7 @@ class StepTest(parameterized.TestCase):
     changed = {**batch, "rgb": batch["rgb"] * np.float32([1, 0])[:, None, None, None, None]}
     outcome = self._run(training, [batch])
     self._run(other, [changed])
-    self.assertEqual(outcome.count, 1)
+    self.assertEqual(outcome.num_clips, 1)
     self.assertNotEqual(outcome.loss, 0)
     for name, value in training.weights().items():
       np.testing.assert_array_equal(other.weights()[name], value, name)
@@ -230,7 +230,7 @@ class GoldenGradientTest(absltest.TestCase):
     model.build(3)
     for name, variable in release.named_variables(model).items():
       variable.assign(testing.golden_values(f"RGB/inception_i3d/{name}", variable.shape.as_list()))
-    optimization = config.Optimization(dropout=0.0, weight_decay=0.0)
+    optimization = config.OptimizationConfig(dropout=0.0, weight_decay=0.0)
     training = _Training(tf.distribute.get_strategy(), optimization, batch_size=2, model=model)
     before = training.weights()
     batch = {**_clips(2), "label": np.int32([3, 77])}

@@ -6,7 +6,7 @@ from absl.testing import parameterized
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.training import checkpoints
+from i3d_tf.training import distribution
 
 
 class InterruptionsTest(parameterized.TestCase):
@@ -14,21 +14,21 @@ class InterruptionsTest(parameterized.TestCase):
   def test_signals_ask_while_the_body_runs(self, number):
     before = signal.getsignal(number)
     asked = []
-    with checkpoints.on_signals(asked.append):
+    with distribution.on_signals(asked.append):
       os.kill(os.getpid(), number)
     self.assertEqual(asked, [number])
     self.assertEqual(signal.getsignal(number), before)
 
   @parameterized.parameters(
-    (tf.errors.ResourceExhaustedError, r"too little memory \(OOM when\); a smaller --batch_size"),
+    (tf.errors.ResourceExhaustedError, r"too little memory \(OOM when\); a smaller batch_size"),
     (tf.errors.UnavailableError, r"another worker, .* is gone \(OOM when\); start all workers again"),
   )
   def test_errors_that_users_can_mend_become_sentences(self, kind, sentence):
-    with self.assertRaisesRegex(errors.I3dError, sentence), checkpoints.explained():
+    with self.assertRaisesRegex(errors.I3dError, sentence), distribution.explained():
       raise kind(None, None, "OOM when\nallocating")
 
   def test_others_stay(self):
-    with self.assertRaises(tf.errors.InternalError), checkpoints.explained():
+    with self.assertRaises(tf.errors.InternalError), distribution.explained():
       raise tf.errors.InternalError(None, None, "a defect")
 
 
