@@ -19,14 +19,14 @@ from i3d_tf.evaluation import config as config_lib
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics as metrics_lib
-from i3d_tf.evaluation import network as network_lib
 from i3d_tf.evaluation import predictions as predictions_lib
 from i3d_tf.evaluation import report
+from i3d_tf.inference import classifier
+from i3d_tf.inference import views
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
-from i3d_tf.models import zoo
+from i3d_tf.models import base
 from i3d_tf.training import run_folder
-from i3d_tf.weights import saved
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,28 +124,49 @@ def _predict(
     if found.stream != stream:
       raise errors.I3dError(f"{path} was given as scores of {stream}, but it holds scores of {found.stream}")
     return found
-  network = network_lib.Network(config.checkpoints[stream], stream)
+  path = config.checkpoints[stream]
+  network = classifier.Classifier({stream: path}).networks[stream]
   if config.model not in ("", network.info.model):
-    name = config.checkpoints[stream]
-    raise errors.I3dError(f"{name} is a network {network.info.model}, but model is {config.model}")
-  clips = _clips(config, network.info)
-  network.compile(clips.crop, None if clips.protocol == "release" else clips.num_frames)
+    raise errors.I3dError(f"{path} is a network {network.info.model}, but model is {config.model}")
+  clips = views.protocol(network.info, **config.clips)
+  if given := sorted(config_lib.unused(clips.protocol) & set(config.clips)):
+    raise errors.I3dError(
+      f"{given[0]} is not used by the protocol {clips.protocol}, which is that of {network.info.model}"
+    )
+  _check_clips(network, clips)
   source = pipeline.open_source(config.records, config.split, streams=clip_config.stored(clips))
   return predict(network, source, clips, config.output, progress=progress, on_failure=on_failure)
 
 
-def _clips(config: config_lib.EvaluationConfig, info: saved.ModelInfo) -> clip_config.EvalClips:
-  """The clips: the options given, else those of the network's protocol, else those of its training."""
-  trained = dataclasses.asdict(info.preprocess)
-  test = zoo.get(info.model).test
-  clips = clip_config.EvalClips(**{**trained, **test, **config.clips, "streams": info.streams})
-  if given := sorted(config_lib.unused(clips.protocol) & set(config.clips)):
-    raise errors.I3dError(f"{given[0]} is not used by the protocol {clips.protocol}, which is that of {info.model}")
-  return clips
+def _check_clips(network: classifier.LoadedNetwork, clips: clip_config.EvalClips) -> None:
+  """Compiles the network; I3dError if it does not take such clips."""
+  num_frames = None if clips.protocol == "release" else clips.num_frames
+  network.check(
+    {stream: [None, num_frames, clips.crop, clips.crop, channels] for stream, channels in network.info.channels.items()}
+  )
+  network.function([base.LOGITS], {stream: (clips.crop, clips.crop) for stream in network.streams})
+
+
+def _match_classes(network: classifier.LoadedNetwork, source: pipeline.Source) -> tuple[str, ...]:
+  """The classes that the logits and the labels have in common, numbered if neither side names them."""
+  own, theirs, num_classes = network.info.classes, tuple(source.classes), network.info.num_classes
+  named = theirs or network.class_names
+  if len(named) != num_classes:
+    raise errors.I3dError(
+      f"the data set has {len(named)} classes ({predictions_lib.some(named)}), but {network.checkpoint} tells "
+      f"{num_classes} apart; evaluate a network that was trained on these classes"
+    )
+  if own and own != named:
+    index = next(index for index, pair in enumerate(zip(own, named)) if pair[0] != pair[1])
+    raise errors.I3dError(
+      f"class {index} of the data set is {named[index]!r}, but of {network.checkpoint} {own[index]!r}; "
+      "the classes must be the same, in the same order"
+    )
+  return named
 
 
 def predict(
-  network: network_lib.Network,
+  network: classifier.LoadedNetwork,
   source: pipeline.Source,
   clips: clip_config.EvalClips,
   folder: str | os.PathLike,
@@ -172,15 +193,15 @@ def predict(
     I3dError: if the folder holds predictions made otherwise, logits are not finite, or a record is missing or seen
       twice.
   """
-  classes = network_lib.match_classes(network, source)
-  store = predictions_lib.PredictionStore(network.stream, classes, _describe(network, source, clips), folder)
+  classes = _match_classes(network, source)
+  store = predictions_lib.PredictionStore(network.info.stream, classes, _describe(network, source, clips), folder)
   if (finished := store.load_finished()) is not None:
     return finished
   store.resume()
   videos = pipeline.eval_videos(source, clips, skip=store.numbers)
   saved_at = time.monotonic()
   with tqdm.tqdm(
-    videos, network.stream, source.num_records, initial=len(store.numbers), unit="video", disable=not progress
+    videos, network.info.stream, source.num_records, initial=len(store.numbers), unit="video", disable=not progress
   ) as bar:
     for video in bar:
       _add(store, network, pipeline.scaled(video), on_failure)
@@ -192,33 +213,38 @@ def predict(
 
 def _add(
   store: predictions_lib.PredictionStore,
-  network: network_lib.Network,
+  network: classifier.LoadedNetwork,
   video: Mapping[str, Any],
   on_failure: Callable[[str], None],
 ) -> None:
   """Predicts one element of `pipeline.eval_videos`."""
   name, reason = (video[key].numpy().decode(errors="surrogateescape") for key in ("id", "error"))
   number = int(video["record"])
+  clips = {stream: video[stream] for stream in network.streams}
   if not reason:
     try:
-      logits = network.logits(video)
+      network.check({stream: clip.shape for stream, clip in clips.items()})
     except errors.I3dError as error:
       reason = str(error)
   if reason:
     store.add_failure(number, name, reason)
     on_failure(f"{name or number}: {reason}")
     return
-  if not np.isfinite(logits).all():
-    raise errors.I3dError(f"{name}: the logits of {network.name} are not finite; check its weights")
-  store.add(number, name, int(video["label"]), logits)
+  try:
+    logits = network.logits(clips)
+  except errors.I3dError as error:  # they are not finite, which no other video will mend
+    raise errors.I3dError(f"{name}: {error}") from None
+  store.add(number, name, int(video["label"]), logits.mean(axis=0, dtype=np.float64))
 
 
-def _describe(network: network_lib.Network, source: pipeline.Source, clips: clip_config.EvalClips) -> dict[str, Any]:
+def _describe(
+  network: classifier.LoadedNetwork, source: pipeline.Source, clips: clip_config.EvalClips
+) -> dict[str, Any]:
   """Everything on which predictions depend, as JSON values."""
   places = [(entry.path.name, entry.offset, entry.length) for entry in source.entries]
   return {
-    "checkpoint": network.name,
-    "weights": network.fingerprint(),
+    "checkpoint": network.checkpoint,
+    "weights": network.weights,
     "step": network.info.step,
     "trained_on": network.info.dataset,
     "dataset": source.dataset,

@@ -296,11 +296,9 @@ class PredictionStore:
 
   def _load(self, path: pathlib.Path) -> Predictions:
     found = load(path)
-    # The same weights may be reached by another path.
-    comparable = lambda made_with, classes: {**made_with, "classes": list(classes), "checkpoint": None}
-    workdir.check_parameters(
-      path, comparable(found.made_with, found.classes), comparable(self._made_with, self._classes)
-    )
+    old = {**found.made_with, "classes": found.classes}
+    new = {**self._made_with, "classes": self._classes}
+    workdir.check_parameters(path, old, new, free=("checkpoint",))  # the same weights may be reached by another path
     return found
 
 

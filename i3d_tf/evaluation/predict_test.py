@@ -1,4 +1,4 @@
-"""The evaluation of a stream with a pipeline of three videos: means over views, interruptions, nothing twice."""
+"""The predictions of a stream: means over views, interruptions, no video twice, classes that do not match."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -12,9 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import testing
 from i3d_tf.data import record_index
 from i3d_tf.evaluation import evaluator
 from i3d_tf.evaluation import predictions
+from i3d_tf.inference import classifier
 from i3d_tf.input import clip_config
 from i3d_tf.weights import saved
 
@@ -42,25 +44,26 @@ def _video(number: int, *, name: str | None = None, num_frames: int = 9, error: 
 class _FakeNetwork:
   """Logits (pixel, -pixel), and a count of the calls; raises at the call `fails_at`."""
 
-  stream = name = "rgb"
-  crop = 32
+  checkpoint = "rgb"
+  streams = ("rgb",)
 
   def __init__(self, fails_at: int | None = None, weights: str = "1"):
     self.info = saved.make_info(stream="rgb", num_classes=2, classes=_CLASSES, dataset="d")
-    self.model = mock.Mock(num_classes=2)
+    self.weights = weights
     self.calls = 0
     self._fails_at = fails_at
-    self._weights = weights
 
-  def fingerprint(self) -> str:
-    return self._weights
+  def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    del shapes
 
-  def logits(self, video: Mapping[str, tf.Tensor]) -> np.ndarray:
+  def logits(self, clips: Mapping[str, tf.Tensor]) -> np.ndarray:
     if self.calls == self._fails_at:
       raise KeyboardInterrupt
     self.calls += 1
-    value = float(video["rgb"][0, 0, 0, 0, 0])
-    return np.float32([value, -value])
+    value = float(clips["rgb"][0, 0, 0, 0, 0])
+    if not np.isfinite(value):
+      raise errors.I3dError("the logits of rgb are not finite")
+    return np.float32([[value, -value]])
 
 
 class PredictTest(parameterized.TestCase):
@@ -130,7 +133,7 @@ class PredictTest(parameterized.TestCase):
     self.assertEmpty(list(self.folder.iterdir()))
 
   @parameterized.named_parameters(
-    ("weights", _FakeNetwork(weights="2"), _CLIPS, _source(), "weights was 1, is 2"),
+    ("weights", _FakeNetwork(weights="2"), _CLIPS, _source(), "weights was '1', is '2'"),
     ("flip", _FakeNetwork(), dataclasses.replace(_CLIPS, flip=True), _source(), "protocol was .*False}, is .*True}"),
     ("records", _FakeNetwork(), _CLIPS, _source(7), "num_records was 6, is 7; records was"),
   )
@@ -161,6 +164,72 @@ class PredictTest(parameterized.TestCase):
     with self.assertRaisesRegex(errors.I3dError, "^v3: the logits of rgb are not finite"):
       self._evaluate(_FakeNetwork(), [_video(n) | ({"rgb": tf.fill([1, 9, 32, 32, 3], np.nan)} if n == 3 else {})
                                       for n in range(6)])  # fmt: skip
+
+
+class NetworkTest(parameterized.TestCase):
+  """With a real network in the place of the fake one."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(folder.cleanup)
+    testing.write_network(folder.name, average_space=True, crop=32, short_side=32)
+    cls.network = classifier.Classifier({"rgb": folder.name}).networks["rgb"]
+
+  def _predict(self, views: np.ndarray) -> predictions.Predictions:
+    video = {**_video(0), "rgb": tf.constant(views)}
+    with mock.patch.object(evaluator.pipeline, "eval_videos", return_value=[video]):
+      with tempfile.TemporaryDirectory() as folder:
+        return evaluator.predict(self.network, _source(1, classes=self.network.info.classes), _CLIPS, folder)
+
+  @parameterized.parameters((1, 11, 250), (5, 9, 250), (5, 9, 18), (3, 9, 1))
+  def test_mean_over_the_views_however_they_are_fed(self, num_views, num_frames, at_once):
+    views = np.random.default_rng(0).uniform(-1, 1, (num_views, num_frames, 32, 32, 3)).astype(np.float32)
+    expected = np.mean([self.network.model(view[np.newaxis])[0][0] for view in views], axis=0)
+    self.assertGreater(np.ptp(expected), 1e-3)
+    with mock.patch.object(classifier, "_FRAMES_AT_ONCE", at_once):
+      logits = self._predict(views).logits
+    np.testing.assert_allclose(logits, [expected], rtol=0, atol=1e-5)
+    self.assertEqual(logits.dtype, np.float32)
+
+  def test_too_few_frames(self):
+    with self.assertRaisesRegex(
+      errors.I3dError, "the first failed because: .*clip has 8 frames; Logits needs at least 9$"
+    ):
+      self._predict(np.zeros([1, 8, 32, 32, 3], np.float32))
+
+  def test_clips_that_do_not_fit(self):
+    clips = clip_config.EvalClips(protocol="clips", short_side=32, crop=32, num_frames=5)
+    with self.assertRaisesRegex(errors.I3dError, "does not take these clips: clip has 5 frames; "):
+      evaluator._check_clips(self.network, clips)
+    evaluator._check_clips(self.network, dataclasses.replace(clips, num_frames=16))
+    with tempfile.TemporaryDirectory() as folder:
+      testing.write_network(folder)
+      network = classifier.Classifier({"rgb": folder}).networks["rgb"]
+      with self.assertRaisesRegex(errors.I3dError, "does not take these clips: .*has height 32; .*193 to 224"):
+        evaluator._check_clips(network, _CLIPS)
+
+
+class MatchClassesTest(parameterized.TestCase):
+  def _match(self, own: tuple[str, ...], theirs: tuple[str, ...], num_classes: int = 2) -> tuple[str, ...]:
+    info = saved.make_info(stream="rgb", num_classes=num_classes, classes=own)
+    network = mock.Mock(info=info, class_names=info.class_names, checkpoint="rgb")
+    return evaluator._match_classes(network, mock.Mock(classes=theirs))
+
+  def test_whoever_knows_them(self):
+    self.assertEqual(self._match(_CLASSES, _CLASSES), _CLASSES)
+    self.assertEqual(self._match(_CLASSES, ()), _CLASSES)
+    self.assertEqual(self._match((), _CLASSES), _CLASSES)
+    self.assertEqual(self._match((), ()), ("class 0", "class 1"))
+
+  def test_differences(self):
+    with self.assertRaisesRegex(errors.I3dError, "class 1 of the data set is 'lie', but of rgb 'sit'; the classes"):
+      self._match(_CLASSES, ("run", "lie"))
+    with self.assertRaisesRegex(errors.I3dError, "has 5 classes .a; b; c; ...., but rgb tells 2 apart"):
+      self._match(_CLASSES, tuple("abcde"))
+    with self.assertRaisesRegex(errors.I3dError, "has 2 classes .run; sit., but rgb tells 3 apart"):
+      self._match((), _CLASSES, num_classes=3)
 
 
 if __name__ == "__main__":
