@@ -1,15 +1,10 @@
-"""Tests of the visualize program, with small networks of made weights, in one process of its own."""
+"""Tests of the visualize program, with small networks of made weights."""
 
-from concurrent import futures
-import contextlib
-import io
-import multiprocessing
 import os
 import pathlib
 import tempfile
 
 from absl.testing import absltest
-from absl.testing import flagsaver
 from absl.testing import parameterized
 import cv2
 import numpy as np
@@ -21,20 +16,6 @@ from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 
-def run_main(arguments: list[str], folder: str) -> tuple[int, str, str]:
-  """The exit status of the program in a folder, and what it prints on stdout and stderr."""
-  from i3d_tf import cli
-  from i3d_tf import visualize
-
-  os.chdir(folder)
-  output, complaints = io.StringIO(), io.StringIO()
-  with contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaints), flagsaver.flagsaver():
-    visualize.FLAGS.unparse_flags()
-    words = visualize.FLAGS(["visualize", *arguments])[1:]
-    status = cli._guarded(visualize.main, words, takes_arguments=True)
-  return status, output.getvalue(), complaints.getvalue()
-
-
 class VisualizeTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
@@ -42,8 +23,6 @@ class VisualizeTest(parameterized.TestCase):
     folder = tempfile.TemporaryDirectory()
     cls.addClassCleanup(folder.cleanup)
     cls.made = pathlib.Path(folder.name)
-    cls.pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    cls.addClassCleanup(cls.pool.shutdown)
     for stream in ("rgb", "flow"):
       info = saved.make_info(
           stream=stream, num_classes=3, classes=("walk", "run", "jump"), width_multiplier=0.05, average_space=True,
@@ -65,9 +44,13 @@ class VisualizeTest(parameterized.TestCase):
     self.folder = pathlib.Path(folder.name)
 
   def _run(self, *arguments: str) -> tuple[int, str, str]:
-    """As `run_main`; {made} stands for the folder of what was made."""
-    words = [argument.format(made=self.made) for argument in arguments]
-    return self.pool.submit(run_main, words, os.fspath(self.folder)).result()
+    """Runs the program in the test's folder; {made} stands for the folder of what was made."""
+    before = os.getcwd()
+    os.chdir(self.folder)
+    try:
+      return testing.run_main("visualize", *(argument.format(made=self.made) for argument in arguments))
+    finally:
+      os.chdir(before)
 
   def _names(self) -> list[str]:
     return sorted(path.name for path in self.folder.iterdir())
@@ -84,6 +67,16 @@ class VisualizeTest(parameterized.TestCase):
       self.assertAlmostEqual(logits[2][name], logits[0][name] + logits[1][name], places=4)
     self.assertEqual(self._names(), ["clip_video.mp4"])
     self.assertEqual(decode.probe(self.folder / "clip_video.mp4").num_frames, 12)
+
+  def test_video_of_a_network_of_both_streams(self):
+    testing.write_network(
+        self.folder / "joint", model="fused_two_stream", stream="joint", num_frames=2, flow_stack=3, short_side=36,
+        crop=32,
+    )  # fmt: skip
+    status, output, complaints = self._run("video", "{made}/clip.mp4", "--joint_checkpoint=joint", "--output=v.mp4")
+    self.assertEqual(status, 0, complaints)
+    self.assertStartsWith(output, "RGB + Flow, whole video:\n")
+    self.assertEndsWith(output, "v.mp4\n")
 
   def test_filters(self):
     status, output, complaints = self._run("filters", "{made}/rgb", "{made}/flow")
@@ -114,6 +107,8 @@ class VisualizeTest(parameterized.TestCase):
       (("video", "a.mp4", "--flow_checkpoint=b"), "--flow_checkpoint is given, but --streams=rgb does not use it"),
       (("video", "a.mp4", "--streams=flow", "--nodraw_flow"), "--nodraw_flow is for --streams=rgb; --streams=flow "
        "computes flow anyway"),
+      (("video", "a.mp4", "--joint_checkpoint=a", "--rgb_checkpoint=b"), "--rgb_checkpoint is given, but "
+       "--joint_checkpoint is in its place"),
       (("activation", "a.mp4", "--streams=joint"), "--streams=joint; activation is of one stream, rgb or flow"),
       (("video", "a.mp4", "--output=none/a.mp4"), "none/a.mp4: No such file or directory"),
       (("video", "a.mp4", "--rgb_checkpoint={made}/rgb"), "a.mp4: there is no such file"),

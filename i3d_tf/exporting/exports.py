@@ -15,10 +15,11 @@ import tempfile
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf.exporting import classifier as classifier_lib
 from i3d_tf.exporting import config as config_lib
 from i3d_tf.exporting import saved_model
 from i3d_tf.exporting import signatures as signatures_lib
+from i3d_tf.inference import classifier as classifier_lib
+from i3d_tf.models import units
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import saved
@@ -111,33 +112,44 @@ def write_graph(folder: pathlib.Path, checkpoints: tuple[str, ...], config: conf
   """
   classifier = classifier_lib.Classifier(checkpoints, average_space=config.average_space)
   if config.fold_batch_norm:
-    classifier.fold_batch_norm()
+    _fold_batch_norm(classifier)
   specs = _specs(classifier, config)
   signatures = signatures_lib.make(classifier, specs, config.endpoints)
   if config.format == "saved_model":
-    assets = signatures_lib.describe(classifier, checkpoints, signatures)
+    assets = signatures_lib.describe(classifier, signatures)
     saved_model.write(folder, classifier, specs, signatures, assets)
   else:
     signatures = {signatures_lib.DEFAULT: signatures[signatures_lib.DEFAULT]}
     (folder / f"model.{config.format}").write_bytes(_CONVERTERS[config.format](signatures[signatures_lib.DEFAULT]))
-    for name, content in signatures_lib.describe(classifier, checkpoints, signatures).items():
+    for name, content in signatures_lib.describe(classifier, signatures).items():
       (folder / name).write_bytes(content)
   return [_title(classifier), *_table(signatures)]
 
 
-def _specs(classifier: classifier_lib.Classifier, config: config_lib.GraphConfig) -> classifier_lib.Specs:
+def _fold_batch_norm(classifier: classifier_lib.Classifier) -> None:
+  """Folds all batch norms that follow a convolution into kernels and biases, except those within an LSTM."""
+  for network in classifier.networks.values():
+    for module in network.model.submodules:
+      if isinstance(module, units.Unit3D):
+        module.fold_batch_norm()
+
+
+def _specs(classifier: classifier_lib.Classifier, config: config_lib.GraphConfig) -> signatures_lib.Specs:
   if config.format != "tflite":
-    return classifier.specs(num_frames=config.num_frames, size=config.size)
-  clip = classifier.infos[0].preprocess
-  if len(classifier.infos) > 1 and (config.num_frames is None or config.size is None):
+    return signatures_lib.clip_specs(classifier, num_frames=config.num_frames, size=config.size)
+  clip = classifier.preprocess
+  if len(classifier.networks) > 1 and (config.num_frames is None or config.size is None):
     raise errors.I3dError("format is tflite, which fixes the clips; for two networks give num_frames and size")
-  return classifier.specs(num_frames=config.num_frames or clip.num_frames, size=config.size or clip.crop, batch=1)
+  num_frames, size = config.num_frames or clip.num_frames, config.size or clip.crop
+  return signatures_lib.clip_specs(classifier, num_frames=num_frames, size=size, batch=1)
 
 
 def _title(classifier: classifier_lib.Classifier) -> str:
-  networks = " and ".join(f"{info.model} for {info.stream}" for info in classifier.infos)
-  number = sum(variable.shape.num_elements() for variable in classifier.variables)
-  return f"{networks}, {len(classifier.variables)} variables with {number:,} values"
+  networks = classifier.networks.values()
+  names = " and ".join(f"{network.info.model} for {network.info.stream}" for network in networks)
+  variables = [variable for network in networks for variable in network.model.variables]
+  number = sum(variable.shape.num_elements() for variable in variables)
+  return f"{names}, {len(variables)} variables with {number:,} values"
 
 
 def _table(signatures: Mapping[str, signatures_lib.Signature]) -> list[str]:

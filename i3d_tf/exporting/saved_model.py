@@ -11,8 +11,8 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
 from i3d_tf import errors
-from i3d_tf.exporting import classifier as classifier_lib
 from i3d_tf.exporting import signatures as signatures_lib
+from i3d_tf.inference import classifier as classifier_lib
 
 _POOLS = {"MaxPool3D": tf.nn.max_pool2d, "AvgPool3D": tf.nn.avg_pool2d}
 ConcreteFunction: TypeAlias = tf.types.experimental.ConcreteFunction
@@ -88,7 +88,7 @@ def _pool_2d(operation: tf.Operation, source: str) -> Iterator[tf.compat.v1.Node
 def write(
   folder: str | os.PathLike,
   classifier: classifier_lib.Classifier,
-  specs: classifier_lib.Specs,
+  specs: signatures_lib.Specs,
   signatures: Mapping[str, signatures_lib.Signature],
   assets: Mapping[str, bytes],
 ) -> None:
@@ -109,10 +109,11 @@ def write(
     I3dError: if it cannot be written.
   """
   functions = {name: signature.function for name, signature in signatures.items()}
+  models = [network.model for network in classifier.networks.values()]
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as scratch:
     module = tf.train.Checkpoint(
-      variables=classifier.variables,
-      trainable_variables=classifier.trainable_variables,
+      variables=[variable for model in models for variable in model.variables],
+      trainable_variables=[variable for model in models for variable in model.trainable_variables],
       assets=[_asset(pathlib.Path(scratch, name), content) for name, content in assets.items()],
     )
     module.__call__ = _call(classifier, specs)
@@ -143,9 +144,8 @@ def _asset(path: pathlib.Path, content: bytes) -> tf.saved_model.Asset:
   return tf.saved_model.Asset(os.fspath(path))
 
 
-def _call(classifier: classifier_lib.Classifier, specs: classifier_lib.Specs) -> Callable[..., tf.Tensor]:
-  by_stream = lambda clips: clips if len(classifier.streams) > 1 else {classifier.streams[0]: clips}
+def _call(classifier: classifier_lib.Classifier, specs: signatures_lib.Specs) -> Callable[..., tf.Tensor]:
   signature = dict(specs) if len(specs) > 1 else specs[classifier.streams[0]]
-  call = tf.function(lambda clips: classifier(by_stream(clips))["Logits"], input_signature=[signature], autograph=False)
+  call = tf.function(lambda clips: classifier(clips)["Logits"], input_signature=[signature], autograph=False)
   call.get_concrete_function()
   return call

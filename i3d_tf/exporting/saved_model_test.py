@@ -20,10 +20,10 @@ from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from i3d_tf import testing
-from i3d_tf.exporting import classifier as classifier_lib
 from i3d_tf.exporting import config
 from i3d_tf.exporting import exports
 from i3d_tf.exporting import saved_model
+from i3d_tf.inference import classifier as classifier_lib
 
 _SHAPE = (2, 5, 8, 9, 3)
 

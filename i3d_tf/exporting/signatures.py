@@ -4,18 +4,18 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import provenance
-from i3d_tf.exporting import classifier as classifier_lib
+from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
 from i3d_tf.input import sampling
 from i3d_tf.models import base
-from i3d_tf.models import preprocess
-from i3d_tf.weights import saved
+
+Specs: TypeAlias = Mapping[str, tf.TensorSpec]  # of clips by stream
 
 DEFAULT = "serving_default"
 PROBABILITIES = "probabilities"
@@ -49,9 +49,53 @@ class Signature:
     return tf.function(lambda **inputs: self.apply(**inputs), autograph=False).get_concrete_function(**self.inputs)
 
 
-def make(
-  classifier: classifier_lib.Classifier, specs: classifier_lib.Specs, endpoints: Iterable[str] = ()
-) -> dict[str, Signature]:
+def clip_specs(
+  classifier: classifier_lib.Classifier,
+  *,
+  num_frames: int | None = None,
+  size: int | None = None,
+  batch: int | None = None,
+) -> Specs:
+  """Returns the clips that networks take, with as many open axes as they allow.
+
+  Args:
+    classifier: one network, or two.
+    num_frames, size: number of frames, and height and width; None: open, or what the network takes.
+    batch: clips in a batch; None: open.
+
+  Returns:
+    Specifications by stream.
+
+  Raises:
+    I3dError: if a network does not take so many frames, or that size.
+  """
+  specs: dict[str, tf.TensorSpec] = {}
+  for network in classifier.networks.values():
+    clip = network.info.preprocess
+    frames, side = num_frames or clip.num_frames, size or clip.crop
+    network.check(_shapes(network, frames, side))
+    any_frames = num_frames is None and _takes(network, 2 * frames, side)
+    any_size = size is None and all(_takes(network, frames, each) for each in (side // 2, 2 * side))
+    shapes = _shapes(network, None if any_frames else frames, None if any_size else side, batch)
+    specs |= {stream: tf.TensorSpec(shape, tf.float32, name=stream) for stream, shape in shapes.items()}
+  return specs
+
+
+def _shapes(
+  network: classifier_lib.LoadedNetwork, num_frames: int | None, size: int | None, batch: int | None = 1
+) -> dict[str, list[int | None]]:
+  return {stream: [batch, num_frames, size, size, channels] for stream, channels in network.info.channels.items()}
+
+
+def _takes(network: classifier_lib.LoadedNetwork, num_frames: int, size: int) -> bool:
+  try:
+    network.check(_shapes(network, num_frames, size))
+  except errors.I3dError:
+    return False
+  return True
+
+
+def make(classifier: classifier_lib.Classifier, specs: Specs, endpoints: Iterable[str] = ()) -> dict[str, Signature]:
   """Makes the signatures of a network: the default one, for its logits, and those for whatever else it returns.
 
   Args:
@@ -88,8 +132,8 @@ def make(
 def _of_rgb(classifier: classifier_lib.Classifier, spec: tf.TensorSpec, logits, probabilities) -> dict[str, Signature]:
   """Makes the signatures that only networks of RGB have."""
   images = tf.TensorSpec(spec.shape[:2], tf.string, name=JPEG_INPUT)
-  crop = spec.shape[2] or classifier.infos[0].preprocess.crop
-  decode = lambda images: {"rgb": decode_frames(images, max(crop, classifier.infos[0].preprocess.short_side), crop)}
+  crop = spec.shape[2] or classifier.preprocess.crop
+  decode = lambda images: {"rgb": decode_frames(images, max(crop, classifier.preprocess.short_side), crop)}
   hub_spec = tf.TensorSpec(spec.shape, spec.dtype, name=HUB_INPUT)
   return {
     JPEG: Signature(
@@ -148,40 +192,35 @@ def class_list(classes: tuple[str, ...]) -> dict[str, bytes]:
   return {_CLASSES_FILE: "".join(f"{name}\n" for name in classes).encode()} if classes else {}
 
 
-def describe(
-  classifier: classifier_lib.Classifier,
-  checkpoints: tuple[str, ...],
-  signatures: Mapping[str, Signature],
-) -> dict[str, bytes]:
+def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Signature]) -> dict[str, bytes]:
   """Makes the files that describe an exported network.
 
   Args:
     classifier: the network, or two.
-    checkpoints: its checkpoints.
     signatures: as returned by `make`.
 
   Returns:
     Contents by file name.
   """
+  networks = classifier.networks.values()
   content = {
     "networks": [
-      {"checkpoint": checkpoint} | {name: getattr(info, name) for name in ("model", "stream", "dataset", "step")}
-      for checkpoint, info in zip(checkpoints, classifier.infos, strict=True)
+      {"checkpoint": each.checkpoint} | {name: each.info.get(name) for name in ("model", "stream", "dataset", "step")}
+      for each in networks
     ],
     "num_classes": classifier.num_classes,
     "classes": _CLASSES_FILE if classifier.classes else None,
-    "streams": {
-      stream: _describe_stream(classifier, info, stream) for info in classifier.infos for stream in info.streams
-    },
+    "streams": {stream: _describe_stream(network, stream) for network in networks for stream in network.streams},
     "signatures": {name: _describe_signature(signature) for name, signature in signatures.items()},
     "made_by": provenance.collect(),
   }
   return {**class_list(classifier.classes), _INPUT_FILE: json.dumps(content, indent=2).encode() + b"\n"}
 
 
-def _describe_stream(classifier: classifier_lib.Classifier, info: saved.ModelInfo, stream: str) -> dict[str, Any]:
+def _describe_stream(network: classifier_lib.LoadedNetwork, stream: str) -> dict[str, Any]:
   """Describes the clips of a stream; 'trained_on' has the fields of the `Preprocess` of training."""
-  trained_on = dataclasses.asdict(info.preprocess)
+  clip = network.info.preprocess
+  trained_on = dataclasses.asdict(clip)
   frame_rate = trained_on.pop("frame_rate")
   if stream != "flow":
     trained_on = {name: value for name, value in trained_on.items() if "flow" not in name}
@@ -190,9 +229,9 @@ def _describe_stream(classifier: classifier_lib.Classifier, info: saved.ModelInf
     "dtype": "float32",
     "range": [-1, 1],
     "values": _VALUES[stream],
-    "channels": preprocess.CHANNELS[stream] * (info.preprocess.flow_stack if stream == "flow" else 1),
+    "channels": network.info.channels[stream],
     "frames_per_second": frame_rate,
-    "least_frames": classifier.least_frames(stream),
+    "least_frames": next((n for n in range(1, clip.num_frames) if _takes(network, n, clip.crop)), clip.num_frames),
     "trained_on": trained_on,
   }
 

@@ -1,5 +1,6 @@
 """What exported networks take and return, for a network of each kind, against the networks themselves."""
 
+import json
 import pathlib
 
 from absl.testing import absltest
@@ -10,8 +11,8 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.exporting import classifier as classifier_lib
 from i3d_tf.exporting import signatures
+from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
 from i3d_tf.models import zoo
 from i3d_tf.video import decode
@@ -30,7 +31,7 @@ def _fields(model: str) -> dict:
   return {"model": model, "stream": stream, "average_space": "average_space" in entry.options, **frames, **stack}
 
 
-def _clips(specs: classifier_lib.Specs, frames: int, height: int, width: int) -> dict[str, tf.Tensor]:
+def _clips(specs: signatures.Specs, frames: int, height: int, width: int) -> dict[str, tf.Tensor]:
   """Two clips, of the given extents where the specs leave them open."""
   given = (2, frames, height, width, None)
   shapes = {
@@ -53,17 +54,19 @@ class SignaturesTest(parameterized.TestCase):
   @parameterized.parameters(*_ONE_OF_EACH_KIND)
   def test_logits_are_the_network_s_for_clips_of_any_shape_it_takes(self, model):
     classifier = self._classifier(_fields(model))
-    specs = classifier.specs()
+    specs = signatures.clip_specs(classifier)
     logits = signatures.make(classifier, specs)[signatures.DEFAULT].function
     self.assertTrue(all(spec.shape[0] is None for spec in specs.values()))
-    for extents in ((classifier.infos[0].preprocess.num_frames, 64, 64), (19, 80, 48)):
+    for extents in ((classifier.preprocess.num_frames, 64, 64), (19, 80, 48)):
       clips = _clips(specs, *extents)
-      expected = classifier.models[0](clips if len(clips) > 1 else next(iter(clips.values())))[0]
+      (network,) = classifier.networks.values()
+      expected = network.model(clips if len(clips) > 1 else next(iter(clips.values())))[0]
       self.assertLess(testing.relative_error(logits(**clips)["logits"], expected), 1e-5)
 
   def test_axes_are_open_where_the_network_allows_it(self):
     shape = lambda *networks, **options: {
-      stream: spec.shape.as_list() for stream, spec in self._classifier(*networks).specs(**options).items()
+      stream: spec.shape.as_list()
+      for stream, spec in signatures.clip_specs(self._classifier(*networks), **options).items()
     }
     i3d = {"rgb": [None, None, 224, 224, 3]}
     self.assertEqual(shape({}), i3d)
@@ -75,19 +78,20 @@ class SignaturesTest(parameterized.TestCase):
   def test_what_a_network_does_not_take_is_refused(self):
     classifier = self._classifier({})
     for options, sentence in (
-      ({"num_frames": 8}, "clips of 8 frames of 224x224 do not fit i3d: .* needs at least 9"),
-      ({"size": 256}, "clips of 64 frames of 256x256 do not fit i3d: .* needs 193 to 224"),
+      ({"num_frames": 8}, "0 does not take these clips: clip has 8 frames; Logits needs at least 9"),
+      ({"size": 256}, "0 does not take these clips: clip has height 256; Logits needs 193 to 224"),
     ):
       with self.assertRaisesRegex(errors.I3dError, sentence):
-        classifier.specs(**options)
-    self.assertEqual(classifier.least_frames("rgb"), 9)
+        signatures.clip_specs(classifier, **options)
+    description = json.loads(signatures.describe(classifier, {})["input.json"])
+    self.assertEqual(description["streams"]["rgb"]["least_frames"], 9)
     with self.assertRaisesRegex(errors.I3dError, "no choice of average_space"):
       self._classifier({"model": "c3d", "num_frames": 8, "crop": 48}, average_space=True)
 
   def test_there_are_signatures_for_all_that_a_network_of_rgb_returns(self):
     classifier = self._classifier(_SMALL)
-    made = signatures.make(classifier, classifier.specs(), ["Mixed_3c", "PooledFeatures"])
-    clips = _clips(classifier.specs(), 17, 64, 64)
+    made = signatures.make(classifier, signatures.clip_specs(classifier), ["Mixed_3c", "PooledFeatures"])
+    clips = _clips(signatures.clip_specs(classifier), 17, 64, 64)
     results = {name: each.function(clips["rgb"]) for name, each in made.items() if name != signatures.JPEG}
     expected = classifier(clips)
     wanted = {
@@ -102,14 +106,14 @@ class SignaturesTest(parameterized.TestCase):
     for (name, output), value in wanted.items():
       self.assertLess(testing.relative_error(results[name][output], value), 1e-5, name)
     with self.assertRaisesRegex(errors.I3dError, "endpoints has Mixed_3d; there are Conv3d_1a_7x7, "):
-      signatures.make(classifier, classifier.specs(), ["Mixed_3d"])
+      signatures.make(classifier, signatures.clip_specs(classifier), ["Mixed_3d"])
 
   def test_two_networks_add_their_logits(self):
     classifier = self._classifier(_SMALL, {**_SMALL, "stream": "flow", "num_frames": 32})
-    made = signatures.make(classifier, classifier.specs(), ["flow/Mixed_3c"])
+    made = signatures.make(classifier, signatures.clip_specs(classifier), ["flow/Mixed_3c"])
     self.assertCountEqual(made, ["serving_default", "probabilities", "flow/Mixed_3c"])
-    clips = _clips(classifier.specs(), 16, 64, 64)
-    apart = [model(clips[stream]) for model, stream in zip(classifier.models, ("rgb", "flow"))]
+    clips = _clips(signatures.clip_specs(classifier), 16, 64, 64)
+    apart = [network.model(clips[stream]) for stream, network in classifier.networks.items()]
     logits = made["serving_default"].function(**clips)["logits"]
     np.testing.assert_allclose(logits, apart[0][0] + apart[1][0], atol=1e-5)
     features = made["flow/Mixed_3c"].function(**clips)["flow/Mixed_3c"]
@@ -140,7 +144,7 @@ class SignaturesTest(parameterized.TestCase):
 
   def test_probabilities_of_jpeg_images_are_those_of_the_clip(self):
     classifier = self._classifier({**_SMALL, "num_frames": 9})
-    jpeg = signatures.make(classifier, classifier.specs())[signatures.JPEG]
+    jpeg = signatures.make(classifier, signatures.clip_specs(classifier))[signatures.JPEG]
     frames = np.random.default_rng(0).integers(0, 255, [9, 72, 72, 3], np.uint8)
     images = tf.constant([[tf.io.encode_jpeg(frame).numpy() for frame in frames]])
     clip = signatures.decode_frames(images, 72, 64)

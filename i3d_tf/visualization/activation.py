@@ -1,84 +1,137 @@
-"""Where and when a network sees a class: its logits at each position of Mixed_5c.
+"""Class activation: the logits of a class at each position and step of the last layer before the head.
 
-The head averages Mixed_5c over 2 steps and 7x7 positions and applies the classifier, which is linear, to the averages.
-So the classifier can be applied to each position first and the averages be taken of its logits: every position has a
-logit of its own, and the mean of them all, each weighted by how many of the head's windows it is in, is the network's
-logit (`weights`). No gradients and no second network are needed, and nothing is approximated.
+A head that averages the last layer over windows and applies a linear classifier to the means can as well apply the
+classifier to each position first and average its logits. So every position has logits of its own, and their weighted
+mean is the network's logits exactly: a position weighs as much as the number of the head's windows that contain it
+(`weights`). Nothing is approximated, and no gradients are needed. I3D's head averages Mixed_5c over 2 steps and 7x7
+positions; those of ResNets average layer4 over everything.
 
-A crop of 224 pixels has 7x7 positions of equal weight; of n steps the first and the last weigh half. On whole frames
-the network is fully convolutional, as with `average_space`: the head's window moves, and positions near the border are
-in fewer windows. A position stands for the middle of the pixels that it sees, which with SAME padding is 7.5 pixels
-right of and below the middle of its 32x32 pixels; on the way to the frame logits are interpolated linearly.
-
-Pictures of class activation: a video of it, and a contact sheet.
+Of I3D a crop of 224 pixels has 7x7 positions of equal weight; of n steps the first and the last weigh half. On whole
+frames the networks are fully convolutional: the window of the head moves, and positions near the border are in fewer
+windows. A position is drawn at the middle of the pixels that it sees, which with SAME padding is 7.5 pixels right of
+and below the middle of its 32x32 pixels; between positions logits are interpolated linearly.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import difflib
+import math
 import os
-import pathlib
 import tempfile
+from typing import IO
 
 import cv2
-import matplotlib
 import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.inference import chunks
-from i3d_tf.inference import classifier
-from i3d_tf.models import inception_spec as spec
-from i3d_tf.models import preprocess
+from i3d_tf.inference import classifier as classifier_lib
+from i3d_tf.models import inception
+from i3d_tf.models import inception_spec
 from i3d_tf.models import receptive_field
-from i3d_tf.video import decode
-from i3d_tf.visualization import annotate
-from i3d_tf.visualization import canvas
+from i3d_tf.models import resnet
+from i3d_tf.models import resnet_spec
 from i3d_tf.visualization import curves
 from i3d_tf.visualization import source
 from i3d_tf.weights import release
-from i3d_tf.weights import saved
 
-ENDPOINT = "Mixed_5c"
-_PIXELS_AT_ONCE = 256 * 224 * 224  # frames times pixels that go through the network from one pass to the next
+_PIXELS_AT_ONCE = 256 * 224 * 224  # frames times pixels from one pass of the network to the next
 
 
-class PositionNetwork:
-  """A network of one stream that gives the logits of all classes at each position of Mixed_5c."""
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """An average pool and a linear classifier over it.
 
-  def __init__(self, checkpoint: str | os.PathLike, stream: str):
-    """Loads it; I3dError, beside what `saved.read` raises, if it is no I3D with a classifier, or of another stream."""
-    self.checkpoint, self.stream = os.fspath(checkpoint), stream
-    values, info = saved.read(checkpoint)
-    if info.model != "i3d":
-      raise errors.CheckpointError(f"{checkpoint} is a network {info.model}; class activation is of networks i3d only")
-    if not info.num_classes:
-      raise errors.CheckpointError(f"{checkpoint} has no classifier yet; training can start from it")
-    annotate.check_stream(self.checkpoint, info, stream)
-    self.info = info
-    self._model = saved.make_model(dataclasses.replace(info, average_space=True))
-    release.assign(self._model, values, self.checkpoint)
-    signature = tf.TensorSpec([1, None, None, None, preprocess.CHANNELS[stream]])
-    self._apply = tf.function(self._run, input_signature=[signature])
-
-  def __call__(self, clips: np.ndarray) -> dict[str, tf.Tensor]:
-    """Clips `[1, T, H, W, C]` in [-1, 1] to logits `[1, T', H', W', classes]`, under the name of their endpoint."""
-    return self._apply(clips)
-
-  def _run(self, clips: tf.Tensor) -> dict[str, tf.Tensor]:
-    features = self._model(clips)[1][ENDPOINT]
-    variables = release.named_variables(self._model)
-    kernel = tf.reshape(variables[release.HEAD_KERNEL], [features.shape[-1], self.info.num_classes])
-    return {ENDPOINT: tf.tensordot(features, kernel, 1) + variables[release.HEAD_BIAS]}
-
-
-def weights(steps: int, height: int, width: int) -> np.ndarray:
-  """The share of each position in the network's logits, float64 `[steps, height, width]`; their sum is 1.
-
-  Along each axis it is the number of places of the head's window that a position is in, of `spec.I3D.head_pool` or the
-  whole axis if that is shorter (which time must not be).
+  Attributes:
+    endpoint: the layer that it takes.
+    pool: (time, height, width) of the average pool, VALID, of stride 1, whose outputs are averaged; (1, 1, 1) is the
+      mean of all positions.
+    time, space: the layers along time, and along a side of the frames, that lead to the endpoint.
   """
-  axes = [_shares(extent, kernel) for extent, kernel in zip((steps, height, width), spec.I3D.head_pool)]
+
+  endpoint: str
+  pool: tuple[int, int, int]
+  time: tuple[receptive_field.Layer, ...]
+  space: tuple[receptive_field.Layer, ...]
+
+
+def find_head(network: classifier_lib.LoadedNetwork) -> Head:
+  """Finds the layer and the average pool before a network's classifier.
+
+  Args:
+    network: the network.
+
+  Returns:
+    The head.
+
+  Raises:
+    CheckpointError: if its head is another one.
+    I3dError: if the steps of its last layer depend on the whole clip.
+  """
+  model = network.model
+  if isinstance(model, inception.Inception):
+    endpoint = inception_spec.endpoint_name(inception_spec.rows(model.architecture)[-1], model.architecture)
+    pool, space = model.architecture.head_pool, _inception_layers(model.architecture)
+  elif isinstance(model, resnet.ResNet):
+    # With symmetric padding (kernel - 1) / 2 the middles are those of kernels of one pixel.
+    *_, last = resnet_spec.rows(model.architecture)
+    endpoint, pool, space = last.name, (1, 1, 1), (receptive_field.Layer(1, _resnet_stride(model.architecture), 0),)
+  else:
+    raise errors.CheckpointError(
+      f"{network.checkpoint} is a network {network.info.model}; class activation is for networks of one stream that "
+      "end in an average pool and a linear classifier (Inceptions and ResNets)"
+    )
+  return Head(endpoint, pool, tuple(model.time_layers(endpoint)), space)
+
+
+def _inception_layers(architecture: inception_spec.Architecture) -> tuple[receptive_field.Layer, ...]:
+  rows = [(3, 1) if isinstance(row, inception_spec.Mixed) else (row.kernel, row.stride) for row in inception_spec.ROWS]
+  padding = lambda kernel: (kernel - 1) // 2 if architecture.symmetric_padding else receptive_field.SAME
+  return tuple(receptive_field.Layer(kernel, stride, padding(kernel)) for kernel, stride in rows)
+
+
+def _resnet_stride(architecture: resnet_spec.Architecture) -> int:
+  """Returns the pixels from one position of the last layer to the next."""
+  found = []
+  for row in resnet_spec.rows(architecture):
+    convolutions = row.branch if isinstance(row, resnet_spec.Block) else [row]
+    found += [each.stride[1] for each in convolutions if not isinstance(each, resnet_spec.NonLocal)]
+  return math.prod(found)
+
+
+def position_logits(network: classifier_lib.LoadedNetwork, head: Head, clips: tf.Tensor) -> tf.Tensor:
+  """Computes the logits of all classes at each position of a network's last layer.
+
+  Args:
+    network: the network.
+    head: of the network.
+    clips: `[B, T, H, W, C]` in [-1, 1].
+
+  Returns:
+    float32 `[B, T', H', W', classes]`.
+  """
+  features = tf.cast(network(clips)[head.endpoint], tf.float32)
+  named = release.named_variables(network.model)
+  variables = {name[-2:]: variable for name, variable in named.items() if release.is_head(name)}
+  kernel = tf.reshape(variables["/w"], [features.shape[-1], network.info.num_classes])
+  return tf.tensordot(features, kernel, 1) + variables["/b"]
+
+
+def weights(head: Head, steps: int, height: int, width: int) -> np.ndarray:
+  """Computes the share of each position in the network's logits.
+
+  Along each axis it is proportional to the number of places of the head's window that contain the position; where the
+  axis is shorter than the window, which time must not be, the window is the whole axis.
+
+  Args:
+    head: of the network.
+    steps, height, width: of the last layer.
+
+  Returns:
+    float64 `[steps, height, width]`, of sum 1.
+  """
+  axes = [_shares(extent, kernel) for extent, kernel in zip((steps, height, width), head.pool)]
   return np.einsum("t,y,x->tyx", *axes)
 
 
@@ -88,30 +141,38 @@ def _shares(extent: int, kernel: int) -> np.ndarray:
   return counts / counts.sum()
 
 
-def centres(extent: int) -> np.ndarray:
-  """Of the positions of Mixed_5c along a side of `extent` pixels the middles of what they see, in pixels."""
-  rows = [(3, 1) if isinstance(row, spec.Mixed) else (row.kernel, row.stride) for row in spec.ROWS]
-  path = [receptive_field.Layer(kernel, stride) for kernel, stride in rows]
-  count = receptive_field.num_steps(path, extent)
-  seen = [receptive_field.seen(path, (index, index + 1), extent) for index in range(count)]
+def centres(head: Head, extent: int) -> np.ndarray:
+  """Computes where the positions of the last layer are along a side of the frames.
+
+  Args:
+    head: of the network.
+    extent: pixels of the side.
+
+  Returns:
+    The middle of the pixels that each position sees, float64, in pixels.
+  """
+  count = receptive_field.num_steps(head.space, extent)
+  seen = [receptive_field.seen(head.space, (index, index + 1), extent) for index in range(count)]
   return np.array([(first + end - 1) / 2 for first, end in seen])
 
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-  """The logits of one class over a video's time and space.
+  """The logits of one class over the time and space of a video.
 
   Attributes:
     video: the video.
-    crop: pixels of the side of the central square that the network saw; None: it saw the whole frames.
+    head: of the network.
+    crop: pixels of the side of the central square that the network saw; None: it saw whole frames.
     name: of the class.
     times: of the steps in seconds, `[steps]`.
-    values: the class's logits `[steps, h, w]`.
+    values: the logits of the class, `[steps, h, w]`.
     logits: those of all classes for the whole video, `[classes]`.
     index: of the class among them.
   """
 
   video: source.Video
+  head: Head
   crop: int | None
   name: str
   times: np.ndarray
@@ -126,27 +187,45 @@ class Activation:
 
   @property
   def over_time(self) -> np.ndarray:
-    """The mean of the class's logits over space, `[steps]`."""
-    return np.einsum("tyx,yx->t", self.values, weights(2, *self.values.shape[1:]).sum(axis=0))
+    """The mean of the logits over space, `[steps]`."""
+    share = weights(self.head, self.head.pool[0], *self.values.shape[1:]).sum(axis=0)
+    return np.einsum("tyx,yx->t", self.values, share)
 
   def at(self, time: float) -> np.ndarray:
-    """The class's logit at each pixel, float32 `[H, W]`, interpolated linearly in time and space."""
+    """Interpolates the logits of the class linearly in time and space.
+
+    Args:
+      time: in seconds.
+
+    Returns:
+      The logit at each pixel, float32 `[H, W]`.
+    """
     flat = curves.Curve(self.times, self.values.reshape(len(self.values), -1), field=0.0)
     grid = flat.at(np.array([time]))[0].reshape(self.values.shape[1:]).astype(np.float32)
     height, width = self.size
-    y, x = (_places(extent) for extent in (height, width))
+    y, x = (self._places(extent) for extent in (height, width))
     across, down = np.meshgrid(x, y)
     return cv2.remap(grid, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
-
-def _places(extent: int) -> np.ndarray:
-  """Where each pixel is among the positions, float32: 1.5 is in the middle between the second and the third."""
-  middles = centres(extent)
-  return np.interp(np.arange(extent), middles, np.arange(len(middles))).astype(np.float32)
+  def _places(self, extent: int) -> np.ndarray:
+    """Returns where each pixel is among the positions, float32: 1.5 is halfway from the second to the third."""
+    middles = centres(self.head, extent)
+    return np.interp(np.arange(extent), middles, np.arange(len(middles))).astype(np.float32)
 
 
 def find_class(name: str, names: Sequence[str]) -> int:
-  """The index of a class; I3dError, with the names that come near, if there is none of that name."""
+  """Finds a class, regardless of case.
+
+  Args:
+    name: of the class.
+    names: of all classes.
+
+  Returns:
+    Its index.
+
+  Raises:
+    I3dError: if there is none of that name; names those that are near.
+  """
   folded = {each.casefold(): index for index, each in enumerate(names)}
   key = name.strip().casefold()
   if key in folded:
@@ -159,170 +238,87 @@ def find_class(name: str, names: Sequence[str]) -> int:
 
 def compute(
   path: str | os.PathLike,
-  network: PositionNetwork,
+  network: classifier_lib.LoadedNetwork,
   *,
   class_name: str | None = None,
   view: str = "frame",
   store: source.FlowStore | None = None,
   threads: int | None = None,
-  progress: source.Progress = source.silently,
+  progress: bool = False,
 ) -> Activation:
-  """The activation of a class over a video of any length, in memory that grows by one class's logits only.
+  """Computes the activation of a class over a video of any length, which the network sees as one clip.
 
-  The logits of all classes wait in a temporary file, since only the whole video tells which is best.
+  Memory grows by the logits of one class only; those of all classes are kept in a temporary file, since which is best
+  is known at the end of the video only. Where the network's clips have a stride, it sees one frame of so many.
 
   Args:
     path: the video.
-    network: of RGB or flow.
-    class_name: of its classes; None: the best for the video.
+    network: of RGB or flow, with a head as `find_head` wants it; one that is loaded with `average_space`, where it has
+      this option.
+    class_name: name of the class; None: the best one for the video.
     view: 'frame', the whole frames, or 'crop', the central square that the network was trained on.
     store: keeps the flow that was computed, for pictures.
-    threads: for flow; None: one a core.
-    progress: is shown what is gone through.
+    threads: for flow; None: one per core.
+    progress: show progress on stderr.
+
+  Returns:
+    The activation.
 
   Raises:
-    I3dError: for an unknown class, or if the video cannot be read whole or is too short.
+    I3dError: for a network with another head, an unknown class, or if the video cannot be read whole or is too short.
   """
-  names = network.info.class_names
-  index = None if class_name is None else find_class(class_name, names)
-  is_flow = network.stream == "flow"
-  video = source.survey(path, short_side=network.info.preprocess.short_side, streams=[network.stream])
-  crop = network.info.preprocess.crop if view == "crop" else None
-  count = video.num_frames - is_flow
-  inputs = progress(video.flow(threads) if is_flow else video.frames(), network.stream, count)
+  head, clip, stream = find_head(network), network.info.preprocess, network.info.stream
+  index = None if class_name is None else find_class(class_name, network.class_names)
+  is_flow, stride = stream == "flow", clip.frame_stride
+  least = (_least_steps(head) - 1) * stride + 1 + is_flow
+  video = source.survey(path, clip, least_frames=least)
+  crop = clip.crop if view == "crop" else None
+  total = video.num_frames - is_flow
+  inputs = source.progress_bar(video.flow(threads) if is_flow else video.frames(), stream, total, shown=progress)
   if is_flow and store is not None:
     inputs = store.keep(inputs)
-  clips = (annotate.prepare(each, network.stream, crop)[np.newaxis] for each in inputs)
+  strided = (image for number, image in enumerate(inputs) if number % stride == 0)
+  clips = (curves.prepare(each, stream, clip, crop)[np.newaxis] for each in strided)
+  count = -(-total // stride)
   side = (crop, crop) if crop is not None else (video.height, video.width)
   with tempfile.TemporaryFile() as file:
-    logits = _gather(network, clips, count, side, file)
-    share = weights(*logits.shape[:3])
-    whole = sum(np.einsum("yx,yxc->c", *each) for each in zip(share, logits))
+    logits = _gather(network, head, clips, count, side, file)
+    share = weights(head, *logits.shape[:3])
+    whole = np.sum([np.einsum("yx,yxc->c", *each) for each in zip(share, logits)], axis=0)
     if not np.isfinite(whole).all():
       raise errors.I3dError(f"{network.checkpoint}: the network's logits are not finite; check the checkpoint")
     index = int(whole.argmax()) if index is None else index
     values = np.array(logits[..., index])
-  times = curves.step_times(ENDPOINT, count, stream=network.stream)
-  return Activation(video, crop, names[index], times, values, whole, index)
+  times = curves.step_times(head.time, count, stream=stream, frame_stride=stride)
+  return Activation(video, head, crop, network.class_names[index], times, values, whole, index)
+
+
+def _least_steps(head: Head) -> int:
+  """Returns the fewest frames, or flow fields, of which the head's window has a place."""
+  count = 1
+  while receptive_field.num_steps(head.time, count) < head.pool[0]:
+    count += 1
+  return count
 
 
 def _gather(
-  network: PositionNetwork, clips: Iterator[np.ndarray], num_frames: int, side: tuple[int, int], file
+  network: classifier_lib.LoadedNetwork,
+  head: Head,
+  clips: Iterator[np.ndarray],
+  num_frames: int,
+  side: tuple[int, int],
+  file: IO[bytes],
 ) -> np.memmap:
-  """The logits of all steps and positions, float32 `[steps, h, w, classes]`, in a file."""
+  """Computes the logits of all steps and positions, float32 `[steps, h, w, classes]`, in a file."""
+  (channels,) = network.info.channels.values()
+  signature = [tf.TensorSpec([1, None, None, None, channels])]
+  apply = tf.function(lambda clips: {head.endpoint: position_logits(network, head, clips)}, input_signature=signature)
   chunk = max(64, _PIXELS_AT_ONCE // (side[0] * side[1]))
-  shape = None
-  layers = spec.time_layers(ENDPOINT)
-  for steps in chunks.extract(network, clips, layers={ENDPOINT: layers}, num_frames=num_frames, chunk=chunk):
-    values = steps[ENDPOINT][0]
-    shape = (receptive_field.num_steps(layers, num_frames), *values.shape[1:])
+  shape: tuple[int, ...] = ()
+  layers = {head.endpoint: head.time}
+  for steps in chunks.extract(apply, clips, layers=layers, num_frames=num_frames, chunk=chunk):
+    values = steps[head.endpoint][0]
+    shape = (receptive_field.num_steps(head.time, num_frames), *values.shape[1:])
     file.write(np.ascontiguousarray(values, np.float32).tobytes())
   file.flush()
   return np.memmap(file, np.float32, mode="r", shape=shape)
-
-
-_MAP = "RdYlBu_r"  # blue to red; its middle, for a logit of 0, is not seen
-_STRONGEST = 0.8  # how much of the colour covers the frame where the logit is the largest
-_COLORS = "red speaks for the class, blue against it"
-_BAR = (14, 56)  # pixels of the colour bar and of its numbers
-_PAGE, _PICTURE_HEIGHT = 1000, 400  # pixels of the video's width, and of its pictures' height at most
-_TILE_HEIGHT = 150  # pixels, on the sheet
-_GAP = 8
-_TIMELINE_HEIGHT = 130
-
-
-class Painter:
-  """Draws one activation: what speaks for the class is red, what speaks against it blue, in one scale."""
-
-  def __init__(self, activation: Activation, store: source.FlowStore | None = None):
-    """`store` has the flow that the network took, if it took flow; then that is shown beside."""
-    self.activation, self._store = activation, store
-    self.largest = max(float(np.abs(activation.values).max()), 1e-6)
-
-  def beside(self, index: int, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the network saw at a frame, and the frame in gray with the logits laid over it, RGB uint8 `[H, W, 3]`."""
-    seen = frame if self._store is None else self._store.draw(min(index, len(self._store) - 1))
-    return self._cut(seen), self.overlay(self._cut(frame), self.activation.at(index / decode.FRAME_RATE))
-
-  def overlay(self, frame: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """A frame in gray, covered by colour the more the farther from 0 the logits `[H, W]` are."""
-    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., np.newaxis].astype(np.float32)
-    level = logits / self.largest
-    color = 255 * matplotlib.colormaps[_MAP]((1 + level) / 2)[..., :3]
-    share = _STRONGEST * np.abs(level)[..., np.newaxis]
-    return np.rint((1 - share) * gray + share * color).astype(np.uint8)
-
-  def bar(self, height: int) -> np.ndarray:
-    """The scale of the colours, over middle gray, with numbers."""
-    levels = np.linspace(self.largest, -self.largest, height, dtype=np.float32)[:, np.newaxis]
-    gray = np.full((height, _BAR[0], 3), 128, np.uint8)
-    bar = canvas.rim(self.overlay(gray, np.broadcast_to(levels, gray.shape[:2])))
-    numbers = np.full((height, _BAR[1], 3), canvas.PAPER, np.uint8)
-    for share in (0, 0.25, 0.5, 0.75, 1):
-      value = (1 - 2 * share) * self.largest
-      words = canvas.text(f"{value:+.1f}".replace("-", "−") if value else "0", canvas.FAINT, size=12, height=16)
-      top = round(share * (height - 16))
-      numbers[top : top + 16, 4 : 4 + words.shape[1]] = words
-    return canvas.beside([bar, numbers])
-
-  def facts(self) -> str:
-    """The class's logit for the whole video, and how good that is."""
-    logits, index = self.activation.logits, self.activation.index
-    probability = classifier.softmax(logits)[index]
-    place = 1 + int((logits > logits[index]).sum())
-    return f"whole video: logit {logits[index]:.2f}, probability {probability:.3f}, place {place} of {len(logits)}"
-
-  def _cut(self, image: np.ndarray) -> np.ndarray:
-    height, width = self.activation.size
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
-
-
-def draw_video(
-  painter: Painter, write: Callable[[np.ndarray], None], *, progress: source.Progress = source.silently
-) -> None:
-  """Draws all frames, each with the logit's curve beneath it; `write` takes them."""
-  activation = painter.activation
-  inner = _PAGE - 2 * canvas.MARGIN
-  over_time = activation.over_time
-  margin = max(0.08 * float(np.ptp(over_time)), 0.1)
-  timeline = canvas.Timeline(
-      activation.times, over_time[:, np.newaxis], canvas.PALETTE[:1], seconds=activation.video.seconds,
-      size=(inner, _TIMELINE_HEIGHT), limits=(over_time.min() - margin, over_time.max() + margin),
-  )  # fmt: skip
-  size = {"width": (inner - sum(_BAR) - 2 * _GAP) // 2, "height": _PICTURE_HEIGHT}
-  for index, frame in enumerate(progress(activation.video.frames(), "drawing", activation.video.num_frames)):
-    time = index / decode.FRAME_RATE
-    pictures = [canvas.fit(each, **size) for each in painter.beside(index, frame)]
-    clock = canvas.text(f"{time:.2f} of {activation.video.seconds:.2f} s", size=16, height=28)
-    title = canvas.apart(_title(activation, inner - clock.shape[1] - 20), clock, width=inner)
-    words = canvas.text("logit, mean over space", canvas.FAINT, size=12)
-    lines = [
-      title,
-      canvas.text(f"{painter.facts()}; {_COLORS}", canvas.FAINT, max_width=inner),
-      canvas.beside([*pictures, painter.bar(pictures[0].shape[0])], _GAP),
-      words,
-      timeline.at(time, (time, time)),
-    ]
-    write(canvas.border(canvas.stack(lines, 4), *[canvas.MARGIN] * 4))
-
-
-def contact_sheet(painter: Painter, *, columns: int = 8) -> np.ndarray:
-  """Some frames at equal distances in time, above each the logits laid over it, RGB uint8 `[H, W, 3]`."""
-  activation = painter.activation
-  steps = set(np.rint(np.linspace(0, activation.video.num_frames - 1, columns)).astype(int).tolist())
-  drawn = []
-  for index, frame in enumerate(activation.video.frames()):
-    if index in steps:
-      pair = [canvas.fit(each, width=10 * _TILE_HEIGHT, height=_TILE_HEIGHT) for each in painter.beside(index, frame)]
-      drawn.append(canvas.stack([*pair, canvas.text(f"{index / decode.FRAME_RATE:.2f} s", canvas.FAINT)], 4))
-  rows = canvas.beside([*drawn, painter.bar(2 * _TILE_HEIGHT + 4)], 4)
-  title, facts = _title(activation, rows.shape[1]), canvas.text(f"{painter.facts()}; {_COLORS}", canvas.FAINT)
-  return canvas.border(canvas.stack([title, facts, rows], 4), *[canvas.MARGIN] * 4)
-
-
-def _title(activation: Activation, width: int) -> np.ndarray:
-  name = canvas.text(activation.name, bold=True, size=16, height=28)
-  video = pathlib.Path(activation.video.path).name
-  words = canvas.text(video, canvas.FAINT, size=14, height=28, max_width=max(width - name.shape[1] - 12, 40))
-  return canvas.beside([name, words], 12)

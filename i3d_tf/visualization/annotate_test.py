@@ -12,9 +12,11 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
+from i3d_tf.inference import classifier
+from i3d_tf.models import preprocess
 from i3d_tf.video import encode
-from i3d_tf.visualization import annotate
 from i3d_tf.visualization import canvas
+from i3d_tf.visualization import pages
 from i3d_tf.visualization import source
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -53,16 +55,16 @@ def _video() -> pathlib.Path:
 
 @functools.cache
 def _annotated(*streams: str, **options):
-  networks = [annotate.StepNetwork(_checkpoint(stream), stream) for stream in streams]
-  pages = []
-  annotations = annotate.annotate(_video(), networks, pages.append, **options)
-  return {each.name: each for each in annotations}, pages
+  networks = classifier.Classifier({stream: _checkpoint(stream) for stream in streams})
+  drawn = []
+  annotations = pages.annotate(_video(), networks, drawn.append, **options)
+  return {each.name: each for each in annotations}, drawn
 
 
 def _expected(stream: str) -> np.ndarray:
   """The logits of the whole video in one pass."""
   model, _ = saved.load(_checkpoint(stream))
-  frames = np.stack(list(source.survey(_video(), short_side=36, streams=[stream]).frames()))
+  frames = np.stack(list(source.survey(_video(), preprocess.Preprocess(short_side=36, crop=32)).frames()))
   clip = codec.scale(tvl1.tvl1_flow(frames)) if stream == "flow" else frames / np.float32(127.5) - 1
   return model(clip[np.newaxis, :, 2:34, 8:40])[0].numpy()[0]
 
@@ -70,33 +72,33 @@ def _expected(stream: str) -> np.ndarray:
 class AnnotateTest(absltest.TestCase):
   def test_each_stream_and_their_sum_are_those_of_the_whole_video(self):
     annotations, _ = _annotated("rgb", "flow")
-    self.assertEqual(list(annotations), ["rgb", "flow", "joint"])
+    self.assertEqual(list(annotations), ["rgb", "flow", "rgb+flow"])
     rgb, flow = _expected("rgb"), _expected("flow")
     np.testing.assert_allclose(annotations["rgb"].mean, rgb, rtol=0, atol=1e-5)
     np.testing.assert_allclose(annotations["flow"].mean, flow, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(annotations["joint"].mean, rgb + flow, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(annotations["rgb+flow"].mean, rgb + flow, rtol=0, atol=2e-5)
 
   def test_pages_show_the_frames_and_the_flow(self):
-    _, pages = _annotated("rgb", "flow")
-    self.assertLen(pages, _NUM_FRAMES)
-    self.assertLen({page.shape for page in pages}, 1)
-    frames = list(source.survey(_video(), short_side=36, streams=[]).frames())
+    _, drawn = _annotated("rgb", "flow")
+    self.assertLen(drawn, _NUM_FRAMES)
+    self.assertLen({page.shape for page in drawn}, 1)
+    frames = list(source.survey(_video(), preprocess.Preprocess(short_side=36, crop=32)).frames())
     left, top = canvas.MARGIN, canvas.MARGIN + 28 + 8  # margin, title and gap
     for time in (0, 17, _NUM_FRAMES - 1):
-      shown = pages[time][top : top + 360, left : left + 480]
+      shown = drawn[time][top : top + 360, left : left + 480]
       shown = cv2.resize(shown, (48, 36), interpolation=cv2.INTER_AREA).astype(int)
       inside = (slice(5, 31), slice(11, 37))  # of the square that is drawn
       right, wrong = (np.abs(shown - frames[index])[inside].mean() for index in (time, (time + 5) % _NUM_FRAMES))
       self.assertLess(right, 4)
       self.assertGreater(wrong, 5 * right)
-    shown = pages[9][top + 100 : top + 260, left + 480 + 8 + 100 : left + 480 + 8 + 300]
+    shown = drawn[9][top + 100 : top + 260, left + 480 + 8 + 100 : left + 480 + 8 + 300]
     red, _, blue = np.median(shown.reshape(-1, 3), axis=0)
     self.assertGreater(red - blue, 80)  # motion to the right
 
   def test_the_cursor_moves_with_the_time(self):
-    _, pages = _annotated("rgb", draw_flow=False)
+    _, drawn = _annotated("rgb", draw_flow=False)
     for time in (3, 20):
-      is_line = (pages[time][-180:] == canvas.INK).all(-1).sum(axis=0) > 80
+      is_line = (drawn[time][-180:] == canvas.INK).all(-1).sum(axis=0) > 80
       width = 1000 - 2 * canvas.MARGIN - 350 - 24 - 34 - 22  # the axes', less the ranking and the gaps
       self.assertEqual(np.flatnonzero(is_line).tolist(), [canvas.MARGIN + 34 + round(width * time / _NUM_FRAMES)])
 
@@ -106,20 +108,31 @@ class AnnotateTest(absltest.TestCase):
     self.assertFalse((with_flow[100:300, -40:-16] == 255).all())
 
   def test_the_best_class_leads_the_ranking_in_its_colour(self):
-    annotations, pages = _annotated("rgb", draw_flow=False)
+    annotations, drawn = _annotated("rgb", draw_flow=False)
     self.assertLen(annotations, 1)
-    ranking = pages[15][-(16 + 22 + 8 + 154 + 2) :, -16 - 350 : -16]
+    ranking = drawn[15][-(16 + 22 + 8 + 154 + 2) :, -16 - 350 : -16]
     chips = [tuple(color) for color in ranking[:, 2] if tuple(color) in canvas.PALETTE]
     self.assertEqual(chips[0], canvas.PALETTE[0])
 
   def test_networks_that_do_not_go_together(self):
-    networks = [
-        annotate.StepNetwork(_checkpoint("rgb"), "rgb"), annotate.StepNetwork(_checkpoint("flow", crop=30), "flow")
-    ]  # fmt: skip
+    networks = classifier.Classifier([_checkpoint("rgb"), _checkpoint("flow", crop=30)])
     with self.assertRaisesRegex(errors.I3dError, "^the checkpoints do not go together: crop is 32 and 30$"):
-      annotate.annotate(_video(), networks, lambda page: self.fail("nothing is drawn"))
-    with self.assertRaisesRegex(errors.I3dError, "is a network of stream rgb; one of flow is needed$"):
-      annotate.StepNetwork(_checkpoint("rgb"), "flow")
+      pages.annotate(_video(), networks, lambda page: self.fail("nothing is drawn"))
+
+  def test_a_page_of_windows_says_so(self):
+    network = classifier.Classifier(_checkpoint("rgb", model="r2plus1d_18", average_space=False, num_frames=4))
+    drawn = []
+    (annotation,) = pages.annotate(_video(), network, drawn.append, draw_flow=False)
+    self.assertLen(drawn, _NUM_FRAMES)
+    self.assertLen(annotation.curves[0].times, _NUM_FRAMES - 4 + 1)
+    note = canvas.text(
+      "probabilities of clips of 0.2 s, one every 0.04 s, at the middle of each; shaded: the 0.2 s of video on which "
+      "the values at the line depend",
+      canvas.FAINT,
+      size=12,
+    )
+    shown = drawn[0][-canvas.MARGIN - note.shape[0] : -canvas.MARGIN, canvas.MARGIN : canvas.MARGIN + note.shape[1]]
+    np.testing.assert_array_equal(shown, note)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,55 @@
-"""A video as networks take it, frame by frame, as often as wanted; and its flow, computed once and kept on disk."""
+"""A video as networks take it: frames, read as often as needed, windows of them, and flow, which is kept on disk."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
+import itertools
 import os
 import tempfile
+from typing import TypeVar
 
 import numpy as np
+import tqdm
 
+from i3d_tf import errors
 from i3d_tf.data import inspection
 from i3d_tf.data import prepare
 from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
-from i3d_tf.inference import classification
+from i3d_tf.inference import views
+from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
 from i3d_tf.video import decode
 
-# Wraps what takes long: of (things to be gone through, what they are, how many) it returns the things.
-Progress = Callable[[Iterable, str, int], Iterable]
+_T = TypeVar("_T")
 _SPEED_BIN = 0.05  # pixels per frame, of the histogram from which the scale of the colours is taken
 _SPEED_BINS = round(np.hypot(codec.BOUND, codec.BOUND) / _SPEED_BIN) + 1
 _SETTINGS = shards.RecordConfig()
 
 
-def silently(things: Iterable, name: str, total: int) -> Iterable:
-  """A `Progress` that shows none."""
-  del name, total
-  return things
+def progress_bar(things: Iterable[_T], name: str, total: int, *, shown: bool) -> Iterator[_T]:
+  """Passes things on and shows a bar on stderr, if that is a terminal.
+
+  Args:
+    things: what is passed on.
+    name: what they are.
+    total: how many there are.
+    shown: whether there is a bar at all.
+
+  Returns:
+    The things.
+  """
+  return iter(tqdm.tqdm(things, desc=name, total=total, unit="frame", disable=None if shown else True))
 
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-  """A video that was gone through once, to its end, at 25 frames per second.
+  """A video that was read once, to its end, at 25 frames per second.
 
   Attributes:
     path: the file.
     short_side: pixels of the shorter side that frames are resized to.
-    num_frames, height, width: of these.
+    num_frames, height, width: number and size of these frames.
   """
 
   path: str
@@ -46,32 +60,105 @@ class Video:
 
   @property
   def seconds(self) -> float:
-    """How long it lasts."""
+    """Its duration."""
     return self.num_frames / decode.FRAME_RATE
 
   def frames(self) -> Iterator[np.ndarray]:
-    """Its RGB frames, uint8 `[H, W, 3]`."""
+    """Reads its RGB frames.
+
+    Returns:
+      uint8 `[H, W, 3]`, one after the other.
+    """
     return decode.iter_frames(self.path, short_side=self.short_side)
 
   def flow(self, threads: int | None = None) -> Iterator[np.ndarray]:
-    """Its TV-L1 flow, float32 `[H, W, 2]` in pixels per frame, of which there is one less than frames."""
+    """Computes its TV-L1 flow, of which there is one field less than frames.
+
+    Args:
+      threads: threads for this; None: one per core.
+
+    Returns:
+      float32 `[H, W, 2]` in pixels per frame, one after the other.
+    """
     return tvl1.iter_flow(self.frames(), threads=threads)
 
 
-def survey(path: str | os.PathLike, *, short_side: int, streams: Iterable[str]) -> Video:
-  """Goes through a video and says how long and large it is.
+def survey(path: str | os.PathLike, clip: preprocess.Preprocess, *, least_frames: int = 1) -> Video:
+  """Reads a video to find its length and size.
+
+  Args:
+    path: the file.
+    clip: how the networks' clips are made.
+    least_frames: the fewest frames that the networks take, at 25 per second.
+
+  Returns:
+    The video.
 
   Raises:
-    VideoError: if it cannot be read whole, or is too short for a network of one of the streams.
+    VideoError: if it cannot be read whole, or has fewer frames.
+    I3dError: if the networks take another rate than that of the pages that are drawn.
   """
+  if clip.frame_rate != decode.FRAME_RATE:
+    raise errors.I3dError(f"frame_rate is {clip.frame_rate:g}; videos are drawn for networks of {decode.FRAME_RATE:g}")
   count = decode.count_frames(path)
-  classification.check_length(path, count, has_flow="flow" in streams)
-  height, width = next(decode.iter_frames(path, short_side=short_side)).shape[:2]
-  return Video(os.fspath(path), short_side, count, height, width)
+  if count < least_frames:
+    raise errors.VideoError(
+      f"{path}: the video has {count} frames at {decode.FRAME_RATE:g} frames per second; "
+      f"the network needs at least {least_frames}"
+    )
+  height, width = next(decode.iter_frames(path, short_side=clip.short_side)).shape[:2]
+  return Video(os.fspath(path), clip.short_side, count, height, width)
+
+
+def windows(
+  video: Video, clips: clip_config.EvalClips, *, hop: int, flow: Iterable[np.ndarray] = (), frames: Iterable[np.ndarray]
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+  """Cuts a video into overlapping clips, in memory for one clip; a video that is shorter than a clip is looped.
+
+  Args:
+    video: the video.
+    clips: what the clips are: the streams, and the protocol 'clips' with one clip.
+    hop: frames from the start of one clip to that of the next; the last one ends with the video.
+    flow: its flow fields, in pixels per frame, if clips have flow.
+    frames: its frames.
+
+  Yields:
+    The number of the first frame, and clips `[1, T, crop, crop, C]` in [-1, 1] by stream.
+
+  Raises:
+    VideoError: if the video is too short for a stack of flow.
+  """
+  has_flow = "flow" in clips.streams
+  count = video.num_frames - has_flow
+  span = (clips.num_frames - 1) * clips.frame_stride + clips.flow_stack
+  last = max(count - span, 0)
+  sources = {"flow": iter(flow)} if has_flow else {}
+  sources |= {"rgb": iter(frames)} if "rgb" in clips.streams else {}
+  kept: dict[str, list[np.ndarray]] = {stream: [] for stream in sources}
+  first = 0
+  for start in [*range(0, last, hop), last]:
+    for stream, images in kept.items():
+      del images[: start - first]
+      images.extend(itertools.islice(sources[stream], min(start + span, count) - start - len(images)))
+    first = start
+    yield start, views.read(_Window(video, kept, min(span, count) + has_flow), clips)
+
+
+class _Window(views.Video):
+  """Some consecutive frames of a video, or flow fields, that are in memory; takes the place of the whole video."""
+
+  def __init__(self, video: Video, kept: Mapping[str, list[np.ndarray]], num_frames: int):
+    self.path, self.size, self.num_frames = video.path, (video.height, video.width), num_frames
+    self._images = kept
+
+  def read(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """See `views.Video.read`."""
+    found = {stream: np.stack([self._images[stream][number] for number in each]) for stream, each in numbers.items()}
+    return {stream: codec.scale(images) if stream == "flow" else images for stream, images in found.items()}
 
 
 class FlowStore:
-  """Flow fields in a temporary file, as bytes of +-20 pixels per frame, and the speed that most of them keep below."""
+  """Flow fields in a temporary file, as bytes of +-20 pixels per frame, and the speed that few of them exceed."""
 
   def __init__(self):
     self._file = tempfile.TemporaryFile()
@@ -82,7 +169,14 @@ class FlowStore:
     return len(self._ends) - 1
 
   def keep(self, fields: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields the fields `[H, W, 2]` again, having stored each."""
+    """Stores fields and passes them on.
+
+    Args:
+      fields: `[H, W, 2]` in pixels per frame.
+
+    Yields:
+      The fields.
+    """
     for field in fields:
       self._ends.append(self._ends[-1] + self._file.write(prepare.encode_flow(field, _SETTINGS)))
       speeds = np.linalg.norm(np.clip(field, -codec.BOUND, codec.BOUND), axis=-1)
@@ -91,12 +185,19 @@ class FlowStore:
 
   @property
   def full_scale(self) -> float:
-    """The 99th percentile of all speeds, at least 1, in pixels per frame: for `codec.draw`."""
+    """The 99th percentile of all speeds in pixels per frame, at least 1, for `codec.draw`."""
     shares = np.cumsum(self._counts) / max(self._counts.sum(), 1)
     return max(1.0, _SPEED_BIN * float(np.searchsorted(shares, 0.99) + 1))
 
   def draw(self, index: int) -> np.ndarray:
-    """The picture of a field, all in one scale, RGB uint8 `[H, W, 3]`."""
+    """Draws a field, all of them in one scale.
+
+    Args:
+      index: number of the field.
+
+    Returns:
+      RGB uint8 `[H, W, 3]`.
+    """
     self._file.seek(self._ends[index])
     content = self._file.read(self._ends[index + 1] - self._ends[index])
     self._file.seek(0, os.SEEK_END)

@@ -9,6 +9,7 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf.flow import codec
+from i3d_tf.models import preprocess
 from i3d_tf.video import encode
 from i3d_tf.visualization import source
 
@@ -55,18 +56,18 @@ class SurveyTest(parameterized.TestCase):
 
   def test_length_at_25_frames_per_second_and_size(self):
     self._write(20, 50)
-    video = source.survey(self.path, short_side=20, streams=["rgb"])
+    video = source.survey(self.path, preprocess.Preprocess(short_side=20, crop=20))
     self.assertBetween(video.num_frames, 10, 11)
     self.assertEqual((video.height, video.width), (20, 30))
     self.assertEqual([frame.shape for frame in video.frames()], [(20, 30, 3)] * video.num_frames)
     self.assertLen(list(video.flow()), video.num_frames - 1)
 
-  @parameterized.parameters((8, ["rgb"], 9), (9, ["rgb", "flow"], 10))
-  def test_too_short(self, num_frames, streams, least):
+  @parameterized.parameters((8, 9), (9, 10))
+  def test_too_short(self, num_frames, least):
     self._write(num_frames, 25)
     message = f"made.mp4: the video has {num_frames} frames at 25 .*; the network needs at least {least}$"
     with self.assertRaisesRegex(errors.VideoError, message):
-      source.survey(self.path, short_side=20, streams=streams)
+      source.survey(self.path, preprocess.Preprocess(short_side=20, crop=20), least_frames=least)
 
 
 if __name__ == "__main__":
