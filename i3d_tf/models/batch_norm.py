@@ -37,7 +37,11 @@ class BatchNorm(snt.Module):
 
   @snt.once
   def build(self, channels: int) -> None:
-    """Creates `beta` and perhaps `gamma` (trained) and the moving statistics (not trained)."""
+    """Creates `beta` and, if asked for, `gamma` (trained) and the moving statistics (not trained).
+
+    Args:
+      channels: C.
+    """
     self.beta = tf.Variable(tf.zeros([channels]), name="beta")
     if self._initial_scale is not None:
       self.gamma = tf.Variable(tf.fill([channels], self._initial_scale), name="gamma")
@@ -45,22 +49,38 @@ class BatchNorm(snt.Module):
     self.moving_variance = moving_average(tf.ones([channels]), "moving_variance")
 
   def moving_affine(self) -> tuple[tf.Tensor, tf.Tensor]:
-    """(scale, offset), each (C,), such that normalising with the moving statistics is scale * x + offset."""
+    """Folds the moving statistics into an affine map.
+
+    Returns:
+      (scale, offset), each (C,), such that normalizing with the moving statistics is scale * x + offset.
+    """
     scale = tf.math.rsqrt(self.moving_variance + self.epsilon)
     if self.gamma is not None:
       scale *= self.gamma
     return scale, self.beta - self.moving_mean * scale
 
   def move_averages(self, mean: tf.Tensor, variance: tf.Tensor, decay: float = DECAY) -> None:
-    """Moves the averages towards a batch's statistics: average = decay * average + (1 - decay) * value."""
+    """Moves the averages towards a batch's statistics: average = decay * average + (1 - decay) * value.
+
+    Args:
+      mean, variance: of the batch, (C,) each.
+      decay: see above.
+    """
     for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
       average.assign_sub((average - value) * (1 - decay))
 
 
 def moving_average(value: tf.Tensor, name: str) -> tf.Variable:
-  """A moving statistic that starts at `value`, not trained.
+  """Creates a moving statistic, a variable that is not trained.
 
-  Under a `tf.distribute` strategy every replica moves averages of its own; their mean is what is read and saved.
+  Under a `tf.distribute` strategy every replica moves averages of its own; reading and saving take their mean.
+
+  Args:
+    value: at the start.
+    name: of the variable.
+
+  Returns:
+    The variable.
   """
   # Keyword arguments by name, since a strategy replaces the constructor.
   return tf.Variable(
@@ -87,7 +107,16 @@ class BatchStatistics:
     self._sources: dict[Any, tuple[BatchNorm, tf.Tensor]] = {}  # by output, what was normalised and by which batch norm
 
   def normalize(self, batch_norm: BatchNorm, inputs: tf.Tensor, *, relu: bool = True) -> tf.Tensor:
-    """`[B, T, H, W, C]` normalised with this batch's statistics by `batch_norm`, and its ReLU unless `relu` is off."""
+    """Normalizes with this batch's statistics.
+
+    Args:
+      batch_norm: the layer.
+      inputs: `[B, T, H, W, C]`.
+      relu: apply ReLU, too.
+
+    Returns:
+      `[B, T, H, W, C]`.
+    """
     if batch_norm not in self._moments:
       self._moments[batch_norm] = self._take(tf.stop_gradient(inputs))
     outputs = self._apply(batch_norm, inputs, inputs, relu=relu)
@@ -96,11 +125,18 @@ class BatchStatistics:
     return outputs
 
   def max_pool(self, pool: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-    """`pool(inputs)`, a max pool, in less time and memory if `inputs` come from `normalize`, without a gamma.
+    """Applies a max pool, in less time and memory if its inputs come from `normalize`, without a gamma.
 
-    Normalisation and ReLU never decrease, so that the largest stays the largest: they can follow the pool, whose
+    Normalization and ReLU never decrease, so that the largest value stays the largest: they can follow the pool, whose
     outputs are fewer. The unpooled ones are then needed by nobody, and a `tf.function` does not compute them. (A gamma
     may become negative.)
+
+    Args:
+      pool: the pool.
+      inputs: `[B, T, H, W, C]`.
+
+    Returns:
+      `pool(inputs)`.
     """
     if inputs.ref() not in self._sources:
       return pool(inputs)

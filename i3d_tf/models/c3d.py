@@ -61,10 +61,13 @@ class C3D(trunk.TrunkNetwork):
       kernel = 1, 1, 1
 
   def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
-    """Raises I3dError, for the fully connected layers see the whole clip, whose length is fixed.
+    """Refuses every endpoint, since the fully connected layers see the whole clip, whose length is fixed.
 
     Args:
       endpoint: any.
+
+    Returns:
+      Nothing.
 
     Raises:
       I3dError: always.

@@ -15,7 +15,7 @@ from i3d_tf.models import receptive_field
 from i3d_tf.models import trunk
 from i3d_tf.models import units
 
-MIN_FRAMES, SQUEEZABLE_SIDES = spec.clip_limits(spec.I3D)  # 9, for fewer leave one step to a pool that spans two
+MIN_FRAMES, SQUEEZABLE_SIDES = spec.I3D.clip_limits  # 9, for fewer leave one step to a pool that spans two
 
 
 def plain_convolution(
@@ -43,7 +43,8 @@ class Inception(trunk.TrunkNetwork):
   """A network of the family, by its architecture; see `InceptionI3d` and `InceptionV1`.
 
   Called with a clip it takes T of at least 9 frames to reach the logits, and H and W 193 to 224 unless
-  `spatial_squeeze=False` (then at least 193) or `average_space=True`; of other architectures see `spec.clip_limits`.
+  `spatial_squeeze=False` (then at least 193) or `average_space=True`; of other architectures see
+  `spec.Architecture.clip_limits`.
 
   'Logits' and 'Predictions' are averaged over time, `[B, classes]` or, without squeezing, `[B, h, w, classes]`. Beside
   the release's names there are the endpoints 'PooledFeatures' `[B, T' - 1, 1024]` and 'StepLogits'
@@ -118,11 +119,11 @@ class Inception(trunk.TrunkNetwork):
         spatial_dropout=spatial_dropout, batch_norm_decay=batch_norm_decay, recompute=recompute,
         compute_dtype=compute_dtype, name=name,
     )  # fmt: skip
-    self._clip_limits = spec.clip_limits(self.architecture)
+    self._clip_limits = self.architecture.clip_limits
     self._spatial_squeeze = spatial_squeeze
     self._average_space = average_space
     self.out_channels = 0
-    for row in spec.rows(self.architecture):
+    for row in self.architecture.rows:
       endpoint = spec.endpoint_name(row, self.architecture)
       scaled = spec.scale_channels(row, width_multiplier)
       self._trunk[endpoint] = _make_row(scaled, self.architecture, temporal_padding, self.make_convolution)
@@ -191,7 +192,7 @@ class Inception(trunk.TrunkNetwork):
     return endpoints | {spec.POOLED_FEATURES: pooled, spec.STEP_LOGITS: step_logits}
 
   def _make_classifier(self) -> units.Unit:
-    name = spec.conv_name(spec.HEAD_CONV, self.architecture)
+    name = self.architecture.head_conv
     make_units = lambda: [units.classifier(self.num_classes, name=name)]
     return units.Chain(make_units, name=spec.LOGITS)
 

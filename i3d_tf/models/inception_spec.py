@@ -56,7 +56,7 @@ class Mixed:
   branch_2_conv: str = "0b_3x3"
 
   def branches(self) -> tuple[tuple[Conv | Pool, ...], ...]:
-    """The rows of the four branches, in the order of their concatenation."""
+    """Returns the rows of the four branches, in the order of their concatenation."""
     return (
       (Conv("0a_1x1", 1, 1, self.branch_0),),
       (Conv("0a_1x1", 1, 1, self.branch_1[0]), Conv("0b_3x3", 3, 1, self.branch_1[1])),
@@ -137,6 +137,31 @@ class Architecture:
     if unknown:
       raise ValueError(f"architecture names unknown rows {unknown}; allowed are {sorted(known)}")
 
+  @property
+  def rows(self) -> tuple[Row, ...]:
+    """The rows as the architecture spells them."""
+    if not self.regular_names:
+      return ROWS
+    regular = Mixed.branch_2_conv
+    return tuple(dataclasses.replace(row, branch_2_conv=regular) if isinstance(row, Mixed) else row for row in ROWS)
+
+  @property
+  def head_conv(self) -> str:
+    """The name of the classifier's convolution."""
+    return f"{self.conv_prefix}_{HEAD_CONV}"
+
+  @property
+  def clip_limits(self) -> tuple[int, tuple[int, int]]:
+    """The fewest frames, and the smallest and largest side, of which the head's pool makes a step and one place."""
+    candidates = range(1, 512)
+    sizes: dict[int, Triple] = {extent: (extent, extent, extent) for extent in candidates}
+    for row in ROWS:
+      sizes = {extent: output_size(size, row, self) for extent, size in sizes.items()}
+    frames, side, _ = self.head_pool
+    least = next(extent for extent in candidates if sizes[extent][0] >= frames)
+    sides = [extent for extent in candidates if sizes[extent][1] == side]
+    return least, (sides[0], sides[-1])
+
 
 I3D = Architecture(
   kernels={
@@ -156,26 +181,29 @@ TORCHVISION_RGB: Mapping[str, Any] = types.MappingProxyType(
 INCEPTION_V1 = Architecture(conv_prefix="Conv2d", pool_prefix="MaxPool", head_pool=(1, 7, 7))
 
 
-def rows(architecture: Architecture = I3D) -> tuple[Row, ...]:
-  """The rows as the architecture spells them."""
-  if not architecture.regular_names:
-    return ROWS
-  regular = Mixed.branch_2_conv
-  return tuple(dataclasses.replace(row, branch_2_conv=regular) if isinstance(row, Mixed) else row for row in ROWS)
-
-
-def conv_name(row_name: str, architecture: Architecture = I3D) -> str:
-  return f"{architecture.conv_prefix}_{row_name}"
-
-
 def endpoint_name(row: Row, architecture: Architecture = I3D) -> str:
-  """The release's, or slim's, name of a row's output, for example 'Mixed_3b'."""
+  """Returns the name of a row's output, for example 'Mixed_3b'.
+
+  Args:
+    row: the row.
+    architecture: of the network.
+
+  Returns:
+    The release's, or slim's, name.
+  """
   prefix = {Conv: architecture.conv_prefix, Pool: architecture.pool_prefix, Mixed: "Mixed"}[type(row)]
   return f"{prefix}_{row.name}"
 
 
 def endpoints(architecture: Architecture = I3D) -> tuple[str, ...]:
-  """The names of all endpoints in order."""
+  """Returns the names of all endpoints of the release, or of slim, in order.
+
+  Args:
+    architecture: of the network.
+
+  Returns:
+    The names.
+  """
   return (*(endpoint_name(row, architecture) for row in ROWS), LOGITS, PREDICTIONS)
 
 
@@ -183,7 +211,15 @@ ENDPOINTS: tuple[str, ...] = endpoints()
 
 
 def scale_channels(row: Row, width_multiplier: float) -> Row:
-  """`row` with every width multiplied and rounded, at least 4 (small networks for tests)."""
+  """Returns a row with every width multiplied and rounded, at least 4 (small networks for tests).
+
+  Args:
+    row: the row.
+    width_multiplier: the factor.
+
+  Returns:
+    The narrower, or wider, row.
+  """
   if isinstance(row, Pool) or width_multiplier == 1:
     return row
   scale = lambda value: max(4, round(value * width_multiplier))
@@ -199,7 +235,15 @@ def scale_channels(row: Row, width_multiplier: float) -> Row:
 
 
 def out_channels(row: Row, in_channels: int) -> int:
-  """Channels of a row's output."""
+  """Returns the channels of a row's output.
+
+  Args:
+    row: the row.
+    in_channels: of its input.
+
+  Returns:
+    Their number.
+  """
   if isinstance(row, Pool):
     return in_channels
   if isinstance(row, Conv):
@@ -234,22 +278,49 @@ class Unit:
 
   @property
   def num_weights(self) -> int:
+    """Number of weights of the kernel."""
     return math.prod(self.kernel) * self.in_channels * self.out_channels
 
 
 def temporal_kernel(row: Conv | Pool, architecture: Architecture, owner: str) -> int:
-  """The temporal kernel of `row`, which stands in (or is) the top-level row named `owner`."""
+  """Returns the temporal kernel of a row.
+
+  Args:
+    row: the row.
+    architecture: of the network.
+    owner: name of the top-level row that it stands in, or is.
+
+  Returns:
+    The extent in steps.
+  """
   is_flat = row.kernel == 1 or (isinstance(row, Conv) and owner in architecture.flat)
   return 1 if is_flat else architecture.kernels.get(owner, 1)
 
 
 def is_separable(row: Conv, architecture: Architecture, owner: str) -> bool:
-  """Whether the convolution of `row`, which stands in (or is) the row named `owner`, is one in space, one in time."""
+  """Returns whether a convolution is one in space and one in time.
+
+  Args:
+    row: the convolution.
+    architecture: of the network.
+    owner: name of the top-level row that it stands in, or is.
+
+  Returns:
+    Whether it is.
+  """
   return owner in architecture.separable and temporal_kernel(row, architecture, owner) > 1
 
 
 def vectors(unit: Unit, architecture: Architecture) -> tuple[str, ...]:
-  """Names, as they stand behind the unit's, of the variables that it has beside its kernel."""
+  """Returns the names of the variables that a unit has beside its kernel.
+
+  Args:
+    unit: the unit.
+    architecture: of the network.
+
+  Returns:
+    Names without the unit's.
+  """
   if not unit.batch_norm:
     return () if unit.part == GATE else ("conv_3d/b",)
   names = ("beta", *(("gamma",) if architecture.batch_norm_scale else ()), "moving_mean", "moving_variance")
@@ -259,8 +330,18 @@ def vectors(unit: Unit, architecture: Architecture) -> tuple[str, ...]:
 def units(
   architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> Iterator[Unit]:
-  """Every convolution in order, the classifier of the head last."""
-  for row in (scale_channels(row, width_multiplier) for row in rows(architecture)):
+  """Yields every convolution in order, the classifier of the head last.
+
+  Args:
+    architecture: of the network.
+    in_channels: of the clip.
+    num_classes: number of logits.
+    width_multiplier: of every layer but the classifier.
+
+  Yields:
+    The convolutions.
+  """
+  for row in (scale_channels(row, width_multiplier) for row in architecture.rows):
     endpoint = endpoint_name(row, architecture)
     if isinstance(row, Mixed):
       for index, branch in enumerate(row.branches()):
@@ -268,13 +349,13 @@ def units(
     elif isinstance(row, Conv):
       yield from _branch_units((row,), "", endpoint, row.name, architecture, in_channels)
     in_channels = out_channels(row, in_channels)
-  head = f"{LOGITS}/{conv_name(HEAD_CONV, architecture)}"
+  head = f"{LOGITS}/{architecture.head_conv}"
   yield Unit(LOGITS, head, (1, 1, 1), in_channels, num_classes, batch_norm=False)
 
 
 def _branch_units(branch, path, endpoint, owner, architecture, in_channels) -> Iterator[Unit]:
   for row in branch:
-    name = path + conv_name(row.name, architecture)
+    name = f"{path}{architecture.conv_prefix}_{row.name}"
     if isinstance(row, Conv):
       yield from _conv_units(row, name, endpoint, owner, architecture, in_channels)
     in_channels = out_channels(row, in_channels)
@@ -292,19 +373,34 @@ def _conv_units(row, name, endpoint, owner, architecture, in_channels) -> Iterat
   yield Unit(endpoint, name, (steps, 1, 1), row.channels, row.channels, has_norm, TEMPORAL)
 
 
-def variable_shapes(
-  architecture: Architecture = I3D, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
-) -> dict[str, tuple[int, ...]]:
-  """The release's variable names (without stream prefix) and shapes; batch-norm vectors as (C,)."""
+def variable_shapes(architecture: Architecture = I3D, **sizes: Any) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of all variables.
+
+  Args:
+    architecture: of the network.
+    **sizes: `in_channels`, `num_classes` and `width_multiplier` of `units`.
+
+  Returns:
+    Shapes by the release's names without the stream's prefix; batch-norm vectors are (C,).
+  """
   shapes: dict[str, tuple[int, ...]] = {}
-  for unit in units(architecture, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier):
+  for unit in units(architecture, **sizes):
     shapes[f"{unit.name}/conv_3d/w"] = (*unit.kernel, unit.in_channels, unit.out_channels)
     shapes |= {f"{unit.name}/{vector}": (unit.out_channels,) for vector in vectors(unit, architecture)}
   return shapes
 
 
 def output_size(size: Triple, row: Row, architecture: Architecture = I3D) -> Triple:
-  """(frames, height, width) after a row: ceil(size / stride) if padding is SAME."""
+  """Returns the size after a row: ceil(size / stride) if padding is SAME.
+
+  Args:
+    size: (frames, height, width) before the row.
+    row: the row.
+    architecture: of the network.
+
+  Returns:
+    (frames, height, width).
+  """
   if isinstance(row, Mixed):
     return size
   strides = (architecture.strides.get(row.name, 1), row.stride, row.stride)
@@ -322,6 +418,9 @@ def time_layers(endpoint: str, architecture: Architecture = I3D) -> tuple[recept
   Args:
     endpoint: one of the rows, 'PooledFeatures' or 'StepLogits'.
     architecture: of the network.
+
+  Returns:
+    The layers, from the clip on.
 
   Raises:
     I3dError: for an endpoint that has no steps in time, or is unknown, or depends on the whole clip.
@@ -346,38 +445,25 @@ def time_layers(endpoint: str, architecture: Architecture = I3D) -> tuple[recept
   )
 
 
-def clip_limits(architecture: Architecture = I3D) -> tuple[int, tuple[int, int]]:
-  """The fewest frames, and the smallest and largest side, of which the head's pool makes at least one step, and one
-  place."""
-  candidates = range(1, 512)
-  sizes: dict[int, Triple] = {extent: (extent, extent, extent) for extent in candidates}
-  for row in rows(architecture):
-    sizes = {extent: output_size(size, row, architecture) for extent, size in sizes.items()}
-  frames, side, _ = architecture.head_pool
-  least = next(extent for extent in candidates if sizes[extent][0] >= frames)
-  sides = [extent for extent in candidates if sizes[extent][1] == side]
-  return least, (sides[0], sides[-1])
-
-
-def multiply_adds(
-  size: Triple,
-  architecture: Architecture = I3D,
-  *,
-  in_channels: int = 3,
-  num_classes: int = 400,
-  width_multiplier: float = 1.0,
-) -> int:
-  """Multiply-adds of one clip of `size` = (frames, height, width).
+def multiply_adds(size: Triple, architecture: Architecture = I3D, **sizes: Any) -> int:
+  """Returns the multiply-adds of one clip.
 
   One multiply-add counts 1; taps on padding are counted; biases, batch norm and pools are not.
+
+  Args:
+    size: (frames, height, width) of the clip.
+    architecture: of the network.
+    **sizes: `in_channels`, `num_classes` and `width_multiplier` of `units`.
+
+  Returns:
+    Their number.
   """
-  sizes = {}
-  for row in rows(architecture):
+  places: dict[tuple[str, str], Triple] = {}
+  for row in architecture.rows:
     endpoint, (frames, _, _) = endpoint_name(row, architecture), size
-    size = sizes[endpoint, WHOLE] = sizes[endpoint, TEMPORAL] = output_size(size, row, architecture)
-    sizes[endpoint, SPATIAL] = (frames, *size[1:])
-    sizes[endpoint, GATE] = (1, 1, 1)
+    size = places[endpoint, WHOLE] = places[endpoint, TEMPORAL] = output_size(size, row, architecture)
+    places[endpoint, SPATIAL] = (frames, *size[1:])
+    places[endpoint, GATE] = (1, 1, 1)
   pairs = zip(size, architecture.head_pool, strict=True)
-  sizes[LOGITS, WHOLE] = tuple(extent - kernel + 1 for extent, kernel in pairs)
-  network = units(architecture, in_channels=in_channels, num_classes=num_classes, width_multiplier=width_multiplier)
-  return sum(unit.num_weights * math.prod(sizes[unit.endpoint, unit.part]) for unit in network)
+  places[LOGITS, WHOLE] = tuple(extent - kernel + 1 for extent, kernel in pairs)
+  return sum(unit.num_weights * math.prod(places[unit.endpoint, unit.part]) for unit in units(architecture, **sizes))

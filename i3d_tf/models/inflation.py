@@ -36,11 +36,11 @@ class InflationConfig:
 def inflate(
   values: Mapping[str, np.ndarray], architecture: spec.Architecture = spec.I3D, *, mode: str = "mean"
 ) -> dict[str, np.ndarray]:
-  """I3D's variables from those of Inception-v1, all but the classifier's, which is new for videos.
+  """Makes I3D's variables from those of Inception-v1, all but the classifier's, which is new for videos.
 
-  Kernels are inflated by `inflate_kernel`, batch-norm vectors copied. So, with moving statistics, I3D gives for a still
-  video what Inception-v1 gives for its frame: by 'mean' (arXiv 1705.07750, section 2.4) at the steps whose receptive
-  field lies within the video, or at all with temporal_padding='edge'; by 'center' at all.
+  Kernels are inflated by `inflate_kernel`, batch-norm vectors copied. So, with moving statistics, I3D returns for a
+  still video what Inception-v1 returns for its frame: by 'mean' (arXiv 1705.07750, section 2.4) at the steps whose
+  receptive field lies within the video, or at all with temporal_padding='edge'; by 'center' at all.
 
   Of other architectures the temporal halves of convolutions, and gates, stay new. Without gates the same is true of
   them, if temporal halves start as the identity.
@@ -73,14 +73,18 @@ def inflate(
 def inflate_to(
   values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, mode: str = "mean"
 ) -> dict[str, np.ndarray]:
-  """Those variables of a network of images that a network of the same names has, but for the classifier's.
+  """Inflates the variables of an image network to those of a video network that has the same names.
 
-  Kernels are inflated by `inflate_kernel` to the steps that they have there, and vectors copied.
+  Kernels are inflated by `inflate_kernel` to the steps that they have there, and vectors copied; the classifier's are
+  left out.
 
   Args:
     values: by names without the module's.
     shapes: of the new network's variables.
     mode: one of `MODES`.
+
+  Returns:
+    Variables of the new network by name.
 
   Raises:
     ValueError: for another mode; naming variables that the new network does not have.
@@ -95,7 +99,7 @@ def inflate_to(
 
 
 def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.ndarray:
-  """A kernel of `steps` in time from one of a single step.
+  """Makes a kernel of several steps in time from one of a single step.
 
   Args:
     kernel: `[1, kh, kw, Cin, Cout]`.
@@ -119,7 +123,7 @@ def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.
 
 
 def adapt_in_channels(kernel: np.ndarray, in_channels: int, *, rescale: bool = False) -> np.ndarray:
-  """The first kernel for another kind of input: the mean over its inputs, repeated.
+  """Adapts a first kernel to another number of input channels: the mean over its inputs, repeated.
 
   The rule is that of Temporal Segment Networks (yjxiong/tsn-pytorch, cross-modality initialisation); the I3D release
   does not say how its flow networks were started.

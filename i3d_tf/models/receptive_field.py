@@ -24,25 +24,54 @@ class Layer:
   padding: int | str = SAME
 
   def num_steps(self, length: int) -> int:
-    """Returns the output length for an input of `length` positions."""
+    """Returns the length of the output.
+
+    Args:
+      length: of the input.
+
+    Returns:
+      In steps.
+    """
     if isinstance(self.padding, int):
       return max((length + 2 * self.padding - self.kernel) // self.stride + 1, 0)
     return -(-length // self.stride)
 
   def before(self, length: int) -> int:
-    """Returns the padding in front of an input of `length` positions."""
+    """Returns the padding in front of an input.
+
+    Args:
+      length: of the input.
+
+    Returns:
+      In positions.
+    """
     if isinstance(self.padding, int):
       return self.padding
     return max((self.num_steps(length) - 1) * self.stride + self.kernel - length, 0) // 2
 
 
 def stride(layers: Iterable[Layer]) -> int:
-  """Returns the positions of the input from one step behind the layers to the next."""
+  """Returns the distance in the input from one step behind some layers to the next.
+
+  Args:
+    layers: in order.
+
+  Returns:
+    In positions.
+  """
   return math.prod(layer.stride for layer in layers)
 
 
 def num_steps(layers: Iterable[Layer], length: int) -> int:
-  """Returns the output length of the layers for an input of `length` positions."""
+  """Returns the length of the output of some layers.
+
+  Args:
+    layers: in order.
+    length: of the input.
+
+  Returns:
+    In steps.
+  """
   for layer in layers:
     length = layer.num_steps(length)
   return length

@@ -119,10 +119,11 @@ class Conv:
 
   @property
   def padding(self) -> Triple:
+    """On both sides of (time, height, width)."""
     return _padding(self.kernel)
 
   def parts(self) -> tuple["Conv", ...]:
-    """Itself, or its parts."""
+    """Returns the convolution itself, or its parts in space and in time."""
     if self.middle is None:
       return (self,)
     (kernel_t, *kernel), (stride_t, *stride) = self.kernel, self.stride
@@ -142,6 +143,7 @@ class Pool:
 
   @property
   def padding(self) -> Triple:
+    """On both sides of (time, height, width)."""
     return _padding(self.kernel)
 
 
@@ -170,15 +172,30 @@ def _padding(kernel: Triple) -> Triple:
 
 
 def middle_width(in_channels: int, channels: int) -> int:
-  """Channels between the parts of a factorised 3x3x3 convolution: as many weights as the whole would have.
+  """Returns the channels between the parts of a factorised 3x3x3 convolution, which keep its number of weights.
 
-  Paper, arXiv 1711.11248, section 3.5, floor(27 Cin Cout / (9 Cin + 3 Cout)).
+  Paper, arXiv 1711.11248, section 3.5: floor(27 Cin Cout / (9 Cin + 3 Cout)).
+
+  Args:
+    in_channels: Cin.
+    channels: Cout.
+
+  Returns:
+    Their number.
   """
   return 27 * in_channels * channels // (9 * in_channels + 3 * channels)
 
 
 def rows(architecture: Architecture, *, width_multiplier: float = 1.0) -> Iterator[Row]:
-  """The rows of the trunk in order, with widths multiplied and rounded, at least 4 (small networks for tests)."""
+  """Yields the rows of the trunk in order.
+
+  Args:
+    architecture: of the network.
+    width_multiplier: of every width, which is rounded, at least 4 (small networks for tests).
+
+  Yields:
+    The rows.
+  """
   scale = lambda channels: max(4, round(channels * width_multiplier))
   kernel, stride = architecture.stem
   middle = scale(_STEM_MIDDLE) if architecture.factorised else None
@@ -233,7 +250,17 @@ def _bottleneck(architecture: Architecture, kernel: int, stride: Triple, in_chan
 def units(
   architecture: Architecture, *, in_channels: int = 3, num_classes: int = 400, width_multiplier: float = 1.0
 ) -> Iterator[inception_spec.Unit]:
-  """Every convolution in order, the classifier last."""
+  """Yields every convolution in order, the classifier last.
+
+  Args:
+    architecture: of the network.
+    in_channels: of the clip.
+    num_classes: number of logits.
+    width_multiplier: see `rows`.
+
+  Yields:
+    The convolutions.
+  """
   for row in rows(architecture, width_multiplier=width_multiplier):
     if isinstance(row, Conv):
       yield from _parts("", row, row.name, in_channels)
@@ -265,8 +292,16 @@ def _non_local(row: NonLocal, mode: str) -> Iterator[inception_spec.Unit]:
   yield inception_spec.Unit(row.name, f"{row.name}/out", _POINT, inner, row.channels)
 
 
-def variable_shapes(architecture: Architecture, **sizes) -> dict[str, tuple[int, ...]]:
-  """Names and shapes of the variables; `sizes` are those of `units`."""
+def variable_shapes(architecture: Architecture, **sizes: Any) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of all variables.
+
+  Args:
+    architecture: of the network.
+    **sizes: `in_channels`, `num_classes` and `width_multiplier` of `units`.
+
+  Returns:
+    Shapes by name.
+  """
   shapes: dict[str, tuple[int, ...]] = {}
   for unit in units(architecture, **sizes):
     shapes[f"{unit.name}/conv_3d/w"] = (*unit.kernel, unit.in_channels, unit.out_channels)

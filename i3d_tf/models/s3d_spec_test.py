@@ -65,8 +65,8 @@ class S3dTest(parameterized.TestCase):
     torchvision, pool = s3d.s3d_torchvision(), spec.Pool("5a_2x2", 2, 2)
     self.assertEqual(spec.output_size((5, 13, 14), pool, torchvision), (2, 6, 7))
     self.assertEqual(spec.output_size((5, 13, 14), pool, s3d.s3d()), (3, 7, 7))
-    self.assertEqual(spec.clip_limits(torchvision), (13, (209, 240)))
-    self.assertEqual(spec.clip_limits(s3d.s3d()), (9, (193, 224)))
+    self.assertEqual(torchvision.clip_limits, (13, (209, 240)))
+    self.assertEqual(s3d.s3d().clip_limits, (9, (193, 224)))
 
   @parameterized.parameters(
     ({"first_kernel": 4}, "first_kernel is 4; allowed are 1, 3, 5, 7"),

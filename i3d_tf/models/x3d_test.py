@@ -94,6 +94,18 @@ class X3DTest(parameterized.TestCase):
     np.testing.assert_allclose(endpoints[base.LOGITS], np.mean(logits, 0), rtol=1e-4, atol=1e-4)
     self.assertEqual(endpoints[base.POOLED_FEATURES].shape, (1, features.shape[-1]))
 
+  def test_spatial_dropout_drops_a_channel_in_all_windows_alike(self):
+    clip, seeds = _noise(1, 2, 96, 70, 3), tf.constant([[1, 2]])
+    model = _made(spatial_dropout=True)
+    lin5 = model(clip)[1][x3d.LIN5]
+    kept = base.dropout(tf.ones([1, 1, 1, 1, lin5.shape[-1]]), 0.5, seeds)
+    self.assertEqual(set(kept.numpy().ravel()), {0.0, 2.0})
+    values = release.named_variables(model)
+    expected = tf.reduce_mean(lin5 * kept, [1, 2, 3]) @ values["Logits/conv_3d/w"][0, 0, 0] + values["Logits/conv_3d/b"]
+    logits = model(clip, dropout_keep_prob=0.5, dropout_seeds=seeds)[0]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    self.assertGreater(np.abs(logits - _made()(clip, dropout_keep_prob=0.5, dropout_seeds=seeds)[0]).max(), 1e-3)
+
   def test_clips_of_unknown_or_small_size(self):
     model, clip = _made(), _noise(2, 3, 96, 96, 3)
     function = tf.function(lambda clip: model(clip)[0], input_signature=[tf.TensorSpec([None] * 4 + [3])])
