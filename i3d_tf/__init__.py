@@ -23,10 +23,16 @@ _HOMES = {
   "I3dFeatures": "i3d_tf.inference.endpoints",
   "InceptionI3d": "i3d_tf.models.inception",
   "classify": "i3d_tf.inference.classification",
+  "create_model": "i3d_tf.models.zoo",
+  "evaluate": "i3d_tf.evaluation.evaluator",
+  "extract_features": "i3d_tf.features.runs",
+  "list_models": "i3d_tf.models.zoo",
   "load": "i3d_tf.weights.saved",
   "load_checkpoint": "i3d_tf.weights.release",
+  "optical_flow": "i3d_tf.flow",
   "read_video": "i3d_tf.video.decode",
   "save_release_checkpoint": "i3d_tf.weights.release",
+  "train": "i3d_tf.training.trainer",
   "tvl1_flow": "i3d_tf.flow.tvl1",
 }
 

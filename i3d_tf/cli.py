@@ -160,7 +160,11 @@ def group_of(title: str) -> Iterator[None]:
 
 
 def flag_values(cls: type) -> dict[str, Any]:
-  """Returns the values of the flags named as fields of the dataclass `cls`, without those that are None."""
+  """Returns the values of the flags that have the names of fields, without those that are None.
+
+  Args:
+    cls: Dataclass.
+  """
   names = [field.name for field in dataclasses.fields(cls) if field.name in FLAGS]
   return {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
 

@@ -1,8 +1,7 @@
-"""The errors that a user can cause and mend.
+"""Errors that a user can cause and mend.
 
-Each message is one sentence for a person: what is wrong, where, and what to do. The mains print
-it and exit with status 1 (`cli.run`); libraries raise it. All are ValueErrors, so that callers who
-know nothing of this module can still catch them.
+Each message is one sentence that says what is wrong, where, and what to do. Libraries raise them; programs print them
+and exit with status 1 (`cli.run`). All are ValueErrors, so that callers who do not know this module can catch them.
 """
 
 import re
@@ -25,13 +24,21 @@ class DownloadError(I3dError):
 
 
 def describe_os_error(error: OSError) -> str:
-  """Says in one clause which path failed and why, for example 'out.json: No space left on device'."""
+  """Returns one clause that says which path failed and why, for example 'out.json: No space left on device'.
+
+  Args:
+    error: Error of the operating system.
+  """
   reason = error.strerror or str(error) or type(error).__name__
   return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def first_line(error: Exception) -> str:
-  """The first line of an error of TensorFlow's, without the place in its graph."""
+  """Returns the first line of an error of TensorFlow, without the place in its graph.
+
+  Args:
+    error: The error.
+  """
   text = getattr(error, "message", None) or str(error)
   text = re.sub(r"\{\{\w+ [^}]*\}\}\S*|\[Op:\w+\].*", "", text).strip()
   return text.splitlines()[0].strip() if text else type(error).__name__

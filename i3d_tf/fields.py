@@ -50,7 +50,11 @@ class Limits:
   below: float | None = None
 
   def allow(self, value: Any) -> bool:
-    """Returns whether `value`, which is not a tuple, is within the limits."""
+    """Returns whether a value is within the limits.
+
+    Args:
+      value: Value of the field, or one element of a tuple.
+    """
     if self.choices and value not in self.choices:
       return False
     above = (self.least is None or value >= self.least) and (self.above is None or value > self.above)
@@ -97,12 +101,20 @@ def option(
 
 
 def limits(field: dataclasses.Field) -> Limits:
-  """Returns the limits of a dataclass field; `field` may have been declared without `option`."""
+  """Returns the limits of a dataclass field.
+
+  Args:
+    field: Any field; one that was declared without `option` has no limits.
+  """
   return field.metadata.get("limits", Limits())
 
 
 def kinds(cls: type) -> dict[str, Kind]:
-  """Returns the kind of every field of the dataclass `cls` by name; `X | None` is of the kind X."""
+  """Returns the kind of every field by name; `X | None` is of the kind X.
+
+  Args:
+    cls: Dataclass.
+  """
   hints = typing.get_type_hints(cls)
   return {field.name: _kind(hints[field.name]) for field in dataclasses.fields(cls)}
 
@@ -127,7 +139,11 @@ def check(config: Any) -> None:
 
 
 def descriptions(cls: type) -> dict[str, str]:
-  """Returns the texts under `Attributes:` in the docstring of `cls` and its bases, by field, each on one line."""
+  """Returns the texts under `Attributes:` in the docstrings of a class and its bases, by field, each on one line.
+
+  Args:
+    cls: Dataclass.
+  """
   found: dict[str, str] = {}
   for base in reversed(cls.__mro__):
     _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")

@@ -133,7 +133,7 @@ def _checkpoints() -> dict[str, str]:
     if FLAGS["streams"].present and FLAGS.streams != "joint":
       raise errors.I3dError(f"--joint_checkpoint is of both streams, not of --streams={FLAGS.streams}")
     streams = ("joint",)
-  for stream in clip_config.STREAMS:
+  for stream in preprocess.STREAMS:
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       given = (
         "--joint_checkpoint is in its place" if streams == ("joint",) else f"--streams={FLAGS.streams} does not use it"

@@ -23,7 +23,6 @@ from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
 from i3d_tf.input import ops
 from i3d_tf.input import pipeline
-from i3d_tf.input import sampling
 from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 from i3d_tf.training import config
@@ -185,7 +184,7 @@ def _decode_seconds(clips: Sequence[_Encoded], image_format: str) -> float:
   images = np.concatenate([clip.images for clip in clips])
   boxes = np.repeat([clip.box for clip in clips], [len(clip.images) for clip in clips], axis=0)
   decode = {
-    "JPEG": lambda image, box: sampling.decode_jpeg(image, box),
+    "JPEG": lambda image, box: ops.decode_jpeg(image, box),
     "PNG": lambda image, box: tf.io.decode_png(image, channels=3),
   }[image_format]
   dataset = tf.data.Dataset.from_tensor_slices((images, boxes))

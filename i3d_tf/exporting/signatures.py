@@ -12,7 +12,6 @@ from i3d_tf import errors
 from i3d_tf import provenance
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
-from i3d_tf.input import sampling
 from i3d_tf.models import base
 
 Specs: TypeAlias = Mapping[str, tf.TensorSpec]  # of clips by stream
@@ -162,11 +161,11 @@ def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
   """
 
   def decode(frames: tf.Tensor) -> tf.Tensor:
-    size = sampling.image_size(frames[0])
-    resized = sampling.resized_size(size, short_side)
+    size = ops.image_size(frames[0])
+    resized = ops.resized_size(size, short_side)
     window = tf.constant([crop, crop])
     offset = (resized - crop) // 2
-    return sampling.decode_rgb(frames, size=size, resized=resized, offset=offset, window=window)
+    return ops.decode_rgb(frames, size=size, resized=resized, offset=offset, window=window)
 
   clips = tf.map_fn(decode, images, fn_output_signature=tf.TensorSpec([None, crop, crop, 3], tf.uint8))
   return ops.scale_rgb(tf.ensure_shape(clips, [None, images.shape[1], crop, crop, 3]))

@@ -98,7 +98,11 @@ class EvalClips(preprocess.Preprocess):
 
 
 def stored(clips: TrainClips | EvalClips) -> tuple[str, ...]:
-  """What records must hold for these clips: the streams, and for bi-directional stacks `BACKWARD_FLOW`."""
+  """Returns what records must hold: the streams, and for bi-directional stacks `BACKWARD_FLOW`.
+
+  Args:
+    clips: Clips that are made of the records.
+  """
   return clips.streams + ((BACKWARD_FLOW,) if clips.flow_stacking == "bidirectional" else ())
 
 

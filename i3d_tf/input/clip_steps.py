@@ -16,7 +16,6 @@ from i3d_tf.flow import codec
 from i3d_tf.flow import stacks
 from i3d_tf.input import clip_config
 from i3d_tf.input import ops
-from i3d_tf.input import sampling
 
 State = dict[str, Any]
 DECODE = "decode the crop of the frames taken"
@@ -35,10 +34,13 @@ class Step(NamedTuple):
 
 
 def training(clips: clip_config.TrainClips) -> list[Step]:
-  """The steps of a clip drawn at random.
+  """Returns the steps of a clip drawn at random.
 
   The first needs 'parsed' (`records.parse`) and 'seed' (int32 `[2]`). The last leaves 'rgb', uint8
   `[T, crop, crop, 3]`, and 'flow', float32 `[T, crop, crop, 2L]` in [-1, 1], or [-2, 2] where means are subtracted.
+
+  Args:
+    clips: Clips to draw.
   """
   low, high = clips.scale_jitter
   chance = f"with probability {clips.segment_shuffle:g}"
@@ -73,7 +75,11 @@ def training(clips: clip_config.TrainClips) -> list[Step]:
 
 
 def center(clips: clip_config.TrainClips) -> list[Step]:
-  """The steps of the clip in the middle of a video, and of its frames, without any draw; see `training`."""
+  """Returns the steps of the clip in the middle of a video, and of its frames, without any draw; see `training`.
+
+  Args:
+    clips: Clips of training.
+  """
   return [
     Step("start in the middle", functools.partial(_center_start, clips)),
     _take_step(clips),
@@ -84,10 +90,13 @@ def center(clips: clip_config.TrainClips) -> list[Step]:
 
 
 def evaluation(clips: clip_config.EvalClips) -> list[Step]:
-  """The steps of all views of a video: 'rgb' uint8 `[V, T, crop, crop, 3]`, 'flow' float32 `[V, T, crop, crop, 2L]`.
+  """Returns the steps of all views: 'rgb' uint8 `[V, T, crop, crop, 3]`, 'flow' float32 `[V, T, crop, crop, 2L]`.
 
   They take a record's 'parsed' or, run eagerly, a 'video' with `count(stream)`, `size`, the height and width of its
   frames, and `read(numbers)`, which returns frames uint8 and flow float32 in [-1, 1] by stream.
+
+  Args:
+    clips: Views of a video.
   """
   size = [*_take_stacks_steps(clips), _size_step(clips)]
   whole = [Step("decode the frames taken", functools.partial(_decode_whole, clips.streams)), *_field_steps(clips)]
@@ -174,30 +183,30 @@ def _draw(state: State) -> State:
 
 def _last(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> tf.Tensor:
   available = _available(state, clip_config.stored(clips))
-  return sampling.last_start(available, clips.num_frames, clips.frame_stride, clips.flow_stack)
+  return ops.last_start(available, clips.num_frames, clips.frame_stride, clips.flow_stack)
 
 
 def _random_start(clips: clip_config.TrainClips, state: State) -> State:
-  return {**state, "starts": [sampling.random_start(_last(clips, state), state["draws"]["start"])]}
+  return {**state, "starts": [ops.random_start(_last(clips, state), state["draws"]["start"])]}
 
 
 def _jitter_start(clips: clip_config.TrainClips, state: State) -> State:
   (start,) = state["starts"]
   draw = state["draws"]["jitter"]
-  return {**state, "starts": [sampling.jitter_start(start, _last(clips, state), draw, clips.temporal_jitter)]}
+  return {**state, "starts": [ops.jitter_start(start, _last(clips, state), draw, clips.temporal_jitter)]}
 
 
 def _center_start(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> State:
-  return {**state, "starts": tf.unstack(sampling.uniform_starts(_last(clips, state), 1))}
+  return {**state, "starts": tf.unstack(ops.uniform_starts(_last(clips, state), 1))}
 
 
 def _uniform_starts(clips: clip_config.EvalClips, state: State) -> State:
-  return {**state, "starts": tf.unstack(sampling.uniform_starts(_last(clips, state), clips.num_clips))}
+  return {**state, "starts": tf.unstack(ops.uniform_starts(_last(clips, state), clips.num_clips))}
 
 
 def _take(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> State:
   available = _available(state, clip_config.stored(clips))
-  taken = [sampling.take(start, available, clips.num_frames, clips.frame_stride) for start in state["starts"]]
+  taken = [ops.take(start, available, clips.num_frames, clips.frame_stride) for start in state["starts"]]
   return {**state, "taken": dict.fromkeys(clips.streams, tf.concat(taken, axis=0))}
 
 
@@ -206,15 +215,15 @@ def _take_all(clips: clip_config.EvalClips, state: State) -> State:
   for stream in clips.streams:
     # The release tests its two networks apart, and RGB has a frame more. Stacks have their frames beside them.
     available = _available(state, (stream,) if clips.flow_stack == 1 else clip_config.stored(clips))
-    last = sampling.last_start(available, 1, clips.frame_stride, clips.flow_stack)
+    last = ops.last_start(available, 1, clips.frame_stride, clips.flow_stack)
     count = tf.minimum(last // clips.frame_stride + 1, clips.max_frames)
-    taken[stream] = sampling.take(0, available, tf.maximum(count, clips.min_frames), clips.frame_stride)
+    taken[stream] = ops.take(0, available, tf.maximum(count, clips.min_frames), clips.frame_stride)
   return {**state, "taken": taken}
 
 
 def _shuffle_segments(clips: clip_config.TrainClips, state: State) -> State:
   seed = tf.random.fold_in(state["seed"], _SEGMENTS)
-  places = sampling.shuffled_segments(clips.num_frames, clips.num_segments, seed)
+  places = ops.shuffled_segments(clips.num_frames, clips.num_segments, seed)
   is_shuffled = state["draws"]["shuffle"] < clips.segment_shuffle
   places = tf.where(is_shuffled, places, tf.range(clips.num_frames))
   return {**state, "taken": {stream: tf.gather(taken, places) for stream, taken in state["taken"].items()}}
@@ -241,8 +250,8 @@ def _sizes(state: State, short_side: int | tf.Tensor) -> State:
   if "video" in state:
     sizes = dict.fromkeys(state["taken"], tf.constant(state["video"].size))
   else:
-    sizes = {stream: sampling.image_size(_images(state, stream)[0]) for stream in state["taken"]}
-  resized = {stream: sampling.resized_size(size, short_side) for stream, size in sizes.items()}
+    sizes = {stream: ops.image_size(_images(state, stream)[0]) for stream in state["taken"]}
+  resized = {stream: ops.resized_size(size, short_side) for stream, size in sizes.items()}
   return {**state, "sizes": sizes, "resized": resized}
 
 
@@ -258,7 +267,7 @@ def _jitter_size(clips: clip_config.TrainClips, state: State) -> State:
 
 def _random_crop(clips: clip_config.TrainClips, state: State) -> State:
   draws = tf.stack([state["draws"]["top"], state["draws"]["left"]])
-  offsets = {stream: sampling.random_start(size - clips.crop, draws) for stream, size in state["resized"].items()}
+  offsets = {stream: ops.random_start(size - clips.crop, draws) for stream, size in state["resized"].items()}
   return {**state, "offsets": offsets, "windows": dict.fromkeys(offsets, tf.constant([clips.crop] * 2))}
 
 
@@ -284,19 +293,28 @@ def _decode(streams: tuple[str, ...], state: State) -> State:
     place = {name: state[key][stream] for name, key in place.items()}
     images = images_taken(state, stream)
     if stream == "rgb":
-      decoded[stream] = sampling.decode_rgb(images, **place)
+      decoded[stream] = ops.decode_rgb(images, **place)
     else:
-      decoded[stream] = sampling.decode_flow(images, bound=flow_bound(state["parsed"]), **place)
+      decoded[stream] = ops.decode_flow(images, bound=flow_bound(state["parsed"]), **place)
   return {**state, **decoded}
 
 
 def images_taken(state: State, stream: str) -> tf.Tensor:
-  """The encoded images of the clip, string `[T]`."""
+  """Returns the encoded images of the clip, string `[T]`.
+
+  Args:
+    state: State in which the frames are taken.
+    stream: 'rgb' or 'flow'.
+  """
   return tf.gather(_images(state, stream), state["taken"][stream])
 
 
 def flow_bound(parsed: dict[str, tf.Tensor]) -> tf.Tensor:
-  """Pixels per frame; MediaSequence's records do not say, and have 20."""
+  """Returns the pixels per frame that the largest byte stands for; MediaSequence's records do not say, and have 20.
+
+  Args:
+    parsed: A parsed record.
+  """
   return tf.where(parsed["flow_bound"] > 0, parsed["flow_bound"], codec.BOUND)
 
 

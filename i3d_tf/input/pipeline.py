@@ -41,7 +41,7 @@ def train_batches(
   num_shards: int = 1,
   data_service: str | None = None,
 ) -> tf.data.Dataset:
-  """Endless batches of clips drawn at random.
+  """Returns endless batches of clips drawn at random.
 
   Every shard (every `num_shards`-th file) is gone through in a new order in each epoch. A batch has `batch_size /
   num_shards` examples of every shard, shard by shard; of these the ones of `shards` come out.
@@ -92,10 +92,20 @@ def center_clips(
   shards: Sequence[int] = (0,),
   num_shards: int = 1,
 ) -> tf.data.Dataset:
-  """One clip a video, from the middle of its frames and of their area, in the order of the files, for validation.
+  """Returns batches of one clip a video, from the middle of its frames and of their area, in the order of the files.
 
-  A shard is every `num_shards`-th record here. All give as many batches as the largest needs; what is missing is filled
-  up with weight 0, label 0, and '' for id and error. See `train_batches`.
+  All shards give as many batches as the largest needs; what is missing is filled up with weight 0, label 0, and '' for
+  id and error. See `train_batches` for the rest.
+
+  Args:
+    source: Records of the split.
+    clips: What is taken from each.
+    batch_size: Examples of a batch over all shards.
+    shards: Shards to read here; a shard is every `num_shards`-th record.
+    num_shards: Number of shards.
+
+  Raises:
+    I3dError: if the shards do not fit the batch.
   """
   _check_shards(shards, num_shards)
   if batch_size < 1 or batch_size % num_shards:
@@ -116,7 +126,7 @@ def center_clips(
 
 
 def eval_videos(source: Source, clips: clip_config.EvalClips, *, skip: Collection[int] = ()) -> tf.data.Dataset:
-  """All videos, one an element, in the order of the files.
+  """Returns all videos, one an element, in the order of the files.
 
   Args:
     source: the records.
@@ -142,10 +152,12 @@ def eval_videos(source: Source, clips: clip_config.EvalClips, *, skip: Collectio
 
 
 def scaled(batch: Mapping[str, Any]) -> dict[str, Any]:
-  """A batch, or a video's views, with RGB as float32 in [-1, 1], and zeros for a record that cannot be used.
+  """Returns a batch, or the views of a video, with RGB as float32 in [-1, 1], and zeros for unusable records.
 
-  The last step, for the device that the network is on: on the way there frames are bytes, a quarter of the size. What
-  is floating point already stays as it is.
+  It is the last step, on the device of the network: on the way there frames are bytes, a quarter of the size.
+
+  Args:
+    batch: Batch of `train_batches`, or views of `eval_videos`; what is floating point already stays as it is.
   """
   if "rgb" not in batch or batch["rgb"].dtype != tf.uint8:
     return dict(batch)

@@ -180,7 +180,11 @@ class Progress(tf.train.experimental.PythonState):
     return json.dumps({name: getattr(self, name) for name in self._names()})
 
   def deserialize(self, text: str) -> None:
-    """Takes up the state from JSON; TensorFlow calls it on restoring."""
+    """Takes up the state; TensorFlow calls it on restoring.
+
+    Args:
+      text: What `serialize` returned.
+    """
     for name, value in json.loads(text).items():
       setattr(self, name, value)
 

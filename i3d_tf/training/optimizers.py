@@ -1,12 +1,8 @@
-"""Learning rates as functions of the step, which counts from 0.
-
-The factor on the loss that keeps float16 gradients within their range (Micikevicius et al., arXiv 1710.03740).
-
-Momentum SGD and Adam as TensorFlow 1 defines them, for variables of any distribution strategy.
+"""Learning-rate schedules, loss scaling, and the optimizers Momentum and Adam as TensorFlow 1 defines them.
 
 Sonnet's optimizers refuse MirroredStrategy, and Keras' momentum keeps the rate inside its accumulator, where a drop of
 the rate takes effect late; the release was trained with tf.train.MomentumOptimizer. The arithmetic is TensorFlow's own
-operations, one for each variable.
+operations, one for each variable, under any distribution strategy.
 """
 
 import bisect
@@ -19,39 +15,39 @@ from i3d_tf.training import config
 
 
 def rate(optimization: config.OptimizationConfig, step: int, *, num_steps: int, num_drops: int = 0) -> float:
-  """The learning rate of a step.
+  """Returns the learning rate of a step.
 
   Args:
-    optimization: schedule and rates.
-    step: 0 for the first.
-    num_steps: the number of steps of the run, where the cosine reaches 0.
-    num_drops: how often the plateau has dropped the rate so far.
+    optimization: Schedule and rates.
+    step: Number of the step; 0 for the first.
+    num_steps: Number of steps of the run, where the cosine reaches 0.
+    num_drops: Number of times that the plateau has dropped the rate so far.
   """
   match optimization.schedule:
     case "piecewise":
-      value = piecewise(step, optimization.rate_boundaries, optimization.rates)
+      value = _piecewise(step, optimization.rate_boundaries, optimization.rates)
     case "cosine":
-      value = optimization.learning_rate * cosine(step, num_steps, optimization.warmup_steps)
+      value = optimization.learning_rate * _cosine(step, num_steps, optimization.warmup_steps)
     case "plateau":
       value = optimization.learning_rate * optimization.plateau_factor**num_drops
     case _:
       value = optimization.learning_rate
-  return value * warm_up(step, optimization.warmup_steps)
+  return value * _warm_up(step, optimization.warmup_steps)
 
 
-def piecewise(step: int, boundaries: tuple[int, ...], rates: tuple[float, ...]) -> float:
-  """rates[0] for the steps before boundaries[0], and so on: `boundaries[i]` steps are done when rates[i + 1] begins."""
+def _piecewise(step: int, boundaries: tuple[int, ...], rates: tuple[float, ...]) -> float:
+  """Returns rates[0] for the first boundaries[0] steps, and so on; boundaries[i] steps precede rates[i + 1]."""
   return rates[bisect.bisect_right(boundaries, step)]
 
 
-def cosine(step: int, num_steps: int, warmup_steps: int = 0) -> float:
-  """From 1 when the warm-up ends to 0 at `num_steps` (Loshchilov and Hutter, arXiv 1608.03983, without restarts)."""
+def _cosine(step: int, num_steps: int, warmup_steps: int = 0) -> float:
+  """Falls from 1 when the warm-up ends to 0 at `num_steps` (arXiv 1608.03983, without restarts)."""
   progress = (step - warmup_steps) / max(num_steps - warmup_steps, 1)
   return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0), 1)))
 
 
-def warm_up(step: int, warmup_steps: int) -> float:
-  """From 1 / warmup_steps up to 1."""
+def _warm_up(step: int, warmup_steps: int) -> float:
+  """Rises from 1 / warmup_steps to 1."""
   return min((step + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
 
 
@@ -70,7 +66,14 @@ class Plateau:
     self._waited = 0
 
   def update(self, loss: float) -> bool:
-    """Takes a validation's loss; says whether the rate drops now."""
+    """Takes the loss of a validation.
+
+    Args:
+      loss: Mean loss.
+
+    Returns:
+      Whether the rate drops now.
+    """
     if loss < self._best * (1 - self.MIN_IMPROVEMENT):
       self._best, self._waited = loss, 0
       return False
@@ -82,9 +85,15 @@ class Plateau:
     return True
 
   def state(self) -> list:
+    """Returns what `restore` takes, of types that JSON has."""
     return [self.num_drops, self._best, self._waited]
 
   def restore(self, state: list) -> None:
+    """Goes on from a state.
+
+    Args:
+      state: What `state` returned.
+    """
     self.num_drops, self._best, self._waited = state
 
 
@@ -102,7 +111,14 @@ class LossScale:
     self._good_steps = 0
 
   def update(self, is_finite: bool) -> bool:
-    """Takes a step's outcome; says whether one can go on: not if gradients overflow without any scaling."""
+    """Takes the outcome of a step.
+
+    Args:
+      is_finite: Whether all its gradients were finite.
+
+    Returns:
+      Whether training can go on; it cannot if gradients overflow without any scaling.
+    """
     if is_finite:
       self._good_steps += 1
       if self._is_used and self._good_steps == _GROWTH_INTERVAL:
@@ -114,9 +130,15 @@ class LossScale:
     return True
 
   def state(self) -> list:
+    """Returns what `restore` takes, of types that JSON has."""
     return [self.value, self._good_steps]
 
   def restore(self, state: list) -> None:
+    """Goes on from a state.
+
+    Args:
+      state: What `state` returned.
+    """
     self.value, self._good_steps = state
 
 
@@ -124,7 +146,7 @@ _ADAM_BETA_1, _ADAM_BETA_2, _ADAM_EPSILON = 0.9, 0.999, 1e-8  # tf.train.AdamOpt
 
 
 class Optimizer(tf.Module):
-  """Keeps slots for every variable, and moves variables by gradients.
+  """Keeps slots for every variable, and updates variables by gradients.
 
   Create it inside the strategy's scope; `update` is for `strategy.extended.update`, variable by variable.
   """
@@ -139,15 +161,30 @@ class Optimizer(tf.Module):
       raise ValueError("two variables have the same name")
 
   def slots_of(self, variable: tf.Variable) -> list[tf.Variable]:
-    """The variable's slots, in the order of `update`'s arguments."""
+    """Returns the slots of a variable, in the order of the arguments of `update`.
+
+    Args:
+      variable: One of those that the optimizer was made for.
+    """
     return [slots[self._positions[variable.name]] for slots in self.slots]
 
   def update(self, variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor, step: tf.Tensor, *slots: tf.Variable):
-    """Moves one variable on one device; `step` is 0 for the first."""
+    """Updates one variable on one device.
+
+    Args:
+      variable: The variable.
+      gradient: Its gradient.
+      rate: Learning rate.
+      step: Number of the step; 0 for the first.
+      *slots: Slots of the variable.
+
+    Returns:
+      The operation.
+    """
     raise NotImplementedError
 
 
-class Momentum(Optimizer):
+class _Momentum(Optimizer):
   """a = momentum * a + gradient; variable -= rate * a."""
 
   num_slots = 1
@@ -163,7 +200,7 @@ class Momentum(Optimizer):
     )
 
 
-class Adam(Optimizer):
+class _Adam(Optimizer):
   """Adam with bias correction."""
 
   num_slots = 2
@@ -178,10 +215,15 @@ class Adam(Optimizer):
 
 
 def make(optimization: config.OptimizationConfig, variables: Sequence[tf.Variable]) -> Optimizer:
-  """The optimizer that the options name."""
+  """Returns the optimizer that the configuration names.
+
+  Args:
+    optimization: Name and settings of the optimizer.
+    variables: Variables to update.
+  """
   if optimization.optimizer == "adam":
-    return Adam(variables)
-  return Momentum(variables, optimization.momentum)
+    return _Adam(variables)
+  return _Momentum(variables, optimization.momentum)
 
 
 def _zeros_like(variable: tf.Variable) -> tf.Variable:

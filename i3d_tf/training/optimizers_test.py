@@ -9,17 +9,17 @@ from i3d_tf.training import optimizers
 
 class SchedulesTest(parameterized.TestCase):
   def test_piecewise_changes_when_a_boundary_s_steps_are_done(self):
-    rates = [optimizers.piecewise(step, (2, 4), (0.1, 0.01, 0.001)) for step in range(6)]
+    rates = [optimizers._piecewise(step, (2, 4), (0.1, 0.01, 0.001)) for step in range(6)]
     self.assertEqual(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
   def test_cosine_falls_from_one_to_zero_after_the_warm_up(self):
-    values = [optimizers.cosine(step, 12, 4) for step in (4, 6, 8, 10, 12, 13)]
+    values = [optimizers._cosine(step, 12, 4) for step in (4, 6, 8, 10, 12, 13)]
     for value, expected in zip(values, (1, 0.8535534, 0.5, 0.1464466, 0, 0), strict=True):
       self.assertAlmostEqual(value, expected, places=6)
 
   def test_warm_up_is_linear(self):
-    self.assertEqual([optimizers.warm_up(step, 4) for step in range(6)], [0.25, 0.5, 0.75, 1, 1, 1])
-    self.assertEqual(optimizers.warm_up(0, 0), 1)
+    self.assertEqual([optimizers._warm_up(step, 4) for step in range(6)], [0.25, 0.5, 0.75, 1, 1, 1])
+    self.assertEqual(optimizers._warm_up(0, 0), 1)
 
   @parameterized.parameters(
     ({"schedule": "constant"}, 0.2),
@@ -69,7 +69,7 @@ def _move(optimizer, variable, gradients_and_rates):
 class OptimizersTest(absltest.TestCase):
   def test_momentum_keeps_the_rate_outside_its_accumulator(self):
     variable = tf.Variable([1.0], name="w")
-    optimizer = optimizers.Momentum([variable], 0.5)
+    optimizer = optimizers._Momentum([variable], 0.5)
     # The accumulator is 2, then 0.5 * 2 + 1 = 2, whatever the rates.
     np.testing.assert_allclose(_move(optimizer, variable, [(2.0, 0.1), (1.0, 0.01)]), [0.8, 0.78], rtol=1e-6)
 
@@ -77,7 +77,7 @@ class OptimizersTest(absltest.TestCase):
     rng = np.random.default_rng(0)
     moves = [(float(g), float(r)) for g, r in zip(rng.normal(size=5), rng.uniform(0.01, 0.1, 5), strict=True)]
     variable, other = tf.Variable([1.0], name="w"), tf.Variable([1.0], name="other")
-    ours = _move(optimizers.Momentum([variable], 0.9), variable, moves)
+    ours = _move(optimizers._Momentum([variable], 0.9), variable, moves)
     rate = tf.Variable(0.0)
     theirs = tf.compat.v1.train.MomentumOptimizer(lambda: rate, 0.9)
     for index, (gradient, value) in enumerate(moves):
@@ -87,13 +87,13 @@ class OptimizersTest(absltest.TestCase):
 
   def test_adam_moves_by_the_rate_at_first(self):
     variable = tf.Variable([1.0], name="w")
-    values = _move(optimizers.Adam([variable]), variable, [(3.0, 0.1), (3.0, 0.1)])
+    values = _move(optimizers._Adam([variable]), variable, [(3.0, 0.1), (3.0, 0.1)])
     np.testing.assert_allclose(values, [0.9, 0.8], rtol=1e-5)
 
   def test_adam_equals_its_definition(self):
     variable = tf.Variable([1.0], name="w")
     gradients = [0.5, -1.5, 0.1]
-    values = _move(optimizers.Adam([variable]), variable, [(gradient, 0.01) for gradient in gradients])
+    values = _move(optimizers._Adam([variable]), variable, [(gradient, 0.01) for gradient in gradients])
     w, m, v = 1.0, 0.0, 0.0
     for count, (gradient, value) in enumerate(zip(gradients, values, strict=True), start=1):
       m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
