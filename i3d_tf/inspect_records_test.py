@@ -1,20 +1,18 @@
 """`python -m i3d_tf.inspect_records` in processes of its own, on a small folder of real records."""
 
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 from absl.testing import absltest
 import cv2
 import numpy as np
 
+from i3d_tf import testing
 from i3d_tf.data import datasets
 from i3d_tf.data import prepare
 from i3d_tf.data import records
 from i3d_tf.data import shards
 
-_PROGRAM = "i3d_tf.inspect_records"
 _CLASSES = ("jump", "run")
 
 
@@ -57,18 +55,16 @@ class InspectRecordsTest(absltest.TestCase):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
 
-  def _run(self, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-      [sys.executable, "-m", _PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+  def _run(self, *arguments) -> testing.Finished:
+    return testing.run_main("inspect_records", *arguments)
 
   def _assert_fails(self, done, message):
-    self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+    self.assertEqual(done.status, 1, done.stdout + done.stderr)
     self.assertEqual(done.stderr, f"inspect_records: error: {message}\n")
 
   def test_sound_folder(self):
     done = self._run(self.records)
-    self.assertEqual((done.returncode, done.stderr), (0, ""))
+    self.assertEqual((done.status, done.stderr), (0, ""))
     rows = [line.split() for line in done.stdout.splitlines()]
     self.assertEqual(rows[0], ["split", "files", "records", "frames", "flow", "images", "seconds", "bytes"])
     for row, split in zip(rows[1:], ("test", "train"), strict=True):
@@ -96,7 +92,7 @@ class InspectRecordsTest(absltest.TestCase):
 
   def test_show(self):
     done = self._run(self.records, "--show=3", "--id=test/jump/v", "--show=0")
-    self.assertEqual((done.returncode, done.stderr), (0, ""))
+    self.assertEqual((done.status, done.stderr), (0, ""))
     blocks = [block.splitlines() for block in done.stdout.split("\n\n")]
     self.assertLen(blocks, 3)
     self.assertStartsWith(blocks[0][0], f"{self.records}/train-00001-of-00002.tfrecord, record 0: ")
@@ -110,7 +106,7 @@ class InspectRecordsTest(absltest.TestCase):
       path = self.folder / f"{count}.png"
       done = self._run(self.records, f"--contact_sheet={path}", "--sheet_frames=3", *flags)
       picture = cv2.imread(str(path))
-      self.assertEqual((done.returncode, done.stderr), (0, ""))
+      self.assertEqual((done.status, done.stderr), (0, ""))
       self.assertEqual(done.stdout, f"{path}: {count} records, {picture.shape[1]}x{picture.shape[0]} pixels\n")
       self.assertEqual(picture.shape[0], 16 + count * (2 * (128 + 4) + 3 * 22 + 16))
 

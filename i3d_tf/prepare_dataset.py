@@ -40,10 +40,10 @@ where another stopped. On Flink, with Beam's worker pools (python -m apache_beam
 
 FLAGS = flags.FLAGS
 with cli.group_of("Input and output"):
-  flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.specs())}.", required=True)
-  flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_dir.", required=True)
+  flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.specs())}.")
+  flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_dir.")
   flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
-  flags.DEFINE_string("output", None, "Folder for the records; made if it does not exist.", required=True)
+  flags.DEFINE_string("output", None, "Folder for the records; made if it does not exist.")
 with cli.group_of("Records"):
   flags.DEFINE_list("streams", ["rgb", "flow"], "What to store: rgb, flow or both.")
   flags.DEFINE_bool(
@@ -66,6 +66,8 @@ with cli.group_of("Work"):
   )
   flags.DEFINE_bool("retry_failures", False, "Try again the videos that failed when this folder was made.")
   flags.DEFINE_integer("max_failures", 0, "Videos that may fail before the exit status says so.", lower_bound=0)
+for _name in ("dataset", "videos", "output"):
+  flags.register_validator(_name, bool, message=f"--{_name} is needed")
 
 
 def main(arguments: list[str]) -> int:

@@ -41,13 +41,18 @@ def _make_videos(folder: pathlib.Path, count: int) -> None:
     _write_video(folder / "test" / label / "t.avi", 1000 + len(label))
 
 
-def _command(videos, output, *flags):
+def _flags(videos, output, *flags):
   fixed = ("--dataset=folder", "--short_side=48", "--clips_per_shard=4")
-  return [sys.executable, "-m", "i3d_tf.prepare_dataset", *fixed, f"--videos={videos}", f"--output={output}", *flags]
+  return [*fixed, f"--videos={videos}", f"--output={output}", *flags]
 
 
 def _run(videos, output, *flags):
-  return subprocess.run(_command(videos, output, *flags), capture_output=True, text=True, check=False)
+  return testing.run_main("prepare_dataset", *_flags(videos, output, *flags))
+
+
+def _start(videos, output, *flags):
+  command = [sys.executable, "-m", "i3d_tf.prepare_dataset", *_flags(videos, output, *flags)]
+  return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _files(folder: pathlib.Path) -> dict[str, bytes]:
@@ -69,7 +74,7 @@ class PrepareDatasetTest(absltest.TestCase):
     self.output = self.folder / "records"
 
   def _assert_fails(self, done, message):
-    self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+    self.assertEqual(done.status, 1, done.stdout + done.stderr)
     self.assertIn(message, done.stderr)
     self.assertNotIn("Traceback", done.stderr)
 
@@ -77,9 +82,7 @@ class PrepareDatasetTest(absltest.TestCase):
     _make_videos(self.videos, 30)
     rng = np.random.default_rng(0)
     for _ in range(10):
-      process = subprocess.Popen(
-        _command(self.videos, self.output, "--num_workers=2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-      )
+      process = _start(self.videos, self.output, "--num_workers=2")
       goal = self._progress() + rng.integers(0, 4)
       while process.poll() is None and self._progress() < goal:
         time.sleep(0.002)
@@ -87,14 +90,14 @@ class PrepareDatasetTest(absltest.TestCase):
       process.send_signal(signal.SIGKILL)
       process.wait()
     done = _run(self.videos, self.output, "--num_workers=2")
-    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(done.status, 0, done.stderr)
     undisturbed = _run(self.videos, self.folder / "again", "--num_workers=1")
-    self.assertEqual(undisturbed.returncode, 0, undisturbed.stderr)
+    self.assertEqual(undisturbed.status, 0, undisturbed.stderr)
     self.assertEqual(_files(self.output), _files(self.folder / "again"))
     train = _records(self.output, "train")
     self.assertCountEqual([r.id for r in train], [f"train/{_LABELS[i % 2]}/v{i:02}" for i in range(30)])
     third = _run(self.videos, self.output)
-    self.assertEqual((third.returncode, third.stdout), (0, done.stdout))
+    self.assertEqual((third.status, third.stdout), (0, done.stdout))
 
   def _progress(self) -> int:
     """Records that are safe: finished shards count as four."""
@@ -119,18 +122,18 @@ class PrepareDatasetTest(absltest.TestCase):
     self.assertIn("28 of 50 frames", reasons["train/run/corrupted"])
     self.assertLen(_records(self.output, "train"), 5)
     again = _run(self.videos, self.output, "--streams=rgb", "--max_failures=3")
-    self.assertEqual(again.returncode, 0, again.stderr)
+    self.assertEqual(again.status, 0, again.stderr)
     for index, name in enumerate(("empty.avi", "text.mp4", "corrupted.mp4")):
       _write_video(broken / "mended.avi", index)
       os.replace(broken / "mended.avi", broken / name)
     mended = _run(self.videos, self.output, "--streams=rgb", "--retry_failures")
-    self.assertEqual(mended.returncode, 0, mended.stderr)
-    self.assertEqual(_run(self.videos, self.folder / "again", "--streams=rgb").returncode, 0)
+    self.assertEqual(mended.status, 0, mended.stderr)
+    self.assertEqual(_run(self.videos, self.folder / "again", "--streams=rgb").status, 0)
     self.assertEqual(_files(self.output), _files(self.folder / "again"))
 
   def test_other_parameters_are_refused_with_the_difference(self):
     _make_videos(self.videos, 2)
-    self.assertEqual(_run(self.videos, self.output, "--streams=rgb").returncode, 0)
+    self.assertEqual(_run(self.videos, self.output, "--streams=rgb").status, 0)
     before = _files(self.output)
     done = _run(self.videos, self.output, "--streams=rgb", "--fps=10")
     self._assert_fails(done, "made with other parameters (fps was 25.0, is 10.0)")
@@ -142,9 +145,9 @@ class PrepareDatasetTest(absltest.TestCase):
     _make_videos(self.videos, 2)
     flags = ("--backward_flow", "--flow_format=jpeg")
     done = _run(self.videos, self.output, *flags)
-    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(done.status, 0, done.stderr)
     plain = self.folder / "plain"
-    self.assertEqual(_run(self.videos, plain, *flags[1:]).returncode, 0)
+    self.assertEqual(_run(self.videos, plain, *flags[1:]).status, 0)
     for record, other in zip(_records(self.output, "train"), _records(plain, "train"), strict=True):
       self.assertLen(record.backward_flow_frames, 11)
       without = dataclasses.replace(record, backward_flow_frames=(), backward_flow_timestamps=())
@@ -174,13 +177,13 @@ class PrepareDatasetTest(absltest.TestCase):
     self.assertTrue(all(r.frames for r in _records(self.output, "train")))
     subprocess.run(["mount", "-o", "remount,size=64m", str(self.output)], check=True)
     done = _run(self.videos, self.output)
-    self.assertEqual(done.returncode, 0, done.stderr)
-    self.assertEqual(_run(self.videos, self.folder / "again").returncode, 0)
+    self.assertEqual(done.status, 0, done.stderr)
+    self.assertEqual(_run(self.videos, self.folder / "again").status, 0)
     self.assertEqual(_files(self.output), _files(self.folder / "again"))
 
   def test_two_at_once_are_kept_apart(self):
     _make_videos(self.videos, 12)
-    first = subprocess.Popen(_command(self.videos, self.output), stdout=subprocess.DEVNULL)
+    first = _start(self.videos, self.output)
     while not (self.output / "dataset.json").exists():
       time.sleep(0.01)
     self._assert_fails(_run(self.videos, self.output), "another process is working in it")

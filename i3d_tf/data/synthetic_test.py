@@ -4,8 +4,6 @@ import collections
 import functools
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 from unittest import mock
 
@@ -15,6 +13,7 @@ import cv2
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import testing
 from i3d_tf.data import drawing
 from i3d_tf.data import synthetic
 from i3d_tf.video import decode
@@ -415,31 +414,29 @@ class DatasetTest(TemporaryFolderTest):
 
 
 class MainTest(TemporaryFolderTest):
-  def _run(self, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "i3d_tf.make_synthetic", f"--output={self.folder}/a", *words]
-    root = pathlib.Path(synthetic.__file__).resolve().parents[2]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60, check=False)
+  def _run(self, *words: str) -> testing.Finished:
+    return testing.run_main("make_synthetic", f"--output={self.folder}/a", *words)
 
   def test_writes_resumes_in_silence_and_refuses_other_settings(self):
     flags = ["--num_frames=5", "--height=32", "--width=40", "--train_clips=1", "--test_clips=0"]
     said = f"{self.folder}/a: 8 clips of 8 classes; of each class 1 for train\n"
     done = self._run(*flags)
-    self.assertEqual((done.returncode, done.stdout, done.stderr), (0, said, ""))
+    self.assertEqual(tuple(done), (0, said, ""))
     clip = synthetic.clip_path(self.folder / "a", "train", "spin", 0)
     content = clip.read_bytes()
     clip.write_bytes(b"this is no video")
     done = self._run(*flags)
-    self.assertEqual((done.returncode, done.stdout, done.stderr), (0, said, ""))
+    self.assertEqual(tuple(done), (0, said, ""))
     self.assertEqual(clip.read_bytes(), content)
     done = self._run(*flags, "--seed=3")
     sentence = f"{self.folder}/a was made with other parameters (seed was 0, is 3); choose another folder or remove it"
-    self.assertEqual((done.returncode, done.stdout, done.stderr), (1, "", f"make_synthetic: error: {sentence}\n"))
+    self.assertEqual(tuple(done), (1, "", f"make_synthetic: error: {sentence}\n"))
 
   @parameterized.parameters("--seed=-1", "--width=31", "--differ_in=colour", "--nonsense=1")
   def test_impossible_flags(self, word):
     with self.subTest(word):
       done = self._run(word)
-      self.assertEqual((done.returncode, done.stdout), (1, ""))
+      self.assertEqual((done.status, done.stdout), (1, ""))
       self.assertIn(word[2:].split("=")[0], done.stderr)
       self.assertFalse((self.folder / "a").exists())
 
