@@ -16,6 +16,11 @@ _PACKAGE = pathlib.Path(__file__).parent
 
 
 def main(arguments: list[str]) -> None:
+  """Prints a line for each program.
+
+  Args:
+    arguments: Not used.
+  """
   del arguments
   programs = dict(_programs())
   width = max(map(len, programs))

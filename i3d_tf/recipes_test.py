@@ -73,7 +73,12 @@ def parse(arguments: list[list[str]]) -> list[Recipe | str]:
   from i3d_tf import train
 
   made = []
-  trainer = types.SimpleNamespace(train=lambda *parts, flags_text: made.append(Recipe(*parts)))
+
+  def train_as_told(*, optimization, clips, progress, flags_text, **run):
+    del progress, flags_text
+    made.append(Recipe(config.TrainConfig(**run), optimization, clips))
+
+  trainer = types.SimpleNamespace(train=train_as_told)
   sys.modules["i3d_tf.training.trainer"] = trainer
   for words in arguments:
     with flagsaver.flagsaver(), mock.patch.object(train.cli, "import_tensorflow"):
@@ -163,7 +168,7 @@ class RecipesTest(parameterized.TestCase):
       given = ["--records=DATA", "--output=RUN"]
       found = testing.in_own_process(parse, [[f"--flagfile={path}", *given] for path in (bad, ugly)])
     self.assertIn("Unknown command line flag 'learning_rat_e'", found[0])
-    self.assertEqual(found[1], "--rates is 1,fast; it takes numbers separated by commas")
+    self.assertEqual(found[1], "flag --rates=1,fast: it takes numbers separated by commas")
 
   @parameterized.product(stream=_STREAMS, start=("scratch", "imagenet"))
   def test_schedule_is_the_releases_at_every_boundary(self, stream, start):

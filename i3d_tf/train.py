@@ -37,6 +37,11 @@ cli.define_flags(config.OptimizationConfig, group="Optimization")
 
 
 def main(arguments: list[str]) -> None:
+  """Trains as the flags say.
+
+  Args:
+    arguments: Not used.
+  """
   del arguments
   cli.import_tensorflow()  # which the networks' entries need
   run = cli.from_flags(config.TrainConfig)

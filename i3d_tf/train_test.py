@@ -1,5 +1,8 @@
 """The program: killed and resumed, stopped, out of disk, on two workers, frozen, and with bad input."""
 
+import contextlib
+import functools
+import io
 import json
 import os
 import pathlib
@@ -16,7 +19,10 @@ from absl.testing import absltest
 import numpy as np
 import tensorflow as tf
 
+from i3d_tf import errors
 from i3d_tf import testing
+from i3d_tf.training import config
+from i3d_tf.training import trainer
 from i3d_tf.weights import saved
 from i3d_tf.weights import tensorflow1
 
@@ -290,6 +296,31 @@ class OptionsTest(RunTest):
     self.assertGreater(len(slots), 2)
     rates = [line["rate"] for line in self._metrics("run") if "rate" in line]
     np.testing.assert_allclose(rates, [1e-9, 1e-9, 1e-10])  # the first validation has nothing to be compared with
+
+  def test_a_compiled_step_takes_the_batches_of_the_pipeline(self):
+    for compiled in ("on", "off"):
+      self._train("--num_steps=2", f"--output={compiled}", f"--jit_compile={compiled}", "--dropout=0")
+    losses = [[line["loss"] for line in self._metrics(run)] for run in ("on", "off")]
+    self.assertLen(losses[0], 2)
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+  def test_the_library_returns_what_it_trained_and_prints_nothing(self):
+    run = functools.partial(
+        trainer.train, "records", self.folder / "run", model="c3d", width_multiplier=0.05, batch_size=2,
+        validation_split="test", clips={"num_frames": 4, "crop": 32, "short_side": 36},
+        optimization=config.OptimizationConfig(learning_rate=0.01),
+    )  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
+      result = run(num_steps=2)
+      again = run(num_steps=2)
+    self.assertEqual(output.getvalue(), "")
+    self.assertEqual((result.step, result.output), (2, os.fspath(self.folder / "run")))
+    (measured,) = [line for line in self._metrics("run") if "validation_loss" in line]
+    self.assertEqual(result.metrics, {name: measured[name] for name in ("validation_loss", "validation_accuracy")})
+    self.assertEqual(saved.load(result.network)[1].step, 2)
+    self.assertEqual(again, result)
+    with self.assertRaisesRegex(errors.I3dError, "stands at step 2, beyond num_steps, 1"):
+      run(num_steps=1)
 
   def test_another_run_s_weights_start_this_one(self):
     self._train("--num_steps=2", "--output=rgb")
