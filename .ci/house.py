@@ -4,7 +4,7 @@
   python3 .ci/house.py --check    also exits with status 1 if a figure is beyond its bound
   python3 .ci/house.py --tree=DIR counts another checkout
 
-Modules are all Python files of the package but tests (`*_test.py`). A library is a module that is no program; a public
+Modules are all Python files of the package but tests and what only tests use (testing.py, conftest.py). A library is a module that is no program; a public
 function has no leading underscore, nor has its class. Its docstring is full if it has a summary, `Args:` where it takes
 arguments, and `Returns:` or `Yields:` where it returns something; a property needs its summary only.
 """
@@ -31,7 +31,8 @@ BOUNDS = {
   "mypy errors": 0,
 }
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z_]+")
-_FACES = ("i3d_tf/cli.py", "i3d_tf/testing.py")  # what parses flags, and what only tests use
+_FACES = ("i3d_tf/cli.py",)  # which parses flags, and may name them
+_TESTS = ("_test.py", "testing.py", "conftest.py")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -56,7 +57,7 @@ def main() -> int:
 
 def count(tree: pathlib.Path) -> dict[str, Any]:
   """Returns the figures, or the places that they count, by name."""
-  paths = sorted(path for path in (tree / "i3d_tf").rglob("*.py") if not path.name.endswith("_test.py"))
+  paths = sorted(path for path in (tree / "i3d_tf").rglob("*.py") if not path.name.endswith(_TESTS))
   sources = {path.relative_to(tree).as_posix(): path.read_text(encoding="utf-8") for path in paths}
   library = {path: text for path, text in sources.items() if not _is_main(text) and not path.endswith(_FACES)}
   has = lambda *patterns: [path for path, text in library.items() if all(re.search(p, text) for p in patterns)]
@@ -70,15 +71,22 @@ def count(tree: pathlib.Path) -> dict[str, Any]:
       path for path in has(r"\bscale_rgb\(|/ 255 - 1|/ 127\.5 - 1") if not path.endswith("input/ops.py")
     ],
     "own lock implementations": has(r"\bimport fcntl\b|\bflock\("),
-    "declarations of frame_stride": [
-      f"{path}: {match[0]}"
-      for path, text in sources.items()
-      for match in re.finditer(r'frame_stride: int.*|DEFINE_integer\(\s*"frame_stride"', text)
-    ],
+    "declarations of frame_stride": [place for item in sources.items() for place in _declarations(*item)],
     "library messages that name flags": [place for item in library.items() for place in _messages(*item)],
     "public functions without a full docstring": [place for item in sources.items() for place in _undocumented(*item)],
     "mypy errors": _mypy(tree),
   }
+
+
+def _declarations(path: str, text: str) -> Iterator[str]:
+  """The fields and flags named frame_stride."""
+  for node in ast.walk(ast.parse(text)):
+    bodies = node.body if isinstance(node, ast.ClassDef) else []
+    fields = [each for each in bodies if isinstance(each, ast.AnnAssign) and ast.unparse(each.target) == "frame_stride"]
+    yield from (f"{path}:{field.lineno}: a field" for field in fields)
+    is_flag = isinstance(node, ast.Call) and _called(node).startswith("DEFINE_")
+    if is_flag and any(isinstance(each, ast.Constant) and each.value == "frame_stride" for each in node.args):
+      yield f"{path}:{node.lineno}: a flag"
 
 
 def _is_main(text: str) -> bool:

@@ -114,12 +114,12 @@ def _given(**values: Any) -> dict[str, Any]:
   return {name: value for name, value in values.items() if value is not None}
 
 
-def _clip() -> dict[str, Any]:
+def _clip() -> preprocess.Preprocess:
   """Returns the clip of the model's training, with what the flags change of it."""
   cli.import_tensorflow()  # the zoo's entries need it
   zoo.check_stream(FLAGS.model, FLAGS.stream)
   given = _given(num_frames=FLAGS.frames, short_side=FLAGS.short_side, crop=FLAGS.crop)
-  return {"flow_stack": 1, **zoo.training_clips(FLAGS.model, FLAGS.stream), **given}
+  return dataclasses.replace(zoo.preprocess(FLAGS.model, FLAGS.stream), **given)
 
 
 def _records() -> str:
@@ -134,8 +134,8 @@ def _network():
   from i3d_tf.benchmarks import network
 
   options = network.NetworkBenchmark(
-      rounds=FLAGS.rounds, model=FLAGS.model, stream=FLAGS.stream, batch=FLAGS.batch, num_frames=clip["num_frames"],
-      crop=clip["crop"], flow_stack=clip["flow_stack"], openvino=FLAGS.openvino,
+      rounds=FLAGS.rounds, model=FLAGS.model, stream=FLAGS.stream, batch=FLAGS.batch, num_frames=clip.num_frames,
+      crop=clip.crop, flow_stack=clip.flow_stack, openvino=FLAGS.openvino,
   )  # fmt: skip
   return network.measure(options)
 
@@ -156,9 +156,8 @@ def _train():
   from i3d_tf.benchmarks import training
 
   options = training.TrainingBenchmark(
-      rounds=FLAGS.rounds, records=records, split=FLAGS.split, model=FLAGS.model, stream=FLAGS.stream,
-      frames=clip["num_frames"], frame_stride=clip["frame_stride"], flow_stack=clip["flow_stack"],
-      short_side=clip["short_side"], crop=clip["crop"], batch=FLAGS.batch, recompute=FLAGS.recompute,
+      rounds=FLAGS.rounds, records=records, split=FLAGS.split, model=FLAGS.model, stream=FLAGS.stream, clip=clip,
+      batch=FLAGS.batch, recompute=FLAGS.recompute,
   )  # fmt: skip
   return training.measure_training(options)
 

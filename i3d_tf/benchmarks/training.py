@@ -204,11 +204,7 @@ class TrainingBenchmark:
   split: str
   model: str
   stream: str
-  frames: int
-  frame_stride: int
-  flow_stack: int
-  short_side: int
-  crop: int
+  clip: preprocess.Preprocess
   batch: int
   recompute: bool = False
 
@@ -228,7 +224,7 @@ class TrainingReport:
   def __str__(self) -> str:
     """The report as lines of text."""
     options, how = self.options, ", recomputing" if self.options.recompute else ""
-    clip = f"{options.frames} x {options.crop}^2"
+    clip = f"{options.clip.num_frames} x {options.clip.crop}^2"
     return "\n".join([
         f"machine         {self.machine}; TensorFlow {self.tensorflow}",
         f"training        {options.model}, {options.stream}, batches of {options.batch} x {clip}{how}",
@@ -252,14 +248,11 @@ def measure_training(options: TrainingBenchmark) -> TrainingReport:
   """
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
     optimization = config.OptimizationConfig(learning_rate=1e-3, recompute=options.recompute)
-    clips = clip_config.TrainClips(
-        streams=preprocess.STREAMS_OF[options.stream], num_frames=options.frames, frame_stride=options.frame_stride,
-        flow_stack=options.flow_stack, crop=options.crop, short_side=options.short_side,
-    )  # fmt: skip
+    clips = clip_config.TrainClips(streams=preprocess.STREAMS_OF[options.stream], **dataclasses.asdict(options.clip))
     trainer.train(
         options.records, folder, split=options.split, model=options.model, stream=options.stream,
         batch_size=options.batch, num_steps=options.rounds + 1, log_every=1, save_every=options.rounds + 2,
-        average_space=options.crop != ops.CROP and "average_space" in zoo.get(options.model).options,
+        average_space=options.clip.crop != ops.CROP and "average_space" in zoo.get(options.model).options,
         optimization=optimization, clips=clips,
     )  # fmt: skip
     lines = (pathlib.Path(folder) / run_folder.METRICS).read_text(encoding="utf-8").splitlines()[1:]
