@@ -22,8 +22,8 @@ python -m i3d_tf.download rgb_scratch
 failed=0
 for part in "models" "training weights" "data video flow input" "inference features exporting frechet" \
   "evaluation visualization" "*_test.py"; do
-  # shellcheck disable=SC2086
-  (cd i3d_tf && python -m pytest --numprocesses=3 --dist=loadscope --quiet --rootdir=.. $part) || failed=1
+  # shellcheck disable=SC2046  # words and patterns
+  python -m pytest --numprocesses=3 --dist=loadscope --quiet $(printf "i3d_tf/%s " $part) || failed=1
 done
 ((failed == 0)) || { echo "Tests have failed, see above" >&2; exit 1; }
 python .ci/readme.py

@@ -4,9 +4,10 @@
   python3 .ci/house.py --check    also exits with status 1 if a figure is beyond its bound
   python3 .ci/house.py --tree=DIR counts another checkout
 
-Modules are all Python files of the package but tests and what only tests use (testing.py, conftest.py). A library is a module that is no program; a public
-function has no leading underscore, nor has its class. Its docstring is full if it has a summary, `Args:` where it takes
-arguments, and `Returns:` or `Yields:` where it returns something; a property needs its summary only.
+Modules are all Python files of the package but tests and what only tests use (testing.py, conftest.py). A library is a
+module that is no program; a public function has no leading underscore, nor has its class. Its docstring is full if it
+has a summary, `Args:` where it takes arguments, and `Returns:` or `Yields:`, or a summary that begins so, where it
+returns something; a property needs its summary only.
 """
 
 import argparse
