@@ -5,6 +5,7 @@ import sys
 from absl import flags
 
 from i3d_tf import cli
+from i3d_tf import errors
 from i3d_tf.evaluation import config as config_lib
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
@@ -31,47 +32,34 @@ Each row of the table is a stream: videos; top-1, top-5 and mean per class accur
 Top-5 is told of five classes or more. The exit status is 1 if a record could not be evaluated; the others are still
 done."""
 
-_DEFAULT = clip_config.EvalClips()
+# A network has its own; a flag that is not given stands for it.
+_CLIP_FLAGS = {
+  "protocol": "the network's; i3d: release",
+  "max_frames": "the network's; i3d: 250",
+  "num_clips": "the network's, or 10",
+  "num_frames": "as trained",
+  "frame_stride": "as trained",
+  "short_side": "as trained",
+  "crop": "as trained",
+  "flip": "off",
+}
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("records", None, "Folder of TFRecords, as prepare_dataset writes them.")
-flags.DEFINE_string("split", "test", "The split to evaluate.")
-flags.DEFINE_string("output", None, "Folder for the results; made if it is not there.", required=True)
-flags.DEFINE_string("rgb_checkpoint", None, "The RGB network: a run of train, a released checkpoint's name, or a path.")
-flags.DEFINE_string("flow_checkpoint", None, "The flow network, likewise.")
-flags.DEFINE_string("joint_checkpoint", None, "A network of both streams at once, likewise.")
-flags.DEFINE_enum("model", None, zoo.NAMES, "Refuse checkpoints of another network. Default: take any.")
-flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
-flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
-flags.DEFINE_enum(
-  "protocol",
-  None,
-  clip_config.PROTOCOLS,
-  "release: one pass over the first --max_frames; clips: --num_clips at equal distances; ten_crop: corners, centre "
-  "and their mirror images of the clip in the middle; three_crops: of the clips at equal distances squares of the "
-  "shorter side, at both ends and in the middle. Logits are averaged over time and views. Default: the network's; "
-  "i3d: release.",
+cli.define_flags(config_lib.EvaluationConfig, group="Data and results", names=("output", "records", "split"))
+with cli.group_of("Networks"):
+  flags.DEFINE_string("rgb_checkpoint", None, "RGB network: a run of train, a released checkpoint's name, or a path.")
+  flags.DEFINE_string("flow_checkpoint", None, "Flow network, likewise.")
+  flags.DEFINE_string("joint_checkpoint", None, "Network of both streams at once, likewise.")
+  flags.DEFINE_enum("model", None, zoo.NAMES, "Refuse checkpoints of another network. Default: take any.")
+  flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
+  flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
+cli.define_flags(clip_config.EvalClips, group="Clips", names=_CLIP_FLAGS, unset=_CLIP_FLAGS)
+cli.define_flags(
+  config_lib.EvaluationConfig,
+  group="Fusion and report",
+  names=("fusion", "flow_weight", "svm_train_scores", "num_examples"),
+  unset={"flow_weight": "0.5"},
 )
-flags.DEFINE_integer(
-  "max_frames", None, "For release: frames of a video, at most. Default: the network's; i3d: 250.", lower_bound=1
-)
-flags.DEFINE_integer("num_clips", None, "For clips, three_crops: how many. Default: the model's, or 10.", lower_bound=1)
-flags.DEFINE_integer("num_frames", None, "For all but release: frames of a clip. Default: as trained.", lower_bound=1)
-flags.DEFINE_integer("frame_stride", None, "Take every so many frames. Default: as in training.", lower_bound=1)
-flags.DEFINE_integer("short_side", None, "Pixels of the shorter side. Default: as in training.", lower_bound=1)
-flags.DEFINE_integer("crop", None, "Pixels of the crop's side. Default: as in training.", lower_bound=1)
-flags.DEFINE_bool("flip", _DEFAULT.flip, "Also take the mirror image of every view.")
-flags.DEFINE_enum(
-  "fusion",
-  "logits",
-  config_lib.FUSIONS,
-  "logits: added; softmax: probabilities averaged; svm: a linear SVM on both streams' softmax scores.",
-)
-flags.DEFINE_float("flow_weight", None, "Weight of flow; RGB has the rest. Default: 0.5.", lower_bound=0, upper_bound=1)
-flags.DEFINE_list("svm_train_scores", [], "For svm: scores of the training split, RGB.npz,FLOW.npz.")
-flags.DEFINE_integer("num_examples", 4, "Best clips in the report, and as many worst ones.", lower_bound=0)
-
-_CLIP_FLAGS = ("protocol", "max_frames", "num_clips", "num_frames", "frame_stride", "short_side", "crop", "flip")
 
 
 def main(arguments: list[str]) -> int:
@@ -93,24 +81,28 @@ def main(arguments: list[str]) -> int:
 
 
 def _config() -> config_lib.EvaluationConfig:
-  given = lambda kind: {
-    stream: FLAGS[f"{stream}_{kind}"].value
-    for stream in preprocess.STREAMS_OF
-    if f"{stream}_{kind}" in FLAGS and FLAGS[f"{stream}_{kind}"].value is not None
-  }
-  return config_lib.EvaluationConfig(
-    output=FLAGS.output,
-    records=FLAGS.records,
-    split=FLAGS.split,
-    checkpoints=given("checkpoint"),
-    score_files=given("scores"),
-    clips={name: FLAGS[name].value for name in _CLIP_FLAGS if FLAGS[name].present},
+  checkpoints, score_files = _given("checkpoint"), _given("scores")
+  if both := sorted(set(checkpoints) & set(score_files)):
+    raise errors.I3dError(f"give either --{both[0]}_checkpoint or --{both[0]}_scores, not both")
+  if not checkpoints and not score_files:
+    raise errors.I3dError(
+      "give --rgb_checkpoint, --flow_checkpoint or both; or --joint_checkpoint; or --rgb_scores, --flow_scores"
+    )
+  if checkpoints and not FLAGS.records:
+    raise errors.I3dError("--records is missing: the folder of TFRecords to evaluate on")
+  return cli.from_flags(
+    config_lib.EvaluationConfig,
+    checkpoints=checkpoints,
+    score_files=score_files,
+    clips=cli.flag_values(clip_config.EvalClips),
     model=FLAGS.model or "",
-    fusion=FLAGS.fusion,
-    flow_weight=FLAGS.flow_weight,
-    svm_train_scores=tuple(FLAGS.svm_train_scores),
-    num_examples=FLAGS.num_examples,
   )
+
+
+def _given(kind: str) -> dict[str, str]:
+  """What the flags of a kind name, by stream."""
+  names = {stream: f"{stream}_{kind}" for stream in preprocess.STREAMS_OF}
+  return {stream: FLAGS[name].value for stream, name in names.items() if name in FLAGS and FLAGS[name].value}
 
 
 def run() -> None:

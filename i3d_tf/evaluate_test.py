@@ -1,4 +1,4 @@
-"""The program in processes of its own: its table, its files, being killed, and its sentences about bad input."""
+"""The program: its table, its files, being killed, and its sentences about bad input."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import time
 from absl.testing import absltest
 import numpy as np
 
+from i3d_tf import testing
 from i3d_tf.evaluation import evaluator_test
 from i3d_tf.evaluation import predictions
 
@@ -29,36 +30,32 @@ class EvaluateTest(absltest.TestCase):
     for stream in ("rgb", "flow"):
       evaluator_test.make_run(cls.folder / stream, stream)
 
-  def _command(self, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "i3d_tf.evaluate", *flags]
+  def _flags(self, *words: str) -> list[str]:
+    """Flags whose paths, written as =@NAME, are in the test's folder."""
+    return [word.replace("=@", f"={self.folder}/") for word in words]
 
-  def _evaluate(self, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-      self._command(*flags), capture_output=True, text=True, check=False, cwd=self.folder, env=self._environment()
-    )
+  def _evaluate(self, *words: str) -> testing.Finished:
+    return testing.run_main("evaluate", *self._flags(*words))
 
-  def _environment(self) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
-
-  def _assert_fails(self, done: subprocess.CompletedProcess, sentence: str) -> None:
-    self.assertEqual(done.returncode, 1, done.stderr)
+  def _assert_fails(self, done: testing.Finished, sentence: str) -> None:
+    self.assertEqual(done.status, 1, done.stderr)
     self.assertRegex(done.stderr, f"^evaluate: error: .*{sentence}")
     self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
   def test_both_streams(self):
-    done = self._evaluate("--records=records", "--rgb_checkpoint=rgb", "--flow_checkpoint=flow", "--output=both")
-    self.assertEqual(done.returncode, 0, done.stderr)
+    done = self._evaluate("--records=@records", "--rgb_checkpoint=@rgb", "--flow_checkpoint=@flow", "--output=@both")
+    self.assertEqual(done.status, 0, done.stderr)
     results = json.loads((self.folder / "both" / "results.json").read_text(encoding="utf-8"))["results"]
     lines = done.stdout.splitlines()
     self.assertEqual(lines[0], "stream     videos    top-1    top-5  mean per class  cross-entropy")
     for line, (name, row) in zip(lines[1:4], results.items(), strict=True):
       figures = [name, "6", f"{100 * row['top1']:.2f}", "-", f"{100 * row['mean_per_class']:.2f}"]
       self.assertEqual(line.split(), [*figures, f"{row['cross_entropy']:.4f}"])
-    self.assertEqual(lines[4:], [os.path.join("both", "report.html")])
+    self.assertEqual(lines[4:], [str(self.folder / "both" / "report.html")])
 
   def test_killed_it_goes_on_to_the_same_scores(self):
-    flags = ("--records=records", "--rgb_checkpoint=rgb", "--protocol=clips", "--num_clips=2")
-    self.assertEqual(self._evaluate(*flags, "--output=whole").returncode, 0)
+    flags = ("--records=@records", "--rgb_checkpoint=@rgb", "--protocol=clips", "--num_clips=2")
+    self.assertEqual(self._evaluate(*flags, "--output=@whole").status, 0)
     # Kept after every video, and slow enough to be killed in the middle.
     script = (
       "import time; from i3d_tf import cli; cli.import_tensorflow(quiet=True)\n"
@@ -69,8 +66,8 @@ class EvaluateTest(absltest.TestCase):
       "evaluate.run()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *flags, "--output=parts"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=self.folder, env=self._environment(),
+        [sys.executable, "-c", script, *self._flags(*flags, "--output=@parts")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.fspath(_ROOT)},
     )  # fmt: skip
     partial = self.folder / "parts" / "scores_rgb.partial.npz"
     while process.poll() is None and not partial.exists():
@@ -79,7 +76,7 @@ class EvaluateTest(absltest.TestCase):
     _, messages = process.communicate()
     self.assertEqual(process.returncode, -signal.SIGKILL, messages)
     self.assertLess(len(predictions.load(partial).ids), 6)
-    self.assertEqual(self._evaluate(*flags, "--output=parts").returncode, 0)
+    self.assertEqual(self._evaluate(*flags, "--output=@parts").status, 0)
     self.assertFalse(partial.exists())
     whole, parts = (predictions.load(self.folder / name / "scores_rgb.npz") for name in ("whole", "parts"))
     self.assertEqual(parts.ids, whole.ids)
@@ -87,12 +84,12 @@ class EvaluateTest(absltest.TestCase):
     self.assertEqual(*((self.folder / name / "scores_rgb.npz").read_bytes() for name in ("whole", "parts")))
 
   def test_bad_input(self):
-    records = "--records=records"
+    records = "--records=@records"
     for sentence, *flags in (
-      ("--records is missing", "--rgb_checkpoint=rgb"),
-      ("takes clips of the stream rgb; give it as the checkpoint of rgb", records, "--flow_checkpoint=rgb"),
+      ("--records is missing", "--rgb_checkpoint=@rgb"),
+      ("takes clips of the stream rgb; give it as the checkpoint of rgb", records, "--flow_checkpoint=@rgb"),
     ):
-      self._assert_fails(self._evaluate(*flags, "--output=bad"), sentence)
+      self._assert_fails(self._evaluate(*flags, "--output=@bad"), sentence)
     self.assertEmpty(list((self.folder / "bad").glob("[!.]*")))
 
 

@@ -1,5 +1,7 @@
 """Runs a table of experiments and writes down what came out. See `--help`."""
 
+import functools
+
 from absl import flags
 
 from i3d_tf import cli
@@ -34,8 +36,9 @@ def main(arguments: list[str]) -> None:
     raise errors.I3dError("give --data and --output to run the table, --render to write its page, or all of them")
   table = tables.load(FLAGS.table)
   chosen = runs.choose(table, FLAGS.only, FLAGS.seeds)
+  say = functools.partial(print, flush=True)
   if FLAGS.data:
-    runs.run(table, chosen, data=FLAGS.data, output=FLAGS.output, run_command=runs.execute)
+    runs.run(table, chosen, data=FLAGS.data, output=FLAGS.output, run_command=runs.execute, on_message=say)
   if FLAGS.render:
     tables.insert(FLAGS.render, table, tables.render(table, tables.Results(table.results_path)))
 

@@ -1,15 +1,14 @@
-"""The command line of experiments, in processes of its own."""
+"""The command line of experiments."""
 
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+from i3d_tf import testing
+
 _RESULTS = {
     "small": {
         "seed0": {
@@ -34,9 +33,8 @@ class ExperimentsTest(parameterized.TestCase):
     self.table.write_text(json.dumps(content))
     (self.folder / "rgb.flags").write_text("--stream=rgb\n")
 
-  def _run(self, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "i3d_tf.experiments", *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=_ROOT, timeout=60, check=False)
+  def _run(self, *flags: str) -> testing.Finished:
+    return testing.run_main("experiments", *flags)
 
   @parameterized.parameters(
     ([], "--table is missing; see --help"),
@@ -45,18 +43,18 @@ class ExperimentsTest(parameterized.TestCase):
     (["--table=TABLE", "--output=x", "--render=y"], "give --data and --output to run the table"),
     (["--table=none.json", "--render=y"], "none.json: No such file or directory"),
     (["--table=TABLE", "--data=none", "--output=none"], "none/r: no such folder of records"),
-    (["--table=TABLE", "--render=y", "--only=large"], "--only: TABLE has no 'large'; it has small"),
+    (["--table=TABLE", "--render=y", "--only=large"], "only: TABLE has no 'large'; it has small"),
   )
   def test_errors_are_one_sentence(self, flags, sentence):
     done = self._run(*(flag.replace("TABLE", str(self.table)) for flag in flags))
-    self.assertEqual(done.returncode, 1)
+    self.assertEqual(done.status, 1)
     self.assertStartsWith(done.stderr, f"experiments: error: {sentence.replace('TABLE', str(self.table))}")
     self.assertEqual(done.stderr.count("\n"), 1)
 
   def test_failed_training_ends_it(self):
     (self.folder / "r").mkdir()
     done = self._run(f"--table={self.table}", f"--data={self.folder}", f"--output={self.folder / 'runs'}")
-    self.assertEqual(done.returncode, 1)
+    self.assertEqual(done.status, 1)
     self.assertIn(f"--output={self.folder}/runs/small/seed0/rgb --seed=0", done.stdout)
     self.assertIn("experiments: error: i3d_tf.train ended with status 1, see above", done.stderr)
     self.assertFalse((self.folder / "results.json").exists())
@@ -66,7 +64,7 @@ class ExperimentsTest(parameterized.TestCase):
     page = self.folder / "RESULTS.md"
     page.write_text("# Results\n")
     done = self._run(f"--table={self.table}", f"--render={page}")
-    self.assertEqual((done.returncode, done.stderr), (0, ""))
+    self.assertEqual((done.status, done.stderr), (0, ""))
     self.assertStartsWith(page.read_text(), "# Results\n\n<!-- experiments/")
     self.assertIn("| small | seed0 | 62.50 % (5 of 8) | – | – | 12 |\n", page.read_text())
 

@@ -1,67 +1,19 @@
-"""Tests of the fvd program, with tiny networks of made weights.
+"""Tests of the fvd program, with tiny networks of made weights."""
 
-The program runs in a process of its own, since another program's flags, tested here, too, have the same names.
-"""
-
-from concurrent import futures
 import contextlib
-import io
 import json
-import multiprocessing
 import os
 import pathlib
 import tempfile
 from unittest import mock
 
 from absl.testing import absltest
-from absl.testing import flagsaver
 from absl.testing import parameterized
 import numpy as np
 
-from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.flow import tvl1
 from i3d_tf.frechet import distance
-from i3d_tf.frechet import embedding
-from i3d_tf.models import inception
-from i3d_tf.weights import release
-from i3d_tf.weights import saved
-
-
-def run_main(values: dict, given: list[str], *, has_made_flow: bool) -> tuple[int, str, str]:
-  """The exit status and what is printed with these flags, of which those `given` count as on the command line."""
-  from i3d_tf import fvd
-
-  if not fvd.FLAGS.is_parsed():
-    fvd.FLAGS(["fvd"])
-  output, complaints = io.StringIO(), io.StringIO()
-  made = lambda frames: np.diff(frames[..., :2].astype(np.float32), axis=0) / 10
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(flagsaver.flagsaver(**values))
-    if has_made_flow:
-      stack.enter_context(mock.patch.object(tvl1, "tvl1_flow", made))
-    for name in values:
-      fvd.FLAGS[name].present = int(name in given)
-    stack.enter_context(contextlib.redirect_stdout(output))
-    stack.enter_context(contextlib.redirect_stderr(complaints))
-    status = fvd.main([])
-  return status, output.getvalue(), complaints.getvalue()
-
-
-def flags_of_main() -> dict:
-  """The default and the lower bound of each flag."""
-  from i3d_tf import fvd
-
-  own = fvd.FLAGS.flags_by_module_dict()["i3d_tf.fvd"]
-  return {flag.name: (flag.default, getattr(flag.parser, "lower_bound", None)) for flag in own}
-
-
-class FlagsTest(absltest.TestCase):
-  def test_defaults_are_those_of_the_library(self):
-    options, defined = embedding.Options(), testing.in_own_process(flags_of_main)
-    for name in ("num_frames", "fps", "max_clips", "seed"):
-      self.assertEqual(defined[name][0], getattr(options, name), name)
-    self.assertEqual(defined["num_frames"][1], inception.MIN_FRAMES)
 
 
 class FvdTest(parameterized.TestCase):
@@ -71,14 +23,8 @@ class FvdTest(parameterized.TestCase):
     folder = tempfile.TemporaryDirectory()
     cls.addClassCleanup(folder.cleanup)
     cls.networks = pathlib.Path(folder.name)
-    cls.pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    cls.addClassCleanup(cls.pool.shutdown)
     for stream in ("rgb", "flow"):
-      info = saved.make_info(stream=stream, num_classes=5, width_multiplier=0.05)
-      model = saved.make_model(info)
-      for name, variable in release.named_variables(model).items():
-        variable.assign(testing.golden_values(name, tuple(variable.shape)))
-      saved.save(cls.networks / stream, model, info)
+      testing.write_network(cls.networks / stream, stream=stream, num_classes=5, classes=())
 
   def setUp(self):
     super().setUp()
@@ -90,12 +36,22 @@ class FvdTest(parameterized.TestCase):
       (self.folder / name).mkdir()
       np.save(self.folder / name / "clips.npy", clips)
 
-  def _run(self, *, has_made_flow: bool = False, **given) -> tuple[int, str, str]:
-    """The exit status and what is printed, on stdout and stderr; paths are in the test's folder."""
+  def _run(self, *, has_made_flow: bool = False, **given) -> testing.Finished:
+    """Runs the program; paths are in the test's folder."""
     paths = {"real", "generated", "save_stats", "json"}
     given = {name: os.fspath(self.folder / value) if name in paths else value for name, value in given.items()}
     defaults = {"num_frames": 10, "resamples": 5, "rgb_checkpoint": os.fspath(self.networks / "rgb")}
-    return self.pool.submit(run_main, defaults | given, list(given), has_made_flow=has_made_flow).result()
+    if all(str(given.get(name)).endswith(".npz") for name in ("real", "generated")):
+      defaults = {"resamples": 5}  # the others are for videos
+    made = lambda frames: np.diff(frames[..., :2].astype(np.float32), axis=0) / 10
+    with mock.patch.object(tvl1, "tvl1_flow", made) if has_made_flow else contextlib.nullcontext():
+      return testing.run_main("fvd", *(f"--{name}={value}" for name, value in {**defaults, **given}.items()))
+
+  def _assert_refused(self, sentence: str, **given) -> None:
+    done = self._run(**given)
+    self.assertEqual((done.status, done.stdout), (1, ""))
+    self.assertRegex(done.stderr, f"^fvd: error: .*{sentence}")
+    self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
   def assert_same(self, figures: dict, expected: dict) -> None:
     """The same up to the order in which a network adds."""
@@ -156,7 +112,7 @@ class FvdTest(parameterized.TestCase):
     given = {"real": "real", "generated": "generated", "max_clips": 2, "json": "out.json"}
     self._run(**given)
     alone = self._report()["fvd"]["rgb"]
-    # The real flow takes long, and has its test in evaluation/fvd_test.py.
+    # The real flow takes long, and has its test in frechet/embedding_test.py.
     flow = os.fspath(self.networks / "flow")
     status, output, _ = self._run(**given, has_made_flow=True, flow_checkpoint=flow, save_stats="real.npz")
     self.assertEqual(status, 0)
@@ -177,45 +133,44 @@ class FvdTest(parameterized.TestCase):
 
   def test_saved_statistics_remember_what_failed(self):
     (self.folder / "real" / "broken.mp4").write_text("no video")
-    self.assertEqual(self._run(real="real", save_stats="real.npz")[0], 1)
+    self.assertEqual(self._run(real="real", save_stats="real.npz").status, 1)
     status, output, _ = self._run(real="real.npz", generated="generated")
     self.assertEqual(status, 1)
     self.assertIn("videos of --real that could not be used: 1\n", output)
 
   def test_too_few_are_left(self):
     np.save(self.folder / "one.npy", np.zeros((10, 8, 8, 3), np.uint8))
-    with self.assertRaisesRegex(errors.I3dError, "one.npy: of its 1 videos 1 can be used; FVD needs 2 at least"):
-      self._run(real="one.npy", save_stats="real.npz")
+    self._assert_refused(
+      "one.npy: of its 1 videos 1 can be used; FVD needs 2 at least", real="one.npy", save_stats="a.npz"
+    )
     self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["generated", "one.npy", "real"])
 
   def test_statistics_of_other_clips_are_refused_at_once(self):
     self._run(real="real", save_stats="real.npz", num_frames=9)
     (self.folder / "generated" / "clips.npy").write_text("is not read")
-    with self.assertRaisesRegex(errors.I3dError, "real.npz cannot be compared: its num_frames is 9, not 10"):
-      self._run(real="real.npz", generated="generated")
-    with self.assertRaisesRegex(errors.I3dError, "real.npz has no statistics of flow"):
-      self._run(real="real.npz", generated="generated", flow_checkpoint=os.fspath(self.networks / "flow"))
+    given = {"real": "real.npz", "generated": "generated"}
+    self._assert_refused("real.npz cannot be compared: its num_frames is 9, not 10", **given)
+    flow = os.fspath(self.networks / "flow")
+    self._assert_refused("real.npz has no statistics of flow", **given, flow_checkpoint=flow)
 
   @parameterized.parameters(
     ({}, "--real is missing"),
     ({"real": "real"}, "--generated is missing; only with --save_stats it may be"),
     ({"real": "real", "save_stats": "a.npz", "json": "a.json"}, "--json is for the figures"),
-    ({"real": "real", "generated": "generated", "resamples": 1}, "--resamples=1; an interval needs at least 2"),
-    ({"real": "a.npz", "save_stats": "b.npz"}, "--real is statistics already"),
+    ({"real": "real", "generated": "generated", "resamples": 1}, "resamples is 1; an interval needs at least 2"),
+    ({"real": "a.npz", "save_stats": "b.npz"}, "real is statistics already"),
     ({"real": "real", "save_stats": "stats"}, "stats; the file's name must end in .npz"),
     ({"real": "a.npz", "generated": "b.npz", "num_frames": 12}, "--num_frames is for videos, but --real and"),
     ({"real": "none", "generated": "generated"}, "none: there is no such file or folder"),
-    ({"real": "real", "generated": "generated", "max_clips": 4}, "real has 3 videos, fewer than --max_clips=4"),
+    ({"real": "real", "generated": "generated", "max_clips": 4}, "real has 3 videos, fewer than max_clips, 4"),
     ({"real": "real", "generated": "generated", "num_frames": 9, "flow_checkpoint": "x"}, "flow need at least 10"),
   )
   def test_flags_that_do_not_go_together(self, given, sentence):
-    with self.assertRaisesRegex(errors.I3dError, sentence):
-      self._run(**given)
+    self._assert_refused(sentence, **given)
 
   def test_folder_that_cannot_be_written_is_found_before_the_work(self):
     (self.folder / "real" / "clips.npy").write_text("is not read")
-    with self.assertRaises(FileNotFoundError):
-      self._run(real="real", save_stats="none/real.npz")
+    self._assert_refused("none/real.npz: No such file or directory", real="real", save_stats="none/real.npz")
 
 
 if __name__ == "__main__":

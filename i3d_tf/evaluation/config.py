@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from i3d_tf import errors
+from i3d_tf import fields
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 
@@ -24,21 +25,20 @@ class EvaluationConfig:
   """The options of an evaluation, validated at construction.
 
   Attributes:
-    output: the folder for the results.
-    records: the folder of TFRecords; may be None if all streams have score files, and clips are not shown then.
-    split: the split of the records.
-    checkpoints: by stream, or 'joint' for a network of both: a checkpoint as `saved.load` takes it.
-    score_files: by stream, scores_STREAM.npz of an earlier evaluation; a stream has a checkpoint or a score file.
-    clips: the fields of `clip_config.EvalClips` that are given. The others are those of the network's protocol and
-      of its training.
-    model: the zoo's name of the network that all checkpoints must be of; '' for any.
-    fusion: how two streams are fused, one of `FUSIONS`.
-    flow_weight: the weight of flow in [0, 1]; RGB has the rest. None: 0.5.
-    svm_train_scores: score files of the training split, one of each stream, for the fusion 'svm'.
-    num_examples: the number of best clips in the report, and of worst ones.
-
-  Raises:
-    I3dError: if an option is out of range, or options do not go together.
+    output: Folder for the results; made if it does not exist.
+    records: Folder of TFRecords, as prepare_dataset writes them. Without records, if all streams have score files, no
+      clips are shown.
+    split: Split to evaluate.
+    checkpoints: By stream, or 'joint' for a network of both: a checkpoint as `saved.read` takes it.
+    score_files: By stream, scores_STREAM.npz of an earlier evaluation; a stream has a checkpoint or a score file.
+    clips: Fields of `clip_config.EvalClips` that are given. The others are those of the network's protocol and of its
+      training.
+    model: Name in the zoo of the network that all checkpoints must be of; '' for any.
+    fusion: How two streams are fused. 'logits': added; 'softmax': probabilities averaged; 'svm': a linear SVM on both
+      streams' softmax scores.
+    flow_weight: Weight of flow in the fusion; RGB has the rest.
+    svm_train_scores: For the fusion 'svm', score files of the training split, RGB.npz,FLOW.npz.
+    num_examples: Number of best clips in the report, and of worst ones.
   """
 
   output: str
@@ -48,12 +48,13 @@ class EvaluationConfig:
   score_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
   clips: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   model: str = ""
-  fusion: str = "logits"
-  flow_weight: float | None = None
+  fusion: str = fields.option("logits", choices=FUSIONS)
+  flow_weight: float | None = fields.option(None, least=0, most=1)
   svm_train_scores: tuple[str, ...] = ()
-  num_examples: int = 4
+  num_examples: int = fields.option(4, least=0)
 
   def __post_init__(self):
+    fields.check(self)
     given = {**self.checkpoints, **self.score_files}
     if unknown := sorted(set(given) - set(preprocess.STREAMS_OF)):
       raise errors.I3dError(f"there is no stream {unknown[0]!r}; there are {', '.join(preprocess.STREAMS_OF)}")
@@ -86,14 +87,10 @@ class EvaluationConfig:
       raise errors.I3dError(f"{given[0]} is not used by the protocol {protocol}")
 
   def _check_fusion(self) -> None:
-    if self.fusion not in FUSIONS:
-      raise errors.I3dError(f"fusion is {self.fusion!r}; allowed are {', '.join(FUSIONS)}")
     if not self.has_fusion and (self.fusion != "logits" or self.flow_weight is not None or self.svm_train_scores):
       raise errors.I3dError(
         f"fusion, flow_weight and svm_train_scores are for two streams; only {self.streams[0]} is given"
       )
-    if self.flow_weight is not None and not 0 <= self.flow_weight <= 1:
-      raise errors.I3dError(f"flow_weight is {self.flow_weight:g}; it must be in [0, 1]")
     if self.fusion == "svm" and self.flow_weight is not None:
       raise errors.I3dError("flow_weight is not used by the fusion svm, which finds its weights itself")
     if (self.fusion == "svm") != bool(self.svm_train_scores):

@@ -134,6 +134,7 @@ def _predict(
       f"{given[0]} is not used by the protocol {clips.protocol}, which is that of {network.info.model}"
     )
   _check_clips(network, clips)
+  assert config.records is not None  # the configuration has checked that checkpoints have records
   source = pipeline.open_source(config.records, config.split, streams=clip_config.stored(clips))
   return predict(network, source, clips, config.output, progress=progress, on_failure=on_failure)
 

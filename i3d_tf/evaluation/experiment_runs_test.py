@@ -1,7 +1,5 @@
 """Experiments are run once, go on after an interruption, and leave no path of the machine in their results."""
 
-import contextlib
-import io
 import json
 import pathlib
 import shutil
@@ -79,8 +77,10 @@ class RunsTest(absltest.TestCase):
     table = tables.load(self.table_path)
     chosen = runs.choose(table, rows, seeds)
     before = len(machine.commands)
+    self.messages = []
+    folders = {"data": str(self.root / "data"), "output": str(self.root / "runs")}
     try:
-      runs.run(table, chosen, data=str(self.root / "data"), output=str(self.root / "runs"), run_command=machine)
+      runs.run(table, chosen, **folders, run_command=machine, on_message=self.messages.append)
     finally:
       done = [command.replace(str(self.root / "runs"), "RUNS") for command in machine.commands[before:]]
     outputs = [next(word for word in command.split() if word.startswith("--output=")) for command in done]
@@ -131,12 +131,10 @@ class RunsTest(absltest.TestCase):
 
   def test_nothing_is_done_twice(self):
     self._run(Machine(), ["pair"])
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-      self.assertEqual(self._run(Machine(), ["pair"]), [])
-    self.assertRegex(said.getvalue(), "^2 of 2 experiments are done: .*results.json has what came out. Remove that")
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-      self.assertLen(self._run(Machine()), 4)
-    self.assertStartsWith(said.getvalue(), "2 of 4 experiments are done: ")
+    self.assertEqual(self._run(Machine(), ["pair"]), [])
+    self.assertRegex(self.messages[0], "^2 of 2 experiments are done: .*results.json has what came out. Remove that")
+    self.assertLen(self._run(Machine()), 4)
+    self.assertStartsWith(self.messages[0], "2 of 4 experiments are done: ")
 
   def test_goes_on_after_a_failure_and_keeps_what_was_done(self):
     machine = Machine()
@@ -191,8 +189,8 @@ class RunsTest(absltest.TestCase):
 
   def test_unknown_rows_seeds_and_records_are_named(self):
     for rows, seeds, sentence in (
-      (["pears"], [], "--only: .*table.json has no 'pears'; it has pair, alone"),
-      ([], ["2"], "--seeds: .*table.json has no '2'; it has 0, 1"),
+      (["pears"], [], "only: .*table.json has no 'pears'; it has pair, alone"),
+      ([], ["2"], "seeds: .*table.json has no '2'; it has 0, 1"),
     ):
       with self.assertRaisesRegex(errors.I3dError, sentence):
         self._run(Machine(), rows, seeds)

@@ -31,24 +31,30 @@ from typing import Any
 
 from i3d_tf import errors
 from i3d_tf import workdir
+from i3d_tf.evaluation import config
+from i3d_tf.input import clip_config
 
-STREAMS = ("rgb", "flow", "joint")
-BOTH = "rgb+flow"
-_COLUMNS = {"rgb": "RGB", "flow": "Flow", BOTH: "RGB+Flow"}
+_STREAMS = tuple(clip_config.STREAMS_OF)
+_COLUMNS = {"rgb": "RGB", "flow": "Flow", config.FUSED: "RGB+Flow"}
 _KEYS = {
     "title": str, "data": list, "records": list, "seeds": list, "evaluate": list, "flags": list, "rows": list,
 }  # fmt: skip
 _LISTS = ("data", "records", "seeds", "evaluate", "flags")
 _OPTIONAL = {"data", "evaluate", "flags"}
-_ROW_KEYS = {"name": str, **dict.fromkeys(STREAMS, str), "flags": list, "published": dict, "source": str}
+_ROW_KEYS = {"name": str, **dict.fromkeys(_STREAMS, str), "flags": list, "published": dict, "source": str}
 _NONE = "–"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-  """One recipe a stream, by file name, and flags for all of them.
+  """A row of a table: networks that are trained and evaluated together.
 
-  Published are top-1 accuracies in percent, by stream, and where they are from.
+  Attributes:
+    name: unique in the table.
+    recipes: by stream, the file name of the recipe.
+    flags: of the training of every stream, after the table's.
+    published: top-1 accuracies in percent by stream.
+    source: where these are from.
   """
 
   name: str
@@ -60,7 +66,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-  """One of the times that a row is run: a folder of records below DATA, a seed, and the name of the two."""
+  """One repetition of a row.
+
+  Attributes:
+    records: the name of the folder of records.
+    seed: of the training.
+    name: of the two together.
+  """
 
   records: str
   seed: int
@@ -69,7 +81,7 @@ class Repeat:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-  """See the module."""
+  """A table of experiments; the fields are those of its file, see the module."""
 
   path: pathlib.Path
   title: str
@@ -82,16 +94,16 @@ class Table:
 
   @property
   def label(self) -> str:
-    """The table's path in the project, wherever that is."""
+    """The table's path in the project."""
     return f"experiments/{self.path.resolve().parent.name}/{self.path.name}"
 
   @property
   def results_path(self) -> pathlib.Path:
-    """results.json beside table.json, results2.json beside table2.json."""
+    """The file of results: results2.json beside table2.json."""
     return self.path.with_name(f"results{self.path.stem.removeprefix('table')}.json")
 
   def repeats(self) -> list[Repeat]:
-    """Every folder of records with every seed, named by what differs."""
+    """Returns every folder of records with every seed, named by what differs."""
     by_seed = len(self.seeds) > 1 or len(self.records) == 1
     by_records = len(self.records) > 1
     name = lambda records, seed: "_".join([records] * by_records + [f"seed{seed}"] * by_seed)
@@ -101,8 +113,15 @@ class Table:
 def load(path: str | os.PathLike) -> Table:
   """Reads a table.
 
+  Args:
+    path: its JSON file.
+
+  Returns:
+    The table.
+
   Raises:
-    I3dError: for a file that is no table, an unknown or missing key, a recipe that is not there, equal names.
+    I3dError: if the file is not a table, a key is unknown or missing, a recipe does not exist, or names are equal.
+    OSError: if the file cannot be read.
   """
   path = pathlib.Path(path)
   content = _read_json(path)
@@ -122,9 +141,9 @@ def load(path: str | os.PathLike) -> Table:
 def _row(path: pathlib.Path, content: dict) -> Row:
   where = f"{path}: row {content.get('name', content)!r}"
   _check_keys(content, _ROW_KEYS, required={"name"}, where=where)
-  recipes = {stream: content[stream] for stream in STREAMS if stream in content}
+  recipes = {stream: content[stream] for stream in _STREAMS if stream in content}
   if not recipes:
-    raise errors.I3dError(f"{where} names no recipe; give some of {', '.join(STREAMS)}")
+    raise errors.I3dError(f"{where} names no recipe; give some of {', '.join(_STREAMS)}")
   for recipe in recipes.values():
     if not (path.parent / recipe).is_file():
       raise errors.I3dError(f"{where}: there is no recipe {recipe} beside the table")
@@ -161,35 +180,72 @@ def _read_json(path: pathlib.Path) -> Any:
 
 
 def recipe_flags(path: pathlib.Path) -> list[str]:
-  """The flags of a recipe, without its comments."""
+  """Reads the flags of a recipe.
+
+  Args:
+    path: of the flagfile.
+
+  Returns:
+    Its lines without comments.
+  """
   lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
   return [line for line in lines if line and not line.startswith("#")]
 
 
 class Results:
-  """What was run: by row and repeat, each training and the evaluation, written down after every one of them."""
+  """The results of a table by row and repeat, written to its file after every training and evaluation."""
 
   def __init__(self, path: pathlib.Path):
-    """Takes up what is in the file, if it is there."""
+    """Reads the file.
+
+    Args:
+      path: of the results; need not exist.
+
+    Raises:
+      I3dError: if the file does not hold results.
+    """
     self._path = path
     self._entries = _read_json(path) if path.exists() else {}
     if not isinstance(self._entries, dict):
       raise errors.I3dError(f"{path}: these are no results of experiments")
 
   def get(self, row: str, repeat: str) -> dict[str, Any]:
-    """By stream, and 'evaluation', what was done."""
+    """Returns the results of one repeat.
+
+    Args:
+      row: name of the row.
+      repeat: name of the repeat.
+
+    Returns:
+      By stream, and 'evaluation', what was run and its outcome; empty if nothing was.
+    """
     return dict(self._entries.get(row, {}).get(repeat, {}))
 
   def put(self, row: str, repeat: str, entry: Mapping[str, Any]) -> None:
-    """Replaces an entry, in the file, too."""
+    """Replaces the results of one repeat, and writes the file.
+
+    Args:
+      row: name of the row.
+      repeat: name of the repeat.
+      entry: as `get` returns it.
+    """
     self._entries.setdefault(row, {})[repeat] = dict(entry)
     with workdir.replacing(self._path) as file:
       file.write(json.dumps(self._entries, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def render(table: Table, results: Results) -> str:
-  """A section of Markdown with all that was evaluated, row by row, and means over the repeats."""
-  lines, places = [], {}
+  """Formats results as a section of Markdown with one line a repeat and the means over the repeats.
+
+  Args:
+    table: the table.
+    results: its results.
+
+  Returns:
+    Markdown.
+  """
+  lines: list[str] = []
+  places: dict[str, None] = {}  # in order
   for row in table.rows:
     found = {repeat.name: results.get(row.name, repeat.name) for repeat in table.repeats()}
     found = {name: entry for name, entry in found.items() if "evaluation" in entry}
@@ -220,7 +276,7 @@ def _measured(entry: Mapping[str, Any]) -> dict[str, str]:
   for name, figures in _columns(entry).items():
     right = round(figures["top1"] * figures["videos"])
     cells[name] = f"{100 * figures['top1']:.2f} % ({right} of {figures['videos']})"
-  seconds = [entry[stream]["seconds"] for stream in STREAMS if stream in entry]
+  seconds = [entry[stream]["seconds"] for stream in _STREAMS if stream in entry]
   # A training that was interrupted has no time of its own.
   cells["seconds"] = " + ".join(_NONE if value is None else f"{value:.0f}" for value in seconds)
   return cells
@@ -230,7 +286,7 @@ def _columns(entry: Mapping[str, Any]) -> dict[str, Any]:
   """The figures of an evaluation by column; a joint network's take the place of those of joined streams."""
   results = dict(entry["evaluation"]["results"])
   if "joint" in results:
-    results[BOTH] = results.pop("joint")
+    results[config.FUSED] = results.pop("joint")
   return results
 
 
@@ -244,10 +300,15 @@ def _place(evaluation: Mapping[str, Any]) -> str:
 
 
 def insert(path: str | os.PathLike, table: Table, text: str) -> None:
-  """Writes a table's section between its marker comments in a page, or at its end if they are not there.
+  """Writes a table's section between its marker comments in a page, or at the page's end if there are none.
+
+  Args:
+    path: the page.
+    table: the table.
+    text: the section, made by `render`.
 
   Raises:
-    I3dError: if only one of the two is there, or one twice.
+    I3dError: if there is only one marker, or one of them twice.
     OSError: if the page cannot be read or written.
   """
   path = pathlib.Path(path)

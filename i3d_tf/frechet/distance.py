@@ -1,6 +1,6 @@
-"""The Frechet distance between two sets of feature vectors, each taken as a Gaussian; in double precision.
+"""The Frechet distance between two sets of feature vectors, each taken as a Gaussian, in double precision.
 
-NumPy's LAPACK routines do all of it. Imports no TensorFlow.
+NumPy's LAPACK routines do the arithmetic. Imports no TensorFlow.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,62 +13,275 @@ import zipfile
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import fields
 
+RESIZE = "bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres"
+PUBLISHED_WEIGHTS = "c1621a70"  # CRC-32 of rgb_scratch's, the network of deepmind/i3d-kinetics-400/1
+CHECKPOINT = "rgb_scratch"
 CONFIDENCE = 0.95
 _FACTS = "facts"
 _FEATURES = "_features"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FvdConfig:
+  """Which clips are compared, and how.
+
+  Attributes:
+    num_frames: Frames of a clip; flow needs 10, since it has one field less.
+    fps: Frames per second at which videos are read; arrays are used as they are. None: each video's own rate.
+    max_clips: Use so many videos of each set, drawn by `seed`. None: all.
+    seed: Draws the videos, the start of each clip and the resampled sets.
+    batch: Clips that the network takes at once.
+    resamples: Resampled sets for the interval; 0: no interval.
+  """
+
+  num_frames: int = fields.option(16, least=9)
+  fps: float | None = fields.option(None, least=0.1)
+  max_clips: int | None = fields.option(None, least=2)
+  seed: int = fields.option(0, least=0)
+  batch: int = fields.option(8, least=1)
+  resamples: int = fields.option(200, least=0)
+
+  def __post_init__(self):
+    fields.check(self)
+    if self.resamples == 1:
+      raise errors.I3dError("resamples is 1; an interval needs at least 2, and 0 means none")
+
+
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-  """A mean float64 `[D]`, and a factor F float64 `[K, D]` of the covariance, which is F'F and may be singular."""
+  """A Gaussian given by its mean and a factor of its covariance.
+
+  Attributes:
+    mean: float64 `[D]`.
+    factor: F, float64 `[K, D]`; the covariance is F'F and may be singular.
+  """
 
   mean: np.ndarray
   factor: np.ndarray
 
   @property
   def covariance(self) -> np.ndarray:
+    """F'F, `[D, D]`."""
     return self.factor.T @ self.factor
 
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-  """|m1 - m2|^2 and tr(S1 + S2 - 2 (S1 S2)^1/2), whose sum is the distance."""
+  """A Frechet distance.
+
+  Attributes:
+    mean_term: |m1 - m2|^2.
+    covariance_term: tr(S1 + S2 - 2 (S1 S2)^1/2).
+  """
 
   mean_term: float
   covariance_term: float
 
   @property
   def total(self) -> float:
+    """The distance."""
     return self.mean_term + self.covariance_term
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """Where the distance of as many other clips is expected, and the mean excess of resampled sets' distances over it."""
+  """The interval in which the distance between as many other clips is expected.
+
+  Attributes:
+    low: its lower end, at least 0.
+    high: its upper end.
+    excess: the mean of the resampled sets' distances minus the distance.
+  """
 
   low: float
   high: float
   excess: float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FvdResult:
+  """The distance between two sets of clips, and what it depends on.
+
+  Attributes:
+    distances: by stream; empty if there were no generated clips.
+    intervals: by stream; None without resampling.
+    clips: the numbers of 'real' and 'generated' clips.
+    failed: the numbers of videos of each set that could not be used.
+    weights: CRC-32 by stream.
+    num_frames: of a clip.
+    fps: at which videos were read; None: each at its own rate.
+    seed: drew clips and resampled sets.
+  """
+
+  distances: Mapping[str, Distance]
+  intervals: Mapping[str, Interval | None]
+  clips: Mapping[str, int]
+  failed: Mapping[str, int]
+  weights: Mapping[str, str]
+  num_frames: int | None
+  fps: float | None = None
+  seed: int = 0
+
+  @property
+  def fvd(self) -> float:
+    """The Frechet Video Distance: that of RGB, or of flow alone."""
+    return next(iter(self.distances.values())).total
+
+
+class FeatureSums:
+  """Count, mean and covariance of feature vectors that come in batches, perhaps on several machines.
+
+  The covariance is kept as a triangular factor, which a QR decomposition updates: sums of squares, and the root of
+  their product in the distance, would lose half of the digits of small distances. The result does not depend on the
+  batches beyond rounding.
+  """
+
+  def __init__(self, *, keep: bool = False):
+    """Starts with no vectors.
+
+    Args:
+      keep: whether to keep the vectors themselves, which resampling needs; the Gaussian is then `fit`'s.
+    """
+    self.count = 0
+    self._mean = np.zeros(0)
+    self._factor = np.zeros((0, 0))  # R of the centred vectors
+    self._kept: list[np.ndarray] | None = [] if keep else None
+
+  @property
+  def features(self) -> np.ndarray | None:
+    """All vectors `[N, D]`; None if they are not kept."""
+    return np.concatenate(self._kept) if self._kept else None
+
+  def update(self, features: np.ndarray) -> None:
+    """Adds vectors.
+
+    Args:
+      features: `[N, D]`.
+
+    Raises:
+      I3dError: if a value is not finite, or D differs from before.
+    """
+    _check_finite(features)
+    self._check_size(features.shape[1])
+    if self._kept is not None:
+      self._kept.append(np.array(features))
+      self.count += len(features)
+    elif len(features):
+      features = features.astype(np.float64)
+      mean = features.mean(axis=0)
+      self._combine(len(features), mean, features - mean)
+
+  def merge(self, other: "FeatureSums") -> None:
+    """Adds the vectors of another object, for example those of another part of the set.
+
+    Args:
+      other: what to add; it is not changed.
+
+    Raises:
+      I3dError: if its vectors have another size, or this keeps vectors and the other does not.
+    """
+    if self._kept is not None and other._kept is None:
+      raise errors.I3dError("the other set has not kept its features; keep them on both sides or on neither")
+    if other._kept is not None:
+      for features in other._kept:
+        self.update(features)
+    elif other.count:
+      self._check_size(len(other._mean))
+      self._combine(other.count, other._mean, other._factor)
+
+  def gaussian(self) -> Gaussian:
+    """Returns mean and unbiased covariance.
+
+    Raises:
+      I3dError: for fewer than two vectors.
+    """
+    if self._kept:
+      return fit(np.concatenate(self._kept))
+    _check_count(self.count)
+    return Gaussian(self._mean, self._factor / np.sqrt(self.count - 1))
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Returns everything as arrays: 'features' if they are kept, else 'count', 'mean' and 'factor' of the scatter."""
+    if self._kept is not None:
+      return {"features": np.concatenate(self._kept) if self._kept else np.zeros((0, 0))}
+    return {"count": np.array(self.count), "mean": self._mean.copy(), "factor": self._factor.copy()}
+
+  @classmethod
+  def from_state(cls, state: Mapping[str, np.ndarray]) -> "FeatureSums":
+    """Makes an object from the result of `state`.
+
+    Args:
+      state: arrays by name.
+
+    Returns:
+      An equal object.
+    """
+    sums = cls(keep="features" in state)
+    if "features" in state:
+      if len(state["features"]):
+        sums.update(state["features"])
+    else:
+      sums.count = int(state["count"])
+      sums._mean, sums._factor = (np.array(state[name], np.float64) for name in ("mean", "factor"))
+    return sums
+
+  def _check_size(self, size: int) -> None:
+    known = self._kept[0].shape[1] if self._kept else len(self._mean)
+    if self.count and size != known:
+      raise errors.I3dError(f"the features have {known} and {size} values; they must be alike")
+
+  def _combine(self, count: int, mean: np.ndarray, rows: np.ndarray) -> None:
+    """Adds vectors by their count, their mean and rows whose squares sum to their scatter (Chan et al. 1979)."""
+    if not self.count:
+      self._mean, self._factor = np.zeros_like(mean), np.zeros((0, len(mean)))
+    total = self.count + count
+    shift = mean - self._mean
+    between = np.sqrt(self.count * count / total) * shift
+    self._factor = np.linalg.qr(np.concatenate([self._factor, rows, between[np.newaxis]]), mode="r")
+    self._mean = self._mean + shift * (count / total)
+    self.count = total
+
+
 def fit(features: np.ndarray) -> Gaussian:
-  """The mean and the unbiased covariance (over N - 1, as google-research/frechet_video_distance) of `[N, D]`.
+  """Fits a Gaussian with the unbiased covariance (over N - 1, as google-research/frechet_video_distance).
+
+  Args:
+    features: `[N, D]`.
+
+  Returns:
+    The Gaussian.
 
   Raises:
     I3dError: for fewer than two vectors, or values that are not finite.
   """
   features = np.asarray(features, np.float64)
-  if len(features) < 2:
-    raise errors.I3dError(f"a covariance needs at least 2 clips; there are {len(features)}")
-  if not np.isfinite(features).all():
-    raise errors.I3dError("some features are not finite; check the checkpoint")
+  _check_count(len(features))
+  _check_finite(features)
   mean = features.mean(axis=0)
   return Gaussian(mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1))
 
 
+def _check_count(count: int) -> None:
+  if count < 2:
+    raise errors.I3dError(f"a covariance needs at least 2 clips; there are {count}")
+
+
+def _check_finite(features: np.ndarray) -> None:
+  if not np.isfinite(features).all():
+    raise errors.I3dError("some features are not finite; check the checkpoint")
+
+
 def distance(first: Gaussian, second: Gaussian) -> Distance:
-  """The Frechet distance of two Gaussians.
+  """Computes the Frechet distance between two Gaussians.
+
+  Args:
+    first: one of them.
+    second: the other.
+
+  Returns:
+    The distance.
 
   Raises:
     I3dError: if they have different dimensions.
@@ -91,7 +304,7 @@ def bootstrap(
   confidence: float = CONFIDENCE,
   on_resample: Callable[[], None] = lambda: None,
 ) -> Interval:
-  """An interval for the distance between two sets of features `[N, D]`, `[M, D]`, by resampling both.
+  """Estimates an interval for the distance between two sets of features by resampling both.
 
   A resampled set repeats some vectors and lacks others, which makes every distance larger, so that plain quantiles may
   lie wholly above the distance: of 20 values and 60 and 100 vectors, the quantiles of 95 % never held the distance's
@@ -99,10 +312,15 @@ def bootstrap(
   cut off at 0.
 
   Args:
-    num_resamples: how many pairs of sets to draw, at least 2.
+    first: `[N, D]`.
+    second: `[M, D]`.
+    num_resamples: the number of pairs of sets to draw, at least 2.
     seed: of the draws.
     confidence: the share of resampled distances between the interval's ends.
-    on_resample: called after each.
+    on_resample: called after each pair.
+
+  Returns:
+    The interval.
 
   Raises:
     I3dError: as `fit` and `distance`.
@@ -125,10 +343,15 @@ def bootstrap(
 
 
 def save(file: BinaryIO, features: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-  """Writes sets of features `[N, D]` by name, and what they are, as an .npz; see `workdir.replacing`.
+  """Writes sets of features to an .npz file.
 
-  For each name it has the arrays NAME_features, which is what `load` reads, and for other programs NAME_mean and
-  NAME_covariance as `fit` gives them. `facts` are anything that JSON can say.
+  For each name it has the arrays NAME_features, which `load` reads, and for other programs NAME_mean and
+  NAME_covariance as `fit` computes them.
+
+  Args:
+    file: open for writing.
+    features: `[N, D]` by name.
+    facts: what they are; JSON values.
 
   Raises:
     I3dError: as `fit`.
@@ -141,10 +364,16 @@ def save(file: BinaryIO, features: Mapping[str, np.ndarray], facts: Mapping[str,
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """The features by name and the facts that `save` wrote.
+  """Reads a file that `save` wrote.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The features by name and the facts.
 
   Raises:
-    I3dError: if the file is not one of these.
+    I3dError: if it is not such a file, or it is damaged.
     OSError: if it cannot be read.
   """
   try:
@@ -157,4 +386,4 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]
   # An array file that is no archive has no `with`, and an array of other things no `item`.
   except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
     pass
-  raise errors.I3dError(f"{path}: these are not statistics that fvd --save_stats wrote, or they are damaged")
+  raise errors.I3dError(f"{path}: these are not statistics that fvd wrote, or they are damaged")

@@ -96,6 +96,72 @@ class FitTest(parameterized.TestCase):
       distance.fit(np.array([[0.0], [value]]))
 
 
+class FeatureSumsTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.features = np.random.default_rng(0).normal(50, 3, (40, 6)).astype(np.float32)
+
+  def _sums(self, *batches, keep=False):
+    sums = distance.FeatureSums(keep=keep)
+    for batch in batches:
+      sums.update(batch)
+    return sums
+
+  def _assert_fits(self, sums, features):
+    found, expected = sums.gaussian(), distance.fit(features)
+    self.assertEqual(sums.count, len(features))
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-13)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-11, atol=1e-12)
+    self.assertLess(abs(distance.distance(found, expected).total), 1e-9)
+
+  @parameterized.parameters([[40]], [[1, 39]], [[3, 0, 30, 7]], [[1] * 40])
+  def test_batches_do_not_matter(self, sizes):
+    batches = np.split(self.features, np.cumsum(sizes)[:-1])
+    self._assert_fits(self._sums(*batches), self.features)
+
+  def test_small_covariance_far_from_zero(self):
+    features = 2.0**26 + np.arange(1000)[:, np.newaxis] * np.float64([1, 2])
+    found = self._sums(*np.split(features, 10)).gaussian()
+    np.testing.assert_allclose(found.covariance, 1000 * 1001 / 12 * np.array([[1, 2], [2, 4]]), rtol=1e-12)
+
+  @parameterized.parameters(0, 1, 13, 40)
+  def test_merged_parts_are_the_whole(self, split):
+    first, second = self._sums(self.features[:split]), self._sums(self.features[split:])
+    first.merge(second)
+    self._assert_fits(first, self.features)
+    self.assertEqual(second.count, 40 - split)
+
+  @parameterized.parameters(False, True)
+  def test_state_is_all(self, keep):
+    sums = self._sums(self.features[:9], keep=keep)
+    again = distance.FeatureSums.from_state(sums.state())
+    again.update(self.features[9:])
+    self._assert_fits(again, self.features)
+    empty = distance.FeatureSums.from_state(self._sums(keep=keep).state())
+    empty.update(self.features)
+    self._assert_fits(empty, self.features)
+
+  def test_kept_features_give_what_fit_gives_to_the_last_digit(self):
+    sums = self._sums(self.features[:9], keep=True)
+    sums.merge(self._sums(self.features[9:], keep=True))
+    np.testing.assert_array_equal(sums.features, self.features)
+    np.testing.assert_array_equal(sums.gaussian().factor, distance.fit(self.features).factor)
+    self.assertIsNone(self._sums(self.features).features)
+
+  def test_what_does_not_go_together(self):
+    sums = self._sums(self.features)
+    with self.assertRaisesRegex(errors.I3dError, "6 and 3 values; they must be alike"):
+      sums.update(self.features[:, :3])
+    with self.assertRaisesRegex(errors.I3dError, "6 and 3 values; they must be alike"):
+      sums.merge(self._sums(self.features[:, :3]))
+    with self.assertRaisesRegex(errors.I3dError, "has not kept its features"):
+      self._sums(keep=True).merge(sums)
+    with self.assertRaisesRegex(errors.I3dError, "not finite"):
+      sums.update(np.full((1, 6), np.nan))
+    with self.assertRaisesRegex(errors.I3dError, "at least 2 clips; there are 1"):
+      self._sums(self.features[:1]).gaussian()
+
+
 class BootstrapTest(parameterized.TestCase):
   def _sets(self, seed=0, shift=1.0):
     rng = np.random.default_rng(seed)
@@ -159,7 +225,7 @@ class FileTest(parameterized.TestCase):
     self.path.write_bytes(file.getvalue())
 
   def _assert_refused(self):
-    with self.assertRaisesRegex(errors.I3dError, f"^{self.path}: these are not statistics that fvd --save_stats wrote"):
+    with self.assertRaisesRegex(errors.I3dError, f"^{self.path}: these are not statistics that fvd wrote"):
       distance.load(self.path)
 
   def test_what_is_saved_is_loaded(self):

@@ -1,257 +1,340 @@
-"""Frechet Video Distance (Unterthiner et al., "Towards Accurate Generative Models of Video", arXiv 1812.01717).
+"""The embedding of the Frechet Video Distance, and the accumulator of two sets of embedded clips.
 
-Clips of a fixed length, their embedding by I3D, and the distance between two sets of embeddings. The embedding is that
-of google-research/frechet_video_distance: all frames resized to 224x224 by TensorFlow 1's bilinear rule, whatever their
-shape, and the 400 logits, averaged over time, of the network that is released as rgb_scratch. For flow nothing is
-published; ours is the TV-L1 flow of the same resized frames.
+The embedding is that of google-research/frechet_video_distance: all frames resized to 224x224 by TensorFlow 1's
+bilinear rule, whatever their shape, and the 400 logits, averaged over time, of the network that is released as
+rgb_scratch. For flow nothing is published; ours is the TV-L1 flow of the same resized frames.
 """
 
-import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
 import os
-import pathlib
-from typing import Any
-import zlib
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from i3d_tf import errors
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
+from i3d_tf.frechet import distance as distance_lib
+from i3d_tf.inference import classifier
+from i3d_tf.input import clip_config
 from i3d_tf.input import ops
+from i3d_tf.models import base
 from i3d_tf.models import inception
-from i3d_tf.video import decode
-from i3d_tf.weights import release
-from i3d_tf.weights import saved
 
-SIDE = 224  # pixels, of google-research/frechet_video_distance
-RESIZE = "bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres"
-PUBLISHED_WEIGHTS = "c1621a70"  # `Embedding.weights` of rgb_scratch, the network of deepmind/i3d-kinetics-400/1
-ARRAY_SUFFIX = ".npy"
-STATISTICS_SUFFIX = ".npz"
+SETS = ("real", "generated")
+_SIDE = 224  # pixels, of google-research/frechet_video_distance
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-  """Which clips are taken.
-
-  Attributes:
-    num_frames: of a clip. At least 9, and 10 for flow, of which there is one less than frames.
-    fps: frames per second at which videos are read; None: each at its own average rate. Arrays are used as they are.
-    max_clips: use so many, drawn by `seed`; None: all.
-    seed: draws the start of each clip, too.
-  """
-
-  num_frames: int = 16
-  fps: float | None = None
-  max_clips: int | None = None
-  seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """One video: a file, or one of an array's; its name is relative to the set's folder, and draws its clip."""
-
-  name: str
-  path: pathlib.Path
-  index: int | None = None
+Checkpoint: TypeAlias = str | os.PathLike
 
 
 class Embedding:
-  """The time-averaged logits of clips by a network of one stream."""
+  """The time-averaged logits of clips by an I3D of one stream.
 
-  def __init__(self, checkpoint: str | os.PathLike, stream: str = "rgb"):
-    """Loads the network; I3dError, beside what `saved.load` raises, if it is no I3D of that stream."""
-    self.model, info = saved.load(checkpoint)
-    if info.model != "i3d" or info.stream != stream:
+  Attributes:
+    stream: 'rgb' or 'flow'.
+    weights: CRC-32 of the weights, which tells them from others.
+    num_features: the number of logits.
+  """
+
+  def __init__(self, checkpoint: Checkpoint, stream: str = "rgb"):
+    """Loads the network.
+
+    Args:
+      checkpoint: a released checkpoint's name or a path.
+      stream: 'rgb' or 'flow'.
+
+    Raises:
+      I3dError: if the checkpoint cannot be loaded, or is not an I3D of that stream.
+    """
+    (network,) = classifier.Classifier(checkpoint).networks.values()
+    if network.info.model != "i3d" or network.info.stream != stream:
       raise errors.I3dError(
-        f"{checkpoint} is a network {info.model} of stream {info.stream}; FVD needs an i3d of stream {stream}"
+        f"{checkpoint} is a network {network.info.model} of stream {network.info.stream}; "
+        f"FVD needs an i3d of stream {stream}"
       )
-    self.stream = stream
-    self.weights = release.checksum(self.model)
-    signature = tf.TensorSpec([None, None, SIDE, SIDE, self.model.in_channels], tf.float32)
-    self._apply = tf.function(lambda clips: self.model(clips)[0], input_signature=[signature])
+    self.stream, self.weights, self.num_features = stream, network.weights, network.info.num_classes
+    self._apply = network.function([base.LOGITS], {stream: (_SIDE, _SIDE)})
 
   def prepare(self, frames: np.ndarray) -> np.ndarray:
-    """The network's input from a clip uint8 `[T, H, W, 3]`: float32 `[T, 224, 224, 3]`; flow `[T - 1, 224, 224, 2]`."""
+    """Makes the network's input from a clip.
+
+    Args:
+      frames: uint8 `[T, H, W, 3]`.
+
+    Returns:
+      float32 in [-1, 1]: RGB `[T, 224, 224, 3]`, or flow `[T - 1, 224, 224, 2]`.
+    """
     resized = resize(frames)
     if self.stream == "rgb":
       return (2 * resized / 255 - 1).numpy()
     return codec.scale(tvl1.tvl1_flow(ops.to_bytes(resized).numpy()))
 
   def __call__(self, clips: np.ndarray) -> np.ndarray:
-    """The logits `[B, classes]` of a batch of `prepare`'s clips."""
-    return self._apply(clips).numpy()
+    """Embeds a batch.
+
+    Args:
+      clips: `[B, T, 224, 224, C]`, made by `prepare`.
+
+    Returns:
+      Logits float32 `[B, classes]`.
+    """
+    return self._apply({self.stream: clips})[base.LOGITS].numpy()
 
 
 def resize(frames: np.ndarray) -> tf.Tensor:
-  """Frames `[T, H, W, C]` resized to float32 `[T, 224, 224, C]` by the rule of `RESIZE`; values keep their range."""
-  return tf.raw_ops.ResizeBilinear(images=frames, size=[SIDE, SIDE], align_corners=False, half_pixel_centers=False)
-
-
-def list_sources(root: str | os.PathLike, options: Options) -> list[Source]:
-  """The videos that `root` stands for: those below a folder, one file, or all of an array `[N, T, H, W, 3]`.
-
-  Raises:
-    I3dError: if there is no such path, or nothing in it, or less than `options.max_clips`.
-  """
-  root = pathlib.Path(root)
-  if root.is_dir():
-    suffixes = decode.VIDEO_SUFFIXES | {ARRAY_SUFFIX}
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-    if not files:
-      raise errors.I3dError(f"{root}: the folder holds no video ({' '.join(sorted(suffixes))})")
-    names = [file.relative_to(root).as_posix() for file in files]
-  elif root.exists():
-    files, names = [root], [root.name]
-  else:
-    raise errors.I3dError(f"{root}: there is no such file or folder")
-  sources = [source for name, file in zip(names, files) for source in _sources(name, file)]
-  if options.max_clips is None:
-    return sources
-  if len(sources) < options.max_clips:
-    raise errors.I3dError(f"{root} has {len(sources)} videos, fewer than --max_clips={options.max_clips}")
-  drawn = np.random.default_rng(options.seed).permutation(len(sources))[: options.max_clips]
-  return [sources[number] for number in sorted(drawn)]
-
-
-def _sources(name: str, path: pathlib.Path) -> list[Source]:
-  if path.suffix.lower() == ARRAY_SUFFIX:
-    try:
-      array = _open_array(path)
-    except (errors.I3dError, OSError):
-      return [Source(name, path)]  # reading it says why
-    if array.ndim == 5:
-      return [Source(f"{name}[{index}]", path, index) for index in range(len(array))]
-  return [Source(name, path)]
-
-
-def _open_array(path: pathlib.Path) -> np.ndarray:
-  """An array `[T, H, W, 3]` or `[N, T, H, W, 3]` of bytes, left in its file."""
-  try:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (ValueError, EOFError) as error:
-    raise errors.I3dError(f"{path}: this is not an array in NumPy's .npy format: {error}") from None
-  if not isinstance(array, np.ndarray) or array.ndim not in (4, 5) or array.shape[-1] != 3 or array.dtype != np.uint8:
-    is_array = isinstance(array, np.ndarray)
-    given = f"the array is {array.dtype} {list(array.shape)}" if is_array else "this is an .npz archive"
-    raise errors.I3dError(
-      f"{path}: {given}; it must be uint8, 0 to 255, [frames, height, width, 3] or [videos, frames, height, width, 3]"
-    )
-  return array
-
-
-def read_clip(source: Source, options: Options) -> np.ndarray:
-  """A clip of consecutive frames, uint8 `[num_frames, H, W, 3]`, from a random place of the video.
-
-  Raises:
-    I3dError: if the video cannot be read to its end, or is too short.
-  """
-  if source.path.suffix.lower() == ARRAY_SUFFIX:
-    array = _open_array(source.path)
-    frames = iter(array if source.index is None else array[source.index])
-  else:
-    fps = decode.probe(source.path).frame_rate if options.fps is None else options.fps
-    frames = decode.iter_frames(source.path, fps=fps, short_side=None)
-  rng = np.random.default_rng([options.seed, zlib.crc32(os.fsencode(source.name))])
-  window, total = random_window(frames, options.num_frames, rng)
-  if window is None:
-    place = "" if source.index is None else f"[{source.index}]"
-    raise errors.I3dError(
-      f"{source.path}{place}: the video has {total} frames; the clips are of {options.num_frames}, see --num_frames"
-    )
-  return np.stack(window)
-
-
-def random_window(
-  frames: Iterator[np.ndarray], num_frames: int, rng: np.random.Generator
-) -> tuple[list[np.ndarray] | None, int]:
-  """One of all runs of `num_frames` frames, each as likely, and the number of frames; None if they are fewer.
-
-  How many there are is known at the end only, and only two runs are held: the k-th replaces the one that is chosen so
-  far with probability 1/k.
-  """
-  recent = collections.deque(maxlen=num_frames)
-  chosen, total = None, 0
-  for total, frame in enumerate(frames, start=1):
-    recent.append(frame)
-    run = total - num_frames + 1
-    if run >= 1 and rng.integers(run) == 0:
-      chosen = list(recent)
-  return chosen, total
-
-
-def embed(
-  sources: Iterable[Source],
-  embeddings: Sequence[Embedding],
-  options: Options,
-  *,
-  batch: int,
-  on_failure: Callable[[str], None],
-) -> dict[str, np.ndarray]:
-  """The features float32 `[clips, classes]` of a clip of each video, by stream.
+  """Resizes frames by the rule of `distance.RESIZE`.
 
   Args:
-    sources: the videos.
-    embeddings: the networks, of different streams.
-    options: which clips.
-    batch: clips that a network takes at once; the features do not depend on it beyond rounding.
-    on_failure: called with a sentence for each video that cannot be used, which is then left out.
+    frames: `[T, H, W, C]`.
+
+  Returns:
+    float32 `[T, 224, 224, C]` in the range of the frames.
   """
-  features = {each.stream: [np.empty((0, each.model.num_classes), np.float32)] for each in embeddings}
-  for clips in _batches(_read_all(sources, options, on_failure), batch):
-    for embedding in embeddings:
-      features[embedding.stream].append(embedding(np.stack([embedding.prepare(clip) for clip in clips])))
-  return {stream: np.concatenate(batches) for stream, batches in features.items()}
+  return tf.raw_ops.ResizeBilinear(images=frames, size=[_SIDE, _SIDE], align_corners=False, half_pixel_centers=False)
 
 
-def _read_all(sources: Iterable[Source], options: Options, on_failure: Callable[[str], None]) -> Iterator[np.ndarray]:
-  for source in sources:
-    try:
-      clip = read_clip(source, options)
-    except errors.I3dError as error:
-      on_failure(str(error))
-    except OSError as error:
-      on_failure(errors.describe_os_error(error))
-    else:
-      yield clip
+def check_array(array: Any, where: str, *, ranks: Collection[int] = (4, 5)) -> None:
+  """Checks that an array holds frames.
+
+  Args:
+    array: anything.
+    where: names it in the message.
+    ranks: 4 if it may be one clip, 5 if it may be several.
+
+  Raises:
+    I3dError: if it is not uint8 `[T, H, W, 3]` or `[N, T, H, W, 3]`.
+  """
+  is_array = isinstance(array, np.ndarray)
+  if is_array and array.ndim in ranks and array.shape[-1] == 3 and array.dtype == np.uint8:
+    return
+  given = f"the array is {array.dtype} {list(array.shape)}" if is_array else f"this is of type {type(array).__name__}"
+  shapes = {4: "[frames, height, width, 3]", 5: "[videos, frames, height, width, 3]"}
+  allowed = " or ".join(shapes[rank] for rank in sorted(ranks))
+  raise errors.I3dError(f"{where}: {given}; it must be uint8, 0 to 255, {allowed}")
 
 
-def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-  batch = []
-  for item in items:
-    batch.append(item)
-    if len(batch) == size:
-      yield batch
-      batch = []
-  if batch:
-    yield batch
+def check_frames(num_frames: int, streams: Iterable[str]) -> None:
+  """Checks that clips are long enough for the networks.
 
+  Args:
+    num_frames: of a clip.
+    streams: 'rgb', or 'flow', which needs one frame more.
 
-def check_frames(options: Options, streams: Iterable[str]) -> None:
-  """Raises I3dError if the clips are too short for a network."""
+  Raises:
+    I3dError: if they are too short.
+  """
   for stream in streams:
     least = inception.MIN_FRAMES + (stream == "flow")
-    if options.num_frames < least:
-      raise errors.I3dError(f"--num_frames={options.num_frames}; clips for {stream} need at least {least}")
+    if num_frames < least:
+      raise errors.I3dError(f"num_frames is {num_frames}; clips for {stream} need at least {least}")
 
 
-def facts(embeddings: Sequence[Embedding], options: Options) -> dict[str, Any]:
-  """What must agree for distances to be comparable, beside the numbers of clips; for JSON."""
-  weights = {embedding.stream: embedding.weights for embedding in embeddings}
-  return {"weights": weights, "resize": RESIZE, "num_frames": options.num_frames, "fps": options.fps}
+class FvdAccumulator:
+  """Collects the embeddings of real and of generated clips and computes the distance between them.
+
+  By default neither clips nor embeddings are kept, but their count, mean and covariance in double precision, so that
+  memory does not grow. Accumulators of parts of the clips, perhaps of other machines, can be merged.
+  """
+
+  def __init__(
+    self,
+    checkpoint: Checkpoint | Mapping[str, Checkpoint] = distance_lib.CHECKPOINT,
+    *,
+    batch: int = distance_lib.FvdConfig.batch,
+    keep_features: bool = False,
+  ):
+    """Starts with no clips; the networks are loaded when the first clips come.
+
+    Args:
+      checkpoint: the RGB network, of which others than the default do not give the published FVD; or networks by
+        stream, 'rgb' and 'flow', for a distance of each.
+      batch: clips that a network takes at once.
+      keep_features: whether to keep the embeddings, which an interval needs.
+
+    Raises:
+      I3dError: if there is no checkpoint, or one of another stream.
+    """
+    self._checkpoints = dict(checkpoint) if isinstance(checkpoint, Mapping) else {"rgb": checkpoint}
+    if not self._checkpoints or not set(self._checkpoints) <= set(clip_config.STREAMS):
+      raise errors.I3dError(f"checkpoint is of {', '.join(self._checkpoints) or 'no stream'}; give rgb, flow or both")
+    self._batch = batch
+    self._embeddings: dict[str, Embedding] | None = None
+    self._num_frames: int | None = None
+    self._weights: dict[str, str] = {}
+    self._sums = {
+      name: {stream: distance_lib.FeatureSums(keep=keep_features) for stream in self._checkpoints} for name in SETS
+    }
+
+  @property
+  def streams(self) -> tuple[str, ...]:
+    """'rgb', 'flow' or both."""
+    return tuple(self._checkpoints)
+
+  @property
+  def embeddings(self) -> dict[str, Embedding]:
+    """The networks by stream; I3dError if they cannot be loaded or are not those of the clips before."""
+    if self._embeddings is None:
+      found = {stream: Embedding(path, stream) for stream, path in self._checkpoints.items()}
+      self._check_weights({stream: embedding.weights for stream, embedding in found.items()})
+      self._embeddings = found
+    return self._embeddings
+
+  def update(self, clips: np.ndarray | Sequence[np.ndarray], *, real: bool) -> None:
+    """Embeds clips and adds them to a set.
+
+    Args:
+      clips: uint8 `[N, T, H, W, 3]`, 0 to 255, RGB; or N arrays `[T, H, W, 3]` of any sizes.
+      real: whether they are real clips, or generated ones.
+
+    Raises:
+      I3dError: if an array has another type or shape, T is too small or not that of the clips before, or the networks
+        cannot be loaded.
+    """
+    for clip in clips:
+      check_array(clip, "clips", ranks=(4,))
+    for start in range(0, len(clips), self._batch):
+      batch = clips[start : start + self._batch]
+      self._check_frames({len(clip) for clip in batch})
+      features = {s: each(np.stack([each.prepare(clip) for clip in batch])) for s, each in self.embeddings.items()}
+      self.update_features(features, real=real)
+
+  def update_features(self, features: Mapping[str, np.ndarray], *, real: bool) -> None:
+    """Adds embeddings that were computed before to a set.
+
+    Args:
+      features: by stream `[N, D]`.
+      real: whether they are of real clips, or of generated ones.
+
+    Raises:
+      I3dError: if a stream is missing, a value is not finite, or D is not that of the clips before.
+    """
+    if missing := [stream for stream in self._checkpoints if stream not in features]:
+      raise errors.I3dError(f"there are no features of {missing[0]}")
+    for stream, sums in self._sums[_name(real)].items():
+      sums.update(features[stream])
+
+  def merge(self, other: "FvdAccumulator") -> None:
+    """Adds the clips of another accumulator.
+
+    Args:
+      other: what to add; it is not changed.
+
+    Raises:
+      I3dError: if it is of other streams, weights or numbers of frames, or does not keep features as this one does.
+    """
+    if set(other._checkpoints) != set(self._checkpoints):
+      raise errors.I3dError(f"the streams differ: {', '.join(self._checkpoints)} and {', '.join(other._checkpoints)}")
+    self._check_weights(other._weights)
+    if other._num_frames is not None:
+      self._check_frames({other._num_frames})
+    for name in SETS:
+      for stream, sums in self._sums[name].items():
+        sums.merge(other._sums[name][stream])
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Returns everything that was collected as arrays by name, for `numpy.savez` and `from_state`."""
+    state = {f"weights_{stream}": np.array(weights) for stream, weights in self._weights.items()}
+    state["num_frames"] = np.array(self._num_frames or 0)
+    for name, stream in itertools.product(SETS, self._checkpoints):
+      state |= {f"{name}_{stream}_{key}": value for key, value in self._sums[name][stream].state().items()}
+    return state
+
+  @classmethod
+  def from_state(cls, state: Mapping[str, np.ndarray], **options: Any) -> "FvdAccumulator":
+    """Makes an accumulator from the result of `state`.
+
+    Args:
+      state: arrays by name.
+      **options: arguments of the constructor, which must name networks of the same weights if more clips are to come.
+
+    Returns:
+      An equal accumulator.
+
+    Raises:
+      I3dError: if the state is not of the streams of `options`.
+    """
+    accumulator = cls(**options)
+    accumulator._num_frames = int(state["num_frames"]) or None
+    for name, stream in itertools.product(SETS, accumulator._checkpoints):
+      prefix = f"{name}_{stream}_"
+      arrays = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+      if not arrays:
+        raise errors.I3dError(f"the state has no statistics of {stream}; name the streams' checkpoints as before")
+      accumulator._sums[name][stream] = distance_lib.FeatureSums.from_state(arrays)
+      if f"weights_{stream}" in state:
+        accumulator._weights[stream] = str(state[f"weights_{stream}"])
+    return accumulator
+
+  def features(self, *, real: bool) -> dict[str, np.ndarray]:
+    """Returns the embeddings of a set.
+
+    Args:
+      real: whether of the real clips, or of the generated ones.
+
+    Returns:
+      By stream float32 `[N, D]`.
+
+    Raises:
+      I3dError: if they were not kept, or there are none.
+    """
+    found = {stream: sums.features for stream, sums in self._sums[_name(real)].items()}
+    kept = {stream: features for stream, features in found.items() if features is not None}
+    if len(kept) < len(found):
+      raise errors.I3dError(f"there are no features of {_name(real)} clips; they are kept only with keep_features")
+    return kept
+
+  def compute(self, *, resamples: int = 0, seed: int = 0, progress: bool = False) -> distance_lib.FvdResult:
+    """Computes the distance between the two sets.
+
+    Args:
+      resamples: resampled sets for an interval, which needs the features; 0: no interval.
+      seed: draws the resampled sets.
+      progress: whether to show a progress bar of the resampling on stderr.
+
+    Returns:
+      Distances and what they depend on.
+
+    Raises:
+      I3dError: if a set has fewer than two clips, or an interval is asked for without features.
+    """
+    gaussians = {stream: [self._sums[name][stream].gaussian() for name in SETS] for stream in self._checkpoints}
+    intervals: dict[str, distance_lib.Interval | None] = dict.fromkeys(self._checkpoints)
+    if resamples:
+      real, generated = self.features(real=True), self.features(real=False)
+      for stream in self._checkpoints:
+        with tqdm.tqdm(total=resamples, desc="interval", unit="resample", disable=not progress) as bar:
+          intervals[stream] = distance_lib.bootstrap(
+            real[stream], generated[stream], num_resamples=resamples, seed=seed, on_resample=bar.update
+          )
+    return distance_lib.FvdResult(
+      distances={stream: distance_lib.distance(*pair) for stream, pair in gaussians.items()},
+      intervals=intervals,
+      clips={name: next(iter(self._sums[name].values())).count for name in SETS},
+      failed=dict.fromkeys(SETS, 0),
+      weights=dict(self._weights),
+      num_frames=self._num_frames,
+      seed=seed,
+    )
+
+  def _check_weights(self, weights: Mapping[str, str]) -> None:
+    for stream, value in weights.items():
+      if self._weights.setdefault(stream, value) != value:
+        raise errors.I3dError(
+          f"the clips of {stream} were embedded by other weights: CRC-32 {self._weights[stream]}, not {value}"
+        )
+
+  def _check_frames(self, counts: set[int]) -> None:
+    known = counts | ({self._num_frames} - {None})
+    if len(known) > 1:
+      raise errors.I3dError(
+        f"clips have {' and '.join(map(str, sorted(known)))} frames; FVD compares clips of one length"
+      )
+    (self._num_frames,) = known
+    check_frames(self._num_frames, self._checkpoints)
 
 
-def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any], *, path: str | os.PathLike) -> None:
-  """Raises I3dError unless the facts `first`, of the statistics at `path`, agree with `second` for its streams."""
-  for stream, weights in second["weights"].items():
-    has = first.get("weights", {}).get(stream)
-    if has is None:
-      raise errors.I3dError(f"{path} has no statistics of {stream}; make them again with --{stream}_checkpoint")
-    if has != weights:
-      raise errors.I3dError(f"{path} is of other {stream} weights: their CRC-32 is {has}, not {weights}")
-  for name in ("resize", "num_frames", "fps"):
-    if first.get(name) != second[name]:
-      raise errors.I3dError(f"{path} cannot be compared: its {name} is {first.get(name)}, not {second[name]}")
+def _name(real: bool) -> str:
+  return SETS[0] if real else SETS[1]

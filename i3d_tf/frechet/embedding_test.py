@@ -1,7 +1,6 @@
-"""FVD: the clips, the published embedding, and what it says of real clips."""
+"""FVD: the published embedding, what it says about real clips, and the accumulator."""
 
-import collections
-from collections.abc import Callable
+import io
 import pathlib
 import tempfile
 
@@ -14,6 +13,7 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding as embedding_lib
+from i3d_tf.frechet import fvd
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -25,137 +25,6 @@ def save_tiny_network(folder: pathlib.Path, stream: str = "rgb", seed: int = 0) 
   for name, variable in release.named_variables(model).items():
     variable.assign(testing.golden_values(f"{seed}/{name}", tuple(variable.shape)))
   saved.save(folder, model, info)
-
-
-def write_video(path: pathlib.Path, num_frames: int) -> None:
-  """A video of 10 gray frames a second, each brighter by 4 than the one before."""
-  writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (48, 32))
-  for number in range(num_frames):
-    writer.write(np.full((32, 48, 3), 4 * number, np.uint8))
-  writer.release()
-
-
-def gray_levels(clip: np.ndarray) -> list[int]:
-  """The frames' numbers in `write_video`'s video."""
-  return np.rint(clip.mean((1, 2, 3)) / 4).astype(int).tolist()
-
-
-def _array(shape: tuple[int, ...], dtype: type) -> Callable[[pathlib.Path], None]:
-  return lambda path: np.save(path, np.zeros(shape, dtype))
-
-
-def _write_archive(path: pathlib.Path) -> None:
-  with path.open("wb") as file:
-    np.savez(file, clip=np.zeros(3))
-
-
-class FolderTestCase(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    folder = tempfile.TemporaryDirectory()
-    self.addCleanup(folder.cleanup)
-    self.folder = pathlib.Path(folder.name)
-
-
-class SourcesTest(FolderTestCase):
-  def _names(self, root, **options):
-    return [source.name for source in embedding_lib.list_sources(root, embedding_lib.Options(**options))]
-
-  def test_folder_file_and_array(self):
-    (self.folder / "b").mkdir()
-    for name in ("b/z.MP4", "c.avi", "notes.txt"):
-      (self.folder / name).touch()
-    np.save(self.folder / "a.npy", np.zeros((3, 9, 4, 4, 3), np.uint8))
-    np.save(self.folder / "d.npy", np.zeros((9, 4, 4, 3), np.uint8))
-    self.assertEqual(self._names(self.folder), ["a.npy[0]", "a.npy[1]", "a.npy[2]", "b/z.MP4", "c.avi", "d.npy"])
-    self.assertEqual(self._names(self.folder / "a.npy"), ["a.npy[0]", "a.npy[1]", "a.npy[2]"])
-    self.assertEqual(self._names(self.folder / "c.avi"), ["c.avi"])
-
-  def test_max_clips_are_drawn(self):
-    for number in range(20):
-      (self.folder / f"{number:02}.mp4").touch()
-    drawn = [self._names(self.folder, max_clips=8, seed=seed) for seed in (0, 0, 1)]
-    self.assertEqual(drawn[0], drawn[1])
-    self.assertNotEqual(drawn[0], drawn[2])
-    for names in drawn:
-      self.assertLen(set(names), 8)
-      self.assertEqual(names, sorted(names))
-    self.assertLen(self._names(self.folder, max_clips=20), 20)
-    with self.assertRaisesRegex(errors.I3dError, "has 20 videos, fewer than --max_clips=21"):
-      self._names(self.folder, max_clips=21)
-
-  def test_nothing_there(self):
-    with self.assertRaisesRegex(errors.I3dError, "none: there is no such file or folder"):
-      self._names(self.folder / "none")
-    with self.assertRaisesRegex(errors.I3dError, "the folder holds no video .* .npy "):
-      self._names(self.folder)
-
-
-class ClipTest(FolderTestCase):
-  def test_every_run_is_as_likely(self):
-    rng = np.random.default_rng(0)
-    counts = collections.Counter()
-    for _ in range(1800):
-      window, total = embedding_lib.random_window(iter(range(12)), 4, rng)
-      self.assertEqual(total, 12)
-      self.assertEqual(window, list(range(window[0], window[0] + 4)))
-      counts[window[0]] += 1
-    self.assertEqual(sorted(counts), list(range(9)))
-    self.assertLess(sum((count - 200) ** 2 / 200 for count in counts.values()), 20)  # chi-squared of 8 degrees: 99 %
-
-  def test_too_few_frames_and_just_enough(self):
-    rng = np.random.default_rng(0)
-    self.assertEqual(embedding_lib.random_window(iter(range(3)), 4, rng), (None, 3))
-    self.assertEqual(embedding_lib.random_window(iter(range(4)), 4, rng), ([0, 1, 2, 3], 4))
-    self.assertEqual(embedding_lib.random_window(iter(()), 4, rng), (None, 0))
-
-  def test_video_at_its_own_rate_and_at_another(self):
-    path = self.folder / "gray.avi"
-    write_video(path, 24)
-    source = embedding_lib.Source("gray.avi", path)
-    read = lambda **options: gray_levels(embedding_lib.read_clip(source, embedding_lib.Options(**options)))
-    self.assertEqual(read(num_frames=24), list(range(24)))
-    self.assertEqual(read(num_frames=12, fps=5), list(range(0, 24, 2)))
-    self.assertEqual(embedding_lib.read_clip(source, embedding_lib.Options()).shape, (16, 32, 48, 3))
-    start = read(num_frames=9)[0]
-    self.assertEqual(read(num_frames=9), list(range(start, start + 9)))
-
-  def test_start_is_of_seed_and_name(self):
-    array = np.arange(200, dtype=np.uint8)[:, np.newaxis, np.newaxis, np.newaxis] * np.ones((4, 6, 3), np.uint8)
-    path = self.folder / "many.npy"
-    np.save(path, np.stack([array, array]))
-    start = lambda index, seed: embedding_lib.read_clip(
-      embedding_lib.list_sources(path, embedding_lib.Options())[index], embedding_lib.Options(seed=seed)
-    )[0, 0, 0, 0]
-    self.assertEqual(start(0, 0), start(0, 0))
-    self.assertLen({start(0, 0), start(1, 0), start(0, 1), start(1, 1)}, 4)
-    clip = embedding_lib.read_clip(
-      embedding_lib.list_sources(path, embedding_lib.Options())[1], embedding_lib.Options()
-    )
-    np.testing.assert_array_equal(clip, array[clip[0, 0, 0, 0] :][:16])
-
-  @parameterized.named_parameters(
-    ("short", _array((2, 15, 4, 4, 3), np.uint8), r"x.npy\[0\]: the video has 15 frames; the clips are of 16"),
-    ("of_floats", _array((16, 4, 4, 3), np.float64), r"the array is float64 \[16, 4, 4, 3\]; it must be uint8"),
-    ("gray", _array((16, 4, 4, 1), np.uint8), r"the array is uint8 \[16, 4, 4, 1\]; it must be uint8"),
-    ("flat", _array((16, 3), np.uint8), r"the array is uint8 \[16, 3\]; it must be uint8"),
-    ("text", lambda path: path.write_text("no array"), "not an array in NumPy's .npy format"),
-    ("empty", lambda path: path.touch(), "not an array in NumPy's .npy format"),
-    ("archive", _write_archive, "this is an .npz archive; it must be uint8"),
-  )
-  def test_bad_array(self, write, sentence):
-    path = self.folder / "x.npy"
-    write(path)
-    source = embedding_lib.list_sources(path, embedding_lib.Options())[0]
-    with self.assertRaisesRegex(errors.I3dError, f"^{path}.*") as raised:
-      embedding_lib.read_clip(source, embedding_lib.Options())
-    self.assertRegex(str(raised.exception), sentence)
-
-  def test_short_video(self):
-    path = self.folder / "gray.avi"
-    write_video(path, 12)
-    with self.assertRaisesRegex(errors.I3dError, "gray.avi: the video has 12 frames; .* of 16"):
-      embedding_lib.read_clip(embedding_lib.Source("gray.avi", path), embedding_lib.Options())
 
 
 class ResizeTest(absltest.TestCase):
@@ -173,7 +42,13 @@ class ResizeTest(absltest.TestCase):
     self.assertEqual(resized[0, :, :, 1:].max(), 0)
 
 
-class EmbeddingTest(FolderTestCase):
+class EmbeddingTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = tempfile.TemporaryDirectory()
+    self.addCleanup(folder.cleanup)
+    self.folder = pathlib.Path(folder.name)
+
   def _embedding(self, stream="rgb"):
     save_tiny_network(self.folder / stream, stream)
     return embedding_lib.Embedding(self.folder / stream, stream)
@@ -192,45 +67,6 @@ class EmbeddingTest(FolderTestCase):
     self.assertEqual((clip.shape, clip.dtype), ((2, 224, 224, 2), np.float32))
     np.testing.assert_allclose(np.median(clip, axis=(0, 1, 2)), [-4 / 20, 0], atol=0.01)
 
-  def test_batches_do_not_matter_and_order_stays(self):
-    embedding = self._embedding()
-    np.save(self.folder / "x.npy", np.random.default_rng(0).integers(0, 255, (5, 9, 8, 8, 3), np.uint8))
-    options = embedding_lib.Options(num_frames=9)
-    sources = embedding_lib.list_sources(self.folder / "x.npy", options)
-    embed = lambda batch: embedding_lib.embed(sources, [embedding], options, batch=batch, on_failure=self.fail)["rgb"]
-    alone, pairs, together = embed(1), embed(2), embed(8)
-    self.assertEqual(alone.shape, (5, 5))
-    self.assertGreater(np.ptp(alone, axis=0).min(), 0.01)
-    np.testing.assert_allclose(pairs, alone, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
-    last = embedding(embedding.prepare(np.load(self.folder / "x.npy")[4])[np.newaxis])
-    np.testing.assert_allclose(alone[4:], last, rtol=1e-5, atol=1e-5)
-
-  def test_videos_that_fail_are_named_and_the_others_used(self):
-    (self.folder / "set").mkdir()
-    for name, frames in (("a", 9), ("b", 8), ("d", 9)):
-      np.save(self.folder / "set" / f"{name}.npy", np.full((frames, 4, 4, 3), ord(name), np.uint8))
-    (self.folder / "set" / "c.mp4").write_text("no video")
-    options = embedding_lib.Options(num_frames=9)
-    named = []
-    embedding = self._embedding()
-    features = embedding_lib.embed(
-      embedding_lib.list_sources(self.folder / "set", options), [embedding], options, batch=8, on_failure=named.append
-    )
-    self.assertLen(named, 2)
-    self.assertRegex(named[0], "set/b.npy: the video has 8 frames; the clips are of 9, see --num_frames$")
-    self.assertRegex(named[1], "set/c.mp4: this is not a video")
-    clips = [embedding.prepare(np.full((9, 4, 4, 3), ord(name), np.uint8)) for name in "ad"]
-    np.testing.assert_allclose(features["rgb"], embedding(np.stack(clips)), rtol=1e-5, atol=1e-5)
-
-  def test_no_video_can_be_used(self):
-    embedding = self._embedding()
-    np.save(self.folder / "x.npy", np.zeros((2, 8, 4, 4, 3), np.uint8))
-    options = embedding_lib.Options(num_frames=9)
-    sources = embedding_lib.list_sources(self.folder / "x.npy", options)
-    features = embedding_lib.embed(sources, [embedding], options, batch=8, on_failure=lambda message: None)
-    self.assertEqual(features["rgb"].shape, (0, 5))
-
   def test_network_of_another_stream(self):
     save_tiny_network(self.folder / "flow", "flow")
     with self.assertRaisesRegex(errors.I3dError, "is a network i3d of stream flow; FVD needs an i3d of stream rgb"):
@@ -245,29 +81,104 @@ class EmbeddingTest(FolderTestCase):
     self.assertNotEqual(digests[0], digests[1])
 
 
-class FactsTest(parameterized.TestCase):
-  FACTS = {"weights": {"rgb": "01", "flow": "02"}, "resize": embedding_lib.RESIZE, "num_frames": 16, "fps": None}
+class AccumulatorTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(folder.cleanup)
+    cls.path = pathlib.Path(folder.name)
+    save_tiny_network(cls.path / "rgb")
+    save_tiny_network(cls.path / "other", seed=1)
+    rng = np.random.default_rng(0)
+    cls.real, cls.generated = (
+      rng.integers(0, 256, (4, 9, 8, 8, 3), np.uint8),
+      rng.integers(0, 99, (3, 9, 6, 8, 3), np.uint8),
+    )
+    cls.whole = cls.accumulate((cls.real, True), (cls.generated, False))
 
-  def test_agreeing(self):
-    embedding_lib.check_comparable(self.FACTS, self.FACTS, path="a.npz")
-    embedding_lib.check_comparable(self.FACTS, self.FACTS | {"weights": {"rgb": "01"}}, path="a.npz")
+  @classmethod
+  def accumulate(cls, *updates, **options):
+    accumulator = embedding_lib.FvdAccumulator(cls.path / "rgb", **options)
+    for clips, real in updates:
+      accumulator.update(clips, real=real)
+    return accumulator
 
-  @parameterized.parameters(
-    ({"weights": {"rgb": "03", "flow": "02"}}, "a.npz is of other rgb weights: their CRC-32 is 03, not 01"),
-    ({"weights": {"rgb": "01"}}, "a.npz has no statistics of flow; make them again with --flow_checkpoint"),
-    ({"num_frames": 15}, "a.npz cannot be compared: its num_frames is 15, not 16"),
-    ({"fps": 25.0}, "a.npz cannot be compared: its fps is 25.0, not None"),
-    ({"resize": "bicubic"}, "a.npz cannot be compared: its resize is bicubic"),
-  )
-  def test_disagreeing(self, difference, sentence):
-    with self.assertRaisesRegex(errors.I3dError, f"^{sentence}"):
-      embedding_lib.check_comparable(self.FACTS | difference, self.FACTS, path="a.npz")
+  def _assert_equal(self, result, expected=None):
+    expected = expected or self.whole.compute()
+    self.assertEqual(result.clips, expected.clips)
+    self.assertEqual(result.weights, expected.weights)
+    self.assertEqual(result.num_frames, 9)
+    self.assertAlmostEqual(result.fvd, expected.fvd, delta=1e-5 * expected.fvd)
 
+  def test_batches_and_order_do_not_matter(self):
+    self.assertGreater(self.whole.compute().fvd, 0.01)
+    self.assertEqual(self.whole.compute().clips, {"real": 4, "generated": 3})
+    mixed = self.accumulate(
+      (self.real[:1], True), (list(self.generated), False), (self.real[3:], True), (self.real[1:3], True), batch=1
+    )
+    self._assert_equal(mixed.compute())
+
+  def test_it_is_the_distance_of_fvd(self):
+    result = fvd.fvd(self.real, self.generated, checkpoint=self.path / "rgb", num_frames=9, resamples=0)
+    self._assert_equal(self.whole.compute(), result)
+
+  def test_merged_it_is_the_whole(self):
+    first = self.accumulate((self.real[:2], True))
+    first.merge(self.accumulate((self.real[2:], True), (self.generated, False)))
+    self._assert_equal(first.compute())
+
+  @parameterized.parameters(False, True)
+  def test_state_goes_through_a_file(self, keep_features):
+    first = self.accumulate((self.real[:2], True), (self.generated[:1], False), keep_features=keep_features)
+    file = io.BytesIO()
+    np.savez(file, **first.state())
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as state:
+      second = embedding_lib.FvdAccumulator.from_state(state, checkpoint=self.path / "rgb")
+    second.update(self.real[2:], real=True)
+    second.update(self.generated[1:], real=False)
+    self._assert_equal(second.compute())
+    if keep_features:
+      self.assertIsNotNone(second.compute(resamples=2).intervals["rgb"])
+
+  def test_state_of_other_weights_is_refused(self):
+    state = self.accumulate((self.real[:1], True)).state()
+    other = embedding_lib.FvdAccumulator.from_state(state, checkpoint=self.path / "other")
+    with self.assertRaisesRegex(errors.I3dError, "the clips of rgb were embedded by other weights: CRC-32 "):
+      other.update(self.real, real=True)
+    with self.assertRaisesRegex(errors.I3dError, "the state has no statistics of flow"):
+      embedding_lib.FvdAccumulator.from_state(state, checkpoint={"flow": "x"})
+
+  def test_what_cannot_be_added(self):
+    accumulator = self.accumulate((self.real[:1], True))
+    for clips, sentence in (
+      (np.zeros((1, 10, 8, 8, 3), np.uint8), "clips have 9 and 10 frames; FVD compares clips of one length"),
+      (np.zeros((1, 9, 8, 8, 3), np.float32), r"clips: the array is float32 .*; it must be uint8, 0 to 255, \[frames"),
+      (np.zeros((9, 8, 8, 3), np.uint8), r"clips: the array is uint8 \[8, 8, 3\]; it must be"),
+    ):
+      with self.assertRaisesRegex(errors.I3dError, sentence):
+        accumulator.update(clips, real=True)
+    with self.assertRaisesRegex(errors.I3dError, "num_frames is 8; clips for rgb need at least 9"):
+      self.accumulate((self.real[:, :8], True))
+    with self.assertRaisesRegex(errors.I3dError, "the streams differ: rgb and flow"):
+      accumulator.merge(embedding_lib.FvdAccumulator({"flow": "x"}))
+    with self.assertRaisesRegex(errors.I3dError, "checkpoint is of no stream; give rgb, flow or both"):
+      embedding_lib.FvdAccumulator({})
+
+  def test_what_cannot_be_computed(self):
+    with self.assertRaisesRegex(errors.I3dError, "at least 2 clips; there are 0"):
+      self.accumulate((self.real, True)).compute()
+    with self.assertRaisesRegex(errors.I3dError, "there are no features of real clips; they are kept only with keep_"):
+      self.whole.compute(resamples=2)
+
+
+class FramesTest(parameterized.TestCase):
   @parameterized.parameters((9, ("rgb",)), (10, ("rgb", "flow")))
   def test_enough_frames(self, num_frames, streams):
-    embedding_lib.check_frames(embedding_lib.Options(num_frames=num_frames), streams)
+    embedding_lib.check_frames(num_frames, streams)
     with self.assertRaisesRegex(errors.I3dError, f"clips for {streams[-1]} need at least {num_frames}"):
-      embedding_lib.check_frames(embedding_lib.Options(num_frames=num_frames - 1), streams[-1:])
+      embedding_lib.check_frames(num_frames - 1, streams[-1:])
 
 
 class PublishedTest(absltest.TestCase):
@@ -287,15 +198,24 @@ class PublishedTest(absltest.TestCase):
     self.assertAlmostEqual(measured.mean_term, 133.909, delta=1e-3)
     self.assertAlmostEqual(measured.covariance_term, 0, delta=1e-6)
 
+  def test_black_against_white_by_the_function_and_by_the_accumulator(self):
+    black, white = (np.full((2, 15, 64, 64, 3), value, np.uint8) for value in (0, 255))
+    result = fvd.fvd(black, white, num_frames=15, resamples=0)
+    self.assertEqual(f"{result.fvd:.3f}", "133.909")
+    accumulator = embedding_lib.FvdAccumulator()
+    accumulator.update(black[:1], real=True)
+    accumulator.update(black[1:], real=True)
+    accumulator.update(white, real=False)
+    self.assertEqual(f"{accumulator.compute().fvd:.3f}", "133.909")
+
   def test_weights_are_the_published(self):
-    self.assertEqual(self.embedding.weights, embedding_lib.PUBLISHED_WEIGHTS)
+    self.assertEqual(self.embedding.weights, distance.PUBLISHED_WEIGHTS)
 
   def test_noise_on_real_clips_increases_it(self):
     names = ("Diving/v_Diving_g02_c02", "JavelinThrow/v_JavelinThrow_g05_c05", "Biking/v_Biking_g05_c02")
     paths = [testing.shared(f"clips/ucf101/{name}.avi") for name in names]
     clips = [
-      embedding_lib.read_clip(embedding_lib.Source(path.name, path), embedding_lib.Options(num_frames=9))
-      for path in paths
+      fvd.read_clip(fvd.list_sources(path, distance.FvdConfig())[0], distance.FvdConfig(num_frames=9)) for path in paths
     ]
     noise = np.random.default_rng(0).standard_normal((len(clips), *clips[0].shape))
     noisy = lambda level: np.clip(np.rint(np.stack(clips) + level * noise), 0, 255).astype(np.uint8)

@@ -1,0 +1,323 @@
+"""Frechet Video Distance (Unterthiner et al., "Towards Accurate Generative Models of Video", arXiv 1812.01717).
+
+The distance between two sets of videos: one clip of consecutive frames from a random place of each.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+import dataclasses
+import os
+import pathlib
+from typing import Any, TypeAlias
+import zlib
+
+import numpy as np
+import tqdm
+
+from i3d_tf import errors
+from i3d_tf import provenance
+from i3d_tf import workdir
+from i3d_tf.frechet import distance
+from i3d_tf.frechet import embedding
+from i3d_tf.video import decode
+
+Videos: TypeAlias = str | os.PathLike | np.ndarray
+_ARRAY_SUFFIX = ".npy"
+_STATISTICS_SUFFIX = ".npz"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Source:
+  """One video: a file, or one of an array's. Its name, relative to the set's folder, draws its clip."""
+
+  name: str
+  path: pathlib.Path | None
+  index: int | None = None
+  array: np.ndarray | None = None
+
+  def __str__(self) -> str:
+    return self.name if self.path is None else f"{self.path}{'' if self.index is None else f'[{self.index}]'}"
+
+
+def fvd(
+  real: Videos,
+  generated: Videos | None,
+  *,
+  checkpoint: embedding.Checkpoint | Mapping[str, embedding.Checkpoint] = distance.CHECKPOINT,
+  num_frames: int = distance.FvdConfig.num_frames,
+  fps: float | None = distance.FvdConfig.fps,
+  max_clips: int | None = distance.FvdConfig.max_clips,
+  seed: int = distance.FvdConfig.seed,
+  batch: int = distance.FvdConfig.batch,
+  resamples: int = distance.FvdConfig.resamples,
+  save_stats: str | os.PathLike | None = None,
+  progress: bool = False,
+  on_failure: Callable[[str], None] = lambda message: None,
+) -> distance.FvdResult:
+  """Computes the Frechet Video Distance between two sets of videos.
+
+  A set is a folder, searched with its sub-folders, of videos or of .npy arrays; one such file; a NumPy array uint8
+  `[N, T, H, W, 3]`; or an .npz file that an earlier call wrote to `save_stats`.
+
+  Args:
+    real: the reference set.
+    generated: the set that is compared with it; None to save the statistics of `real` only.
+    checkpoint: the RGB network, of which others than the default do not give the published distance; or networks by
+      stream, 'rgb' and 'flow', for a distance of each.
+    num_frames: see `FvdConfig`, as for the five that follow.
+    fps: see there.
+    max_clips: see there.
+    seed: see there.
+    batch: see there.
+    resamples: see there.
+    save_stats: an .npz file for the statistics of `real`.
+    progress: whether to show progress bars on stderr.
+    on_failure: called with a sentence for each video that cannot be used; the distance is that of the others.
+
+  Returns:
+    The distances, their intervals, and what they depend on.
+
+  Raises:
+    I3dError: if a set has fewer than two clips, options do not go together, or statistics are of other clips or
+      weights.
+    OSError: if a file cannot be read or written.
+  """
+  config = distance.FvdConfig(
+    num_frames=num_frames, fps=fps, max_clips=max_clips, seed=seed, batch=batch, resamples=resamples
+  )
+  given = {"real": real} if generated is None else {"real": real, "generated": generated}
+  if save_stats is not None:
+    _check_save(real, save_stats)
+  elif generated is None:
+    raise errors.I3dError("generated is missing; only with save_stats it may be")
+  loaded = {name: distance.load(videos) for name, videos in given.items() if is_statistics(videos)}
+  sources = {name: list_sources(videos, config) for name, videos in given.items() if name not in loaded}
+  accumulator, facts = _start(checkpoint, config, loaded["generated"][1] if not sources else None)
+  for name, (features, theirs) in loaded.items():
+    _check_comparable(theirs, facts, path=given[name])
+    accumulator.update_features(features, real=name == "real")
+  failed = {name: theirs.get("failed", 0) for name, (_, theirs) in loaded.items()}
+  for name, videos in sources.items():
+    where = name if isinstance(given[name], np.ndarray) else str(given[name])
+    path = save_stats if name == "real" else None
+    with contextlib.nullcontext() if path is None else workdir.replacing(path) as file:
+      failed[name] = _embed(videos, accumulator, config, name, where, progress, on_failure)
+      if path is not None:
+        more = {"failed": failed[name], "seed": seed, "made_by": provenance.collect()}
+        distance.save(file, accumulator.features(real=True), {**facts, **more})
+  dependencies = {name: facts[name] for name in ("weights", "num_frames", "fps")}
+  failed = {name: failed[name] for name in given}
+  if generated is None:
+    clips = {"real": len(sources["real"]) - failed["real"]}
+    return distance.FvdResult(distances={}, intervals={}, clips=clips, failed=failed, seed=seed, **dependencies)
+  found = accumulator.compute(resamples=config.resamples, seed=seed, progress=progress)
+  return dataclasses.replace(found, failed=failed, **dependencies)
+
+
+def _start(
+  checkpoint: embedding.Checkpoint | Mapping[str, embedding.Checkpoint],
+  config: distance.FvdConfig,
+  facts: Mapping[str, Any] | None,
+) -> tuple[embedding.FvdAccumulator, dict[str, Any]]:
+  """The accumulator, and what must agree for distances to be comparable, beside the numbers of clips; for JSON.
+
+  These `facts` are given if both sets are saved statistics; no network is needed then, and the streams are theirs.
+  """
+  if facts is not None:
+    names = {stream: f"of CRC-32 {weights}" for stream, weights in facts["weights"].items()}  # not to be loaded
+    accumulator = embedding.FvdAccumulator(names, keep_features=True)
+    return accumulator, {name: facts[name] for name in ("weights", "resize", "num_frames", "fps")}
+  accumulator = embedding.FvdAccumulator(checkpoint, batch=config.batch, keep_features=True)
+  embedding.check_frames(config.num_frames, accumulator.streams)
+  weights = {stream: network.weights for stream, network in accumulator.embeddings.items()}
+  facts = {"weights": weights, "resize": distance.RESIZE, "num_frames": config.num_frames, "fps": config.fps}
+  return accumulator, facts
+
+
+def _embed(
+  sources: list[_Source],
+  accumulator: embedding.FvdAccumulator,
+  config: distance.FvdConfig,
+  name: str,
+  where: str,
+  progress: bool,
+  on_failure: Callable[[str], None],
+) -> int:
+  """Adds a clip of each video that can be used to the set `name`; returns the number of the others."""
+  failures: list[str] = []
+
+  def fail(message: str) -> None:
+    failures.append(message)
+    on_failure(message)
+
+  with tqdm.tqdm(sources, name, unit="video", disable=not progress) as bar:
+    for clips in _batches(_read_all(bar, config, fail), config.batch):
+      accumulator.update(clips, real=name == "real")
+  if (good := len(sources) - len(failures)) < 2:
+    raise errors.I3dError(f"{where}: of its {len(sources)} videos {good} can be used; FVD needs 2 at least")
+  return len(failures)
+
+
+def is_statistics(videos: Videos) -> bool:
+  """Returns whether a set is given as saved statistics, which its suffix .npz says.
+
+  Args:
+    videos: the set.
+  """
+  return not isinstance(videos, np.ndarray) and os.fspath(videos).lower().endswith(_STATISTICS_SUFFIX)
+
+
+def _check_save(real: Videos, save_stats: str | os.PathLike) -> None:
+  if is_statistics(real):
+    raise errors.I3dError("save_stats is for the statistics of videos, but real is statistics already")
+  if not is_statistics(save_stats):
+    raise errors.I3dError(f"save_stats is {save_stats}; the file's name must end in {_STATISTICS_SUFFIX}")
+
+
+def list_sources(videos: Videos, config: distance.FvdConfig) -> list[_Source]:
+  """Lists the videos of a set: those below a folder, one file, or all of an array.
+
+  Args:
+    videos: a folder, a file, or an array `[N, T, H, W, 3]`.
+    config: has max_clips and seed.
+
+  Returns:
+    The videos, for `read_clip`.
+
+  Raises:
+    I3dError: if there is no such path, nothing in it, or less than max_clips.
+  """
+  if isinstance(videos, np.ndarray):
+    embedding.check_array(videos, "the videos")
+    where = "the array"
+    stacked = videos if videos.ndim == 5 else videos[np.newaxis]
+    sources = [_Source(f"[{index}]", None, index, stacked) for index in range(len(stacked))]
+  else:
+    where = os.fspath(videos)
+    sources = [source for name, path in _list_files(pathlib.Path(videos)) for source in _open_source(name, path)]
+  if config.max_clips is None:
+    return sources
+  if len(sources) < config.max_clips:
+    raise errors.I3dError(f"{where} has {len(sources)} videos, fewer than max_clips, {config.max_clips}")
+  drawn = np.random.default_rng(config.seed).permutation(len(sources))[: config.max_clips]
+  return [sources[number] for number in sorted(drawn)]
+
+
+def _list_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
+  if not root.is_dir():
+    if not root.exists():
+      raise errors.I3dError(f"{root}: there is no such file or folder")
+    return [(root.name, root)]
+  suffixes = decode.VIDEO_SUFFIXES | {_ARRAY_SUFFIX}
+  files = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+  if not files:
+    raise errors.I3dError(f"{root}: the folder holds no video ({' '.join(sorted(suffixes))})")
+  return [(file.relative_to(root).as_posix(), file) for file in files]
+
+
+def _open_source(name: str, path: pathlib.Path) -> list[_Source]:
+  """The videos of a file."""
+  if path.suffix.lower() == _ARRAY_SUFFIX:
+    try:
+      array = _open_array(path)
+    except (errors.I3dError, OSError):
+      return [_Source(name, path)]  # reading it says why
+    if array.ndim == 5:
+      return [_Source(f"{name}[{index}]", path, index) for index in range(len(array))]
+  return [_Source(name, path)]
+
+
+def _open_array(path: pathlib.Path) -> np.ndarray:
+  """An array `[T, H, W, 3]` or `[N, T, H, W, 3]` of bytes, left in its file."""
+  try:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+  except (ValueError, EOFError) as error:
+    raise errors.I3dError(f"{path}: this is not an array in NumPy's .npy format: {error}") from None
+  if not isinstance(array, np.ndarray):
+    raise errors.I3dError(f"{path}: this is an .npz archive; it must be one array in NumPy's .npy format")
+  embedding.check_array(array, str(path))
+  return array
+
+
+def read_clip(source: _Source, config: distance.FvdConfig) -> np.ndarray:
+  """Reads a clip of consecutive frames from a random place of a video.
+
+  Args:
+    source: one of `list_sources`.
+    config: has num_frames, fps and seed.
+
+  Returns:
+    uint8 `[num_frames, H, W, 3]`.
+
+  Raises:
+    I3dError: if the video cannot be read to its end, or is too short.
+    OSError: if the file cannot be read.
+  """
+  if source.path is None or source.path.suffix.lower() == _ARRAY_SUFFIX:
+    array = source.array if source.path is None else _open_array(source.path)
+    frames = iter(array if source.index is None else array[source.index])
+  else:
+    fps = decode.probe(source.path).frame_rate if config.fps is None else config.fps
+    frames = decode.iter_frames(source.path, fps=fps, short_side=None)
+  rng = np.random.default_rng([config.seed, zlib.crc32(os.fsencode(source.name))])
+  window, total = _random_window(frames, config.num_frames, rng)
+  if window is None:
+    raise errors.I3dError(f"{source}: the video has {total} frames, fewer than num_frames, {config.num_frames}")
+  return np.stack(window)
+
+
+def _random_window(
+  frames: Iterator[np.ndarray], num_frames: int, rng: np.random.Generator
+) -> tuple[list[np.ndarray] | None, int]:
+  """One of all runs of `num_frames` frames, each as likely, and the number of frames; None if they are fewer.
+
+  How many there are is known at the end only, and only two runs are held: the k-th replaces the one that is chosen so
+  far with probability 1/k.
+  """
+  recent: collections.deque[np.ndarray] = collections.deque(maxlen=num_frames)
+  chosen, total = None, 0
+  for total, frame in enumerate(frames, start=1):
+    recent.append(frame)
+    run = total - num_frames + 1
+    if run >= 1 and rng.integers(run) == 0:
+      chosen = list(recent)
+  return chosen, total
+
+
+def _read_all(
+  sources: Iterable[_Source], config: distance.FvdConfig, on_failure: Callable[[str], None]
+) -> Iterator[np.ndarray]:
+  for source in sources:
+    try:
+      clip = read_clip(source, config)
+    except errors.I3dError as error:
+      on_failure(str(error))
+    except OSError as error:
+      on_failure(errors.describe_os_error(error))
+    else:
+      yield clip
+
+
+def _batches(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+  batch: list[np.ndarray] = []
+  for item in items:
+    batch.append(item)
+    if len(batch) == size:
+      yield batch
+      batch = []
+  if batch:
+    yield batch
+
+
+def _check_comparable(first: Mapping[str, Any], second: Mapping[str, Any], *, path: str | os.PathLike) -> None:
+  """Raises I3dError unless the facts `first`, of the statistics at `path`, agree with `second` for its streams."""
+  for stream, weights in second["weights"].items():
+    has = first.get("weights", {}).get(stream)
+    if has is None:
+      raise errors.I3dError(f"{path} has no statistics of {stream}; make them again with a checkpoint of {stream}")
+    if has != weights:
+      raise errors.I3dError(f"{path} is of other {stream} weights: their CRC-32 is {has}, not {weights}")
+  for name in ("resize", "num_frames", "fps"):
+    if first.get(name) != second[name]:
+      raise errors.I3dError(f"{path} cannot be compared: its {name} is {first.get(name)}, not {second[name]}")
