@@ -30,7 +30,7 @@ _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
 _MOST_CLASSES_WITH_NAMES = 60
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 9.5, "text.color": _INK, "axes.labelcolor": _FAINT,
     "axes.edgecolor": "#c9d1dc", "xtick.color": _FAINT, "ytick.color": _FAINT, "axes.titlesize": 10.5,
 }  # fmt: skip
