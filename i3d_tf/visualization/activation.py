@@ -51,7 +51,7 @@ class Head:
   """
 
   endpoint: str
-  pool: tuple[int, int, int]
+  pool: tuple[int, ...]
   time: tuple[receptive_field.Layer, ...]
   space: tuple[receptive_field.Layer, ...]
 
@@ -69,7 +69,8 @@ def find_head(network: classifier_lib.LoadedNetwork) -> Head:
     CheckpointError: if its head is another one.
     I3dError: if the steps of its last layer depend on the whole clip.
   """
-  model, pool = network.model, (1, 1, 1)
+  model = network.model
+  pool: tuple[int, ...] = (1, 1, 1)
   if isinstance(model, inception.Inception):
     endpoint = inception_spec.endpoint_name(model.architecture.rows[-1], model.architecture)
     pool, space = model.architecture.head_pool, _inception_layers(model.architecture)
