@@ -190,7 +190,7 @@ def draw(report: ComparisonReport) -> bytes:
     some = [row for row in rows if row.start == start]
     if some:
       sizes = [(2 * _radius(row)) ** 2 for row in some]
-      places = [row.forward_seconds for row in some], [row.accuracy for row in some]
+      places = [row.forward_seconds for row in some], [row.accuracy or 0 for row in some]
       axes.scatter(*places, s=sizes, color=color, alpha=0.55, edgecolors="white", linewidths=0.8)
       axes.scatter([], [], s=60, color=color, alpha=0.55, label=label)
   axes.set_xscale("log")

@@ -51,7 +51,7 @@ class Head:
   """
 
   endpoint: str
-  pool: tuple[int, int, int]
+  pool: tuple[int, ...]
   time: tuple[receptive_field.Layer, ...]
   space: tuple[receptive_field.Layer, ...]
 
@@ -70,13 +70,15 @@ def find_head(network: classifier_lib.LoadedNetwork) -> Head:
     I3dError: if the steps of its last layer depend on the whole clip.
   """
   model = network.model
+  pool: tuple[int, ...] = (1, 1, 1)
   if isinstance(model, inception.Inception):
-    endpoint = inception_spec.endpoint_name(inception_spec.rows(model.architecture)[-1], model.architecture)
+    endpoint = inception_spec.endpoint_name(model.architecture.rows[-1], model.architecture)
     pool, space = model.architecture.head_pool, _inception_layers(model.architecture)
   elif isinstance(model, resnet.ResNet):
     # With symmetric padding (kernel - 1) / 2 the middles are those of kernels of one pixel.
     *_, last = resnet_spec.rows(model.architecture)
-    endpoint, pool, space = last.name, (1, 1, 1), (receptive_field.Layer(1, _resnet_stride(model.architecture), 0),)
+    endpoint = last.name
+    space = (receptive_field.Layer(1, _resnet_stride(model.architecture), 0),)
   else:
     raise errors.CheckpointError(
       f"{network.checkpoint} is a network {network.info.model}; class activation is for networks of one stream that "
@@ -86,7 +88,7 @@ def find_head(network: classifier_lib.LoadedNetwork) -> Head:
 
 
 def _inception_layers(architecture: inception_spec.Architecture) -> tuple[receptive_field.Layer, ...]:
-  rows = [(3, 1) if isinstance(row, inception_spec.Mixed) else (row.kernel, row.stride) for row in inception_spec.ROWS]
+  rows = [(3, 1) if isinstance(row, inception_spec.Mixed) else (row.kernel, row.stride) for row in architecture.rows]
   padding = lambda kernel: (kernel - 1) // 2 if architecture.symmetric_padding else receptive_field.SAME
   return tuple(receptive_field.Layer(kernel, stride, padding(kernel)) for kernel, stride in rows)
 

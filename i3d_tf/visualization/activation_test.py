@@ -102,12 +102,14 @@ class CentresTest(parameterized.TestCase):
 
   @parameterized.parameters("i3d", "r2plus1d_18", "i3d_r50")
   def test_a_pixel_is_seen_most_by_the_position_around_it(self, name):
-    # A network whose convolutions all add up: what reaches a position from a pixel is the number of ways there.
+    # A network whose convolutions are means: what reaches a position from a pixel is its share in the ways there.
     found, _ = saved.find(_checkpoint(model=name, average_space=name == "i3d"))
     info = dataclasses.replace(found)
     model = saved.make_model(info)
     for name, variable in release.named_variables(model).items():
-      variable.assign(np.full(variable.shape, 1.0 if name.endswith(("/w", "variance")) else 0.0, np.float32))
+      shape = tuple(variable.shape)
+      value = 1 / np.prod(shape[:-1]) if name.endswith("/w") else 1.0 if name.endswith(("variance", "gamma")) else 0.0
+      variable.assign(np.full(shape, value, np.float32))
     path = tempfile.mkdtemp(dir=_FOLDER.name)
     saved.save(path, model, info)
     network = classifier.LoadedNetwork(path, average_space=None)
@@ -115,9 +117,10 @@ class CentresTest(parameterized.TestCase):
     middles = activation.centres(head, 160)
     for index in (1, 3):
       clip = np.zeros((1, 9, 160, 160, 3), np.float32)
+      background = activation.position_logits(network, head, clip).numpy()[0, 0, :, 2, 0]
       near = round(middles[index])
       clip[:, :, near - 8 : near + 9] = 1
-      response = activation.position_logits(network, head, clip).numpy()[0, 0, :, 2, 0]
+      response = activation.position_logits(network, head, clip).numpy()[0, 0, :, 2, 0] - background
       self.assertEqual(response.argmax(), index)
       neighbours = response[index - 1], response[index + 1]
       self.assertLess(max(neighbours), response[index])
