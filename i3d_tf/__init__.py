@@ -20,12 +20,14 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _HOMES = {
   "Classifier": "i3d_tf.inference.classifier",
+  "FvdAccumulator": "i3d_tf.frechet.embedding",
   "I3dFeatures": "i3d_tf.inference.endpoints",
   "InceptionI3d": "i3d_tf.models.inception",
   "classify": "i3d_tf.inference.classification",
   "create_model": "i3d_tf.models.zoo",
   "evaluate": "i3d_tf.evaluation.evaluator",
   "extract_features": "i3d_tf.features.runs",
+  "fvd": "i3d_tf.frechet.fvd",
   "list_models": "i3d_tf.models.zoo",
   "load": "i3d_tf.weights.saved",
   "load_checkpoint": "i3d_tf.weights.release",
