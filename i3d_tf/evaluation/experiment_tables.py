@@ -32,9 +32,9 @@ from typing import Any
 from i3d_tf import errors
 from i3d_tf import workdir
 from i3d_tf.evaluation import config
-from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
 
-_STREAMS = tuple(clip_config.STREAMS_OF)
+_STREAMS = tuple(preprocess.STREAMS_OF)
 _COLUMNS = {"rgb": "RGB", "flow": "Flow", config.FUSED: "RGB+Flow"}
 _KEYS = {
     "title": str, "data": list, "records": list, "seeds": list, "evaluate": list, "flags": list, "rows": list,
