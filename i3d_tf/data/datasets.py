@@ -18,7 +18,6 @@ from i3d_tf import resources
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import tfds_videos
 
-SPLITS = clips_lib.SPLITS
 _Paths = pathlib.Path | str | os.PathLike | None
 
 
@@ -224,7 +223,7 @@ class _Kinetics(_Official):
   help = "the published CSV files, with videos trimmed (ID_000010_000020.mp4) or whole"
   _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
   _OPTIONAL_COLUMNS = ("label", "is_cc")
-  _SPLITS: ClassVar[Mapping[str, str]] = {name: name for name in SPLITS} | {"validate": "val"}
+  _SPLITS: ClassVar[Mapping[str, str]] = {name: name for name in clips_lib.SPLITS} | {"validate": "val"}
   _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
   _SECONDS = re.compile(r"[0-9]{1,6}")  # as many digits as the names of trimmed files have room for
 
@@ -282,10 +281,12 @@ class _Folder(Source):
   ) -> clips_lib.Dataset:
     videos = clips_lib.find_videos(root)
     folders = _subfolders(root)
-    own = [split for split in SPLITS if split in folders]
+    own = [split for split in clips_lib.SPLITS if split in folders]
     if own and len(folders) > len(own):
       stray = next(folder for folder in folders if folder not in own)
-      raise errors.I3dError(f"{root / stray}: beside {', '.join(own)} this must be one of {', '.join(SPLITS)}")
+      raise errors.I3dError(
+        f"{root / stray}: beside {', '.join(own)} this must be one of {', '.join(clips_lib.SPLITS)}"
+      )
     if own and folder_split is not None:
       raise errors.I3dError(f"{root} is split already, into {', '.join(own)}; fractions, seed and group do not apply")
     rows = list(self._rows(videos, root, bool(own), clips_lib.FolderSplit() if folder_split is None else folder_split))

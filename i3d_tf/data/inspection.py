@@ -221,7 +221,7 @@ def _image_problems(record: records.Record, pool: futures.Executor) -> Iterator[
     ("flow image", record.flow_frames, record.flow_format),
     ("backward flow image", record.backward_flow_frames, record.flow_format),
   ):
-    sizes = list(pool.map(image_size, images))
+    sizes = list(pool.map(_image_size, images))
     if unreadable := [index for index, size in enumerate(sizes) if size is None]:
       yield f"{_named(what, unreadable)} cannot be decoded"
     known = [size for size in sizes if size is not None]
@@ -360,7 +360,7 @@ def decode_image(image: bytes) -> np.ndarray:
     raise errors.I3dError("an image cannot be decoded") from None
 
 
-def image_size(image: bytes) -> tuple[int, int] | None:
+def _image_size(image: bytes) -> tuple[int, int] | None:
   """Returns (height, width) of an encoded image, None if it cannot be decoded whole.
 
   Args:
@@ -403,7 +403,7 @@ def _words_of_many(key: str, values: Sequence[bytes | int | float]) -> str:
   """The number of values, and the first and last of them; of images their sum of bytes, format and size."""
   if values and isinstance(values[0], bytes):
     total = f"{sum(len(value) for value in values if isinstance(value, bytes)):,} bytes"
-    size, kind = image_size(values[0]), image_format(values[0])
+    size, kind = _image_size(values[0]), image_format(values[0])
     if size is None or not kind:
       return f"{len(values)} values, {total}"
     return f"{len(values)} {kind} images, {total}, the first of {size[1]}x{size[0]} pixels"

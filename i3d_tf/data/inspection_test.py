@@ -162,14 +162,14 @@ class InspectionTest(absltest.TestCase):
 
   def test_images(self):
     np.testing.assert_array_equal(inspection.decode_image(_PNG), _IMAGE[..., ::-1])
-    self.assertEqual([inspection.image_size(image) for image in (_JPEG, _PNG)], [(12, 20), (12, 20)])
+    self.assertEqual([inspection._image_size(image) for image in (_JPEG, _PNG)], [(12, 20), (12, 20)])
     self.assertEqual([inspection.image_format(image) for image in (_JPEG, _PNG, b"GIF8", b"")], ["JPEG", "PNG", "", ""])
     gray = cv2.imencode(".png", _IMAGE[..., 0])[1].tobytes()
     self.assertEqual(inspection.decode_image(gray).shape, (12, 20, 3))
 
   def test_images_that_are_not_whole(self):
     for image in (_JPEG[:-20], _PNG[:-20], _PNG[:60] + bytes([_PNG[60] ^ 1]) + _PNG[61:], b"", b"text", _JPEG[:3]):
-      self.assertIsNone(inspection.image_size(image))
+      self.assertIsNone(inspection._image_size(image))
       with self.assertRaisesRegex(errors.I3dError, "^an image cannot be decoded$"):
         inspection.decode_image(image)
 

@@ -19,7 +19,7 @@ from i3d_tf import errors
 from i3d_tf.data import records
 from i3d_tf.data import shards
 
-SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")  # ours, MediaSequence's and DMVR's
+_SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")  # ours, MediaSequence's and DMVR's
 _EXAMPLES, _EPOCHS = 0, 1  # what a seed is for
 
 
@@ -81,7 +81,7 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
     raise errors.I3dError(f"{path}: there is no such file or folder")
   if not path.is_dir():
     return [path]
-  found = [file for file in path.iterdir() if file.suffix == ".tfrecord" or SHARD.fullmatch(file.name)]
+  found = [file for file in path.iterdir() if file.suffix == ".tfrecord" or _SHARD.fullmatch(file.name)]
   if not found:
     raise errors.I3dError(f"{path}: the folder holds no TFRecords (NAME.tfrecord or NAME-00000-of-00010)")
   return sorted(found)
@@ -94,7 +94,7 @@ def split_of(file: pathlib.Path) -> str:
     file: path of the file.
   """
   name = file.name.removesuffix(".tfrecord")
-  match = SHARD.fullmatch(name)
+  match = _SHARD.fullmatch(name)
   return match["split"] if match else name
 
 
@@ -346,7 +346,7 @@ def _read_info(path: pathlib.Path, split: str) -> _Info:
 
 def _check_count(files: Sequence[pathlib.Path]) -> None:
   """Raises I3dError if not all files are there that their own names tell of."""
-  matches = [SHARD.fullmatch(file.name.removesuffix(".tfrecord")) for file in files]
+  matches = [_SHARD.fullmatch(file.name.removesuffix(".tfrecord")) for file in files]
   counts = {int(match["count"]) for match in matches if match}
   if counts and (len(counts) > 1 or counts != {len(files)}):
     told = " or ".join(map(str, sorted(counts)))

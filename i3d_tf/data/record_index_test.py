@@ -111,7 +111,7 @@ class SourceTest(FolderTest):
 
   def test_backward_flow_is_asked_for_by_name(self):
     self.write(1)
-    fails = lambda: self.assertRaisesRegex(errors.I3dError, "no backward_flow, only rgb, flow; .* --backward_flow$")
+    fails = lambda: self.assertRaisesRegex(errors.I3dError, "no backward_flow, only rgb, flow; .* with backward_flow$")
     with fails():
       self.open(streams=("flow", "backward_flow"))
     self.write_info(splits={"train": {"written": 1}})

@@ -15,9 +15,8 @@ import tensorflow as tf
 
 from i3d_tf import errors
 
-RGB = ""
-FLOW = "FORWARD_FLOW/"
-BACKWARD_FLOW = "BACKWARD_FLOW/"
+_FLOW = "FORWARD_FLOW/"
+_BACKWARD_FLOW = "BACKWARD_FLOW/"
 # The attribute of `Record` that holds the encoded images of each stream.
 IMAGES = types.MappingProxyType({"rgb": "frames", "flow": "flow_frames", "backward_flow": "backward_flow_frames"})
 
@@ -94,13 +93,13 @@ SCHEMA: tuple[Field, ...] = (
   Field("image_format", ("image/format",)),
   Field("frames", ("image/encoded",), is_sequence=True),
   Field("timestamps", ("image/timestamp",), is_sequence=True),
-  Field("flow_format", (f"{FLOW}image/format",)),
-  Field("flow_bound", (f"{FLOW}encoding/bound",)),
-  Field("flow_rounding", (f"{FLOW}encoding/rounding",)),
-  Field("flow_frames", (f"{FLOW}image/encoded",), is_sequence=True),
-  Field("flow_timestamps", (f"{FLOW}image/timestamp",), is_sequence=True),
-  Field("backward_flow_frames", (f"{BACKWARD_FLOW}image/encoded",), is_sequence=True),
-  Field("backward_flow_timestamps", (f"{BACKWARD_FLOW}image/timestamp",), is_sequence=True),
+  Field("flow_format", (f"{_FLOW}image/format",)),
+  Field("flow_bound", (f"{_FLOW}encoding/bound",)),
+  Field("flow_rounding", (f"{_FLOW}encoding/rounding",)),
+  Field("flow_frames", (f"{_FLOW}image/encoded",), is_sequence=True),
+  Field("flow_timestamps", (f"{_FLOW}image/timestamp",), is_sequence=True),
+  Field("backward_flow_frames", (f"{_BACKWARD_FLOW}image/encoded",), is_sequence=True),
+  Field("backward_flow_timestamps", (f"{_BACKWARD_FLOW}image/timestamp",), is_sequence=True),
 )
 _TYPES = {field.name: field.type for field in dataclasses.fields(Record)}
 _DTYPES = {int: tf.int64, float: tf.float32, str: tf.string, bytes: tf.string}
@@ -174,7 +173,7 @@ def to_example(serialized: bytes) -> tf.train.SequenceExample:
     raise errors.I3dError(f"the record is no SequenceExample: {error}") from None
 
 
-def parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.FixedLenSequenceFeature]]:
+def _parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.FixedLenSequenceFeature]]:
   """Returns what `tf.io.parse_single_sequence_example` needs: the context's features and the sequences'."""
   context, sequence = {}, {}
   for field in SCHEMA:
@@ -197,7 +196,7 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     By attribute of `Record`: vectors for `labels`, `label_indices` and everything stored once a frame, scalars for the
     rest (absent ones are empty strings or 0). Images stay encoded.
   """
-  context, sequence = tf.io.parse_single_sequence_example(serialized, *parsing_specs())
+  context, sequence = tf.io.parse_single_sequence_example(serialized, *_parsing_specs())
   parsed = {}
   for field in SCHEMA:
     if field.is_sequence:

@@ -28,7 +28,7 @@ from i3d_tf.flow import codec
 from i3d_tf.video import decode
 from i3d_tf.weights import manifest
 
-SHUFFLE_SEED = 47  # MediaSequence's for Kinetics
+_SHUFFLE_SEED = 47  # MediaSequence's for Kinetics
 INFO = "dataset.json"
 FAILURES = "failures.tsv"
 MISSING = "missing.tsv"
@@ -110,7 +110,7 @@ def plan(dataset: clips_lib.Dataset, clips_per_shard: int) -> list[Shard]:
   shards = []
   for split, clips in dataset.splits.items():
     shuffled = list(clips)
-    random.Random(f"{SHUFFLE_SEED}/{split}").shuffle(shuffled)
+    random.Random(f"{_SHUFFLE_SEED}/{split}").shuffle(shuffled)
     count = -(-len(shuffled) // clips_per_shard)
     for index in range(count):
       part = shuffled[index * len(shuffled) // count : (index + 1) * len(shuffled) // count]
@@ -326,11 +326,11 @@ def parameters(dataset: clips_lib.Dataset, settings: RecordConfig, *, clips_per_
     "dataset": dataset.name,
     "clips_per_shard": clips_per_shard,
     **values,
-    "list_of_clips": listing_digest(dataset),
+    "list_of_clips": _listing_digest(dataset),
   }
 
 
-def listing_digest(dataset: clips_lib.Dataset) -> str:
+def _listing_digest(dataset: clips_lib.Dataset) -> str:
   """Returns a text that tells one list of clips from another, wherever their files are.
 
   Args:

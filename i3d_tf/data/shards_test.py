@@ -41,9 +41,9 @@ class PlanTest(parameterized.TestCase):
     dataset = _dataset(train=3)
     moved = [dataclasses.replace(clip, path="/elsewhere") for clip in dataset.splits["train"]]
     renamed = [dataclasses.replace(clip, label=None) for clip in dataset.splits["train"]]
-    digest = shards.listing_digest(dataset)
-    self.assertEqual(digest, shards.listing_digest(dataclasses.replace(dataset, splits={"train": tuple(moved)})))
-    self.assertNotEqual(digest, shards.listing_digest(dataclasses.replace(dataset, splits={"train": tuple(renamed)})))
+    digest = shards._listing_digest(dataset)
+    self.assertEqual(digest, shards._listing_digest(dataclasses.replace(dataset, splits={"train": tuple(moved)})))
+    self.assertNotEqual(digest, shards._listing_digest(dataclasses.replace(dataset, splits={"train": tuple(renamed)})))
 
 
 class FolderTest(absltest.TestCase):

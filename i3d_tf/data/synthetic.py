@@ -14,10 +14,10 @@ import tqdm
 
 from i3d_tf import errors
 from i3d_tf import workdir
+from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import drawing
 from i3d_tf.video import decode
 
-SPLITS = ("train", "val", "test")
 CLIPS_PER_CLASS = types.MappingProxyType({"train": 20, "test": 5})
 SUFFIX = ".avi"
 SETTINGS_FILE = "synthetic.json"  # what a folder of clips was made with
@@ -44,7 +44,7 @@ def write_dataset(
   Args:
     folder: made if it is not there.
     differ_in: whose classes, of `drawing.CLASSES`.
-    clips_per_class: how many clips each class has in each split, of `SPLITS`.
+    clips_per_class: how many clips each class has in each split, of `clips.SPLITS`.
     seed: another one gives another data set.
     num_frames: frames of each clip.
     size: height and width in pixels.
@@ -62,10 +62,10 @@ def write_dataset(
   _check_counts(clips_per_class)
   if differ_in not in drawing.CLASSES:
     raise errors.I3dError(f"differ_in is {differ_in!r}; allowed are {', '.join(drawing.CLASSES)}")
-  output = workdir.Workdir(folder, SETTINGS_FILE, section=None, foreign=SPLITS)
+  output = workdir.Workdir(folder, SETTINGS_FILE, section=None, foreign=clips_lib.SPLITS)
   clips = [
     (split, label, number)
-    for split in SPLITS
+    for split in clips_lib.SPLITS
     for label in drawing.CLASSES[differ_in]
     for number in range(clips_per_class.get(split, 0))
   ]
@@ -85,7 +85,7 @@ def clip_path(folder: str | os.PathLike, split: str, label: str, number: int) ->
 
   Args:
     folder: of the data set.
-    split: of `SPLITS`.
+    split: of `clips.SPLITS`.
     label: the clip's class.
     number: of the clip in its split and class, from 0.
   """
@@ -105,8 +105,8 @@ def clip_seed(seed: int, split: str, label: str, number: int) -> int:
 
 
 def _check_counts(clips_per_class: Mapping[str, int]) -> None:
-  if unknown := sorted(set(clips_per_class) - set(SPLITS)):
-    raise errors.I3dError(f"clips_per_class has the split {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
+  if unknown := sorted(set(clips_per_class) - set(clips_lib.SPLITS)):
+    raise errors.I3dError(f"clips_per_class has the split {unknown[0]!r}; the splits are {', '.join(clips_lib.SPLITS)}")
   counts = dict(clips_per_class)
   if not any(counts.values()) or min(counts.values()) < 0:
     raise errors.I3dError(f"clips_per_class is {counts}; counts must be at least 0, and one of them more")
@@ -115,7 +115,7 @@ def _check_counts(clips_per_class: Mapping[str, int]) -> None:
 def _settings(
   differ_in: str, clips_per_class: Mapping[str, int], seed: int, num_frames: int, size: tuple[int, int], fps: int
 ) -> dict[str, int | str]:
-  counts = {f"{split}_clips": clips_per_class.get(split, 0) for split in SPLITS}
+  counts = {f"{split}_clips": clips_per_class.get(split, 0) for split in clips_lib.SPLITS}
   return {
     **counts,
     "differ_in": differ_in,

@@ -192,7 +192,7 @@ def plane_size(height, width):
   return (height + 2) * row_stride(width)
 
 
-BORDER = 4  # zero pixels around the image that is warped: bicubic taps further out are never looked at
+_BORDER = 4  # zero pixels around the image that is warped: bicubic taps further out are never looked at
 CHANNELS = 4  # of the image that is warped: value, x derivative, y derivative, and a zero for alignment
 
 _ZERO = np.float32(0)
@@ -212,7 +212,7 @@ def row_pitch(width):
   Returns:
     The distance in floats.
   """
-  return (width + 2 * BORDER) * CHANNELS
+  return (width + 2 * _BORDER) * CHANNELS
 
 
 def warped_size(height, width):
@@ -225,7 +225,7 @@ def warped_size(height, width):
   Returns:
     The number of floats.
   """
-  return (height + 2 * BORDER) * row_pitch(width)
+  return (height + 2 * _BORDER) * row_pitch(width)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -286,14 +286,14 @@ def interleave(image, source):
   """
   height, width = image.shape
   pitch = row_pitch(width)
-  margin = BORDER * CHANNELS
-  source[: BORDER * pitch] = _ZERO
+  margin = _BORDER * CHANNELS
+  source[: _BORDER * pitch] = _ZERO
   for y in range(height):
-    start = (y + BORDER) * pitch + margin
+    start = (y + _BORDER) * pitch + margin
     source[start - margin : start] = _ZERO
     _interleave_row(image[max(y - 1, 0)], image[y], image[min(y + 1, height - 1)], source[start:])
     source[start + width * CHANNELS : start + width * CHANNELS + margin] = _ZERO
-  source[(height + BORDER) * pitch : (height + 2 * BORDER) * pitch] = _ZERO
+  source[(height + _BORDER) * pitch : (height + 2 * _BORDER) * pitch] = _ZERO
 
 
 @compiled
@@ -355,7 +355,7 @@ def locate(u, v, y, height, width, subpixels, taps, corner):
     # Beyond these limits all sixteen taps lie in the zero border.
     column = np.int64(min(max(left, np.float32(-3)), np.float32(width + 1)))
     row = np.int64(min(max(top, np.float32(-3)), np.float32(height + 1)))
-    corner[x] = np.uint64((row + BORDER - 1) * pitch + (column + BORDER - 1) * CHANNELS)
+    corner[x] = np.uint64((row + _BORDER - 1) * pitch + (column + _BORDER - 1) * CHANNELS)
 
 
 @compiled

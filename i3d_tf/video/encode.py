@@ -11,7 +11,7 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import workdir
 
-SUFFIX = ".mp4"
+_SUFFIX = ".mp4"
 _QUALITY = {"crf": "18", "preset": "veryfast"}  # of x264: hard to tell from what was drawn
 
 
@@ -32,8 +32,8 @@ def writing(path: str | os.PathLike, *, fps: float) -> Iterator[Callable[[np.nda
     I3dError: for another ending.
     OSError: naming `path`, if it cannot be written.
   """
-  if pathlib.Path(path).suffix.lower() != SUFFIX:
-    raise errors.I3dError(f"{path}: the video's name must end in {SUFFIX}")
+  if pathlib.Path(path).suffix.lower() != _SUFFIX:
+    raise errors.I3dError(f"{path}: the video's name must end in {_SUFFIX}")
   with workdir.replacing(path) as file, av.open(file, "w", format="mp4") as container:
     stream = container.add_stream("libx264", rate=round(fps), options=_QUALITY)
     stream.pix_fmt = "yuv420p"
