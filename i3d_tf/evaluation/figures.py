@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import matplotlib
 from matplotlib import axes as axes_lib
+from matplotlib import collections as collections_lib
 from matplotlib import colors
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -78,11 +79,12 @@ def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
     places = 100 * calibration.confidence[used], 100 * calibration.accuracy[used]
     axes.plot(*places, color=COLORS[stream], lw=1.2, alpha=0.4)
     sizes = 12 + 240 * calibration.counts[used] / calibration.counts.sum()
-    style = {"color": COLORS[stream], "edgecolors": "white", "linewidths": 0.8}
+    style: dict[str, Any] = {"color": COLORS[stream], "edgecolors": "white", "linewidths": 0.8}
     axes.scatter(*places, s=sizes, label=NAMES[stream], **style)
   axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(-3, 103), ylim=(-3, 103))
-  for handle in axes.legend(frameon=False, loc="upper left").legend_handles[1:]:
-    handle.set_sizes([30])
+  for handle in axes.legend(frameon=False, loc="upper left").legend_handles:
+    if isinstance(handle, collections_lib.PathCollection):
+      handle.set_sizes([30])
   return png(drawing)
 
 

@@ -239,7 +239,7 @@ class FeatureSums:
     total = self.count + count
     shift = mean - self._mean
     between = np.sqrt(self.count * count / total) * shift
-    self._factor = np.linalg.qr(np.concatenate([self._factor, rows, between[np.newaxis]]), mode="r")
+    self._factor = _triangular(np.concatenate([self._factor, rows, between[np.newaxis]]))
     self._mean = self._mean + shift * (count / total)
     self.count = total
 
@@ -260,7 +260,12 @@ def fit(features: np.ndarray) -> Gaussian:
   _check_count(len(features))
   _check_finite(features)
   mean = features.mean(axis=0)
-  return Gaussian(mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1))
+  return Gaussian(mean, _triangular(features - mean) / np.sqrt(len(features) - 1))
+
+
+def _triangular(rows: np.ndarray) -> np.ndarray:
+  """A triangular R with R'R of the rows' scatter."""
+  return np.asarray(np.linalg.qr(rows, mode="r"))
 
 
 def _check_count(count: int) -> None:
@@ -356,11 +361,11 @@ def save(file: BinaryIO, features: Mapping[str, np.ndarray], facts: Mapping[str,
   Raises:
     I3dError: as `fit`.
   """
-  arrays = {}
+  arrays: dict[str, Any] = {_FACTS: np.array(json.dumps(facts))}
   for name, values in features.items():
     gaussian = fit(values)
     arrays |= {name + _FEATURES: values, f"{name}_mean": gaussian.mean, f"{name}_covariance": gaussian.covariance}
-  np.savez(file, **{_FACTS: np.array(json.dumps(facts))}, **arrays)
+  np.savez(file, **arrays)
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -327,13 +327,14 @@ class FvdAccumulator:
         )
 
   def _check_frames(self, counts: set[int]) -> None:
-    known = counts | ({self._num_frames} - {None})
+    known = counts if self._num_frames is None else counts | {self._num_frames}
     if len(known) > 1:
       raise errors.I3dError(
         f"clips have {' and '.join(map(str, sorted(known)))} frames; FVD compares clips of one length"
       )
-    (self._num_frames,) = known
-    check_frames(self._num_frames, self._checkpoints)
+    (num_frames,) = known
+    check_frames(num_frames, self._checkpoints)
+    self._num_frames = num_frames
 
 
 def _name(real: bool) -> str:

@@ -32,12 +32,12 @@ class _Source:
   """One video: a file, or one of an array's. Its name, relative to the set's folder, draws its clip."""
 
   name: str
-  path: pathlib.Path | None
+  path: pathlib.Path
   index: int | None = None
   array: np.ndarray | None = None
 
   def __str__(self) -> str:
-    return self.name if self.path is None else f"{self.path}{'' if self.index is None else f'[{self.index}]'}"
+    return f"{self.path}{'' if self.index is None else f'[{self.index}]'}"
 
 
 def fvd(
@@ -91,19 +91,19 @@ def fvd(
     _check_save(real, save_stats)
   elif generated is None:
     raise errors.I3dError("generated is missing; only with save_stats it may be")
-  loaded = {name: distance.load(videos) for name, videos in given.items() if is_statistics(videos)}
+  paths = {name: os.fspath(videos) for name, videos in given.items() if not isinstance(videos, np.ndarray)}
+  loaded = {name: distance.load(path) for name, path in paths.items() if is_statistics(path)}
   sources = {name: list_sources(videos, config) for name, videos in given.items() if name not in loaded}
   accumulator, facts = _start(checkpoint, config, loaded["generated"][1] if not sources else None)
   for name, (features, theirs) in loaded.items():
-    _check_comparable(theirs, facts, path=given[name])
+    _check_comparable(theirs, facts, path=paths[name])
     accumulator.update_features(features, real=name == "real")
   failed = {name: theirs.get("failed", 0) for name, (_, theirs) in loaded.items()}
   for name, videos in sources.items():
-    where = name if isinstance(given[name], np.ndarray) else str(given[name])
     path = save_stats if name == "real" else None
     with contextlib.nullcontext() if path is None else workdir.replacing(path) as file:
-      failed[name] = _embed(videos, accumulator, config, name, where, progress, on_failure)
-      if path is not None:
+      failed[name] = _embed(videos, accumulator, config, name, paths.get(name, name), progress, on_failure)
+      if file is not None:
         more = {"failed": failed[name], "seed": seed, "made_by": provenance.collect()}
         distance.save(file, accumulator.features(real=True), {**facts, **more})
   dependencies = {name: facts[name] for name in ("weights", "num_frames", "fps")}
@@ -192,7 +192,7 @@ def list_sources(videos: Videos, config: distance.FvdConfig) -> list[_Source]:
     embedding.check_array(videos, "the videos")
     where = "the array"
     stacked = videos if videos.ndim == 5 else videos[np.newaxis]
-    sources = [_Source(f"[{index}]", None, index, stacked) for index in range(len(stacked))]
+    sources = [_Source(f"[{index}]", pathlib.Path("array"), index, stacked) for index in range(len(stacked))]
   else:
     where = os.fspath(videos)
     sources = [source for name, path in _list_files(pathlib.Path(videos)) for source in _open_source(name, path)]
@@ -254,8 +254,8 @@ def read_clip(source: _Source, config: distance.FvdConfig) -> np.ndarray:
     I3dError: if the video cannot be read to its end, or is too short.
     OSError: if the file cannot be read.
   """
-  if source.path is None or source.path.suffix.lower() == _ARRAY_SUFFIX:
-    array = source.array if source.path is None else _open_array(source.path)
+  if source.array is not None or source.path.suffix.lower() == _ARRAY_SUFFIX:
+    array = source.array if source.array is not None else _open_array(source.path)
     frames = iter(array if source.index is None else array[source.index])
   else:
     fps = decode.probe(source.path).frame_rate if config.fps is None else config.fps
