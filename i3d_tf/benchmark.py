@@ -114,11 +114,11 @@ def _given(**values: Any) -> dict[str, Any]:
   return {name: value for name, value in values.items() if value is not None}
 
 
-def _clip() -> preprocess.Preprocess:
-  """Returns the clip of the model's training, with what the flags change of it."""
+def _clip(**given: Any) -> preprocess.Preprocess:
+  """Returns the clip of the model's training, with what the flags and `given` change of it."""
   cli.import_tensorflow()  # the zoo's entries need it
   zoo.check_stream(FLAGS.model, FLAGS.stream)
-  given = _given(num_frames=FLAGS.frames, short_side=FLAGS.short_side, crop=FLAGS.crop)
+  given |= _given(num_frames=FLAGS.frames, short_side=FLAGS.short_side, crop=FLAGS.crop)
   return dataclasses.replace(zoo.preprocess(FLAGS.model, FLAGS.stream), **given)
 
 
@@ -129,13 +129,12 @@ def _records() -> str:
 
 
 def _network():
-  clip = _clip()
-  cli.import_tensorflow()
+  clip = _clip(**({"short_side": FLAGS.crop} if FLAGS.crop else {}))  # whatever the size, since no video is resized
   from i3d_tf.benchmarks import network
 
   options = network.NetworkBenchmark(
-      rounds=FLAGS.rounds, model=FLAGS.model, stream=FLAGS.stream, batch=FLAGS.batch, num_frames=clip.num_frames,
-      crop=clip.crop, flow_stack=clip.flow_stack, openvino=FLAGS.openvino,
+      rounds=FLAGS.rounds, model=FLAGS.model, stream=FLAGS.stream, batch=FLAGS.batch, clip=clip,
+      openvino=FLAGS.openvino,
   )  # fmt: skip
   return network.measure(options)
 
@@ -152,7 +151,6 @@ def _flow():
 
 def _train():
   records, clip = _records(), _clip()
-  cli.import_tensorflow()
   from i3d_tf.benchmarks import training
 
   options = training.TrainingBenchmark(

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 from unittest import mock
 
@@ -21,8 +19,7 @@ from i3d_tf.data import records
 
 
 def _run(*arguments):
-  command = [sys.executable, "-m", "i3d_tf.benchmark", *arguments]
-  return subprocess.run(command, capture_output=True, text=True, check=False)
+  return testing.run_main("benchmark", *arguments)
 
 
 class BenchmarkTest(parameterized.TestCase):
@@ -31,7 +28,7 @@ class BenchmarkTest(parameterized.TestCase):
       output = pathlib.Path(folder) / "report.json"
       small = ("--model=two_stream", "--stream=flow", "--frames=2", "--crop=64", "--rounds=1")
       done = _run("network", *small, f"--json={output}")
-      self.assertEqual(done.returncode, 0, done.stderr)
+      self.assertEqual(done.status, 0, done.stderr)
       report = json.loads(output.read_text())
     self.assertEqual(report["shape"], [1, 2, 64, 64, 20])
     self.assertGreater(report["train_seconds"], report["forward_seconds"])
@@ -49,7 +46,7 @@ class BenchmarkTest(parameterized.TestCase):
     with tempfile.TemporaryDirectory() as folder:
       output = pathlib.Path(folder) / "report.json"
       done = _run("flow", f"--video={clip}", "--pairs=1", "--rounds=1", f"--json={output}")
-      self.assertEqual(done.returncode, 0, done.stderr)
+      self.assertEqual(done.status, 0, done.stderr)
       report = json.loads(output.read_text())
     self.assertEqual((report["size"], report["pairs"]), ([340, 256], 1))
     self.assertLess(report["mean_end_point_difference"], 0.05)
@@ -72,7 +69,7 @@ class BenchmarkTest(parameterized.TestCase):
       output = pathlib.Path(folder) / "report.json"
       small = ("--split=val", "--frames=9", "--short_side=40", "--crop=32", "--clips=2", "--rounds=1")
       done = _run("input", f"--records={folder}", "--stream=joint", *small, f"--json={output}")
-      self.assertEqual(done.returncode, 0, done.stderr)
+      self.assertEqual(done.status, 0, done.stderr)
       report = json.loads(output.read_text())
     self.assertEqual((report["streams"], report["formats"]), (["rgb", "flow"], {"rgb": "JPEG", "flow": "PNG"}))
     self.assertAlmostEqual(report["images_per_second"], report["clips_per_second"] * 2 * 9)
@@ -85,7 +82,7 @@ class BenchmarkTest(parameterized.TestCase):
       output = pathlib.Path(folder) / "report.json"
       small = ("--short_side=36", "--crop=32", "--window=9", "--endpoint=Mixed_3c", "--rounds=1", "--lengths=1")
       done = _run("extract", f"--video={folder}/v.avi", "--stream=joint", *small, f"--json={output}")
-      self.assertEqual(done.returncode, 0, done.stderr)
+      self.assertEqual(done.status, 0, done.stderr)
       report = json.loads(output.read_text())
     self.assertEqual((report["frames"], report["video_seconds"], report["streams"]), (18, 0.72, ["rgb", "flow"]))
     stages = report["stages"]
@@ -105,7 +102,7 @@ class BenchmarkTest(parameterized.TestCase):
       report = json.loads(output.read_text())
       image = cv2.imread(str(plot))
     # The network that does not take such clips is named, and the other measured all the same.
-    self.assertEqual(done.returncode, 1, done.stderr)
+    self.assertEqual(done.status, 1, done.stderr)
     self.assertEqual(list(report["failures"]), ["i3d"])
     self.assertIn("i3d could not be measured: i3d does not take these clips: clip has 8 frames", done.stderr)
     self.assertNotIn("Traceback", done.stderr)
@@ -150,7 +147,7 @@ class BenchmarkTest(parameterized.TestCase):
   )
   def test_one_sentence_for_a_bad_call(self, arguments, message):
     done = _run(*arguments)
-    self.assertEqual(done.returncode, 1)
+    self.assertEqual(done.status, 1)
     self.assertIn(message, done.stderr)
     self.assertNotIn("Traceback", done.stderr)
 

@@ -123,16 +123,16 @@ def _measure(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _network_options(options: ZooBenchmark, model: str) -> dict[str, Any]:
   """Returns the fields of a `network.NetworkBenchmark`."""
-  entry, clip = zoo.get(model), zoo.training_clips(model, _STREAM)
-  crop = min(clip["crop"], options.max_crop or clip["crop"])
+  trained = zoo.preprocess(model, _STREAM)
+  crop = min(trained.crop, options.max_crop or trained.crop)
+  num_frames = min(trained.num_frames, options.max_frames or trained.num_frames)
   return {
     "rounds": options.rounds,
     "batch": options.batch,
-    "num_frames": min(clip["num_frames"], options.max_frames or clip["num_frames"]),
-    "crop": crop,
+    "clip": dataclasses.replace(trained, num_frames=num_frames, crop=crop),
     "model": model,
     "stream": _STREAM,
-    "average_space": crop < clip["crop"] and "average_space" in entry.options,
+    "average_space": crop < trained.crop and "average_space" in zoo.get(model).options,
   }
 
 

@@ -30,20 +30,18 @@ class NetworkBenchmark:
 
   Attributes:
     rounds: rounds that are counted.
-    batch, num_frames, crop: clips per batch, frames per clip, pixels of its height and width.
+    batch: clips per batch.
+    clip: what a clip is.
     model, stream: a network of the zoo and one of its streams.
-    flow_stack: flow fields per frame, for networks of images.
     average_space: lets a network that has this option take clips of any height and width.
     openvino: a Python interpreter that has OpenVINO, to time the same graph there; None: OpenVINO is not timed.
   """
 
   rounds: int
   batch: int
-  num_frames: int
-  crop: int
+  clip: preprocess.Preprocess
   model: str = "i3d"
   stream: str = "rgb"
-  flow_stack: int = 1
   average_space: bool = False
   openvino: str | None = None
 
@@ -107,10 +105,7 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
   """
   info = saved.ModelInfo(
       model=options.model, stream=options.stream, num_classes=_CLASSES, average_space=options.average_space,
-      preprocess=preprocess.Preprocess(
-          num_frames=options.num_frames, crop=options.crop, flow_stack=options.flow_stack,
-          short_side=max(256, options.crop),
-      ),
+      preprocess=options.clip,
   )  # fmt: skip
   model = saved.make_model(info)
   shapes = _shapes(info, options.batch)
