@@ -80,7 +80,7 @@ flags.DEFINE_enum("runner", "local", ["local", *beam_lib.RUNNERS], "Where to wor
 flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
 
 
-def main(arguments: list[str]) -> int:
+def _main(arguments: list[str]) -> int:
   del arguments
   options = _options()
   cli.import_tensorflow()
@@ -158,15 +158,10 @@ def _run(tasks: list, num_sources: int, extractor, folder) -> None:
   with tqdm.tqdm(total=num_sources, initial=num_sources - len(tasks), unit="video", disable=None) as bar:
     for source in tasks:
       with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
-        entry = runs.extract(source, extractor, folder, on_frames=functools.partial(_show, current))
+        entry = runs.extract(source, extractor, folder, bar=current)
       if "error" in entry:
         tqdm.tqdm.write(f"{cli.program()}: error: {entry['error']}", file=sys.stderr)
       bar.update()
-
-
-def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
-  bar.total = max(done, total)
-  bar.update(done - bar.n)
 
 
 def _run_beam(pipeline, tasks: list, options: config.FeatureConfig, folder) -> None:
@@ -198,7 +193,7 @@ def _report(sources: list, tasks: list, folder) -> int:
 
 def run() -> None:
   """The console script."""
-  cli.run(main, usage=USAGE)
+  cli.run(_main, usage=USAGE)
 
 
 if __name__ == "__main__":
