@@ -48,7 +48,15 @@ flags.DEFINE_string("json", None, "Also write the results to this file.")
 flags.DEFINE_enum("expect", None, ["published"], "Compare the arrays' result with the release's published figures.")
 
 
-def _main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+  """Classifies what the flags name, and prints the classes.
+
+  Args:
+    arguments: Not used.
+
+  Returns:
+    The exit status.
+  """
   del arguments
   checkpoints = _checkpoints()
   if FLAGS.json is None:
@@ -176,7 +184,7 @@ def _meets(run: Any, result: Any, class_names: Sequence[str]) -> bool:
 
 def run() -> None:
   """The console script."""
-  cli.run(_main, usage=USAGE)
+  cli.run(main, usage=USAGE)
 
 
 if __name__ == "__main__":

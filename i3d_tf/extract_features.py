@@ -80,7 +80,15 @@ flags.DEFINE_enum("runner", "local", ["local", *beam_lib.RUNNERS], "Where to wor
 flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
 
 
-def _main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+  """Extracts the features that the flags ask for, and prints how many videos have them.
+
+  Args:
+    arguments: Not used.
+
+  Returns:
+    The exit status.
+  """
   del arguments
   options = _options()
   cli.import_tensorflow()
@@ -95,7 +103,7 @@ def _main(arguments: list[str]) -> int:
   sources = sources[FLAGS.shard :: FLAGS.num_shards]
   extractor = extraction.Extractor(options)
   folder = results.Folder(FLAGS.output, part=f"shard-{FLAGS.shard:05}-of-{FLAGS.num_shards:05}")
-  with folder.claim(extractor.meaning, provenance.collect()):
+  with folder.claim(extractor.meaning, about={"made_by": provenance.collect()}):
     done = folder.entries()
     tasks = [
       source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
@@ -171,7 +179,7 @@ def _run_beam(pipeline, tasks: list, options: config.FeatureConfig, folder) -> N
   from i3d_tf.features import runs
 
   function = functools.partial(runs.extract_in_worker, options=options, output=FLAGS.output)
-  listing = folder.own_work / "tasks.pickle"
+  listing = folder.work / "tasks.pickle"
   _ = beam_lib.spread(pipeline, listing, tasks) | "Extract" >> beam.Map(function)
   beam_lib.wait(pipeline)
   listing.unlink()
@@ -193,7 +201,7 @@ def _report(sources: list, tasks: list, folder) -> int:
 
 def run() -> None:
   """The console script."""
-  cli.run(_main, usage=USAGE)
+  cli.run(main, usage=USAGE)
 
 
 if __name__ == "__main__":

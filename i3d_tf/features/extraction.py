@@ -69,7 +69,7 @@ class Features:
 
   def _num_windows(self) -> int:
     options = self.options
-    return len(indices(self.num_positions, window=options.num_frames, hop=options.step, tail=options.tail))
+    return len(window_indices(self.num_positions, window=options.num_frames, hop=options.step, tail=options.tail))
 
   def _middles(self, endpoint: str, num_frames: int) -> np.ndarray | float:
     """Frames from the first to the middle of the endpoint's steps, `[steps]`, or of the clip if they are averaged."""
@@ -166,7 +166,7 @@ class Extractor:
     # As many positions wait as a pass of the networks takes, so that the next one need not wait.
     with sources.ahead(video.positions(), depth=options.num_batch * size) as ahead:
       positions = _Positions(ahead, self.networks)
-      windows = cut(positions, window=size, hop=options.step, tail=options.tail)
+      windows = cut_windows(positions, window=size, hop=options.step, tail=options.tail)
       while batch := list(itertools.islice(windows, options.num_batch)):
         for stream, network in self.networks.items():
           clips = {
@@ -234,7 +234,7 @@ def _clip(positions: Sequence[Mapping[tuple[str, str], np.ndarray]], network: st
   return np.stack([position[network, stream] for position in positions])
 
 
-def indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.ndarray:
+def window_indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.ndarray:
   """Returns the numbers of the frames of every window of a video.
 
   Window n begins at frame n * hop. 'drop' has only whole windows, (num_frames - window) // hop + 1 of them and none if
@@ -260,16 +260,16 @@ def indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.ndarray:
   return frames % max(num_frames, 1) if tail == "loop" else np.minimum(frames, num_frames - 1)
 
 
-def cut(frames: Iterable[_Item], *, window: int, hop: int, tail: str) -> Iterator[list[_Item]]:
-  """Yields the windows of `indices`, of frames that come one after the other.
+def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str) -> Iterator[list[_Item]]:
+  """Yields the windows of `window_indices`, of frames that come one after the other.
 
   The frames of two windows are held at most, however many there are.
 
   Args:
     frames: The frames.
-    window: See `indices`.
-    hop: See `indices`.
-    tail: See `indices`.
+    window: See `window_indices`.
+    hop: See `window_indices`.
+    tail: See `window_indices`.
 
   Yields:
     The `window` frames of each window.
@@ -282,5 +282,5 @@ def cut(frames: Iterable[_Item], *, window: int, hop: int, tail: str) -> Iterato
     for _ in itertools.islice(frames, max(hop - window, 0)):
       pass  # between two windows
     held = [*held[hop:], *itertools.islice(frames, min(hop, window))]
-  for row in indices(start + len(held), window=window, hop=hop, tail=tail)[start // hop :]:
+  for row in window_indices(start + len(held), window=window, hop=hop, tail=tail)[start // hop :]:
     yield [held[index - start] if index >= start else beginning[index] for index in row]

@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import platform
 import types
-from typing import Any
 
 import numpy as np
 

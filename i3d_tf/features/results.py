@@ -6,15 +6,14 @@ A video's files are put in place one by one, each whole, and after them, by one 
 a work folder. So a process can be killed at any moment, and several can work in one folder at the same time.
 """
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import copy
 import hashlib
 import json
 import os
 import pathlib
 import tempfile
-from typing import Any, BinaryIO
+from typing import Any, IO
 import zipfile
 
 import numpy as np
@@ -85,7 +84,7 @@ class ArrayFile:
     other.shape = (*self.shape[:axis], *self.shape[axis + 1 :])
     return other
 
-  def write_npy(self, file: BinaryIO) -> None:
+  def write_npy(self, file: IO[bytes]) -> None:
     """Writes it in NumPy's .npy format, piece by piece.
 
     Args:
@@ -98,11 +97,14 @@ class ArrayFile:
       file.write(piece)
 
 
-class Folder:
+class Folder(workdir.Workdir):
   """An output folder.
 
   An entry of its manifest has the `input` and its `id`, and either `outputs` (of each file its `path`, `shape` and
   `sha256`), `frames`, `fps` and the `seconds` that it took, or the `error` in one sentence.
+
+  Attributes:
+    manifest: Path of the manifest.
   """
 
   def __init__(self, path: str | os.PathLike, *, part: str = ""):
@@ -112,32 +114,9 @@ class Folder:
       path: The folder; `claim` makes it.
       part: Name of the share of it that this process works on, if several share it.
     """
-    self._workdir = workdir.Workdir(path, INFO, foreign=(MANIFEST,), part=part)
-    self.path = self._workdir.path
-    self.work = self.path / workdir.WORK
+    super().__init__(path, INFO, foreign=(MANIFEST,), part=part)
     self.manifest = self.path / MANIFEST
-
-  @property
-  def own_work(self) -> pathlib.Path:
-    """The folder for temporary files of this process's share."""
-    return self._workdir.work
-
-  @contextlib.contextmanager
-  def claim(self, parameters: Mapping[str, Any], made_by: Mapping[str, Any]) -> Iterator[None]:
-    """Keeps the folder, or this process's share of it, for the body; see `workdir.Workdir.claim`.
-
-    Args:
-      parameters: What the features depend on.
-      made_by: Versions, which are written down with them.
-
-    Yields:
-      Nothing.
-
-    Raises:
-      I3dError: If another process works on it, or the folder was made with other parameters.
-    """
-    with self._workdir.claim(parameters, about={"made_by": made_by}):
-      yield
+    self._pieces = self.path / workdir.WORK  # of the manifest, of all processes
 
   def entries(self) -> dict[str, Entry]:
     """Returns the entries of all inputs done so far, by input.
@@ -157,7 +136,7 @@ class Folder:
         found[entry["input"]] = entry
       except (ValueError, LookupError, TypeError):
         raise errors.I3dError(f"{self.manifest}: line {number} is not what extract_features writes") from None
-    for piece in sorted(self.work.glob("*.json")):
+    for piece in sorted(self._pieces.glob("*.json")):
       entry = json.loads(piece.read_text(encoding="utf-8"))
       found[entry["input"]] = entry
     return found
@@ -181,8 +160,8 @@ class Folder:
     Args:
       entry: See the class.
     """
-    self.work.mkdir(exist_ok=True)
-    with workdir.replacing(self.work / f"{_digest(entry['input'])}.json") as file:
+    self._pieces.mkdir(exist_ok=True)
+    with workdir.replacing(self._pieces / f"{_digest(entry['input'])}.json") as file:
       file.write(json.dumps(entry).encode())
 
   def write(self, contents: Files) -> list[dict[str, Any]]:
@@ -210,7 +189,7 @@ class Folder:
   def finish(self) -> None:
     """Puts the pieces into the manifest, which is in the order of the inputs' names."""
     with workdir.locked(self.path, wait=True):
-      pieces = sorted(self.work.glob("*.json"))
+      pieces = sorted(self._pieces.glob("*.json"))
       entries = self._entries()
       if pieces or not self.manifest.exists():
         with workdir.replacing(self.manifest) as file:
@@ -232,7 +211,7 @@ def _sha256(path: pathlib.Path) -> str:
   return digest.hexdigest()
 
 
-def _write_npz(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
+def _write_npz(file: IO[bytes], arrays: Mapping[str, Any]) -> None:
   """Writes an .npz as `np.savez` does; the same arrays give the same bytes."""
   with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
     for name, array in arrays.items():

@@ -87,9 +87,7 @@ def extract_features(
       for stream, by_endpoint in features.arrays.items()
     }
     times = {name: features.timestamps(name) for name in extractor.options.endpoints}
-    return VideoFeatures(
-      arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options
-    )
+    return VideoFeatures(arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options)
 
 
 def _config(checkpoint: Any, options: dict[str, Any]) -> config_lib.FeatureConfig:
