@@ -49,6 +49,14 @@ flags.DEFINE_enum("expect", None, ["published"], "Compare the arrays' result wit
 
 
 def main(arguments: list[str]) -> int:
+  """Classifies what the flags name, and prints the classes.
+
+  Args:
+    arguments: Not used.
+
+  Returns:
+    The exit status.
+  """
   del arguments
   checkpoints = _checkpoints()
   if FLAGS.json is None:

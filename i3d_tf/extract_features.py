@@ -81,6 +81,14 @@ flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for 
 
 
 def main(arguments: list[str]) -> int:
+  """Extracts the features that the flags ask for, and prints how many videos have them.
+
+  Args:
+    arguments: Not used.
+
+  Returns:
+    The exit status.
+  """
   del arguments
   options = _options()
   cli.import_tensorflow()
@@ -95,7 +103,7 @@ def main(arguments: list[str]) -> int:
   sources = sources[FLAGS.shard :: FLAGS.num_shards]
   extractor = extraction.Extractor(options)
   folder = results.Folder(FLAGS.output, part=f"shard-{FLAGS.shard:05}-of-{FLAGS.num_shards:05}")
-  with folder.claim(extractor.meaning, provenance.collect()):
+  with folder.claim(extractor.meaning, about={"made_by": provenance.collect()}):
     done = folder.entries()
     tasks = [
       source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
@@ -158,15 +166,10 @@ def _run(tasks: list, num_sources: int, extractor, folder) -> None:
   with tqdm.tqdm(total=num_sources, initial=num_sources - len(tasks), unit="video", disable=None) as bar:
     for source in tasks:
       with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
-        entry = runs.extract(source, extractor, folder, on_frames=functools.partial(_show, current))
+        entry = runs.extract(source, extractor, folder, bar=current)
       if "error" in entry:
         tqdm.tqdm.write(f"{cli.program()}: error: {entry['error']}", file=sys.stderr)
       bar.update()
-
-
-def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
-  bar.total = max(done, total)
-  bar.update(done - bar.n)
 
 
 def _run_beam(pipeline, tasks: list, options: config.FeatureConfig, folder) -> None:
@@ -176,7 +179,7 @@ def _run_beam(pipeline, tasks: list, options: config.FeatureConfig, folder) -> N
   from i3d_tf.features import runs
 
   function = functools.partial(runs.extract_in_worker, options=options, output=FLAGS.output)
-  listing = folder.own_work / "tasks.pickle"
+  listing = folder.work / "tasks.pickle"
   _ = beam_lib.spread(pipeline, listing, tasks) | "Extract" >> beam.Map(function)
   beam_lib.wait(pipeline)
   listing.unlink()

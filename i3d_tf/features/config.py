@@ -7,11 +7,12 @@ from typing import Any
 
 from i3d_tf import errors
 from i3d_tf import fields
-from i3d_tf.features import windows
 from i3d_tf.input import clip_config
 
 CROPS = (1, 5, 10)
-ALL = 0  # the window of --window=all
+POOLINGS = ("none", "space", "space_time")
+TAILS = ("drop", "pad", "loop")  # what becomes of the frames at the end that do not fill a window
+ALL = 0  # the window of the whole video
 POOLED_FEATURES = "PooledFeatures"  # what a network gives its classifier; every network has it
 
 # Defaults by profile, and what the format of a profile leaves no choice of.
@@ -75,10 +76,10 @@ class FeatureConfig:
   joint_checkpoint: str | None = None
   streams: tuple[str, ...] = fields.option(("rgb",), choices=clip_config.STREAMS)
   endpoints: tuple[str, ...] = (POOLED_FEATURES,)
-  pooling: str = fields.option("space_time", choices=windows.POOLINGS)
-  window: int | None = None
+  pooling: str = fields.option("space_time", choices=POOLINGS)
+  window: int | None = fields.option(None, least=0)
   hop: int | None = fields.option(None, least=1)
-  tail: str = fields.option("pad", choices=windows.TAILS)
+  tail: str = fields.option("pad", choices=TAILS)
   crops: int = 1
   fps: float = fields.option(25.0, least=0)
   short_side: int | None = fields.option(None, least=16)
@@ -99,11 +100,12 @@ class FeatureConfig:
       object.__setattr__(self, "streams", clip_config.STREAMS)
     object.__setattr__(self, "streams", tuple(stream for stream in clip_config.STREAMS if stream in self.streams))
     self._check_profile()
-    if self.window == ALL:
-      if self.hop is not None:
-        raise errors.I3dError(f"hop is {self.hop}, but with window=all there is one window")
-    elif self.window is not None:
-      self._check_window(self.window)
+    if self.window == ALL and self.hop is not None:
+      raise errors.I3dError(f"hop is {self.hop}, but with window=all there is one window")
+    if self.window is not None and self.profile == "video_features" and self.step > self.window + 1:
+      raise errors.I3dError(
+        f"hop is {self.hop} and window {self.window}, but video_features leaves no frames between two windows"
+      )
 
   @property
   def checkpoints(self) -> dict[str, str]:
@@ -152,13 +154,6 @@ class FeatureConfig:
     if self.profile != "ours" and len(self.endpoints) > 1:
       given = ",".join(self.endpoints)
       raise errors.I3dError(f"the profile {self.profile} has one endpoint, not {given}; name one, or take profile=ours")
-
-  def _check_window(self, window: int) -> None:
-    windows.indices(0, window=window, hop=self.step, tail=self.tail)
-    if self.profile == "video_features" and self.step > window + 1:
-      raise errors.I3dError(
-        f"hop is {self.step} and window {window}, but video_features leaves no frames between two windows"
-      )
 
 
 def _word(name: str, value: Any) -> str:

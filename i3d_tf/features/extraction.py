@@ -1,104 +1,85 @@
 """From a video to the features of its windows, or of all of it in exact chunks, while it is being decoded."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
 import itertools
-import operator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.features import array_file
 from i3d_tf.features import config
 from i3d_tf.features import networks as networks_lib
+from i3d_tf.features import results
 from i3d_tf.features import sources
-from i3d_tf.features import windows
 from i3d_tf.inference import chunks
 from i3d_tf.models import receptive_field
 
-Arrays = dict[str, dict[str, array_file.ArrayFile]]
-Layers = tuple[receptive_field.Layer, ...]
+Arrays = Mapping[str, Mapping[str, results.ArrayFile]]
+Layers = Sequence[receptive_field.Layer]
+OnFrames = Callable[[int, int], None]
+_Item = TypeVar("_Item")
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """What was taken of one video.
+  """The features of one video.
 
   Attributes:
-    source: the video.
-    options: how.
-    fps: frames per second after resampling.
-    num_positions: frames, or flows, that were seen.
-    arrays: by stream and endpoint `[N, crops, ...]`, of N windows; of all of a video N steps.
-    checkpoints, weights: by stream, the checkpoint's name and the checksum of its variables.
-    layers: by endpoint the layers along time that lead to it; None if it has no steps of its own in time.
-    stride: frames from one position of a clip to the next.
+    source: The video.
+    options: How they were taken.
+    fps: Frames per second after resampling.
+    num_positions: Frames, or flow fields, that were seen.
+    arrays: By stream and endpoint `[N, crops, ...]` of N windows, or of the N steps of a whole video.
+    checkpoints, weights: By stream the checkpoint's name and the checksum of its variables.
+    layers: By endpoint the layers along time that lead to it; None if it has no steps of its own in time.
+    stride: Frames from one position of a clip to the next.
   """
 
   source: sources.Source
   options: config.FeatureConfig
   fps: float
   num_positions: int
-  arrays: Mapping[str, Mapping[str, array_file.ArrayFile]]
+  arrays: Arrays
   checkpoints: Mapping[str, str]
   weights: Mapping[str, str]
   layers: Mapping[str, Layers | None]
   stride: int
 
-  @property
-  def num_windows(self) -> int:
-    """How many windows there are, without a look at the arrays."""
-    if self.options.window == config.ALL:
-      return 1
-    return len(self._indices())
-
   def timestamps(self, endpoint: str) -> np.ndarray:
-    """Seconds into the video of the middle of what the endpoint's values see, padding counted: float64.
+    """Returns the middle of what each value sees, padding counted, in seconds from the start of the video.
 
-    `[N]`, or `[N, steps]` of windows whose steps are kept apart.
+    Args:
+      endpoint: Name of the endpoint.
+
+    Returns:
+      float64 `[N]`, or `[N, steps]` of windows whose steps are kept apart.
     """
     options = self.options
     if options.window == config.ALL:
-      middles = self._middles(endpoint, self.num_positions)
-      return np.atleast_1d(middles) / self.fps
-    starts = options.step * np.arange(self.num_windows)
+      return np.atleast_1d(self._middles(endpoint, self.num_positions)) / self.fps
+    starts = options.step * np.arange(self._num_windows())
     return np.add.outer(starts, self._middles(endpoint, options.num_frames)) / self.fps
 
   def window_ends(self) -> np.ndarray:
-    """The number of the first frame behind each window, int64 `[N]`."""
-    return self.options.step * np.arange(self.num_windows) + self.options.window
+    """Returns the number of the first frame behind each window, int64 `[N]`."""
+    return self.options.step * np.arange(self._num_windows()) + self.options.num_frames
+
+  def _num_windows(self) -> int:
+    options = self.options
+    return len(window_indices(self.num_positions, window=options.num_frames, hop=options.step, tail=options.tail))
 
   def _middles(self, endpoint: str, num_frames: int) -> np.ndarray | float:
-    return _middles(self.layers[endpoint], num_frames, self.stride, self.options.pooling)
-
-  def _indices(self) -> np.ndarray:
-    options = self.options
-    return windows.indices(self.num_positions, window=options.window, hop=options.step, tail=options.tail)
-
-
-def _middles(layers: Layers | None, num_frames: int, stride: int, pooling: str) -> np.ndarray | float:
-  """Frames from the first to the middle of an endpoint's steps, `[steps]`, or of the clip if they are averaged."""
-  if pooling == "space_time" or layers is None:
-    return (num_frames - 1) / 2
-  count = -(-num_frames // stride)
-  first, end = receptive_field.seen(layers, (0, 1), count)
-  steps = np.arange(receptive_field.num_steps(layers, count))
-  return stride * ((first + end - 1) / 2 + receptive_field.stride(layers) * steps)
-
-
-class _Counter:
-  """Counts what passes."""
-
-  def __init__(self):
-    self.value = 0
-
-  def count(self, items: Iterable) -> Iterator:
-    for item in items:
-      self.value += 1
-      yield item
+    """Frames from the first to the middle of the endpoint's steps, `[steps]`, or of the clip if they are averaged."""
+    layers = self.layers[endpoint]
+    if self.options.pooling == "space_time" or layers is None:
+      return (num_frames - 1) / 2
+    count = -(-num_frames // self.stride)
+    first, end = receptive_field.seen(layers, (0, 1), count)
+    steps = np.arange(receptive_field.num_steps(layers, count))
+    return self.stride * ((first + end - 1) / 2 + receptive_field.stride(layers) * steps)
 
 
 class Extractor:
@@ -120,179 +101,186 @@ class Extractor:
       CheckpointError, DownloadError: If a checkpoint cannot be loaded.
     """
     self.networks = {stream: networks_lib.FeatureNetwork(stream, options) for stream in options.checkpoints}
-    each = list(self.networks.values())
+    first, *others = self.networks.values()
     for name, what in (("short_side", "frames with a shorter side"), ("stride", "every n-th frame, with an n")):
-      values = {getattr(network, name) for network in each}
+      values = {getattr(network, name) for network in (first, *others)}
       if len(values) > 1:
         given = " and ".join(map(str, values))
         raise errors.I3dError(f"the networks were trained on {what} of {given}; give {name}, or take them apart")
-    if options.window is None:
-      options = dataclasses.replace(options, window=each[0].window)
-    self.options = options
-    for network in each:
-      if options.window == config.ALL:
-        network.check_chunks()
+    self.options = dataclasses.replace(options, window=first.window) if options.window is None else options
+    for network in (first, *others):
+      if self.options.window == config.ALL:
+        network.chunk_layers()
       else:
-        network.check_window(options.num_frames)
+        network.check_window(self.options.num_frames)
 
   @functools.cached_property
-  def meaning(self) -> dict:
+  def meaning(self) -> dict[str, Any]:
     """All that the features depend on beside the videos; for JSON."""
-    network = next(iter(self.networks.values()))
     return {
       **self.options.meaning(),
-      "short_side": network.short_side,
+      "short_side": next(iter(self.networks.values())).short_side,
       "crop": {stream: each.crop for stream, each in self.networks.items()},
       "weights": {stream: each.weights for stream, each in self.networks.items()},
     }
 
-  def open(self, source: sources.Source) -> sources.Video:
-    """Opens a video; see `sources.open_video`."""
-    options = self.options
-    return sources.open_video(
-        source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps,
-        short_side=next(iter(self.networks.values())).short_side, threads=options.threads,
-    )  # fmt: skip
-
   @contextlib.contextmanager
-  def extract(
-    self,
-    source: sources.Source,
-    *,
-    video: sources.Video | None = None,
-    on_frames: Callable[[int, int], None] = lambda done, total: None,
-  ) -> Iterator[Features]:
-    """Gives the features of a video; their temporary files are removed at the end of the body.
+  def extract(self, source: sources.Source, *, on_frames: OnFrames = lambda done, total: None) -> Iterator[Features]:
+    """Extracts the features of a video; their temporary files are removed at the end of the body.
 
     Args:
-      source: the video.
-      video: the same, if it has been opened.
-      on_frames: called with (frames done, frames in all), the last an estimate, after each pass of the network.
+      source: The video.
+      on_frames: Called with (frames done, frames in all), the last an estimate, after each pass of the networks.
+
+    Yields:
+      The features.
 
     Raises:
-      I3dError, OSError: if the video cannot be read whole, or is too short.
+      I3dError, OSError: If the video cannot be read whole, or is too short.
     """
+    options, networks = self.options, self.networks
     with contextlib.ExitStack() as stack:
       arrays = {
-        stream: {name: stack.enter_context(array_file.ArrayFile()) for name in self.options.endpoints}
-        for stream in self.networks
+        stream: {name: stack.enter_context(results.ArrayFile()) for name in options.endpoints} for stream in networks
       }
+      first = next(iter(networks.values()))
       try:
-        video = self.open(source) if video is None else video
-        fill = self._fill_whole if self.options.window == config.ALL else self._fill_windows
+        video = sources.open_video(
+            source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps, short_side=first.short_side,
+            threads=options.threads,
+        )  # fmt: skip
+        fill = self._fill_whole if options.window == config.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
       except errors.I3dError as error:
         raise error if source.path in str(error) else type(error)(f"{source.name}: {error}") from None
-      network = next(iter(self.networks.values()))
       yield Features(
-          source, self.options, video.fps, num_positions, arrays,
-          {stream: each.checkpoint for stream, each in self.networks.items()},
-          {stream: each.weights for stream, each in self.networks.items()},
-          {name: network.time_layers(name) for name in self.options.endpoints}, network.stride,
+          source, options, video.fps, num_positions, arrays,
+          {stream: each.checkpoint for stream, each in networks.items()},
+          {stream: each.weights for stream, each in networks.items()},
+          {name: first.time_layers(name) for name in options.endpoints}, first.stride,
       )  # fmt: skip
 
-  def _fill_windows(self, video: sources.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
+  def _fill_windows(self, video: sources.Video, arrays: Arrays, on_frames: OnFrames) -> int:
     """Fills the arrays window by window, and returns the number of positions."""
-    options = self.options
-    counter = _Counter()
-    cut = lambda frames: windows.cut(frames, window=options.num_frames, hop=options.step, tail=options.tail)
-    # As many positions wait as a pass of the network takes, so that the next one need not wait.
-    with sources.ahead(video.positions(), depth=options.num_batch * options.num_frames) as positions:
-      clips = _together(self._stacked(positions, counter), cut)
-      while batch := list(itertools.islice(clips, options.num_batch)):
+    options, size = self.options, self.options.num_frames
+    # As many positions wait as a pass of the networks takes, so that the next one need not wait.
+    with sources.ahead(video.positions(), depth=options.num_batch * size) as ahead:
+      positions = _Positions(ahead, self.networks)
+      windows = cut_windows(positions, window=size, hop=options.step, tail=options.tail)
+      while batch := list(itertools.islice(windows, options.num_batch)):
         for stream, network in self.networks.items():
-          clip = {
-            each: np.stack([window[stream, each] for window in batch])[:, :: network.stride] for each in network.streams
+          clips = {
+            each: np.stack([_clip(window[:: network.stride], stream, each) for window in batch])
+            for each in network.streams
           }
-          for name, value in network(clip).items():
+          for name, value in network(clips).items():
             arrays[stream][name].append(value)
-        on_frames(counter.value, video.estimate)
+        on_frames(positions.count, video.estimate)
     is_empty = not any(array.shape[0] for array in next(iter(arrays.values())).values())
     if is_empty and options.profile != "video_features":
       what = "frames" if options.streams == ("rgb",) else "frames with flow"
-      fewer = f"the video has {counter.value} {what}, fewer than a window of {options.num_frames}"
+      fewer = f"the video has {positions.count} {what}, fewer than a window of {size}"
       raise errors.VideoError(f"{fewer}; tail=pad or loop fills it up")
-    return counter.value
+    return positions.count
 
-  def _fill_whole(self, video: sources.Video, arrays: Arrays, on_frames: Callable[[int, int], None]) -> int:
+  def _fill_whole(self, video: sources.Video, arrays: Arrays, on_frames: OnFrames) -> int:
     """Fills the arrays with the steps of the whole video, chunk by chunk, and returns the number of positions."""
-    options = self.options
-    num_positions = video.count() - options.needs_pairs - max(each.stack for each in self.networks.values()) + 1
-    means = {stream: {name: _Mean() for name in options.endpoints} for stream in self.networks}
-    counter = _Counter()
-    pooling = "space" if options.pooling == "space_time" else options.pooling  # over time it is a mean of the chunks
-
-    def cut(stream: str, frames: Iterator[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-      network = self.networks[stream]
-      return chunks.extract(
-          lambda clips: {name: value[0] for name, value in network({stream: clips}, pooling=pooling).items()},
-          (frame[np.newaxis] for frame in itertools.islice(frames, 0, None, network.stride)),
-          layers={name: network.time_layers(name) for name in options.endpoints},
-          num_frames=-(-num_positions // network.stride), chunk=options.chunk,
-      )  # fmt: skip
-
-    with sources.ahead(video.positions(), depth=options.chunk) as positions:
-      for piece in _by_stream(self._stacked(positions, counter), self.networks, cut):
-        for stream, values in piece.items():
-          for name, value in values.items():
-            steps = np.swapaxes(value, 0, 1)  # [steps, crops, ...]
-            if options.pooling == "space_time":
-              means[stream][name].add(steps)
+    options, networks = self.options, self.networks
+    num_positions = video.count() - options.needs_pairs - max(each.stack for each in networks.values()) + 1
+    is_mean = options.pooling == "space_time"  # over time it is the mean of the chunks
+    key = lambda stream, name: name if len(networks) == 1 else f"{stream}/{name}"
+    named = {key(stream, name): (stream, name) for stream in networks for name in options.endpoints}
+    layers = {key(s, name): path for s, each in networks.items() for name, path in each.chunk_layers().items()}
+    sums: dict[str, Any] = dict.fromkeys(named, 0.0)
+    counts = dict.fromkeys(named, 0)
+    stride = next(iter(networks.values())).stride
+    with sources.ahead(video.positions(), depth=options.chunk) as ahead:
+      positions = _Positions(ahead, networks)
+      taken = itertools.islice(positions, 0, None, stride)
+      num_taken = -(-num_positions // stride)
+      for held, kept in chunks.pieces(taken, layers=layers, num_frames=num_taken, chunk=options.chunk):
+        for stream, network in networks.items():
+          clip = {stream: _clip(held, stream, stream)[np.newaxis]}
+          for name, value in network(clip, pooling="space" if is_mean else options.pooling).items():
+            steps = np.swapaxes(value[0], 0, 1)[kept[key(stream, name)]]  # [steps, crops, ...]
+            if is_mean:
+              sums[key(stream, name)] += steps.sum(axis=0, dtype=np.float64)
+              counts[key(stream, name)] += len(steps)
             else:
               arrays[stream][name].append(steps)
-        on_frames(counter.value, num_positions)
-    if options.pooling == "space_time":
-      for stream, by_name in means.items():
-        for name, mean in by_name.items():
-          arrays[stream][name].append(mean.value()[np.newaxis])
+        on_frames(positions.count, num_positions)
+    for each, (stream, name) in named.items() if is_mean else ():
+      arrays[stream][name].append((sums[each] / counts[each]).astype(np.float32)[np.newaxis])
     return num_positions
 
-  def _stacked(self, positions: Iterator[sources.Position], counter: _Counter) -> Iterator[dict]:
-    """Yields the positions with the networks' stacks of flow by (network, stream), as long as all have theirs."""
-    copies = itertools.tee(positions, len(self.networks))
-    each = [network.stacked(copy) for network, copy in zip(self.networks.values(), copies, strict=True)]
-    for together in zip(*each):
-      yield from counter.count(
-        [{(name, stream): frame for name, found in zip(self.networks, together) for stream, frame in found.items()}]
-      )
+
+class _Positions:
+  """The positions of a video with each network's stack of flow, by (network, stream), counted as they pass."""
+
+  def __init__(self, positions: Iterator[sources.Position], networks: Mapping[str, networks_lib.FeatureNetwork]):
+    copies = itertools.tee(positions, len(networks))
+    self._each = [network.stacked(copy) for network, copy in zip(networks.values(), copies, strict=True)]
+    self._names = tuple(networks)
+    self.count = 0
+
+  def __iter__(self) -> Iterator[dict[tuple[str, str], np.ndarray]]:
+    for together in zip(*self._each):  # as long as all have theirs
+      self.count += 1
+      named = zip(self._names, together, strict=True)
+      yield {(name, stream): frame for name, found in named for stream, frame in found.items()}
 
 
-class _Mean:
-  """The mean over the first axis of arrays that come one after the other, in double precision."""
-
-  def __init__(self):
-    self._sum, self._count = 0.0, 0
-
-  def add(self, rows: np.ndarray) -> None:
-    self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
-    self._count += len(rows)
-
-  def value(self) -> np.ndarray:
-    return (self._sum / self._count).astype(np.float32)
+def _clip(positions: Sequence[Mapping[tuple[str, str], np.ndarray]], network: str, stream: str) -> np.ndarray:
+  return np.stack([position[network, stream] for position in positions])
 
 
-def _together(
-  positions: Iterator[dict[tuple[str, str], np.ndarray]], cut: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
-) -> Iterator[dict[tuple[str, str], np.ndarray]]:
-  """Yields by key what `cut` makes of each key's frames; all are cut alike, so that no more than a piece waits."""
-  first = next(positions, None)
-  if first is None:
-    return
-  copies = itertools.tee(itertools.chain([first], positions), len(first))
-  pieces = [cut(map(operator.itemgetter(key), copy)) for key, copy in zip(first, copies, strict=True)]
-  for together in zip(*pieces, strict=True):
-    yield dict(zip(first, together, strict=True))
+def window_indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.ndarray:
+  """Returns the numbers of the frames of every window of a video.
+
+  Window n begins at frame n * hop. 'drop' has only whole windows, (num_frames - window) // hop + 1 of them and none if
+  the video is shorter than one. The others go on until the last frame is in a window or, where the hop is longer than
+  the window, between two; what is missing in the last 'pad' fills with the last frame, 'loop' with the video again from
+  its beginning, as often as it takes.
+
+  Args:
+    num_frames: Frames of the video.
+    window: Frames of a window, at least 1.
+    hop: Frames from one window to the next, at least 1.
+    tail: One of `config.TAILS`: what becomes of the frames at the end that do not fill a window.
+
+  Returns:
+    int64 `[N, window]`.
+  """
+  missing = num_frames - window  # behind the first window
+  if tail == "drop":
+    count = max(missing // hop + 1, 0)
+  else:
+    count = min(1 + -(-max(missing, 0) // hop), -(-num_frames // hop))
+  frames = hop * np.arange(count)[:, np.newaxis] + np.arange(window)
+  return frames % max(num_frames, 1) if tail == "loop" else np.minimum(frames, num_frames - 1)
 
 
-def _by_stream(
-  positions: Iterator[dict[tuple[str, str], np.ndarray]],
-  streams: Iterable[str],
-  cut: Callable[[str, Iterator[np.ndarray]], Iterator],
-) -> Iterator[dict[str, Any]]:
-  """Yields by stream what `cut` makes of the stream's frames, together; of the frames no more than a piece waits."""
-  streams = tuple(streams)
-  copies = itertools.tee(positions, len(streams))
-  frames = [map(operator.itemgetter((stream, stream)), copy) for stream, copy in zip(streams, copies, strict=True)]
-  pieces = [cut(stream, each) for stream, each in zip(streams, frames, strict=True)]
-  for together in zip(*pieces, strict=True):
-    yield dict(zip(streams, together, strict=True))
+def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str) -> Iterator[list[_Item]]:
+  """Yields the windows of `window_indices`, of frames that come one after the other.
+
+  The frames of two windows are held at most, however many there are.
+
+  Args:
+    frames: The frames.
+    window: See `window_indices`.
+    hop: See `window_indices`.
+    tail: See `window_indices`.
+
+  Yields:
+    The `window` frames of each window.
+  """
+  frames, start = iter(frames), 0
+  held = beginning = list(itertools.islice(frames, window))
+  while len(held) == window:
+    yield held
+    start += hop
+    for _ in itertools.islice(frames, max(hop - window, 0)):
+      pass  # between two windows
+    held = [*held[hop:], *itertools.islice(frames, min(hop, window))]
+  for row in window_indices(start + len(held), window=window, hop=hop, tail=tail)[start // hop :]:
+    yield [held[index - start] if index >= start else beginning[index] for index in row]

@@ -18,7 +18,6 @@ from i3d_tf.features import extraction
 from i3d_tf.features import networks
 from i3d_tf.features import runs
 from i3d_tf.features import sources as sources_lib
-from i3d_tf.features import windows
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.inference import endpoints as endpoints_lib
@@ -88,7 +87,7 @@ class WindowsTest(parameterized.TestCase):
   @parameterized.parameters(("drop", 1), ("pad", 3), ("loop", 2))
   def test_windows_are_the_networks_of_their_frames(self, tail, batch):
     features, arrays = _extract(45, tail=tail, batch=batch)
-    indices = windows.indices(45, window=16, hop=8, tail=tail)
+    indices = extraction.window_indices(45, window=16, hop=8, tail=tail)
     expected = _expected("rgb", _inputs("rgb", 45)[indices], "PooledFeatures").mean(axis=1)
     self.assertEqual(features.num_positions, 45)
     self.assertLen(indices, {"drop": 4, "pad": 5, "loop": 5}[tail])
@@ -97,13 +96,13 @@ class WindowsTest(parameterized.TestCase):
     self.assertGreater(np.abs(np.diff(expected, axis=0)).max(axis=1).min(), 1e-3)
     np.testing.assert_allclose(features.timestamps("PooledFeatures"), (8 * np.arange(len(indices)) + 7.5) / 25)
 
-  @parameterized.parameters(*windows.POOLINGS)
+  @parameterized.parameters(*config.POOLINGS)
   def test_poolings_of_several_endpoints(self, pooling):
     names = ("Mixed_3c", "StepLogits", "Logits")
     features, arrays = _extract(33, endpoints=names, pooling=pooling, hop=16, tail="drop")
-    clips = _inputs("rgb", 33)[windows.indices(33, window=16, hop=16, tail="drop")]
+    clips = _inputs("rgb", 33)[extraction.window_indices(33, window=16, hop=16, tail="drop")]
     for name in names:
-      expected = windows.pool(_expected("rgb", clips, name), pooling)
+      expected = networks.pool(_expected("rgb", clips, name), pooling)
       np.testing.assert_allclose(arrays["rgb", name][:, 0], expected, atol=1e-5)
     # Of Mixed_3c a step every 2 frames, the middle one's first frame half a stride after the first's padding.
     times = features.timestamps("Mixed_3c")
@@ -114,7 +113,7 @@ class WindowsTest(parameterized.TestCase):
 
   def test_both_streams_have_as_many_positions_as_flows(self):
     features, arrays = _extract(34, streams=("rgb", "flow"), tail="drop")
-    indices = windows.indices(33, window=16, hop=8, tail="drop")
+    indices = extraction.window_indices(33, window=16, hop=8, tail="drop")
     self.assertEqual(features.num_positions, 33)
     for stream in ("rgb", "flow"):
       expected = _expected(stream, _inputs(stream, 34, pairs=True)[indices], "PooledFeatures").mean(axis=1)
@@ -165,7 +164,7 @@ class WholeTest(parameterized.TestCase):
   def test_chunks_are_the_single_pass(self, endpoint, pooling):
     expected = _expected("rgb", _inputs("rgb", 150)[np.newaxis], endpoint)[0]
     features, arrays = _extract(150, endpoints=(endpoint,), pooling=pooling, window=0, hop=None, chunk=24)
-    value = windows.pool(expected[np.newaxis], pooling)
+    value = networks.pool(expected[np.newaxis], pooling)
     value = value if pooling == "space_time" else value[0]
     np.testing.assert_allclose(arrays["rgb", endpoint][:, 0], value, atol=1e-5)
     self.assertLen(features.timestamps(endpoint), len(value))
@@ -178,7 +177,7 @@ class WholeTest(parameterized.TestCase):
     )
     for stream in ("rgb", "flow"):
       for name in names:
-        expected = windows.pool(_expected(stream, _inputs(stream, 101, pairs=True)[np.newaxis], name), "space")[0]
+        expected = networks.pool(_expected(stream, _inputs(stream, 101, pairs=True)[np.newaxis], name), "space")[0]
         np.testing.assert_allclose(arrays[stream, name][:, 4], expected, atol=1e-5)
         self.assertGreater(np.abs(arrays[stream, name][:, 9] - expected).max(), 1e-3)
 
@@ -220,11 +219,11 @@ class EveryNetworkTest(parameterized.TestCase):
     with extractor.extract(_video(45)) as features:
       found = {name: array.load()[:, 0] for name, array in features.arrays["rgb"].items()}
     network, info = saved.load(path)
-    indices = windows.indices(45, window=window, hop=window, tail="pad")[:, :: info.preprocess.frame_stride]
+    indices = extraction.window_indices(45, window=window, hop=window, tail="pad")[:, :: info.preprocess.frame_stride]
     views = _inputs("rgb", 45)[indices][:, :, 2:34, 8:40]
     logits, endpoints = network(tf.constant(np.ascontiguousarray(views)))
     np.testing.assert_allclose(found["Logits"], logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
-    pooled = windows.pool(endpoints["PooledFeatures"].numpy(), "space_time")
+    pooled = networks.pool(endpoints["PooledFeatures"].numpy(), "space_time")
     np.testing.assert_allclose(found["PooledFeatures"], pooled, rtol=1e-4, atol=1e-4 * np.abs(pooled).max())
     self.assertEqual(features.timestamps("Logits").shape, (len(indices),))
 

@@ -9,8 +9,6 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.features import config
-from i3d_tf.features import windows
-from i3d_tf.flow import codec
 from i3d_tf.flow import stacks
 from i3d_tf.inference import classifier
 from i3d_tf.input import ops
@@ -60,7 +58,7 @@ class FeatureNetwork:
       raise errors.I3dError(f"{checkpoint} takes bidirectional stacks of flow, which a video does not have")
     self.stride = self._clip.frame_stride
     self.stack = self._clip.flow_stack if "flow" in self.streams else 1
-    self._names, self._crops, self._pooling = options.endpoints, options.crops, options.pooling
+    self._names, self._num_crops, self._pooling = options.endpoints, options.crops, options.pooling
 
   @property
   def window(self) -> int:
@@ -92,16 +90,15 @@ class FeatureNetwork:
     except errors.I3dError:
       return None
 
-  def check_chunks(self) -> None:
-    """Refuses networks and endpoints of which a whole video cannot be run chunk by chunk.
+  def chunk_layers(self) -> dict[str, tuple[receptive_field.Layer, ...]]:
+    """Returns the layers along time that lead to each endpoint, with which a whole video is run chunk by chunk.
 
     Raises:
       I3dError: If an endpoint depends on the whole clip, or the network takes both streams at once.
     """
     if len(self.streams) > 1:
       raise errors.I3dError(f"window is all, but {self.checkpoint} takes both streams at once; give a number of frames")
-    for name in self._names:
-      self._network.model.time_layers(name)
+    return {name: self._network.model.time_layers(name) for name in self._names}
 
   def stacked(self, positions: Iterator[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
     """Yields the positions of a video with stacks of flow where the network takes them.
@@ -137,12 +134,12 @@ class FeatureNetwork:
       I3dError: If the clips do not fit the network, or a feature is not finite.
     """
     pooling = self._pooling if pooling is None else pooling
-    crops = {stream: views(clip, self.crop, self._crops, stream) for stream, clip in clips.items()}
+    crops = [_crops(clip, self.crop, self._num_crops, stream) for stream, clip in clips.items()]
     found = []
-    for parts in zip(*crops.values(), strict=True):
-      inputs = {stream: _scaled(stream, part) for stream, part in zip(crops, parts, strict=True)}
+    for parts in zip(*crops, strict=True):
+      inputs = dict(zip(clips, parts, strict=True))
       values = self._network.endpoints(inputs, self._names, frames_at_once=_FRAMES_AT_ONCE)
-      found.append({name: windows.pool(value, pooling) for name, value in values.items()})
+      found.append({name: pool(value, pooling) for name, value in values.items()})
     return {name: np.stack([each[name] for each in found], axis=1) for name in found[0]}
 
   def _problem(self, window: int) -> str | None:
@@ -157,39 +154,33 @@ class FeatureNetwork:
     return "it has no step" if too_few else None
 
 
-def views(clips: np.ndarray, crop: int, num_crops: int, stream: str) -> Iterator[np.ndarray]:
-  """Yields the crops of whole frames, in the order of evaluation's ten crops.
+def pool(features: np.ndarray, pooling: str) -> np.ndarray:
+  """Returns the mean of features `[B, steps, h, w, channels]` over space or over space and time.
 
-  1: the centre. 5: top left and right, bottom left and right, centre. 10: these, and the mirror image of each, in which
-  the x of flow is negated.
+  What has fewer axes is averaged over those it has: `[B, steps, channels]` over the steps, by 'space_time' only, and
+  `[B, channels]` over none.
 
   Args:
-    clips: `[B, T, H, W, C]`.
-    crop: Pixels of the side.
-    num_crops: 1, 5 or 10.
-    stream: 'rgb' or 'flow'.
-
-  Yields:
-    `[B, T, crop, crop, C]`.
+    features: Of a trunk's or a head's endpoint.
+    pooling: 'none'; 'space', which leaves `[B, steps, channels]`; or 'space_time', which leaves `[B, channels]`.
   """
-  height, width = (side - crop for side in clips.shape[2:4])
+  first = {"none": features.ndim, "space": 2, "space_time": 1}[pooling]
+  return features.mean(axis=tuple(range(first, features.ndim - 1)))
+
+
+def _crops(clips: np.ndarray, size: int, number: int, stream: str) -> Iterator[np.ndarray]:
+  """Yields the crops of whole frames `[B, T, H, W, C]` as a network takes them, in the order of evaluation's ten crops.
+
+  1: the centre. 5: top left and right, bottom left and right, centre. 10: these, and the mirror image of each.
+  """
+  height, width = (side - size for side in clips.shape[2:4])
   centre = (height // 2, width // 2)
-  places = [centre] if num_crops == 1 else [(0, 0), (0, width), (height, 0), (height, width), centre]
-  for mirrored in (False, True)[: 2 if num_crops == 10 else 1]:
+  places = [centre] if number == 1 else [(0, 0), (0, width), (height, 0), (height, width), centre]
+  flip = ops.flip_rgb if stream == "rgb" else ops.flip_flow
+  for mirrored in (False, True)[: 2 if number == 10 else 1]:
     for top, left in places:
-      view = clips[:, :, top : top + crop, left : left + crop]
-      if mirrored:
-        view = view[..., ::-1, :] if stream == "rgb" else _flip_flow(view)
-      yield view
-
-
-def _flip_flow(view: np.ndarray) -> np.ndarray:
-  pairs = view.reshape(*view.shape[:-1], -1, 2)
-  return np.concatenate([codec.flip_left_right(pairs[..., index, :]) for index in range(pairs.shape[-2])], axis=-1)
-
-
-def _scaled(stream: str, frames: np.ndarray) -> np.ndarray:
-  return ops.scale_rgb(np.ascontiguousarray(frames)).numpy() if stream == "rgb" else np.ascontiguousarray(frames)
+      crop = np.ascontiguousarray(clips[:, :, top : top + size, left : left + size])
+      yield ops.to_input(stream, flip(crop) if mirrored else crop).numpy()
 
 
 def _stack(fields: list[np.ndarray], clip: preprocess.Preprocess) -> np.ndarray:

@@ -9,18 +9,13 @@ import importlib.metadata
 import json
 import platform
 import types
-from typing import Any
 
 import numpy as np
 
 import i3d_tf
 from i3d_tf import errors
-from i3d_tf.features import array_file
 from i3d_tf.features import extraction
-
-# Contents by the file's path below the output folder: an array of a .npy, or arrays by key of an .npz.
-Content = np.ndarray | Mapping[str, Any]
-Files = dict[str, Content]
+from i3d_tf.features import results
 
 # Which of our ten crops are top left and right, centre, bottom left and right of the image, then of its mirror image
 # (AadSah/pytorch-i3d-feature-extraction:extract_features.py, which writes CMCS's files). The mirrored image's top left
@@ -28,7 +23,7 @@ Files = dict[str, Content]
 _MIRRORED_CROPS = (0, 1, 4, 2, 3, 6, 5, 9, 8, 7)
 
 
-def ours(features: extraction.Features) -> Files:
+def _ours(features: extraction.Features) -> results.Files:
   """A file for each stream and endpoint, with what it is: `features` `[N, ...]`, or of several crops `[N, crops, ...]`.
 
   Beside them `timestamps` in seconds, see `Features.timestamps`; `fps`; `num_frames`, positions seen; `stream`,
@@ -38,27 +33,26 @@ def ours(features: extraction.Features) -> Files:
   found = {}
   for stream, by_endpoint in features.arrays.items():
     for endpoint, array in by_endpoint.items():
-      shape = array.shape if options.crops > 1 else (array.shape[0], *array.shape[2:])
       found[f"{features.source.id}-{stream}-{endpoint}.npz"] = {
-        "features": Reshaped(array, shape),
+        "features": array if options.crops > 1 else array.without_axis(1),
         "timestamps": features.timestamps(endpoint),
         "fps": np.float64(features.fps),
         "num_frames": np.int64(features.num_positions),
         "stream": np.array(stream),
         "endpoint": np.array(endpoint),
         "pooling": np.array(options.pooling),
-        "window": np.int64(options.window),
+        "window": np.int64(options.num_frames),
         "hop": np.int64(options.step),
         "tail": np.array(options.tail),
         "crops": np.int64(options.crops),
         "checkpoint": np.array(features.checkpoints[stream]),
         "weights": np.array(features.weights[stream]),
-        "versions": np.array(json.dumps(versions())),
+        "versions": np.array(json.dumps(_versions())),
       }
   return found
 
 
-def video_features(features: extraction.Features) -> Files:
+def _video_features(features: extraction.Features) -> results.Files:
   """STEM_rgb.npy and STEM_flow.npy `[N, 1024]`, STEM_fps.npy, a scalar, and STEM_timestamps_ms.npy `[N]`; all float64.
 
   A window needs one frame more than it has flows, for RGB alone, too, and its time is that of this last frame; without
@@ -75,7 +69,7 @@ def video_features(features: extraction.Features) -> Files:
   return found
 
 
-def pytorch_i3d(features: extraction.Features) -> Files:
+def _pytorch_i3d(features: extraction.Features) -> results.Files:
   """ID.npy float32 `[N, 1, 1, 1024]`, all steps of one pass; of two streams in folders rgb/ and flow/.
 
   (piergiaj/pytorch-i3d:extract_features.py, which saves one stream in the folder that it is given. There videos of more
@@ -88,7 +82,7 @@ def pytorch_i3d(features: extraction.Features) -> Files:
   return found
 
 
-def cmcs(features: extraction.Features) -> Files:
+def _cmcs(features: extraction.Features) -> results.Files:
   """ID-rgb.npz and ID-flow.npz: `feature` float32 `[crops, N, 1024]`, `frame_cnt`, `video_name`.
 
   frame_cnt is the number of positions, the same for both streams, as their reader wants it
@@ -105,7 +99,7 @@ def cmcs(features: extraction.Features) -> Files:
   }
 
 
-def actionformer(features: extraction.Features) -> Files:
+def _actionformer(features: extraction.Features) -> results.Files:
   """ID.npy float32 `[N, 2048]`: RGB, then flow; of one stream its 1024.
 
   (happyharrycn/actionformer_release:libs/datasets/thumos14.py; their order and RGB alone: issue 60 there.)
@@ -113,7 +107,7 @@ def actionformer(features: extraction.Features) -> Files:
   return {f"{_stem(features)}.npy": _concatenated(features)[:, 0]}
 
 
-def rtfm(features: extraction.Features) -> Files:
+def _rtfm(features: extraction.Features) -> results.Files:
   """ID_i3d.npy float32 `[N, 10, 1024]`, of two streams `[N, 10, 2048]`, RGB, then flow.
 
   (tianyu0207/RTFM:dataset.py, list/ucf-i3d.list; their own 2048 values are of a ResNet-50.)
@@ -121,36 +115,29 @@ def rtfm(features: extraction.Features) -> Files:
   return {f"{_stem(features)}_i3d.npy": _concatenated(features)}
 
 
-LAYOUTS: Mapping[str, Callable[[extraction.Features], Files]] = types.MappingProxyType({
-    "ours": ours,
-    "video_features": video_features,
-    "pytorch_i3d": pytorch_i3d,
-    "cmcs": cmcs,
-    "actionformer": actionformer,
-    "rtfm": rtfm,
+LAYOUTS: Mapping[str, Callable[[extraction.Features], results.Files]] = types.MappingProxyType({
+    "ours": _ours,
+    "video_features": _video_features,
+    "pytorch_i3d": _pytorch_i3d,
+    "cmcs": _cmcs,
+    "actionformer": _actionformer,
+    "rtfm": _rtfm,
 })  # fmt: skip
 
 
 def output_name(profile: str, source_id: str) -> str:
-  """What tells a video's files from another's: its id, or for the other projects, which have one folder, its end."""
+  """Returns what tells a video's files from another's: its id, or its last part for the formats of a single folder.
+
+  Args:
+    profile: Name of the profile.
+    source_id: `Source.id`.
+  """
   return source_id if profile == "ours" else source_id.rpartition("/")[2]
 
 
-def versions() -> dict[str, str]:
-  """What the features were computed with."""
+def _versions() -> dict[str, str]:
   packages = {name: importlib.metadata.version(name) for name in ("tensorflow", "numpy")}
   return {"i3d_tf": i3d_tf.__version__, "python": platform.python_version(), **packages}
-
-
-class Reshaped:
-  """An array file of another shape with as many values."""
-
-  def __init__(self, array: array_file.ArrayFile, shape: tuple[int, ...]):
-    self._array, self.shape = array, shape
-
-  def write_npy(self, file) -> None:
-    """Writes it in NumPy's .npy format."""
-    self._array.write_npy(file, self.shape)
 
 
 def _stem(features: extraction.Features) -> str:

@@ -10,13 +10,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from i3d_tf.features import array_file
 from i3d_tf.features import config
 from i3d_tf.features import extraction
 from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources as sources_lib
-from i3d_tf.features import windows
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import receptive_field
 
@@ -42,10 +40,10 @@ class ProfilesTest(parameterized.TestCase):
     if options.window == config.ALL:
       count = receptive_field.num_steps(spec.time_layers("PooledFeatures"), num_positions)
     else:
-      count = len(windows.indices(num_positions, window=options.window, hop=options.step, tail=options.tail))
+      count = len(extraction.window_indices(num_positions, window=options.window, hop=options.step, tail=options.tail))
     arrays = {}
     for number, stream in enumerate(options.streams):
-      array = self.stack.enter_context(array_file.ArrayFile())
+      array = self.stack.enter_context(results.ArrayFile())
       values = 1000 * number + 10 * np.arange(count)[:, np.newaxis] + np.arange(options.crops)
       if count:
         array.append(np.repeat(values[..., np.newaxis], 1024, axis=2).astype(np.float32))

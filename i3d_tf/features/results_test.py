@@ -18,7 +18,11 @@ class FolderTest(absltest.TestCase):
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     self.folder = results.Folder(pathlib.Path(folder.name) / "out")
-    self.folder.prepare({"window": 64, "streams": ("rgb",)}, {"date": "today"})
+    self._claim({"window": 64, "streams": ("rgb",)})
+
+  def _claim(self, parameters, **about):
+    with self.folder.claim(parameters, about=about):
+      pass
 
   def _put(self, name, **more):
     outputs = self.folder.write({f"{name}.npy": np.arange(3)})
@@ -61,18 +65,18 @@ class FolderTest(absltest.TestCase):
     self.assertFalse(self.folder.is_done(done["a"]))
 
   def test_other_parameters_are_refused(self):
-    self.folder.prepare({"window": 64, "streams": ("rgb",)}, {"date": "tomorrow"})
+    self._claim({"window": 64, "streams": ("rgb",)}, date="tomorrow")
     with self.assertRaisesRegex(errors.I3dError, r"made with other parameters \(window was 64, is 16; hop was None"):
-      self.folder.prepare({"window": 16, "streams": ["rgb"], "hop": 4}, {})
+      self._claim({"window": 16, "streams": ["rgb"], "hop": 4})
 
   def test_folders_that_are_not_ours_are_refused(self):
     (self.folder.path / results.INFO).write_text("[]")
-    with self.assertRaisesRegex(errors.I3dError, "extraction.json: this is not what extract_features writes"):
-      self.folder.prepare({}, {})
+    with self.assertRaisesRegex(errors.I3dError, "extraction.json: it is damaged; remove .* and start anew"):
+      self._claim({})
     (self.folder.path / results.INFO).unlink()
     self.folder.manifest.write_text('{"input": "a"}\n{}\n')
-    with self.assertRaisesRegex(errors.I3dError, "there is a manifest.jsonl here, but no extraction.json"):
-      self.folder.prepare({}, {})
+    with self.assertRaisesRegex(errors.I3dError, "holds manifest.jsonl, but no extraction.json"):
+      self._claim({})
     with self.assertRaisesRegex(errors.I3dError, "manifest.jsonl: line 2 is not what extract_features writes"):
       self.folder.entries()
 

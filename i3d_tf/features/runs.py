@@ -1,6 +1,6 @@
 """One video after the other into an output folder; a video that cannot be used is an entry, and the rest goes on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import functools
 import os
@@ -77,22 +77,17 @@ def extract_features(
   found = sources.list_sources([video])
   if len(found) != 1:
     raise errors.I3dError(f"{video} holds {len(found)} videos; give one, or use the program extract_features")
-  with tqdm.tqdm(unit="frame", disable=not progress) as bar:
-
-    def show(done: int, total: int) -> None:
-      bar.total = max(done, total)
-      bar.update(done - bar.n)
-
-    with extractor.extract(found[0], on_frames=show) as features:
-      many = extractor.options.crops > 1
-      arrays = {
-        stream: {name: array.load() if many else array.load()[:, 0] for name, array in by_endpoint.items()}
-        for stream, by_endpoint in features.arrays.items()
-      }
-      times = {
-        stream: {name: features.timestamps(name) for name in by_endpoint} for stream, by_endpoint in arrays.items()
-      }
-      return VideoFeatures(arrays, times, features.fps, features.num_positions, extractor.options)
+  with (
+    tqdm.tqdm(unit="frame", disable=not progress) as bar,
+    extractor.extract(found[0], on_frames=functools.partial(_show, bar)) as features,
+  ):
+    many = extractor.options.crops > 1
+    arrays = {
+      stream: {name: array.load() if many else array.load()[:, 0] for name, array in by_endpoint.items()}
+      for stream, by_endpoint in features.arrays.items()
+    }
+    times = {name: features.timestamps(name) for name in extractor.options.endpoints}
+    return VideoFeatures(arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options)
 
 
 def _config(checkpoint: Any, options: dict[str, Any]) -> config_lib.FeatureConfig:
@@ -106,17 +101,26 @@ def _config(checkpoint: Any, options: dict[str, Any]) -> config_lib.FeatureConfi
 
 
 def extract(
-  source: sources.Source,
-  extractor: extraction.Extractor,
-  folder: results.Folder,
-  *,
-  on_frames: Callable[[int, int], None] = lambda done, total: None,
+  source: sources.Source, extractor: extraction.Extractor, folder: results.Folder, *, bar: tqdm.tqdm | None = None
 ) -> results.Entry:
-  """Takes a video's features, writes its files, and keeps and returns its entry; see `Extractor.extract`."""
+  """Extracts a video's features into files. A video that cannot be used is an entry, too.
+
+  Args:
+    source: The video.
+    extractor: The networks.
+    folder: Where the files and the entry go.
+    bar: Progress bar to move.
+
+  Returns:
+    The entry.
+
+  Raises:
+    OSError: If the output cannot be written.
+  """
   start = time.monotonic()
-  entry = {"input": source.name, "id": source.id}
+  entry: results.Entry = {"input": source.name, "id": source.id}
   try:
-    with extractor.extract(source, on_frames=on_frames) as features:
+    with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
       outputs = folder.write(profiles.LAYOUTS[extractor.options.profile](features))
       entry |= {"outputs": outputs, "frames": features.num_positions, "fps": features.fps}
     entry["seconds"] = round(time.monotonic() - start, 3)
@@ -131,10 +135,25 @@ def extract(
 
 
 def extract_in_worker(source: sources.Source, *, options: config_lib.FeatureConfig, output: str) -> str:
-  """The same in a process that may not have the networks yet; returns the video's name."""
+  """Does the same in a process that may not have the networks yet.
+
+  Args:
+    source: The video.
+    options: What is taken.
+    output: Path of the output folder.
+
+  Returns:
+    The video's name.
+  """
   return extract(source, _extractor(options), results.Folder(output))["input"]
 
 
 @functools.cache
 def _extractor(options: config_lib.FeatureConfig) -> extraction.Extractor:
   return extraction.Extractor(options)
+
+
+def _show(bar: tqdm.tqdm | None, done: int, total: int) -> None:
+  if bar is not None:
+    bar.total = max(done, total)
+    bar.update(done - bar.n)

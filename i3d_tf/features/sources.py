@@ -1,12 +1,13 @@
-"""Stages that run at the same time: an iterator's work in a thread of its own.
+"""What features are taken of: video files and records, opened as streams of frames and flow.
 
-What features are taken of: video files, and the records of `prepare_dataset`, as streams of frames and flow.
+Decoding, flow and the network run at the same time, each ahead of the next in a thread of its own.
 """
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import queue
@@ -25,14 +26,24 @@ from i3d_tf.video import decode
 
 Item = TypeVar("Item")
 
+Position = dict[str, np.ndarray]
+
 _WAIT = 0.1  # seconds between looks at whether anybody still wants the items
+_AHEAD = 32  # decoded frames that wait for their flow
+_CONTEXT_TAG = b"\x0a"  # of a SequenceExample's first field, its context (tensorflow/core/example/example.proto)
+_LONGEST_VARINT = 10  # bytes
 
 
 @contextlib.contextmanager
 def ahead(items: Iterable[Item], *, depth: int) -> Iterator[Iterator[Item]]:
-  """Gives the same items, made by a thread that is up to `depth` of them ahead; an error comes in its place, too.
+  """Makes items in a thread that is ahead of the body.
 
-  At the end of the body the thread has ended, and `items`, if it is a generator, is closed.
+  Args:
+    items: The items; a generator is closed at the end of the body.
+    depth: By how many items the thread may be ahead.
+
+  Yields:
+    The same items; an error that making one raises comes in its place.
   """
   made: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
   stopped = threading.Event()
@@ -72,22 +83,15 @@ def ahead(items: Iterable[Item], *, depth: int) -> Iterator[Iterator[Item]]:
     thread.join()
 
 
-_AHEAD = 32  # decoded frames that wait for their flow
-_CONTEXT_TAG = b"\x0a"  # of a SequenceExample's first field, its context (tensorflow/core/example/example.proto)
-_LONGEST_VARINT = 10  # bytes
-
-Position = dict[str, np.ndarray]
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
   """One video, or what was taken for one.
 
   Attributes:
-    name: tells it from all others: the path of its file, and of a record its number, too.
-    id: names its output: its path below the folder given, without the file name's ending; of a record, its own id.
-    path: its file.
-    entry: its place, if it is a record.
+    name: Tells it from all others: the path of its file, and of a record its number, too.
+    id: Names its output: its path below the folder given, without the file name's ending; of a record, its own id.
+    path: Its file.
+    entry: Its place, if it is a record.
   """
 
   name: str
@@ -101,10 +105,10 @@ class Video:
   """An opened source.
 
   Attributes:
-    fps: frames per second of what `positions` yields.
-    estimate: of the number of frames, from what the file declares; for progress only.
-    count: counts them.
-    positions: yields them, see `iter_positions`.
+    fps: Frames per second of what `positions` yields.
+    estimate: Estimate of the number of frames, from what the file declares; for progress only.
+    count: Counts the frames.
+    positions: Yields them, see `iter_positions`.
   """
 
   fps: float
@@ -114,13 +118,16 @@ class Video:
 
 
 def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
-  """The videos that `inputs` stand for: files, those in folders and below them, and the records of TFRecord files.
+  """Returns the videos that paths stand for, each once.
+
+  Args:
+    inputs: Video files, folders that are searched with those below them, and TFRecord files or folders of them.
 
   Raises:
-    I3dError: if a folder holds none, or two videos would have the same id.
+    I3dError: If a folder holds none.
   """
-  found = []
-  for path in map(os.fspath, inputs):
+  found: list[Source] = []
+  for path in [os.fspath(each) for each in inputs]:
     if files := _find_records(path):
       found += [_record_source(entry) for file in files for entry in record_index.scan(file)]
       continue
@@ -133,7 +140,7 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
 
 
 def _find_records(path: str) -> list[pathlib.Path]:
-  """The TFRecord files that `path` stands for, none if it stands for videos."""
+  """Returns the TFRecord files that `path` stands for, none if it stands for videos."""
   if os.path.isdir(path) or path.endswith(".tfrecord"):
     with contextlib.suppress(errors.I3dError):
       return record_index.find_files(path)
@@ -141,14 +148,22 @@ def _find_records(path: str) -> list[pathlib.Path]:
 
 
 def check_ids(sources: Iterable[Source], name: Callable[[Source], str]) -> None:
-  """Raises I3dError if two videos have the same `name`, and so one's files would be overwritten by the other's."""
-  seen = {}
+  """Refuses videos of which one's files would be overwritten by the other's.
+
+  Args:
+    sources: The videos.
+    name: What names the files of a video.
+
+  Raises:
+    I3dError: If two videos have the same name.
+  """
+  seen: dict[str, Source] = {}
   for source in sources:
     other = seen.setdefault(name(source), source)
     if other is not source:
       raise errors.I3dError(
-        f"{other.name} and {source.name} would have the same output, {name(source)}; rename one, or give them in two "
-        "runs with different --output"
+        f"{other.name} and {source.name} would have the same output, {name(source)}; rename one, or extract them into "
+        "two folders"
       )
 
 
@@ -187,26 +202,23 @@ def _varint(content: bytes) -> tuple[int, int | None]:
 
 
 def open_video(
-  source: Source,
-  *,
-  streams: Sequence[str],
-  pairs: bool,
-  fps: float,
-  short_side: int,
-  threads: int | None,
+  source: Source, *, streams: Sequence[str], pairs: bool, fps: float, short_side: int, threads: int | None
 ) -> Video:
   """Opens a source.
 
   Args:
-    source: what to open.
-    streams: of 'rgb' and 'flow'; what positions have.
-    pairs: leave out the last frame, which has no flow.
-    fps: frames per second; 0: the video's own average rate. A record has a rate, which cannot be changed.
-    short_side: pixels of the frames' shorter side.
-    threads: for optical flow; None: one a core.
+    source: What to open.
+    streams: Streams of the positions, of 'rgb' and 'flow'.
+    pairs: Whether to leave out the last frame, which has no flow.
+    fps: Frames per second; 0: the video's own average rate. A record has a rate, which cannot be changed.
+    short_side: Pixels of the frames' shorter side.
+    threads: Threads for optical flow; None: one a core.
+
+  Returns:
+    The opened video.
 
   Raises:
-    I3dError: if it is no video, or a record that does not have the streams or another rate.
+    I3dError: If it is no video, or a record that does not have the streams or has another rate.
   """
   if source.entry is not None:
     record = source.entry.load()
@@ -228,16 +240,23 @@ def open_video(
 def iter_positions(
   frames: Iterator[np.ndarray], *, streams: Sequence[str], pairs: bool, threads: int | None
 ) -> Iterator[Position]:
-  """Yields for each frame 'rgb', uint8 `[H, W, 3]`, and 'flow', float32 `[H, W, 2]` in [-1, 1], to the next frame.
+  """Yields frames with the flow to the next one. The frames are decoded in a thread of their own.
 
-  Frames are decoded in a thread of their own, flow is solved in `threads` more. With `pairs` or flow the last frame,
-  which has no next one, is not among them.
+  Args:
+    frames: uint8 `[H, W, 3]`.
+    streams: See `open_video`.
+    pairs: See `open_video`; always so with flow.
+    threads: See `open_video`.
+
+  Yields:
+    'rgb', uint8 `[H, W, 3]`, and 'flow', float32 `[H, W, 2]` in [-1, 1].
   """
   if "flow" not in streams:
-    yield from ({"rgb": frame} for frame in (_without_last(frames) if pairs else frames))
+    following = itertools.pairwise(frames) if pairs else ((frame,) for frame in frames)
+    yield from ({"rgb": frame} for frame, *_ in following)
     return
   with ahead(frames, depth=_AHEAD) as decoded:
-    waiting = collections.deque()
+    waiting: collections.deque[np.ndarray] = collections.deque()
     for field in tvl1.iter_flow(_kept(decoded, waiting), threads=threads):
       position = {"rgb": waiting.popleft(), "flow": codec.scale(field)}
       yield {stream: position[stream] for stream in streams}
@@ -250,32 +269,20 @@ def _kept(frames: Iterator[np.ndarray], waiting: collections.deque) -> Iterator[
     yield frame
 
 
-def _without_last(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-  last = next(items, None)
-  for item in items:
-    yield last
-    last = item
-
-
 def _check_record(record: records.Record, source: Source, streams: Sequence[str], fps: float) -> float:
   """The record's frames per second; I3dError if it cannot give what is asked for."""
   rate = record.frame_rate or decode.FRAME_RATE
   if fps and abs(fps - rate) > 1e-3 * rate:
     raise errors.I3dError(
-      f"{source.name}: the record has {rate:g} frames per second, not {fps:g}; give --fps={rate:g}, or prepare others"
+      f"{source.name}: the record has {rate:g} frames per second, not {fps:g}; take fps={rate:g}, or prepare others"
     )
   if "rgb" in streams and not record.frames or not (record.frames or record.flow_frames):
-    raise errors.I3dError(f"{source.name}: the record has no frames; give --streams=flow, or prepare them with rgb")
+    raise errors.I3dError(f"{source.name}: the record has no frames; take streams=flow, or prepare them with rgb")
   return rate
 
 
 def _record_positions(
-  record: records.Record,
-  source: Source,
-  streams: Sequence[str],
-  pairs: bool,
-  short_side: int,
-  threads: int | None,
+  record: records.Record, source: Source, streams: Sequence[str], pairs: bool, short_side: int, threads: int | None
 ) -> Iterator[Position]:
   """As `iter_positions`, with the record's flow where it has one."""
   frames = (decode.resize(_decode_image(image, source), short_side) for image in record.frames)

@@ -128,8 +128,8 @@ class SourcesTest(parameterized.TestCase):
     self.assertLess(medians[0], -0.05)
 
   @parameterized.parameters(
-    (("flow",), dict(streams=("rgb",)), "record 0: the record has no frames; give --streams=flow"),
-    (("rgb",), dict(fps=30.0), "record 0: the record has 25 frames per second, not 30; give --fps=25"),
+    (("flow",), dict(streams=("rgb",)), "record 0: the record has no frames; take streams=flow"),
+    (("rgb",), dict(fps=30.0), "record 0: the record has 25 frames per second, not 30; take fps=25"),
   )
   def test_what_a_record_cannot_give_is_refused(self, streams, changes, message):
     self._write_records(streams=streams)
@@ -144,10 +144,6 @@ class SourcesTest(parameterized.TestCase):
       self._write_records(ids=(name,))
       (source,) = sources.list_sources([os.fspath(self.folder / "records")])
       self.assertEqual(source.id, name)
-
-
-if __name__ == "__main__":
-  absltest.main()
 
 
 class AheadTest(parameterized.TestCase):

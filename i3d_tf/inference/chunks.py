@@ -11,7 +11,7 @@ stride S and is, modulo S, as long as the video. This is why the length of the v
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,16 +19,17 @@ from i3d_tf import errors
 from i3d_tf.models import receptive_field
 
 Layers = Mapping[str, Sequence[receptive_field.Layer]]  # by endpoint
+_Item = TypeVar("_Item")
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """A piece of a video to run: frames `start` to `end`, and per endpoint the steps (first, end) to keep of it.
+  """A piece of a video to run, and what to keep of it.
 
   Attributes:
-    start, end: the frames with their halo, without `end`.
-    steps: by endpoint, in the numbering of the whole video.
-    kept: by endpoint, the same steps in the numbering of the piece.
+    start, end: The frames with their halo, without `end`.
+    steps: By endpoint the steps (first, end) to keep, in the numbering of the whole video.
+    kept: By endpoint the same steps in the numbering of the piece.
   """
 
   start: int
@@ -43,15 +44,15 @@ def plan(layers: Layers, num_frames: int, *, chunk: int) -> Iterator[Chunk]:
   A piece has at most as many frames more than `chunk` as the widest endpoint's receptive field and twice its stride.
 
   Args:
-    layers: the layers along time that lead to each endpoint that is wanted, see `base.Network.time_layers`.
-    num_frames: of the video.
-    chunk: frames from one piece to the next, rounded down to a multiple of the coarsest endpoint's stride.
+    layers: The layers along time that lead to each endpoint that is wanted, see `base.Network.time_layers`.
+    num_frames: Frames of the video.
+    chunk: Frames from one piece to the next, rounded down to a multiple of the coarsest endpoint's stride.
 
   Returns:
     The pieces in order.
 
   Raises:
-    I3dError: if an endpoint has no step, or the chunk is shorter than a step.
+    I3dError: If an endpoint has no step, or the chunk is shorter than a step.
   """
   strides = {name: receptive_field.stride(path) for name, path in layers.items()}
   coarsest = max(strides.values())
@@ -86,6 +87,38 @@ def _piece(layers: Layers, steps: Mapping[str, tuple[int, int]], num_frames: int
   return Chunk(start, end, steps, kept)
 
 
+def pieces(
+  frames: Iterable[_Item], *, layers: Layers, num_frames: int, chunk: int = 64
+) -> Iterator[tuple[list[_Item], Mapping[str, slice]]]:
+  """Yields the pieces of a video as soon as their frames have come; the memory needed does not grow with the video.
+
+  Frames in a halo are in more than one piece: of Mixed_5c, chunks of 64 have up to 160 frames, chunks of 256 up to 352.
+
+  Args:
+    frames: One after the other, in whatever form.
+    layers: See `plan`.
+    num_frames: How many frames there are. The padding of the very first step depends on it.
+    chunk: See `plan`.
+
+  Yields:
+    The frames to run, and by endpoint which of their steps to keep; none of an endpoint that has no step in a chunk.
+
+  Raises:
+    I3dError: As `plan`; and if there are more or fewer frames than `num_frames`.
+  """
+  frames, position = iter(frames), 0
+  held: list[_Item] = []
+  for piece in plan(layers, num_frames, chunk=chunk):
+    held = held[piece.start - position :]
+    position = piece.start
+    held.extend(itertools.islice(frames, piece.end - position - len(held)))
+    if position + len(held) < piece.end:
+      raise errors.VideoError(f"the video ended after {position + len(held)} of {num_frames} frames")
+    if piece.end == num_frames and next(frames, None) is not None:
+      raise errors.VideoError(f"the video has more than the {num_frames} frames that were expected")
+    yield held, piece.kept
+
+
 def extract(
   network: Callable[[np.ndarray], Mapping[str, Any]],
   frames: Iterable[np.ndarray],
@@ -96,33 +129,20 @@ def extract(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields the steps of a video's endpoints, in order, as soon as the frames that they see have come.
 
-  The memory needed does not grow with the video. Frames in a halo are run more than once: a pass over Mixed_5c with
-  chunks of 64 has up to 160 frames, with chunks of 256 up to 352.
-
   Args:
-    network: called with pieces of the video `[B, T, H, W, C]`, returns the endpoints `[B, steps, ...]` by name; best a
+    network: Called with pieces of the video `[B, T, H, W, C]`, returns the endpoints `[B, steps, ...]` by name; best a
       `tf.function` whose `input_signature` leaves the number of frames open.
-    frames: one after the other, `[B, H, W, C]`, of B views of the video, in whatever type and range `network` takes.
-    layers: the layers along time that lead to each endpoint that is wanted, see `base.Network.time_layers`.
-    num_frames: how many frames there are. The padding of the very first step depends on it.
-    chunk: frames from one pass to the next, rounded down to a multiple of the coarsest endpoint's stride.
+    frames: `[B, H, W, C]`, of B views of the video, in whatever type and range `network` takes.
+    layers: See `plan`.
+    num_frames: See `pieces`.
+    chunk: See `plan`.
 
   Yields:
-    By endpoint `[B, steps, ...]`, to be concatenated along the steps. Of an endpoint that has no step in a chunk the
-    array is empty.
+    By endpoint `[B, steps, ...]`, to be concatenated along the steps.
 
   Raises:
-    I3dError: as `plan`; if there are more or fewer frames than `num_frames`.
+    I3dError: As `pieces`.
   """
-  frames, position = iter(frames), 0
-  buffer: list[np.ndarray] = []
-  for piece in plan(layers, num_frames, chunk=chunk):
-    del buffer[: piece.start - position]
-    position = piece.start
-    buffer.extend(itertools.islice(frames, piece.end - position - len(buffer)))
-    if position + len(buffer) < piece.end:
-      raise errors.VideoError(f"the video ended after {position + len(buffer)} of {num_frames} frames")
-    if piece.end == num_frames and next(frames, None) is not None:
-      raise errors.VideoError(f"the video has more than the {num_frames} frames that were expected")
-    values = network(np.stack(buffer, axis=1))
-    yield {name: np.asarray(values[name])[:, kept] for name, kept in piece.kept.items()}
+  for held, kept in pieces(frames, layers=layers, num_frames=num_frames, chunk=chunk):
+    values = network(np.stack(held, axis=1))
+    yield {name: np.asarray(values[name])[:, steps] for name, steps in kept.items()}

@@ -7,13 +7,13 @@ from typing import Any
 import zipfile
 
 import numpy as np
+from scipy import special
 
 from i3d_tf import errors
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.inference import views
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception
-from i3d_tf.models import preprocess
 from i3d_tf.weights import saved
 
 
@@ -95,7 +95,7 @@ def classify(
     clips = views.read(opened, tests[stream])
     num_frames = num_frames or next(iter(clips.values())).shape[1]
     logits.append(network.logits(clips).mean(axis=0, dtype=np.float64).astype(np.float32))
-  return describe(os.fspath(video), num_frames, sum(logits), networks.class_names, top_k)
+  return _describe(os.fspath(video), num_frames, sum(logits), networks.class_names, top_k)
 
 
 def classify_clips(
@@ -116,20 +116,11 @@ def classify_clips(
     I3dError: If the clips do not fit a network.
   """
   logits = classifier.logits({stream: clip[np.newaxis] for stream, clip in clips.items()})[0]
-  return describe(name, len(next(iter(clips.values()))), logits, classifier.class_names, top_k)
+  return _describe(name, len(next(iter(clips.values()))), logits, classifier.class_names, top_k)
 
 
-def describe(name: str, num_frames: int, logits: np.ndarray, class_names: Sequence[str], top_k: int) -> Classification:
-  """Returns the classification that logits stand for.
-
-  Args:
-    name: Name of the input.
-    num_frames: Frames that were seen.
-    logits: `[classes]`.
-    class_names: In index order.
-    top_k: Number of predictions.
-  """
-  return Classification(name, num_frames, logits, tuple(rank(logits, class_names, top_k)))
+def _describe(name: str, num_frames: int, logits: np.ndarray, classes: Sequence[str], top_k: int) -> Classification:
+  return Classification(name, num_frames, logits, tuple(rank(logits, classes, top_k)))
 
 
 def rank(logits: np.ndarray, class_names: Sequence[str], top_k: int) -> list[Prediction]:
@@ -140,7 +131,7 @@ def rank(logits: np.ndarray, class_names: Sequence[str], top_k: int) -> list[Pre
     class_names: In index order.
     top_k: How many; fewer if there are fewer classes.
   """
-  probabilities = classifier_lib.softmax(logits)
+  probabilities = special.softmax(logits.astype(np.float64))
   best = np.argsort(-logits, kind="stable")[:top_k]
   return [Prediction(class_names[i], int(i), float(logits[i]), float(probabilities[i])) for i in best]
 
@@ -155,9 +146,9 @@ def check_together(infos: Sequence[saved.ModelInfo]) -> saved.ModelInfo:
     The first of them.
 
   Raises:
-    I3dError: If their logits cannot be added, or their clips are cut differently.
+    I3dError: If their clips are cut differently.
   """
-  for name in ("num_classes", "classes", "frame_rate", "short_side", "crop"):
+  for name in ("frame_rate", "short_side", "crop"):
     values = [info.get(name) for info in infos]
     if len(set(values)) > 1:
       raise errors.I3dError(f"the checkpoints do not go together: {name} is {' and '.join(map(str, values))}")
@@ -189,25 +180,6 @@ def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
   if not np.issubdtype(clip.dtype, np.floating) or not np.abs(clip).max(initial=0) <= 1 + 1e-6:
     raise errors.I3dError(f"{path}: the values must be floating point in [-1, 1]")
   return clip[0].astype(np.float32)
-
-
-def check_length(path: str | os.PathLike, num_frames: int, *, has_flow: bool) -> None:
-  """Checks that a video is long enough for an I3D, of which flow needs a frame more.
-
-  Args:
-    path: The video, for the message.
-    num_frames: Its frames at 25 frames per second.
-    has_flow: Whether flow is computed of it.
-
-  Raises:
-    VideoError: If it has too few frames.
-  """
-  least = inception.MIN_FRAMES + has_flow
-  if num_frames < least:
-    raise errors.VideoError(
-      f"{path}: the video has {num_frames} frames at {preprocess.FRAME_RATE:g} frames per second; "
-      f"the network needs at least {least}"
-    )
 
 
 def _open(

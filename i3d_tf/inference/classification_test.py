@@ -19,14 +19,12 @@ from i3d_tf.models import zoo
 
 
 class RankTest(parameterized.TestCase):
-  def test_softmax_by_hand(self):
-    probabilities = classifier.softmax(np.log([1, 2, 3, 4]).astype(np.float32))
-    self.assertEqual(probabilities.dtype, np.float64)
-    np.testing.assert_allclose(probabilities, [0.1, 0.2, 0.3, 0.4], rtol=0, atol=1e-7)
-
-  def test_softmax_of_large_logits(self):
-    np.testing.assert_array_equal(classifier.softmax(np.array([1e4, -1e4, 1e4], np.float32)), [0.5, 0, 0.5])
-    np.testing.assert_allclose(classifier.softmax(np.full(400, -1e30)), 1 / 400)
+  @parameterized.parameters(
+    (np.log([4, 3, 2, 1]), [0.4, 0.3, 0.2, 0.1]), ([1e4, 1e4, -1e4], [0.5, 0.5, 0]), ([-1e30] * 4, [0.25] * 4)
+  )
+  def test_probabilities_by_hand(self, logits, expected):
+    predictions = classification.rank(np.float32(logits), "abcd", 4)
+    np.testing.assert_allclose([each.probability for each in predictions], expected, rtol=0, atol=1e-7)
 
   def test_best_first(self):
     logits = np.log(np.array([2, 4, 1, 3], np.float32))

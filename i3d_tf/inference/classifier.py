@@ -6,6 +6,7 @@ import os
 from typing import Any, TypeAlias
 
 import numpy as np
+from scipy import special
 import tensorflow as tf
 
 from i3d_tf import errors
@@ -89,7 +90,7 @@ class LoadedNetwork(tf.Module):
     Raises:
       ValueError: If the clips do not fit the network.
     """
-    output, endpoints = self.model(base.clip_of(self._by_stream(clips), self.streams), is_training=False)
+    output, endpoints = self.model(base.clip_of(_by_stream(clips, self.streams), self.streams), is_training=False)
     if self._endpoints is not None:
       return {name: endpoints[name] for name in self._endpoints}
     return {**endpoints, base.LOGITS: output}
@@ -124,7 +125,7 @@ class LoadedNetwork(tf.Module):
     Raises:
       I3dError: If there is no such endpoint, the clips do not fit the network, or a value is not finite.
     """
-    by_stream = {stream: np.asarray(clip) for stream, clip in self._by_stream(clips).items()}
+    by_stream = {stream: np.asarray(clip) for stream, clip in _by_stream(clips, self.streams).items()}
     self.check({stream: clip.shape for stream, clip in by_stream.items()})
     function = self.function(names, {stream: clip.shape[2:4] for stream, clip in by_stream.items()})
     count, num_frames = next(iter(by_stream.values())).shape[:2]
@@ -189,9 +190,6 @@ class LoadedNetwork(tf.Module):
     if missing := [name for name in names if name not in values]:
       raise errors.I3dError(f"{self.checkpoint} has no endpoint {missing[0]!r}; there are {', '.join(values)}")
     return {name: values[name] for name in names}
-
-  def _by_stream(self, clips: Any) -> dict[str, Any]:
-    return _by_stream(clips, self.streams)
 
 
 class Classifier(tf.Module):
@@ -302,7 +300,7 @@ class Classifier(tf.Module):
       I3dError: If the clips do not fit a network, or a logit is not finite.
     """
     by_stream = _by_stream(clips, self.streams)
-    return sum(network.logits(by_stream) for network in self.networks.values())
+    return np.add.reduce([network.logits(by_stream) for network in self.networks.values()])
 
   def probabilities(self, clips: Any) -> np.ndarray:
     """Returns the softmax of the logits of clips.
@@ -316,7 +314,7 @@ class Classifier(tf.Module):
     Raises:
       I3dError: As `logits`.
     """
-    return softmax(self.logits(clips))
+    return special.softmax(self.logits(clips).astype(np.float64), axis=-1)
 
   def endpoints(self, clips: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns some endpoints of clips.
@@ -338,12 +336,6 @@ class Classifier(tf.Module):
     return {f"{stream}/{name}": value for stream, values in found.items() for name, value in values.items()}
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-  """Returns the probabilities of logits `[..., classes]`, in double precision."""
-  exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-  return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
 def _paths(checkpoints: Checkpoints) -> list[Checkpoint]:
   if isinstance(checkpoints, (str, os.PathLike)):
     return [checkpoints]
@@ -351,7 +343,7 @@ def _paths(checkpoints: Checkpoints) -> list[Checkpoint]:
 
 
 def _last_endpoint(checkpoint: Checkpoint, info: saved.ModelInfo, endpoints: Sequence[str] | None) -> dict[str, str]:
-  """The constructor's argument that leaves out rows which no endpoint needs, where the network has it."""
+  """Returns the constructor's argument that leaves out rows which no endpoint needs, where the network has it."""
   if endpoints is None:
     return {}
   model = saved.make_model(info)

@@ -5,7 +5,7 @@
 
     features = endpoints.I3dFeatures("rgb_imagenet", endpoints=["Mixed_4f", "PooledFeatures"])
     pooled = lambda clips: features(clips)["PooledFeatures"]
-    clips = tf.random.uniform([2, 16, 224, 224, 3], -1, 1)  # yours: RGB / 127.5 - 1, at 25 frames per second
+    clips = tf.random.uniform([2, 16, 224, 224, 3], -1, 1)  # yours: RGB in [-1, 1], at 25 frames per second
     print({name: value.shape for name, value in features(clips).items()})  # [2, 4, 14, 14, 832] and [2, 1, 1024]
     dataset = tf.data.Dataset.from_tensors(clips).map(pooled)
     layers = [tf.keras.layers.Lambda(pooled), tf.keras.layers.Flatten(), tf.keras.layers.Dense(5)]

@@ -5,7 +5,6 @@ import itertools
 import os
 
 import numpy as np
-import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.flow import codec
@@ -53,7 +52,11 @@ class Video:
     self.size = (next(self._open()) if self._kept is None else self._kept[0]).shape[:2]
 
   def count(self, stream: str) -> int:
-    """Returns the number of frames, or for 'flow' of flow fields, of which there is one less."""
+    """Returns the number of frames, or of flow fields, of which there is one less.
+
+    Args:
+      stream: 'rgb' or 'flow'.
+    """
     return self.num_frames - (stream == "flow")
 
   def read(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -82,7 +85,8 @@ class Video:
 
   def _flow(self, frames: Mapping[int, np.ndarray], pairs: np.ndarray) -> dict[int, np.ndarray]:
     """The scaled flow from each frame of `pairs` to the next, solved run by run of consecutive frames."""
-    fields, done = {}, 0
+    fields: dict[int, np.ndarray] = {}
+    done = 0
     report = self._on_flow or (lambda done, total: None)
     for run in np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1):
       together = np.stack([frames[number] for number in range(run[0], run[-1] + 2)])
@@ -136,5 +140,4 @@ def read(video: Video, clips: clip_config.EvalClips) -> dict[str, np.ndarray]:
   state: clip_steps.State = {"video": video}
   for step in clip_steps.evaluation(clips):
     state = step.apply(state)
-  views = {stream: tf.convert_to_tensor(state[stream]) for stream in clips.streams}
-  return {stream: (ops.scale_rgb(view) if stream == "rgb" else view).numpy() for stream, view in views.items()}
+  return {stream: ops.to_input(stream, state[stream]).numpy() for stream in clips.streams}

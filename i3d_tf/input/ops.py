@@ -55,6 +55,16 @@ def scale_rgb(frames: tf.Tensor) -> tf.Tensor:
   return tf.quantization.dequantize(tf.bitcast(frames, tf.quint8), -1.0, 1.0, mode="MIN_COMBINED")
 
 
+def to_input(stream: str, frames: tf.Tensor) -> tf.Tensor:
+  """Returns frames of a stream as a network takes them, float32 in [-1, 1].
+
+  Args:
+    stream: 'rgb' or 'flow'.
+    frames: RGB as uint8; flow as `codec.scale` gives it, which is left as it is.
+  """
+  return scale_rgb(frames) if stream == "rgb" else tf.convert_to_tensor(frames)
+
+
 def scale_flow(
   values: tf.Tensor, *, bound: float | tf.Tensor = codec.BOUND, factors: tuple[float, float] | tf.Tensor = (1.0, 1.0)
 ) -> tf.Tensor:
