@@ -67,10 +67,10 @@ def count(tree: pathlib.Path) -> dict[str, Any]:
     "modules": len(sources),
     "lines": sum(len(text.splitlines()) for text in sources.values()),
     "lines of BUILD files": sum(len(path.read_text(encoding="utf-8").splitlines()) for path in builds),
-    "modules that load a checkpoint and compile it": has(r"\btf\.function\(", r"\bsaved\.(load|read)\("),
-    "modules that scale frames to a network's input": [
-      path for path in has(r"\bscale_rgb\(|/ 255 - 1|/ 127\.5 - 1") if not path.endswith("input/ops.py")
-    ],
+    "modules that load a checkpoint and compile it": has(r"\btf\.function\(", r"\b(saved\.load|release\.assign)\("),
+    "modules that scale frames to a network's input": has(
+      r"\btf\.quantization\.dequantize\(|/ 255 - 1\b|/ 127\.5 - 1\b"
+    ),
     "own lock implementations": has(r"\bimport fcntl\b|\bflock\("),
     "declarations of frame_stride": [place for item in sources.items() for place in _declarations(*item)],
     "library messages that name flags": [place for item in library.items() for place in _messages(*item)],
