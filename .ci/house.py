@@ -68,9 +68,7 @@ def count(tree: pathlib.Path) -> dict[str, Any]:
     "lines": sum(len(text.splitlines()) for text in sources.values()),
     "lines of BUILD files": sum(len(path.read_text(encoding="utf-8").splitlines()) for path in builds),
     "modules that load a checkpoint and compile it": has(r"\btf\.function\(", r"\b(saved\.load|release\.assign)\("),
-    "modules that scale frames to a network's input": has(
-      r"\btf\.quantization\.dequantize\(|/ 255 - 1\b|/ 127\.5 - 1\b"
-    ),
+    "modules that scale frames to a network's input": has(r"\btf\.quantization\.dequantize\(|/ 255 - 1\b"),
     "own lock implementations": has(r"\bimport fcntl\b|\bflock\("),
     "declarations of frame_stride": [place for item in sources.items() for place in _declarations(*item)],
     "library messages that name flags": [place for item in library.items() for place in _messages(*item)],
@@ -113,11 +111,15 @@ def _called(call: ast.Call) -> str:
 
 
 def _undocumented(path: str, text: str) -> Iterator[str]:
+  is_program = _is_main(text)
+
   def visit(body: list[ast.stmt], prefix: str) -> Iterator[str]:
     for node in body:
       if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
         yield from visit(node.body, f"{node.name}.")
-      elif isinstance(node, Function) and not node.name.startswith("_") and not _is_full(node):
+      elif isinstance(node, Function) and not (
+        node.name.startswith("_") or is_program and node.name == "main" or _is_full(node)
+      ):
         yield f"{path}:{node.lineno}: {prefix}{node.name}"
 
   yield from visit(ast.parse(text).body, "")

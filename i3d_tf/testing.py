@@ -160,7 +160,7 @@ def _moving_noise(name: str, label: int, rng: np.random.Generator):
   noise = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
   down, right = {0: (2, 0), 1: (0, 2), 2: (0, 0)}[label]
   frames = [np.roll(noise, (down * time, right * time), (0, 1))[:36, :48] for time in range(12)]
-  flow = np.broadcast_to(np.float32([right, down]), (36, 48, 2))
+  flow = np.broadcast_to(np.array([right, down], np.float32), (36, 48, 2))
   times = tuple(40_000 * time for time in range(12))
   return records.Record(
       id=name, dataset="noise", labels=(_CLASSES[label],), label_indices=(label,), height=36, width=48,
@@ -195,7 +195,7 @@ def write_moving_video(path: str | os.PathLike, *, seed: int, num_frames: int) -
 
   noise = np.random.default_rng(seed).uniform(0, 255, (80, 64 + 2 * num_frames, 3))
   texture = cv2.GaussianBlur(noise, (0, 0), 2).astype(np.uint8)
-  writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+  writer = cv2.VideoWriter(os.fspath(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
   for time in range(num_frames):
     writer.write(np.ascontiguousarray(texture[8:56, 2 * time : 2 * time + 64]))
   writer.release()

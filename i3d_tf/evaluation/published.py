@@ -87,7 +87,11 @@ RUNS: Mapping[tuple[str, str], Run] = {
 
 
 def find(checkpoints: Sequence[str], stream: str) -> Run:
-  """The published run of these released checkpoints, by their names.
+  """Returns the published run of released checkpoints.
+
+  Args:
+    checkpoints: Their names.
+    stream: 'rgb', 'flow' or 'joint'.
 
   Raises:
     I3dError: if the release published none for them.
@@ -103,7 +107,16 @@ def find(checkpoints: Sequence[str], stream: str) -> Run:
 
 
 def compare(run: Run, logits: np.ndarray, class_names: Sequence[str]) -> tuple[list[str], float]:
-  """Lines that set the published figures beside `logits` `[classes]`, and the largest absolute difference."""
+  """Sets published figures beside computed ones.
+
+  Args:
+    run: The published run.
+    logits: `[classes]`.
+    class_names: In index order.
+
+  Returns:
+    Lines to print, and the largest absolute difference.
+  """
   rows = [("norm of logits", run.norm, float(np.linalg.norm(logits)))]
   rows += [(name, logit, float(logits[class_names.index(name)])) for name, logit in run.logits.items()]
   lines = [f"{'':30} {'published':>11} {'here':>11} {'difference':>11}"]

@@ -125,11 +125,18 @@ class Extractor:
     }
 
   @contextlib.contextmanager
-  def extract(self, source: sources.Source, *, on_frames: OnFrames = lambda done, total: None) -> Iterator[Features]:
+  def extract(
+    self,
+    source: sources.Source,
+    *,
+    video: sources.Video | None = None,
+    on_frames: OnFrames = lambda done, total: None,
+  ) -> Iterator[Features]:
     """Extracts the features of a video; their temporary files are removed at the end of the body.
 
     Args:
       source: The video.
+      video: The same, if it has been opened.
       on_frames: Called with (frames done, frames in all), the last an estimate, after each pass of the networks.
 
     Yields:
@@ -145,7 +152,7 @@ class Extractor:
       }
       first = next(iter(networks.values()))
       try:
-        video = sources.open_video(
+        video = video or sources.open_video(
             source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps, short_side=first.short_side,
             threads=options.threads,
         )  # fmt: skip

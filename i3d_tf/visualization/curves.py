@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 
 import numpy as np
+from scipy import special
 
 from i3d_tf import errors
 from i3d_tf.flow import codec
@@ -60,7 +61,11 @@ class Curve:
     return self.logits.mean(axis=0)
 
   def seen(self, time: float) -> tuple[float, float]:
-    """Returns the first and the last second on which the value at the second `time` depends."""
+    """Returns the first and the last second on which a value depends.
+
+    Args:
+      time: Seconds of the value.
+    """
     nearest = self.times[np.abs(self.times - time).argmin()]
     return nearest - self.field / 2, nearest + self.field / 2
 
@@ -104,7 +109,11 @@ def compute(
 
 
 def step_layers(network: classifier_lib.LoadedNetwork) -> Layers | None:
-  """Returns the layers along time that lead to the logits of a step; None if a step depends on the whole clip."""
+  """Returns the layers along time that lead to the logits of a step; None if a step depends on the whole clip.
+
+  Args:
+    network: The network.
+  """
   is_plain = len(network.streams) == 1 and network.info.preprocess.flow_stack == 1
   if not is_plain or base.STEP_LOGITS not in network.model.endpoint_names:
     return None
@@ -178,7 +187,7 @@ def probabilities(curves: Sequence[Curve], times: np.ndarray) -> np.ndarray:
   Returns:
     `[N, classes]`.
   """
-  return classifier_lib.softmax(sum((curve.at(times) for curve in curves[1:]), start=curves[0].at(times)))
+  return special.softmax(sum((curve.at(times) for curve in curves[1:]), start=curves[0].at(times)), axis=-1)
 
 
 def _of_steps(

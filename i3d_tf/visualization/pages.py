@@ -8,6 +8,7 @@ import pathlib
 import cv2
 import matplotlib
 import numpy as np
+from scipy import special
 
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
@@ -257,7 +258,7 @@ class Painter:
   def facts(self) -> str:
     """Returns the logit of the class for the whole video, its probability and its rank, in words."""
     logits, index = self.activation.logits, self.activation.index
-    probability = classifier_lib.softmax(logits)[index]
+    probability = special.softmax(logits.astype(np.float64))[index]
     place = 1 + int((logits > logits[index]).sum())
     return f"whole video: logit {logits[index]:.2f}, probability {probability:.3f}, place {place} of {len(logits)}"
 
