@@ -98,7 +98,7 @@ class NonLocal(units.Unit):
 
   ends_part = True
 
-  def __init__(self, channels: int, *, mode: str = "softmax", epsilon: float = spec.Architecture.epsilon, name: str):
+  def __init__(self, channels: int, *, mode: str = "softmax", epsilon: float = batch_norm.EPSILON, name: str):
     """Describes the block.
 
     Args:
