@@ -29,23 +29,31 @@ Each result is the norm of the logits, then a line a class: probability, logit, 
 video could not be classified; the others are still done."""
 
 FLAGS = flags.FLAGS
-cli.define_paths("video", "Videos, or folders of videos.", default=[])
-flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
-flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released name, a path, or a run of train.")
-flags.DEFINE_string("joint_checkpoint", None, "Weights of a network of both streams at once: a path or a run of train.")
-flags.DEFINE_string("rgb_npy", None, "RGB clip as an array [1, frames, 224, 224, 3] in [-1, 1], in place of a video.")
-flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], in place of a video.")
-flags.DEFINE_enum(
-  "streams",
-  None,
-  ["rgb", "flow", "joint"],
-  "Streams to use; joint adds their logits. Default: rgb of a video, or those with an array.",
-)
-flags.DEFINE_integer("top_k", 5, "Number of classes to print.", lower_bound=1)
-flags.DEFINE_integer("max_frames", 250, "Frames of a video to use, at 25 per second, from its start.", lower_bound=9)
-flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
-flags.DEFINE_string("json", None, "Also write the results to this file.")
-flags.DEFINE_enum("expect", None, ["published"], "Compare the arrays' result with the release's published figures.")
+with cli.group_of("Input"):
+  cli.define_paths("video", "Videos, or folders of videos.", default=[])
+  flags.DEFINE_string("rgb_npy", None, "RGB clip as an array [1, frames, 224, 224, 3] in [-1, 1], in place of a video.")
+  flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], likewise.")
+  flags.DEFINE_integer(
+    "max_frames",
+    None,
+    "Frames of a video to use, from its start. Default: those of the network's test protocol, of I3D 250.",
+    lower_bound=9,
+  )
+  flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
+with cli.group_of("Network"):
+  flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
+  flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released name, a path, or a run of train.")
+  flags.DEFINE_string("joint_checkpoint", None, "Weights of a network of both streams: a path or a run of train.")
+  flags.DEFINE_enum(
+    "streams",
+    None,
+    ["rgb", "flow", "joint"],
+    "Streams to use; joint adds their logits. Default: rgb of a video, or those with an array.",
+  )
+with cli.group_of("Output"):
+  flags.DEFINE_integer("top_k", 5, "Number of classes to print.", lower_bound=1)
+  flags.DEFINE_string("json", None, "Also write the results to this file.")
+  flags.DEFINE_enum("expect", None, ["published"], "Compare the arrays' result with the release's published figures.")
 
 
 def main(arguments: list[str]) -> int:
@@ -88,7 +96,7 @@ def _checkpoints() -> dict[str, str]:
     raise errors.I3dError(f"--{unused[0]}_checkpoint is given, but only the {wanted[0]} stream is used")
   if FLAGS.threads is not None and not (FLAGS.video and "flow" in wanted):
     raise errors.I3dError("--threads is for the optical flow of videos; give --video and --streams=flow or joint")
-  if given and FLAGS["max_frames"].present:
+  if given and FLAGS.max_frames is not None:
     raise errors.I3dError("--max_frames is for videos; arrays are used whole")
   return {stream: FLAGS[f"{stream}_checkpoint"].value for stream in wanted}
 
@@ -145,7 +153,6 @@ def _classify_one(name: str, networks: Any) -> Any:
     clips = {stream: classification.read_npy_clip(FLAGS[f"{stream}_npy"].value) for stream in networks.streams}
     return classification.classify_clips(clips, networks, name=name, top_k=FLAGS.top_k)
   has_flow = "flow" in networks.streams
-  limit = FLAGS.max_frames if FLAGS["max_frames"].present else None  # the default is the protocol's of I3D
   with tqdm.tqdm(desc="optical flow", unit="frame", disable=None if has_flow else True, leave=False) as bar:
 
     def show(done: int, total: int) -> None:
@@ -153,7 +160,7 @@ def _classify_one(name: str, networks: Any) -> Any:
       bar.update(done - bar.n)
 
     return classification.classify(
-      name, networks, top_k=FLAGS.top_k, max_frames=limit, threads=FLAGS.threads, on_flow=show
+      name, networks, top_k=FLAGS.top_k, max_frames=FLAGS.max_frames, threads=FLAGS.threads, on_flow=show
     )
 
 

@@ -46,8 +46,8 @@ Endpoints of I3D: {", ".join(_ENDPOINTS[:3])}, ..., {", ".join(_ENDPOINTS[-4:])}
 network has PooledFeatures, what it gives its classifier, and Logits; an unknown name is answered with its list."""
 
 FLAGS = flags.FLAGS
-cli.define_paths("input", "Videos, folders of videos, and folders of records.", default=[])
-flags.DEFINE_string("output", None, "Folder for the features; made if it is not there.")
+cli.define_paths("input", "Videos, folders of videos, and folders of records.", required=True)
+flags.DEFINE_string("output", None, "Folder for the features; made if it is not there.", required=True)
 cli.define_flags(config.FeatureConfig, group="Network", names=("rgb_checkpoint", "flow_checkpoint", "joint_checkpoint"))
 _PROFILES_OWN = dict.fromkeys(("streams", "endpoints", "pooling", "tail"), "the profile's")
 cli.define_flags(
@@ -73,11 +73,14 @@ cli.define_flags(
     config.FeatureConfig, group="Running", names=("batch", "chunk", "threads"),
     unset={"batch": "as many as have 64 frames", "threads": "the cores"},
 )  # fmt: skip
-flags.DEFINE_bool("retry_failures", False, "Try again the inputs that failed in earlier runs.")
-flags.DEFINE_integer("num_shards", 1, "Divide the inputs among so many runs.", lower_bound=1)
-flags.DEFINE_integer("shard", 0, "Which of the shards this run does, counted from 0.", lower_bound=0)
-flags.DEFINE_enum("runner", "local", ["local", *beam_lib.RUNNERS], "Where to work: here, or a runner of Beam.")
-flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated.")
+with cli.group_of("Running"):
+  flags.DEFINE_bool("retry_failures", False, "Try again the inputs that failed in earlier runs.")
+  flags.DEFINE_integer("num_shards", 1, "Divide the inputs among so many runs.", lower_bound=1)
+  flags.DEFINE_integer("shard", 0, "Which of the shards this run does, counted from 0.", lower_bound=0)
+  flags.DEFINE_enum("runner", "local", ["local", *beam_lib.RUNNERS], "Where to work: here, or a runner of Beam.")
+  flags.DEFINE_multi_string(
+    "beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated."
+  )
 
 
 def main(arguments: list[str]) -> int:
@@ -118,9 +121,6 @@ def main(arguments: list[str]) -> int:
 
 def _options() -> config.FeatureConfig:
   """The options that the flags give, those not given as the profile has them."""
-  for name in ("input", "output"):
-    if not FLAGS[name].value:
-      raise errors.I3dError(f"--{name} is missing; see --help")
   if FLAGS.shard >= FLAGS.num_shards:
     raise errors.I3dError(f"--shard={FLAGS.shard}; shards are counted from 0, and there are {FLAGS.num_shards}")
   if FLAGS.joint_checkpoint is not None:

@@ -1,30 +1,18 @@
-"""The program: broken inputs, going on, shards, Beam, and what it refuses.
+"""The program: broken inputs, going on, shards, Beam, and what it refuses."""
 
-It runs in a process of its own, since other programs' flags, tested here, too, have the same names.
-"""
-
-from concurrent import futures
-import contextlib
 import importlib.util
-import io
 import json
-import multiprocessing
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import unittest
 
 from absl.testing import absltest
-from absl.testing import flagsaver
 import numpy as np
 
-from i3d_tf import cli
+import i3d_tf
 from i3d_tf import testing
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 _BROKEN = {
   "corrupted.mp4": "only 28 of 50 frames can be decoded",
   "cut.avi": "frames can be decoded; the video is damaged or incomplete",
@@ -34,20 +22,8 @@ _BROKEN = {
 }
 
 
-def run_main(*arguments: str) -> tuple[int, str, str]:
-  """The exit status of the program, and what it prints."""
-  sys.argv = ["extract_features"]
-  from i3d_tf import extract_features
-
-  output, complaints = io.StringIO(), io.StringIO()
-  saved = flagsaver.save_flag_values()
-  try:
-    extract_features.FLAGS(["extract_features", *arguments])
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaints):
-      status = cli._guarded(extract_features.main, [], False)
-  finally:
-    flagsaver.restore_flag_values(saved)
-  return status, output.getvalue(), complaints.getvalue()
+def _extract(*words: str) -> testing.Finished:
+  return testing.run_main("extract_features", *words)
 
 
 def _make_inputs(folder: pathlib.Path, num_good: int) -> None:
@@ -80,8 +56,6 @@ class ExtractFeaturesTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls._pool = futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    cls.addClassCleanup(cls._pool.shutdown)
     folder = tempfile.TemporaryDirectory()
     cls.addClassCleanup(folder.cleanup)
     cls.folder = pathlib.Path(folder.name)
@@ -90,10 +64,11 @@ class ExtractFeaturesTest(absltest.TestCase):
     cls.videos = cls.folder / "videos"
     _make_inputs(cls.videos, 9)
 
-  def _run(self, output: str, *flags: str) -> tuple[int, str, str]:
-    fixed = (f"--input={self.videos}", f"--rgb_checkpoint={self.folder / 'rgb'}", "--window=16")
-    given = (*fixed, f"--output={self.folder / output}", *flags)
-    return self._pool.submit(run_main, *given).result()
+  def _run(self, output: str, *flags: str) -> testing.Finished:
+    inputs = () if any(flag.startswith("--input=") for flag in flags) else (f"--input={self.videos}",)
+    fixed = (f"--rgb_checkpoint={self.folder / 'rgb'}", "--window=16", f"--output={self.folder / output}")
+    given = (*inputs, *fixed, *flags)
+    return _extract(*given)
 
   def _output(self, name: str) -> pathlib.Path:
     """An output folder in which all is done."""
@@ -150,6 +125,14 @@ class ExtractFeaturesTest(absltest.TestCase):
     self.assertIn("plain was made with other parameters (hop was None, is 4)", complaints)
     self.assertEqual(_files(output), before)
 
+  def test_the_library_gives_the_same_to_the_last_digit(self):
+    path = self._output("plain") / "a" / "v08-rgb-PooledFeatures.npz"
+    found = i3d_tf.extract_features(self.videos / "a" / "v08.avi", self.folder / "rgb", window=16)
+    with np.load(path) as file:
+      np.testing.assert_array_equal(found["rgb"]["PooledFeatures"], file["features"])
+      np.testing.assert_array_equal(found.timestamps["rgb"]["PooledFeatures"], file["timestamps"])
+      self.assertEqual((found.fps, found.num_frames), (float(file["fps"]), int(file["num_frames"])))
+
   def test_shards_share_a_folder(self):
     flags = ("--num_shards=2", "--shard=0"), ("--num_shards=2", "--shard=1")
     statuses = [self._run("shards", *each)[0] for each in flags]
@@ -171,32 +154,29 @@ class ExtractFeaturesTest(absltest.TestCase):
     checkpoints = [f"--{stream}_checkpoint={self.folder / stream}" for stream in ("rgb", "flow")]
     output = self.folder / "actionformer"
     given = ("--profile=actionformer", f"--input={self.videos / 'b'}", f"--output={output}", *checkpoints)
-    status, _, complaints = self._pool.submit(run_main, *given).result()
+    status, _, complaints = _extract(*given)
     self.assertEqual(status, 1)
     self.assertIn("v01.avi: the video has 14 frames with flow, fewer than a window of 16; tail=pad", complaints)
     # One position less than frames, in windows of 16 every 4.
     shapes = {entry["id"]: entry["outputs"][0]["shape"] for entry in _entries(output) if "outputs" in entry}
     self.assertEqual(shapes, {"v03": [1, 100], "v05": [1, 100], "v07": [2, 100]})
-    status, _, complaints = self._pool.submit(run_main, *given, "--window=20").result()
+    status, _, complaints = _extract(*given, "--window=20")
     self.assertIn("(window was 16, is 20; hop was 4, is None)", complaints)  # the profile's hop is of its own window
 
 
 class RefusalsTest(absltest.TestCase):
   def test_flags_that_do_not_go_together(self):
     for flags, message in (
-      (["--output=o"], "--input is missing; see --help"),
-      (["--input=v"], "--output is missing; see --help"),
+      (["--output=o"], "--input is needed; see --help"),
+      (["--input=v"], "--output is needed; see --help"),
       (["--input=v", "--output=o", "--shard=2", "--num_shards=2"], "--shard=2; shards are counted from 0"),
       (["--input=v", "--output=o", "--window=none"], "--window=none; it is a number of frames, or all"),
       (["--input=v", "--output=o", "--flow_checkpoint=f"], "--flow_checkpoint is given, but --streams=rgb has no"),
       (["--input=v", "--output=o", "--profile=rtfm", "--crops=1"], "the profile rtfm has crops=10, not 1"),
     ):
       with self.subTest(message):
-        done = subprocess.run(
-            [sys.executable, "-m", "i3d_tf.extract_features", *flags], capture_output=True, text=True, check=False,
-            env=os.environ | {"PYTHONPATH": os.fspath(_ROOT)},
-        )  # fmt: skip
-        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        done = _extract(*flags)
+        self.assertEqual((done.status, done.stdout), (1, ""))
         self.assertStartsWith(done.stderr, f"extract_features: error: {message}")
         self.assertLen(done.stderr.splitlines(), 1)
 

@@ -54,7 +54,7 @@ class FeatureConfig:
     rgb_checkpoint: RGB weights: a released name, a path, or a run of train.
     flow_checkpoint: Flow weights: a released name, a path, or a run of train.
     joint_checkpoint: Weights of a network of both streams at once: a path or a run of train.
-    streams: rgb, flow or both.
+    streams: Streams to take: rgb, flow or both.
     endpoints: Endpoints of the network, separated by commas. All profiles but ours have one.
     pooling: Average nothing, over space, or over space and a window's time.
     window: Frames of a window after resampling, or all: the whole video in exact chunks.
