@@ -13,9 +13,12 @@ enter_environment() {
     echo "$0: no Python 3.10 to 3.13 found; install one, or name it in \$PYTHON" >&2
     exit 1
   fi
-  # An environment is complete when it was made for this setup.py and these extras.
-  wanted="$1 $(cksum <setup.py)"
-  if [[ $(cat .venv/installed 2>/dev/null) != "$wanted" ]]; then
+  # An environment is complete when it was made for this setup.py and these extras, or more than them.
+  local setup installed
+  setup=$(cksum <setup.py)
+  wanted="$1 $setup"
+  installed=$(cat .venv/installed 2>/dev/null || true)
+  if [[ $installed != "$wanted" && ! (-z $1 && $installed == *"] $setup") ]]; then
     echo "Making .venv and installing i3d_tf$1 with TensorFlow into it (about 600 MB, a few minutes the first time)"
     if ! "$python" -m venv .venv; then
       echo "$0: $python cannot make virtual environments; on Debian install python3-venv" >&2

@@ -11,6 +11,7 @@ from i3d_tf import errors
 from i3d_tf import provenance
 from i3d_tf.data import beam as beam_lib
 from i3d_tf.features import config
+from i3d_tf.features import profiles
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
 
@@ -97,7 +98,6 @@ def main(arguments: list[str]) -> int:
   cli.import_tensorflow()
   pipeline = _beam_pipeline()
   from i3d_tf.features import extraction
-  from i3d_tf.features import profiles
   from i3d_tf.features import results
   from i3d_tf.features import sources as sources_lib
 
@@ -128,7 +128,7 @@ def _options() -> config.FeatureConfig:
     if given:
       raise errors.I3dError(f"--joint_checkpoint is of both streams at once; leave out --{given[0]}")
   for stream in clip_config.STREAMS:
-    streams = FLAGS.streams or config.PROFILES[FLAGS.profile]["streams"]
+    streams = FLAGS.streams or profiles.PROFILES[FLAGS.profile].defaults["streams"]
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={','.join(streams)} has no {stream}")
   own = {name: FLAGS[name].value for name in ("streams", "endpoints", "pooling", "hop", "tail")}
@@ -136,7 +136,7 @@ def _options() -> config.FeatureConfig:
   own = {name: value for name, value in own.items() if value is not None}
   if FLAGS.hop is None and "window" in own:
     own["hop"] = None  # the profile's is for its own window
-  return cli.from_flags(config.FeatureConfig, **{**config.PROFILES[FLAGS.profile], **own})
+  return cli.from_flags(config.FeatureConfig, **{**profiles.PROFILES[FLAGS.profile].defaults, **own})
 
 
 def _window() -> int | None:

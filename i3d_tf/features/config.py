@@ -1,48 +1,18 @@
 """Which features are taken of a video, and what each output profile leaves of the choice. Imports no TensorFlow."""
 
-from collections.abc import Mapping
 import dataclasses
-import types
 from typing import Any
 
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf.features import profiles
 from i3d_tf.input import clip_config
 
 CROPS = (1, 5, 10)
 POOLINGS = ("none", "space", "space_time")
 TAILS = ("drop", "pad", "loop")  # what becomes of the frames at the end that do not fill a window
-ALL = 0  # the window of the whole video
-POOLED_FEATURES = "PooledFeatures"  # what a network gives its classifier; every network has it
-
-# Defaults by profile, and what the format of a profile leaves no choice of.
-_COMMON = {
-    "streams": ("rgb",), "endpoints": (POOLED_FEATURES,), "pooling": "space_time", "window": 64, "hop": None,
-    "tail": "drop", "crops": 1,
-}  # fmt: skip
-PROFILES: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({
-    "ours": {**_COMMON, "window": None, "tail": "pad"},
-    # stack_size 64, step_size 64, both streams (v-iashin/video_features:models/i3d/extract_i3d.py)
-    "video_features": {**_COMMON, "streams": ("rgb", "flow")},
-    # A pass over the whole video, all steps of the average pool (piergiaj/pytorch-i3d:extract_features.py)
-    "pytorch_i3d": {**_COMMON, "pooling": "space", "window": ALL},
-    # chunk_size 16, --frequency 16; for THUMOS'14 its users take 4 (base_sample_rate of
-    # Finspire13/CMCS-Temporal-Action-Localization:configs/thumos-I3D.json)
-    "cmcs": {**_COMMON, "streams": ("rgb", "flow"), "window": 16},
-    # 16 frames, every 4 (happyharrycn/actionformer_release:configs/thumos_i3d.yaml)
-    "actionformer": {**_COMMON, "streams": ("rgb", "flow"), "window": 16, "hop": 4},
-    # 16 frames without overlap, ten crops (tianyu0207/RTFM issue 2;
-    # GowthamGottimukkala/I3D_Feature_Extraction_resnet:extract_features.py)
-    "rtfm": {**_COMMON, "window": 16, "crops": 10},
-})  # fmt: skip
-_FIXED: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
-    "ours": (),
-    "video_features": ("pooling", "tail", "crops"),
-    "pytorch_i3d": ("pooling", "window", "crops"),
-    "cmcs": ("pooling",),
-    "actionformer": ("pooling", "crops"),
-    "rtfm": ("pooling", "crops"),
-})  # fmt: skip
+ALL = profiles.ALL
+POOLED_FEATURES = profiles.POOLED_FEATURES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +40,7 @@ class FeatureConfig:
     threads: Threads for optical flow.
   """
 
-  profile: str = fields.option("ours", choices=tuple(PROFILES))
+  profile: str = fields.option("ours", choices=tuple(profiles.PROFILES))
   rgb_checkpoint: str = "rgb_imagenet"
   flow_checkpoint: str = "flow_imagenet"
   joint_checkpoint: str | None = None
@@ -144,8 +114,9 @@ class FeatureConfig:
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
   def _check_profile(self) -> None:
-    for name in _FIXED[self.profile]:
-      wanted, given = PROFILES[self.profile][name], getattr(self, name)
+    profile = profiles.PROFILES[self.profile]
+    for name in profile.fixed:
+      wanted, given = profile.defaults[name], getattr(self, name)
       if given != wanted:
         raise errors.I3dError(
           f"the profile {self.profile} has {name}={_word(name, wanted)}, not {_word(name, given)}; leave it out, or "

@@ -5,17 +5,18 @@ from absl.testing import parameterized
 
 from i3d_tf import errors
 from i3d_tf.features import config
+from i3d_tf.features import profiles
 
 
 def _options(profile="ours", **changes):
-  return config.FeatureConfig(profile=profile, **{**config.PROFILES[profile], **changes})
+  return config.FeatureConfig(profile=profile, **{**profiles.PROFILES[profile].defaults, **changes})
 
 
 class OptionsTest(parameterized.TestCase):
-  @parameterized.parameters(*config.PROFILES)
+  @parameterized.parameters(*profiles.PROFILES)
   def test_every_profile_allows_its_own_defaults(self, profile):
     options = _options(profile)
-    self.assertEqual(options.meaning()["window"], config.PROFILES[profile]["window"])
+    self.assertEqual(options.meaning()["window"], profiles.PROFILES[profile].defaults["window"])
     self.assertEqual(options.needs_pairs, "flow" in options.streams)
 
   def test_the_checkpoint_of_a_joint_network_takes_both_streams(self):

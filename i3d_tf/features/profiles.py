@@ -1,21 +1,28 @@
-"""The files that other projects' code reads: for each output profile a pure function from features to files' contents.
+"""Output profiles: the formats that other projects' code reads, with the defaults that go with them.
 
-Their options, window lengths among them, are in `config.PROFILES`. Values are those of our networks, frames and TV-L1
-flow: of the other projects it is the layout, not the numbers.
+A profile is one entry of `PROFILES`. Values are those of our networks, frames and TV-L1 flow: of the other projects it
+is the layout, not the numbers. Imports no TensorFlow.
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import importlib.metadata
 import json
 import platform
 import types
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
 import i3d_tf
 from i3d_tf import errors
-from i3d_tf.features import extraction
-from i3d_tf.features import results
+
+if TYPE_CHECKING:
+  from i3d_tf.features import extraction
+  from i3d_tf.features import results
+
+ALL = 0  # the window of the whole video
+POOLED_FEATURES = "PooledFeatures"  # what a network gives its classifier; every network has it
 
 # Which of our ten crops are top left and right, centre, bottom left and right of the image, then of its mirror image
 # (AadSah/pytorch-i3d-feature-extraction:extract_features.py, which writes CMCS's files). The mirrored image's top left
@@ -23,7 +30,7 @@ from i3d_tf.features import results
 _MIRRORED_CROPS = (0, 1, 4, 2, 3, 6, 5, 9, 8, 7)
 
 
-def _ours(features: extraction.Features) -> results.Files:
+def _ours(features: "extraction.Features") -> "results.Files":
   """A file for each stream and endpoint, with what it is: `features` `[N, ...]`, or of several crops `[N, crops, ...]`.
 
   Beside them `timestamps` in seconds, see `Features.timestamps`; `fps`; `num_frames`, positions seen; `stream`,
@@ -52,7 +59,7 @@ def _ours(features: extraction.Features) -> results.Files:
   return found
 
 
-def _video_features(features: extraction.Features) -> results.Files:
+def _video_features(features: "extraction.Features") -> "results.Files":
   """STEM_rgb.npy and STEM_flow.npy `[N, 1024]`, STEM_fps.npy, a scalar, and STEM_timestamps_ms.npy `[N]`; all float64.
 
   A window needs one frame more than it has flows, for RGB alone, too, and its time is that of this last frame; without
@@ -69,7 +76,7 @@ def _video_features(features: extraction.Features) -> results.Files:
   return found
 
 
-def _pytorch_i3d(features: extraction.Features) -> results.Files:
+def _pytorch_i3d(features: "extraction.Features") -> "results.Files":
   """ID.npy float32 `[N, 1, 1, 1024]`, all steps of one pass; of two streams in folders rgb/ and flow/.
 
   (piergiaj/pytorch-i3d:extract_features.py, which saves one stream in the folder that it is given. There videos of more
@@ -82,7 +89,7 @@ def _pytorch_i3d(features: extraction.Features) -> results.Files:
   return found
 
 
-def _cmcs(features: extraction.Features) -> results.Files:
+def _cmcs(features: "extraction.Features") -> "results.Files":
   """ID-rgb.npz and ID-flow.npz: `feature` float32 `[crops, N, 1024]`, `frame_cnt`, `video_name`.
 
   frame_cnt is the number of positions, the same for both streams, as their reader wants it
@@ -99,7 +106,7 @@ def _cmcs(features: extraction.Features) -> results.Files:
   }
 
 
-def _actionformer(features: extraction.Features) -> results.Files:
+def _actionformer(features: "extraction.Features") -> "results.Files":
   """ID.npy float32 `[N, 2048]`: RGB, then flow; of one stream its 1024.
 
   (happyharrycn/actionformer_release:libs/datasets/thumos14.py; their order and RGB alone: issue 60 there.)
@@ -107,7 +114,7 @@ def _actionformer(features: extraction.Features) -> results.Files:
   return {f"{_stem(features)}.npy": _concatenated(features)[:, 0]}
 
 
-def _rtfm(features: extraction.Features) -> results.Files:
+def _rtfm(features: "extraction.Features") -> "results.Files":
   """ID_i3d.npy float32 `[N, 10, 1024]`, of two streams `[N, 10, 2048]`, RGB, then flow.
 
   (tianyu0207/RTFM:dataset.py, list/ucf-i3d.list; their own 2048 values are of a ResNet-50.)
@@ -115,13 +122,47 @@ def _rtfm(features: extraction.Features) -> results.Files:
   return {f"{_stem(features)}_i3d.npy": _concatenated(features)}
 
 
-LAYOUTS: Mapping[str, Callable[[extraction.Features], results.Files]] = types.MappingProxyType({
-    "ours": _ours,
-    "video_features": _video_features,
-    "pytorch_i3d": _pytorch_i3d,
-    "cmcs": _cmcs,
-    "actionformer": _actionformer,
-    "rtfm": _rtfm,
+_COMMON: Mapping[str, Any] = types.MappingProxyType({
+    "streams": ("rgb",), "endpoints": (POOLED_FEATURES,), "pooling": "space_time", "window": 64, "hop": None,
+    "tail": "drop", "crops": 1,
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+  """A format of files, and what is taken for it.
+
+  Attributes:
+    files: Returns the contents of a video's files by path.
+    own: Defaults that differ from those of other profiles, by the names of `config.FeatureConfig`.
+    fixed: Fields of which the format leaves no choice.
+  """
+
+  files: Callable[["extraction.Features"], "results.Files"]
+  own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  fixed: tuple[str, ...] = ()
+
+  @property
+  def defaults(self) -> dict[str, Any]:
+    """All defaults by the names of `config.FeatureConfig`."""
+    return {**_COMMON, **self.own}
+
+
+_BOTH = ("rgb", "flow")
+PROFILES: Mapping[str, Profile] = types.MappingProxyType({
+    "ours": Profile(_ours, {"window": None, "tail": "pad"}),
+    # stack_size 64, step_size 64, both streams (v-iashin/video_features:models/i3d/extract_i3d.py)
+    "video_features": Profile(_video_features, {"streams": _BOTH}, ("pooling", "tail", "crops")),
+    # A pass over the whole video, all steps of the average pool (piergiaj/pytorch-i3d:extract_features.py)
+    "pytorch_i3d": Profile(_pytorch_i3d, {"pooling": "space", "window": ALL}, ("pooling", "window", "crops")),
+    # chunk_size 16, --frequency 16; for THUMOS'14 its users take 4 (base_sample_rate of
+    # Finspire13/CMCS-Temporal-Action-Localization:configs/thumos-I3D.json)
+    "cmcs": Profile(_cmcs, {"streams": _BOTH, "window": 16}, ("pooling",)),
+    # 16 frames, every 4 (happyharrycn/actionformer_release:configs/thumos_i3d.yaml)
+    "actionformer": Profile(_actionformer, {"streams": _BOTH, "window": 16, "hop": 4}, ("pooling", "crops")),
+    # 16 frames without overlap, ten crops (tianyu0207/RTFM issue 2;
+    # GowthamGottimukkala/I3D_Feature_Extraction_resnet:extract_features.py)
+    "rtfm": Profile(_rtfm, {"window": 16, "crops": 10}, ("pooling", "crops")),
 })  # fmt: skip
 
 
@@ -140,11 +181,11 @@ def _versions() -> dict[str, str]:
   return {"i3d_tf": i3d_tf.__version__, "python": platform.python_version(), **packages}
 
 
-def _stem(features: extraction.Features) -> str:
+def _stem(features: "extraction.Features") -> str:
   return output_name(features.options.profile, features.source.id)
 
 
-def _vectors(features: extraction.Features, stream: str) -> np.ndarray:
+def _vectors(features: "extraction.Features", stream: str) -> np.ndarray:
   """`[N, crops, channels]` of the one endpoint, crops in the other projects' order."""
   (array,) = features.arrays[stream].values()
   values = array.load()
@@ -155,5 +196,5 @@ def _vectors(features: extraction.Features, stream: str) -> np.ndarray:
   return values[:, list(_MIRRORED_CROPS[: values.shape[1]])] if values.shape[1] > 1 else values
 
 
-def _concatenated(features: extraction.Features) -> np.ndarray:
+def _concatenated(features: "extraction.Features") -> np.ndarray:
   return np.concatenate([_vectors(features, stream) for stream in features.arrays], axis=2)

@@ -35,7 +35,7 @@ class ProfilesTest(parameterized.TestCase):
     Returns:
       The features.
     """
-    given = {**config.PROFILES[profile], **({"window": 64} if profile == "ours" else {}), **changes}
+    given = {**profiles.PROFILES[profile].defaults, **({"window": 64} if profile == "ours" else {}), **changes}
     options = config.FeatureConfig(profile=profile, **given)
     if options.window == config.ALL:
       count = receptive_field.num_steps(spec.time_layers("PooledFeatures"), num_positions)
@@ -51,7 +51,7 @@ class ProfilesTest(parameterized.TestCase):
     source = sources_lib.Source(f"/videos/{video}.mp4", video, f"/videos/{video}.mp4")
     names = {stream: f"{stream}_imagenet" for stream in options.streams}
     features = extraction.Features(source, options, fps, num_positions, arrays, names, names, _LAYERS, 1)
-    contents = profiles.LAYOUTS[profile](features)
+    contents = profiles.PROFILES[profile].files(features)
     self.outputs = results.Folder(self.folder).write(contents)
     self.assertCountEqual(
       [output["path"] for output in self.outputs],

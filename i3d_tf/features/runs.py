@@ -121,7 +121,7 @@ def extract(
   entry: results.Entry = {"input": source.name, "id": source.id}
   try:
     with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
-      outputs = folder.write(profiles.LAYOUTS[extractor.options.profile](features))
+      outputs = folder.write(profiles.PROFILES[extractor.options.profile].files(features))
       entry |= {"outputs": outputs, "frames": features.num_positions, "fps": features.fps}
     entry["seconds"] = round(time.monotonic() - start, 3)
   except errors.I3dError as error:
