@@ -187,7 +187,7 @@ class PrepareDatasetTest(_BeamTest):
     for flags, message in (
       (("--beam_option=--direct_num_workers=2",), "--beam_option is for a runner of Beam; name one with --runner"),
       (("--runner=DirectRunner", "--num_workers=2"), "--num_workers is for the local runner"),
-      (("--runner=FlinkRunner",), "--videos=videos: the workers of FlinkRunner need an absolute path"),
+      (("--runner=FlinkRunner",), "videos is videos; the workers of FlinkRunner need an absolute path"),
     ):
       with self.subTest(message):
         done = self._prepare("output", *flags)
