@@ -59,11 +59,11 @@ class EvaluateTest(absltest.TestCase):
     # Kept after every video, and slow enough to be killed in the middle.
     script = (
       "import time; from i3d_tf import cli; cli.import_tensorflow(quiet=True)\n"
-      "from i3d_tf import evaluate; from i3d_tf.evaluation import evaluator\n"
+      "from i3d_tf.evaluate import run; from i3d_tf.evaluation import evaluator\n"
       "evaluator.predict.__kwdefaults__['save_seconds'] = 0.0\n"
       "add = evaluator._add\n"
       "evaluator._add = lambda *a: (time.sleep(1), add(*a))\n"
-      "evaluate.run()"
+      "run()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, *self._flags(*flags, "--output=@parts")],

@@ -77,7 +77,7 @@ class EvaluationConfig:
   @property
   def has_fusion(self) -> bool:
     """Whether there are two streams to fuse."""
-    return set(clip_config.STREAMS) <= set(self.streams)
+    return set(preprocess.STREAMS) <= set(self.streams)
 
   def _check_clips(self) -> None:
     if "protocol" not in self.clips:

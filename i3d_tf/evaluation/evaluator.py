@@ -26,6 +26,7 @@ from i3d_tf.inference import views
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
+from i3d_tf.models import preprocess
 from i3d_tf.training import run_folder
 
 
@@ -279,7 +280,7 @@ def _train_svm(
   config: config_lib.EvaluationConfig, tested: predictions_lib.Predictions
 ) -> Callable[[np.ndarray, np.ndarray], fusion.ClassScores]:
   training = {each.stream: each for each in map(predictions_lib.load, config.svm_train_scores)}
-  if set(training) != set(clip_config.STREAMS):
+  if set(training) != set(preprocess.STREAMS):
     raise errors.I3dError("svm_train_scores must be one file of rgb and one of flow")
   rgb, flow = predictions_lib.join(training["rgb"], training["flow"])
   if rgb.classes != tested.classes:

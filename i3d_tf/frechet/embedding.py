@@ -19,10 +19,10 @@ from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.frechet import distance as distance_lib
 from i3d_tf.inference import classifier
-from i3d_tf.input import clip_config
 from i3d_tf.input import ops
 from i3d_tf.models import base
 from i3d_tf.models import inception
+from i3d_tf.models import preprocess
 
 SETS = ("real", "generated")
 _SIDE = 224  # pixels, of google-research/frechet_video_distance
@@ -158,7 +158,7 @@ class FvdAccumulator:
       I3dError: if there is no checkpoint, or one of another stream.
     """
     self._checkpoints = dict(checkpoint) if isinstance(checkpoint, Mapping) else {"rgb": checkpoint}
-    if not self._checkpoints or not set(self._checkpoints) <= set(clip_config.STREAMS):
+    if not self._checkpoints or not set(self._checkpoints) <= set(preprocess.STREAMS):
       raise errors.I3dError(f"checkpoint is of {', '.join(self._checkpoints) or 'no stream'}; give rgb, flow or both")
     self._batch = batch
     self._embeddings: dict[str, Embedding] | None = None
