@@ -37,7 +37,7 @@ class EvaluationTest(parameterized.TestCase):
       ("fusion", {**_FILES, "fusion": "max"}, "fusion is 'max'; allowed are logits, softmax, svm"),
       ("fusion_of_one", {"score_files": {"rgb": "a"}, "fusion": "softmax"}, "for two streams; only rgb is given"),
       ("weight_of_one", {"score_files": {"flow": "a"}, "flow_weight": 0.5}, "for two streams; only flow is given"),
-      ("weight", {**_FILES, "flow_weight": 1.5}, r"^flow_weight is 1.5; it must be a number, from 0 to 1"),
+      ("weight", {**_FILES, "flow_weight": 1.5}, r"^flow_weight is 1.5; it must be from 0 to 1"),
       ("weight_of_svm", {**_FILES, "fusion": "svm", "flow_weight": 0.5}, "^flow_weight is not used by the fusion svm"),
       ("svm_untrained", {**_FILES, "fusion": "svm"}, "belong together"),
       ("trained_no_svm", {**_FILES, "svm_train_scores": ("a", "b")}, "belong together"),
