@@ -70,7 +70,7 @@ def parse(arguments: list[list[str]]) -> list[Recipe | str]:
   from absl import flags
   from absl.testing import flagsaver
 
-  from i3d_tf import train
+  train = importlib.import_module("i3d_tf.train")
 
   made = []
 
@@ -92,8 +92,7 @@ def parse(arguments: list[list[str]]) -> list[Recipe | str]:
 
 def parse_evaluation(arguments: list[list[str]]) -> None:
   """Parses flags of evaluate; for a process of its own, too."""
-  from i3d_tf import evaluate
-
+  evaluate = importlib.import_module("i3d_tf.evaluate")
   for words in arguments:
     evaluate.FLAGS(["evaluate", "--output=OUT", *words])
 
