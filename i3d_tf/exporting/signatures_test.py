@@ -122,7 +122,7 @@ class SignaturesTest(parameterized.TestCase):
   def test_networks_that_do_not_go_together_are_refused(self):
     flow = {**_SMALL, "stream": "flow"}
     for second, sentence in (
-      (_SMALL, "there must be one network of rgb and one of flow"),
+      (_SMALL, "there must be one of rgb and one of flow"),
       ({**flow, "num_classes": 2, "classes": ("a", "b")}, "have 3 classes and 2"),
       ({**flow, "classes": ("a", "b", "c")}, "have classes of other names"),
     ):
