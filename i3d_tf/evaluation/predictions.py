@@ -113,20 +113,13 @@ def load(path: str | os.PathLike) -> Predictions:
       f"{path}: {count} ids and {len(predictions.classes)} classes do not fit logits of shape "
       f"{predictions.logits.shape} and labels of shape {predictions.labels.shape}"
     )
-  if repeated := repeated_ids(predictions.ids):
+  if repeated := _repeated_ids(predictions.ids):
     raise errors.I3dError(f"{path}: {len(repeated)} videos are in it more than once ({some(repeated)})")
   return predictions
 
 
-def repeated_ids(ids: Sequence[str]) -> list[str]:
-  """Returns the ids that occur more than once.
-
-  Args:
-    ids: of videos.
-
-  Returns:
-    Each of these ids once.
-  """
+def _repeated_ids(ids: Sequence[str]) -> list[str]:
+  """The ids that occur more than once, each once."""
   return [name for name, count in collections.Counter(ids).items() if count > 1]
 
 
@@ -304,7 +297,7 @@ class PredictionStore:
 
 def _check_complete(predictions: Predictions, num_records: int) -> None:
   split = predictions.made_with["split"]
-  if repeated := repeated_ids(predictions.ids):
+  if repeated := _repeated_ids(predictions.ids):
     raise errors.I3dError(
       f"{split} has {len(repeated)} ids more than once ({some(repeated)}); every video must count once"
     )
