@@ -1,6 +1,7 @@
 """Every recipe parses by the flags of train, says what it is, and is what its source says."""
 
 import dataclasses
+import importlib
 import pathlib
 import re
 import tempfile
@@ -70,8 +71,7 @@ def parse(arguments: list[list[str]]) -> list[Recipe | str]:
   from absl import flags
   from absl.testing import flagsaver
 
-  from i3d_tf import train
-
+  train = importlib.import_module("i3d_tf.train")
   made = []
 
   def train_as_told(*, optimization, clips, progress, flags_text, **run):
@@ -92,8 +92,7 @@ def parse(arguments: list[list[str]]) -> list[Recipe | str]:
 
 def parse_evaluation(arguments: list[list[str]]) -> None:
   """Parses flags of evaluate; for a process of its own, too."""
-  from i3d_tf import evaluate
-
+  evaluate = importlib.import_module("i3d_tf.evaluate")
   for words in arguments:
     evaluate.FLAGS(["evaluate", "--output=OUT", *words])
 
