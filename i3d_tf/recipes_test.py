@@ -1,6 +1,7 @@
 """Every recipe parses by the flags of train, says what it is, and is what its source says."""
 
 import dataclasses
+import importlib
 import pathlib
 import re
 import tempfile
@@ -71,7 +72,6 @@ def parse(arguments: list[list[str]]) -> list[Recipe | str]:
   from absl.testing import flagsaver
 
   train = importlib.import_module("i3d_tf.train")
-
   made = []
 
   def train_as_told(*, optimization, clips, progress, flags_text, **run):

@@ -28,9 +28,12 @@ _PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def shared(path: str = "") -> pathlib.Path:
-  """The path of reference material: `path` in the folder $I3D_SHARED, or else `../shared` beside the project.
+  """Returns the path of reference material in the folder $I3D_SHARED, or else `../shared` beside the project.
 
   Call it while a test or its set-up runs: where there is no such folder it skips that test, unless CI=true.
+
+  Args:
+    path: Path in the folder.
 
   Raises:
     unittest.SkipTest: if the folder is absent.
@@ -46,9 +49,11 @@ def shared(path: str = "") -> pathlib.Path:
 
 
 def in_own_process(function: Callable, *arguments) -> Any:
-  """`function(*arguments)` in a fresh Python process, for what must come before anything else in TensorFlow.
+  """Returns `function(*arguments)` of a fresh Python process, for what must come before anything else in TensorFlow.
 
-  The function is found there by its module's name, and what it takes and returns is pickled.
+  Args:
+    function: Function of a module, by whose name it is found there.
+    *arguments: Its arguments, which are pickled, as the result is.
   """
   with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
     return pool.submit(function, *arguments).result()
@@ -135,7 +140,12 @@ def _put_flags(found: Mapping[str, Sequence[flags.Flag]]) -> None:
 
 
 def write_records(folder: pathlib.Path, streams: tuple[str, ...] = ("rgb", "flow")) -> None:
-  """Makes records of noise that moves in three ways: two files of six videos for train, one for test."""
+  """Makes records of noise that moves in three ways: two files of six videos for train, one for test.
+
+  Args:
+    folder: Folder to make.
+    streams: Streams that dataset.json names.
+  """
   from i3d_tf.data import records
   from i3d_tf.data import shards
 
@@ -171,7 +181,12 @@ def _moving_noise(name: str, label: int, rng: np.random.Generator):
 
 
 def write_network(folder: str | os.PathLike, **fields: Any):
-  """Saves a tiny network with golden values, as training does, and returns its `saved.ModelInfo`, made of `fields`."""
+  """Saves a tiny network with golden values, as training does.
+
+  Args:
+    folder: Folder of the network.
+    **fields: Fields of its `saved.ModelInfo`, which is returned.
+  """
   from i3d_tf.weights import release
   from i3d_tf.weights import saved
 
@@ -184,13 +199,24 @@ def write_network(folder: str | os.PathLike, **fields: Any):
 
 
 def change_info(info, **changes: Any):
-  """Returns a `saved.ModelInfo` with some fields, or fields of its `Preprocess`, replaced."""
+  """Returns a `saved.ModelInfo` with some fields replaced.
+
+  Args:
+    info: Description of a network.
+    **changes: Fields, or fields of its `Preprocess`.
+  """
   own = {name: changes.pop(name) for name in list(changes) if hasattr(info.preprocess, name)}
   return dataclasses.replace(info, preprocess=dataclasses.replace(info.preprocess, **own), **changes)
 
 
 def write_moving_video(path: str | os.PathLike, *, seed: int, num_frames: int) -> None:
-  """Writes a video of 64x48 at 25 frames per second: a texture that moves two pixels a frame to the left."""
+  """Writes a video of 64x48 at 25 frames per second: a texture that moves two pixels a frame to the left.
+
+  Args:
+    path: File to write.
+    seed: Seed of the texture.
+    num_frames: Number of frames.
+  """
   import cv2
 
   noise = np.random.default_rng(seed).uniform(0, 255, (80, 64 + 2 * num_frames, 3))
@@ -202,7 +228,12 @@ def write_moving_video(path: str | os.PathLike, *, seed: int, num_frames: int) -
 
 
 def write_old_checkpoint(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes a checkpoint as TensorFlow did before 0.12: the single file `path`."""
+  """Writes a checkpoint as TensorFlow did before 0.12, in a single file.
+
+  Args:
+    path: File to write.
+    arrays: Variables by name.
+  """
   import tensorflow as tf
 
   with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -214,7 +245,12 @@ def write_old_checkpoint(path: str | os.PathLike, arrays: Mapping[str, np.ndarra
 
 
 def golden_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """The value that the goldens' weight rule gives the release variable `name` of `shape`, float32."""
+  """Returns the value that the goldens' weight rule gives a variable of the release, float32.
+
+  Args:
+    name: Name of the variable.
+    shape: Its shape.
+  """
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   if name.endswith("/w"):
     values = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
@@ -244,17 +280,32 @@ def num_trained(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def golden_noise(seed: str, frames: int, channels: int) -> np.ndarray:
-  """The goldens' noise clip `[1, frames, 224, 224, channels]` for a seed text, float32 in [-1, 1]."""
+  """Returns the goldens' noise clip `[1, frames, 224, 224, channels]`, float32 in [-1, 1].
+
+  Args:
+    seed: Text that the seed is made of.
+    frames: Number of frames.
+    channels: Number of channels.
+  """
   rng = np.random.default_rng(zlib.crc32(seed.encode()))
   return rng.uniform(-1, 1, [1, frames, 224, 224, channels]).astype(np.float32)
 
 
 def golden_waves(frames: int) -> np.ndarray:
-  """The goldens' travelling waves `[1, frames, 224, 224, 3]`, float32 in [-1, 1]."""
+  """Returns the goldens' travelling waves `[1, frames, 224, 224, 3]`, float32 in [-1, 1].
+
+  Args:
+    frames: Number of frames.
+  """
   t, y, x, c = np.ogrid[:frames, :224, :224, :3]
   return np.sin(0.21 * t + 0.05 * (c + 1) * y + 0.031 * x * (1 + 0.1 * c)).astype(np.float32)[np.newaxis]
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-  """The largest absolute difference, relative to the largest absolute expected value."""
+  """Returns the largest absolute difference, relative to the largest absolute expected value.
+
+  Args:
+    actual: What was computed.
+    expected: What it should be.
+  """
   return float(np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max())

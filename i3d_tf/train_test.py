@@ -35,8 +35,7 @@ _SMALL = (
 _I3D = ("--model=i3d", "--average_space", "--num_frames=9")
 # The program, slow enough to be caught at a step.
 _SLOW = """
-import time
-import importlib
+import importlib, time
 from i3d_tf import cli
 train = importlib.import_module("i3d_tf.train")
 cli.import_tensorflow(quiet=True)
