@@ -1,17 +1,20 @@
 """The program: broken inputs, going on, shards, Beam, and what it refuses."""
 
+import functools
 import importlib.util
 import json
 import pathlib
 import shutil
 import tempfile
 import unittest
+from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
 
 import i3d_tf
 from i3d_tf import testing
+from i3d_tf.features import networks
 
 _BROKEN = {
   "corrupted.mp4": "only 28 of 50 frames can be decoded",
@@ -61,6 +64,8 @@ class ExtractFeaturesTest(absltest.TestCase):
     cls.folder = pathlib.Path(folder.name)
     for stream in ("rgb", "flow"):
       testing.write_network(cls.folder / stream, stream=stream, average_space=True, short_side=36, crop=32)
+    # Programs of equal options share their networks, which are slow to trace.
+    cls.enterClassContext(mock.patch.object(networks, "FeatureNetwork", functools.cache(networks.FeatureNetwork)))
     cls.videos = cls.folder / "videos"
     _make_inputs(cls.videos, 9)
 

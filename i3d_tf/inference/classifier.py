@@ -351,8 +351,9 @@ def _last_endpoint(checkpoint: Checkpoint, info: saved.ModelInfo, endpoints: Seq
   if isinstance(model, inception.Inception):
     offered = tuple(dict.fromkeys((*spec.endpoints(model.architecture), *offered)))
   if isinstance(endpoints, str) or not endpoints or not set(endpoints) <= set(offered):
+    given = endpoints if isinstance(endpoints, str) else ",".join(endpoints)
     raise errors.I3dError(
-      f"endpoints is {endpoints!r}; {checkpoint} is a network {info.model}, which has {', '.join(offered)}"
+      f"endpoints is {given!r}; {checkpoint} is a network {info.model}, which has {', '.join(offered)}"
     )
   if not isinstance(model, inception.Inception):
     return {}

@@ -34,9 +34,9 @@ class I3dFeatures(tf.Module):
   `tf.function` whose `input_signature` leaves batch and frames open.
 
   Attributes:
-    endpoints: the names asked for, each once.
-    info: what the network is and was trained on, a `saved.ModelInfo`.
-    weights: the CRC-32 of the variables that the endpoints need, as eight hexadecimal digits.
+    endpoints: The names asked for, each once.
+    info: What the network is and was trained on, a `saved.ModelInfo`.
+    weights: CRC-32 of the variables that the endpoints need, as eight hexadecimal digits.
   """
 
   def __init__(
@@ -50,17 +50,17 @@ class I3dFeatures(tf.Module):
     """Loads the network.
 
     Args:
-      checkpoint: as `saved.load` takes it: a released checkpoint's name, such as 'rgb_imagenet' or 'flow_imagenet', a
-        path of one in the release's layout, or the folder of a training run.
-      endpoints: names of the network's endpoints, such as 'Mixed_5c', 'PooledFeatures' or 'Logits'.
-      average_space: take clips of any height and width to the logits, too, whose steps are then averaged over space;
-        see `InceptionI3d`. Clips of 193 to 224 pixels give the same with and without. A network that was trained so
+      checkpoint: A released checkpoint's name, such as 'rgb_imagenet' or 'flow_imagenet', a path of one in the
+        release's layout, or the folder of a training run.
+      endpoints: Names of the network's endpoints, such as 'Mixed_5c', 'PooledFeatures' or 'Logits'.
+      average_space: Whether an I3D takes clips of any height and width to the logits, too, whose steps are then
+        averaged over space. Clips of 193 to 224 pixels give the same with and without. A network that was trained so
         always does.
-      name: of the module.
+      name: Name of the module.
 
     Raises:
-      I3dError: for an unknown endpoint.
-      CheckpointError, DownloadError: as `saved.load`.
+      I3dError: For an endpoint that the network does not have.
+      CheckpointError, DownloadError: If the checkpoint cannot be loaded.
     """
     super().__init__(name=name)
     self.endpoints = tuple(dict.fromkeys(endpoints))
@@ -72,19 +72,19 @@ class I3dFeatures(tf.Module):
     self._apply_gradient = tf.function(self._gradient, autograph=False)
 
   def __call__(self, clips: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The endpoints of clips, by name.
+    """Returns the endpoints of clips, by name.
 
     Args:
-      clips: floating point `[B, T, H, W, C]` in [-1, 1] at 25 frames per second: RGB `[..., 3]`, or flow `[..., 2]`,
-        +-20 pixels per frame scaled to [-1, 1]. Endpoints of the head need 9 frames and, without `average_space`, 193
-        to 224 pixels.
+      clips: Floating point `[B, T, H, W, C]` in [-1, 1] at the network's frame rate, which for I3D is 25: RGB
+        `[..., 3]`, or flow `[..., 2]`, +-20 pixels per frame scaled to [-1, 1]; of a network of both streams a mapping
+        of both. The head of an I3D needs 9 frames and, without `average_space`, 193 to 224 pixels.
 
     Returns:
-      float32; of the trunk `[B, T', H', W', channels]`, 'PooledFeatures' and 'StepLogits' `[B, T', channels]`, 'Logits'
-      and 'Predictions', which are averaged over time, `[B, classes]`.
+      float32; of the trunk `[B, T', H', W', channels]`, of an I3D's 'PooledFeatures' and 'StepLogits'
+      `[B, T', channels]`, and of 'Logits' and 'Predictions', which are averaged over time, `[B, classes]`.
 
     Raises:
-      ValueError: if the clips do not fit.
+      ValueError: If the clips do not fit.
     """
     clips = base.to_tensors(clips)
     self._network.model.check(clips)
@@ -94,7 +94,7 @@ class I3dFeatures(tf.Module):
     return self._network(clips)
 
   def _run_eagerly(self, clips: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The same as a function, computed again for its gradient in one function.
+    """Runs the network as a function, and computes it again for its gradient in one function.
 
     TensorFlow's own CPU kernel of the 3D max pool's gradient, which an eager tape would use, gives each of several
     equal maxima the whole gradient; in a function that holds pool and gradient another takes its place.
