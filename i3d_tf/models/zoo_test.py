@@ -23,8 +23,10 @@ from i3d_tf.weights import saved
 
 _EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 _ALL = [(name, stream) for name in zoo.NAMES for stream in zoo.get(name).streams]
-# The first three logits and the norm of all ten of a small network whose weights and clip are fixed by their names.
-_GOLDENS = {
+# Regression values of this project's own, which notice a change and prove nothing: the first three logits and the norm
+# of all ten of a small network (`small_info`) with the weights of `testing.golden_values` and the clip of
+# `_golden_clip`. Values of foreign origin are in inception_test (the 2017 network) and the tests of PyTorch's files.
+_REGRESSION_VALUES = {
   ("i3d", "rgb"): (-0.637971, -3.32874, 3.60247, 7.57708),
   ("i3d", "flow"): (-0.740431, -3.52998, 3.84925, 8.10847),
   ("convnet_lstm", "rgb"): (0.0652502, -0.0141073, -0.0384109, 0.337051),
@@ -213,7 +215,7 @@ class ZooTest(parameterized.TestCase):
     self.assertEqual(logits.shape, (2, 10))
     self.assertGreater(np.abs(logits[0] - logits[1]).max(), 1e-4)
     found = [*logits[1, :3].tolist(), float(np.linalg.norm(logits[1]))]
-    np.testing.assert_allclose(found, _GOLDENS[name, stream], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found, _REGRESSION_VALUES[name, stream], rtol=1e-3, atol=1e-4)
 
   def _check_endpoints(self, model, clip, endpoints):
     """What classify, extract_features and visualize ask of every network."""
@@ -238,7 +240,7 @@ class ZooTest(parameterized.TestCase):
   def test_every_network_has_golden_recipe_and_source(self, name):
     entry = zoo.get(name)
     for stream in entry.streams:
-      self.assertIn((name, stream), _GOLDENS)
+      self.assertIn((name, stream), _REGRESSION_VALUES)
     recipes = [experiment_tables.recipe_flags(path) for path in _EXPERIMENTS.glob("*/*.flags")]
     used = {stream: False for stream in entry.streams}
     for recipe in recipes:

@@ -34,6 +34,11 @@ _CLIPS = {
 }  # fmt: skip
 
 
+def _clip(name: str) -> dict[str, int]:
+  """A short clip; of a network that is not listed, three frames or as many as it takes."""
+  return _CLIPS.get(name) or {"num_frames": min(3, zoo.get(name).training["num_frames"])}
+
+
 def _keep_few_rows() -> None:
   """In a process of its own, makes networks short, whose many units take long to build for each replica."""
   inception_spec.ROWS = tuple(row for row in inception_spec.ROWS if row.name in ("1a_7x7", "2a_3x3", "2c_3x3", "5c"))
@@ -55,7 +60,7 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
 
   _keep_few_rows()
   stream = _STREAMS[name]
-  clips = clip_config.TrainClips(streams=preprocess.STREAMS_OF[stream], short_side=36, crop=32, **_CLIPS[name])
+  clips = clip_config.TrainClips(streams=preprocess.STREAMS_OF[stream], short_side=36, crop=32, **_clip(name))
   for num_steps in (2, 4):
     result = trainer.train(
         folder / "records", folder / "run", model=name, stream=stream, num_steps=num_steps, batch_size=2,
@@ -76,7 +81,7 @@ class NetworksTest(parameterized.TestCase):
   def test_it_overfits_eight_clips_and_then_trains_its_classifier_alone(self, name):
     self.enter_context(mock.patch.object(x3d, "STAGES", x3d.STAGES[:1]))
     tf.random.set_seed(0)
-    options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_CLIPS[name]}
+    options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_clip(name)}
     info = saved.make_info(model=name, stream=_STREAMS[name], num_classes=4, **options_of)
     model = saved.make_model(info, batch_norm_decay=0.8)
     optimization = train_config.OptimizationConfig(optimizer="adam", dropout=0.0)
