@@ -152,16 +152,9 @@ def _classify_one(name: str, networks: Any) -> Any:
   if not FLAGS.video:
     clips = {stream: classification.read_npy_clip(FLAGS[f"{stream}_npy"].value) for stream in networks.streams}
     return classification.classify_clips(clips, networks, name=name, top_k=FLAGS.top_k)
-  has_flow = "flow" in networks.streams
-  with tqdm.tqdm(desc="optical flow", unit="frame", disable=None if has_flow else True, leave=False) as bar:
-
-    def show(done: int, total: int) -> None:
-      bar.total = total
-      bar.update(done - bar.n)
-
-    return classification.classify(
-      name, networks, top_k=FLAGS.top_k, max_frames=FLAGS.max_frames, threads=FLAGS.threads, on_flow=show
-    )
+  return classification.classify(
+    name, networks, top_k=FLAGS.top_k, max_frames=FLAGS.max_frames, threads=FLAGS.threads, progress=sys.stderr.isatty()
+  )
 
 
 def _format(result: Any) -> str:

@@ -1,6 +1,6 @@
 """Classes of videos: what `i3d_tf.classify` and the program of that name do."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from typing import Any
@@ -61,7 +61,7 @@ def classify(
   top_k: int = 5,
   max_frames: int | None = None,
   threads: int | None = None,
-  on_flow: Callable[[int, int], None] | None = None,
+  progress: bool = False,
 ) -> Classification:
   """Classifies a video file.
 
@@ -75,7 +75,7 @@ def classify(
     top_k: Number of predictions.
     max_frames: Frames of the video to use, from its start, at the network's rate. None: the protocol's, of I3D 250.
     threads: Threads for optical flow; None: one a core.
-    on_flow: Called with (fields done, fields in all) after each field of flow.
+    progress: Whether to show a bar on stderr while flow is computed.
 
   Returns:
     The logits and the best classes.
@@ -89,7 +89,7 @@ def classify(
   check_together([network.info for network in networks.networks.values()])
   limit = {} if max_frames is None else {"max_frames": max_frames, "min_frames": min(max_frames, inception.MIN_FRAMES)}
   tests = {stream: views.protocol(network.info, **limit) for stream, network in networks.networks.items()}
-  opened = _open(video, list(tests.values()), max_frames, threads, on_flow)
+  opened = _open(video, list(tests.values()), max_frames, threads, progress)
   logits, num_frames = [], 0
   for stream, network in networks.networks.items():
     clips = views.read(opened, tests[stream])
@@ -187,9 +187,9 @@ def _open(
   tests: Sequence[clip_config.EvalClips],
   max_frames: int | None,
   threads: int | None,
-  on_flow: Callable[[int, int], None] | None,
+  progress: bool,
 ) -> views.Video:
-  """The video at the tests' size; only its beginning if they look at no more."""
+  """Opens the video at the tests' size; only its beginning if they look at no more."""
   first = tests[0]
   has_flow = any("flow" in test.streams for test in tests)
   if max_frames is None and all(test.protocol == "release" for test in tests):
@@ -200,5 +200,5 @@ def _open(
     short_side=first.short_side,
     max_frames=None if max_frames is None else max_frames + has_flow,
     threads=threads,
-    on_flow=on_flow,
+    progress=progress,
   )

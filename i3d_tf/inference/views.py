@@ -1,10 +1,11 @@
 """The views of a video file by a network's test protocol, cut as evaluation cuts those of a record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import itertools
 import os
 
 import numpy as np
+import tqdm
 
 from i3d_tf import errors
 from i3d_tf.flow import codec
@@ -28,7 +29,7 @@ class Video:
     short_side: int = decode.SHORT_SIDE,
     max_frames: int | None = None,
     threads: int | None = None,
-    on_flow: Callable[[int, int], None] | None = None,
+    progress: bool = False,
   ):
     """Opens the video.
 
@@ -39,14 +40,14 @@ class Video:
       max_frames: Use so many frames from the start, which are kept in memory, and look no further. None: count all of
         them, and decode the video once more for those that are asked for.
       threads: Threads for optical flow; None: one a core.
-      on_flow: Called with (fields done, fields in all) after each field of flow.
+      progress: Whether to show a bar on stderr while flow is computed.
 
     Raises:
       VideoError: If the video cannot be read.
     """
     self.path = os.fspath(path)
     self._open = lambda: decode.iter_frames(path, fps=frame_rate, short_side=short_side)
-    self._threads, self._on_flow = threads, on_flow
+    self._threads, self._progress = threads, progress
     self._kept = None if max_frames is None else list(itertools.islice(self._open(), max_frames))
     self.num_frames = decode.count_frames(path, fps=frame_rate) if self._kept is None else len(self._kept)
     self.size = (next(self._open()) if self._kept is None else self._kept[0]).shape[:2]
@@ -86,18 +87,12 @@ class Video:
   def _flow(self, frames: Mapping[int, np.ndarray], pairs: np.ndarray) -> dict[int, np.ndarray]:
     """The scaled flow from each frame of `pairs` to the next, solved run by run of consecutive frames."""
     fields: dict[int, np.ndarray] = {}
-    done = 0
-    report = self._on_flow or (lambda done, total: None)
-    for run in np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1):
-      together = np.stack([frames[number] for number in range(run[0], run[-1] + 2)])
-      before = done
-      solved = tvl1.tvl1_flow(
-        together,
-        threads=self._threads,
-        on_pair=lambda some, _: report(before + some, len(pairs)),  # noqa: B023
-      )
-      fields.update(zip(run.tolist(), codec.scale(solved)))
-      done += len(run)
+    runs = np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1)
+    with tqdm.tqdm(total=len(pairs), desc="optical flow", unit="frame", leave=False, disable=not self._progress) as bar:
+      for run in runs:
+        together = np.stack([frames[number] for number in range(run[0], run[-1] + 2)])
+        solved = tvl1.tvl1_flow(together, threads=self._threads, on_pair=lambda *_: bar.update())
+        fields.update(zip(run.tolist(), codec.scale(solved)))
     return fields
 
 

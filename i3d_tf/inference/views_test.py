@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -39,8 +40,8 @@ class ReadTest(parameterized.TestCase):
     self.addCleanup(folder.cleanup)
     self.folder = pathlib.Path(folder.name)
 
-  def _read(self, streams=("rgb",), *, max_frames=250, on_flow=None) -> dict[str, np.ndarray]:
-    video = views.Video(self.folder / "a.mp4", max_frames=max_frames + ("flow" in streams), on_flow=on_flow)
+  def _read(self, streams=("rgb",), *, max_frames=250, progress=False) -> dict[str, np.ndarray]:
+    video = views.Video(self.folder / "a.mp4", max_frames=max_frames + ("flow" in streams), progress=progress)
     return views.read(video, clip_config.EvalClips(streams=streams, max_frames=max_frames))
 
   def test_shape_range_and_values(self):
@@ -67,13 +68,14 @@ class ReadTest(parameterized.TestCase):
 
   def test_flow_is_that_of_the_whole_frames_scaled_and_cropped(self):
     _write_video(self.folder / "a.mp4", 12)
-    calls = []
-    clips = self._read(("rgb", "flow"), max_frames=10, on_flow=lambda *counts: calls.append(counts))
+    with mock.patch.object(views.tqdm, "tqdm") as bar:
+      clips = self._read(("rgb", "flow"), max_frames=10, progress=True)
     self.assertEqual(clips["rgb"].shape, (1, 10, 224, 224, 3))
     frames = decode.read_video(self.folder / "a.mp4", max_frames=11)
     expected = np.clip(tvl1.tvl1_flow(frames)[:, 16:240, 80:304] / 20, -1, 1)
     np.testing.assert_allclose(clips["flow"][0], expected, rtol=0, atol=1e-6)
-    self.assertEqual(calls, [(done, 10) for done in range(1, 11)])
+    self.assertEqual(bar.call_args.kwargs["total"], 10)
+    self.assertLen(bar.return_value.__enter__.return_value.update.mock_calls, 10)
 
   def test_flow_needs_one_frame_more(self):
     _write_video(self.folder / "a.mp4", 9)
