@@ -25,7 +25,8 @@ _EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 _ALL = [(name, stream) for name in zoo.NAMES for stream in zoo.get(name).streams]
 # Regression values of this project's own, which notice a change and prove nothing: the first three logits and the norm
 # of all ten of a small network (`small_info`) with the weights of `testing.golden_values` and the clip of
-# `test_golden_output`. Values of foreign origin are in inception_test (the 2017 network) and the tests of PyTorch's files.
+# `test_golden_output`. Values of foreign origin are in inception_test (the 2017 network) and in the tests of PyTorch's
+# files.
 _REGRESSION_VALUES = {
   ("i3d", "rgb"): (-0.637971, -3.32874, 3.60247, 7.57708),
   ("i3d", "flow"): (-0.740431, -3.52998, 3.84925, 8.10847),
