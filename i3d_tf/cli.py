@@ -37,6 +37,7 @@ _FOREIGN: Mapping[str, tuple[str, ...]] = {
   "backbone": ("model",),
   "batch": ("batch_size",),
   "bs": ("batch_size", "batch"),
+  "checkpoint": ("initial_checkpoint", "rgb_checkpoint"),
   "checkpoint_path": ("checkpoint", "rgb_checkpoint", "initial_checkpoint"),
   "clip_len": ("num_frames", "window"),
   "data": ("records",),
@@ -76,9 +77,11 @@ _FOREIGN: Mapping[str, tuple[str, ...]] = {
 _WORDING = {
   r"^flags? (.*: (?=--))?": "",  # before what a validator says there are the flags and values that it saw
   r"^.*Flag (--\w+) must have a value other than None\.": r"\1 is needed",
+  r"^ERROR:: Unable to open flagfile: \[Errno \d+\] ([^:]*): '(.*)'$": r"--flagfile=\2: \1",
   r"invalid literal for int.*": "it must be a whole number",
   r"could not convert string to float.*": "it must be a number",
 }
+_CHOICES = re.compile(r"(--\w+)=(.*): value should be one of <(.*)>")
 _SHOWN_ELSEWHERE = {"show_pred": "python -m i3d_tf.classify prints the classes of a video"}
 
 
@@ -399,6 +402,8 @@ def _sentence(line: str) -> str:
   """A line of an error of absl's flags in our words."""
   for pattern, ours in _WORDING.items():
     line = re.sub(pattern, ours, line.strip())
+  if (found := _CHOICES.fullmatch(line)) and (near := difflib.get_close_matches(found[2], found[3].split("|"), 1)):
+    line = line.replace("value should", f"did you mean {near[0]}? The value should", 1)
   return line
 
 
@@ -407,7 +412,9 @@ def _suggestion(name: str, names: list[str]) -> str:
   if name in _SHOWN_ELSEWHERE:
     return f"unknown flag --{name}; {_SHOWN_ELSEWHERE[name]}"
   near = [ours for ours in _FOREIGN.get(name, ()) if ours in names]
-  near += difflib.get_close_matches(name, [*names, *(f"no{ours}" for ours in names if FLAGS[ours].boolean)], 1)
+  meant = {theirs: found[0] for theirs, ours in _FOREIGN.items() if (found := [each for each in ours if each in names])}
+  meant |= {f"no{ours}": f"no{ours}" for ours in names if FLAGS[ours].boolean} | dict(zip(names, names))
+  near += [meant[word] for word in difflib.get_close_matches(name, meant, 1)]
   return f"unknown flag --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help")
 
 

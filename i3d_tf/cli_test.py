@@ -177,6 +177,13 @@ class CliTest(parameterized.TestCase):
     ((*_GIVEN, "--num_steps=x"), "--num_steps=x: it must be a whole number; see --help"),
     ((*_GIVEN, "--rates=1,x"), "--rates=1,x: it takes numbers separated by commas; see --help"),
     ((*_GIVEN, "--schedule=odd"), "--schedule=odd: value should be one of <constant|cosine>; see --help"),
+    (
+      (*_GIVEN, "--schedule=cosin"),
+      "--schedule=cosin: did you mean cosine? The value should be one of <constant|cosine>; see --help",
+    ),
+    ((*_GIVEN, "--checkpont=x"), "unknown flag --checkpont; see --help"),
+    ((*_GIVEN, "--max_epoch=1"), "unknown flag --max_epoch; did you mean --num_steps?"),
+    ((*_GIVEN, "--flagfile=none.flags"), "--flagfile=none.flags: No such file or directory; see --help"),
     ((*_GIVEN, "--noflip=1"), "--noflip=1 does not take an argument; see --help"),
     ((*_GIVEN, "--learning_rate=0"), "learning_rate is 0.0; it must be more than 0"),
   )

@@ -20,7 +20,12 @@ commands, seconds, machine and versions go to results.json beside the table. Wha
 command goes on after an interruption. A recipe that has changed is run anew, once its old run is out of the way."""
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("table", None, "The table, a JSON file; i3d_tf/evaluation/experiment_tables.py says what is in it.")
+flags.DEFINE_string(
+  "table",
+  None,
+  "The table, a JSON file; i3d_tf/evaluation/experiment_tables.py says what is in it.",
+  required=True,
+)
 flags.DEFINE_string("data", None, "Folder with the table's folders of records.")
 flags.DEFINE_string("output", None, "Folder for the runs; made if it is not there.")
 flags.DEFINE_list("only", [], "Rows to run; all by default.")
@@ -30,8 +35,6 @@ flags.DEFINE_string("render", None, "Page of Markdown to write the table's secti
 
 def main(arguments: list[str]) -> None:
   del arguments
-  if not FLAGS.table:
-    raise errors.I3dError("--table is missing; see --help")
   if bool(FLAGS.data) != bool(FLAGS.output) or not (FLAGS.data or FLAGS.render):
     raise errors.I3dError("give --data and --output to run the table, --render to write its page, or all of them")
   table = tables.load(FLAGS.table)

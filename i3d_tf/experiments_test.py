@@ -37,7 +37,7 @@ class ExperimentsTest(parameterized.TestCase):
     return testing.run_main("experiments", *flags)
 
   @parameterized.parameters(
-    ([], "--table is missing; see --help"),
+    ([], "--table is needed; see --help"),
     (["--table=TABLE"], "give --data and --output to run the table, --render to write its page, or all of them"),
     (["--table=TABLE", "--data=x"], "give --data and --output to run the table"),
     (["--table=TABLE", "--output=x", "--render=y"], "give --data and --output to run the table"),

@@ -38,7 +38,7 @@ Videos that cannot be used are named, and the exit status is 1; the figure is th
 
 FLAGS = flags.FLAGS
 with cli.group_of("Sets of videos"):
-  flags.DEFINE_string("real", None, "The reference: a folder or file, or an .npz of --save_stats.")
+  flags.DEFINE_string("real", None, "The reference: a folder or file, or an .npz of --save_stats.", required=True)
   flags.DEFINE_string("generated", None, "What is measured: the same. It may be left out with --save_stats.")
 with cli.group_of("Networks"):
   flags.DEFINE_string("rgb_checkpoint", distance.CHECKPOINT, "RGB weights; others do not give the published FVD.")
@@ -61,8 +61,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _check_flags() -> None:
-  if not FLAGS.real:
-    raise errors.I3dError("--real is missing; see --help")
   if not FLAGS.generated and not FLAGS.save_stats:
     raise errors.I3dError("--generated is missing; only with --save_stats it may be")
   if not FLAGS.generated and FLAGS.json:

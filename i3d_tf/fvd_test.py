@@ -154,7 +154,7 @@ class FvdTest(parameterized.TestCase):
     self._assert_refused("real.npz has no statistics of flow", **given, flow_checkpoint=flow)
 
   @parameterized.parameters(
-    ({}, "--real is missing"),
+    ({}, "--real is needed; see --help"),
     ({"real": "real"}, "--generated is missing; only with --save_stats it may be"),
     ({"real": "real", "save_stats": "a.npz", "json": "a.json"}, "--json is for the figures"),
     ({"real": "real", "generated": "generated", "resamples": 1}, "resamples is 1; an interval needs at least 2"),

@@ -35,6 +35,8 @@ def optical_flow(
 ) -> np.ndarray:
   """Computes the optical flow of each frame to the next.
 
+  The first call on a machine compiles the solver of 'tvl1', which takes longer than the flow of a short video.
+
   Args:
     frames: uint8 `[T, H, W, 3]` RGB or `[T, H, W]` gray.
     method: one of `METHODS`: 'tvl1' (by Numba, several times faster) or 'tvl1_opencv' (by OpenCV's DualTVL1).

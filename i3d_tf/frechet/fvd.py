@@ -155,7 +155,8 @@ def _embed(
     for clips in _batches(_read_all(bar, config, fail), config.batch):
       accumulator.update(clips, real=name == "real")
   if (good := len(sources) - len(failures)) < 2:
-    raise errors.I3dError(f"{where}: of its {len(sources)} videos {good} can be used; FVD needs 2 at least")
+    reason = f" ({failures[0]})" if failures else ""
+    raise errors.I3dError(f"{where}: of its {len(sources)} videos {good} can be used; FVD needs 2 at least{reason}")
   return len(failures)
 
 

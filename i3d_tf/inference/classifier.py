@@ -125,7 +125,12 @@ class LoadedNetwork(tf.Module):
     Raises:
       I3dError: If there is no such endpoint, the clips do not fit the network, or a value is not finite.
     """
+    if isinstance(names, str):
+      raise errors.I3dError(f"names is {names!r}; it must be a sequence of names of endpoints")
     by_stream = {stream: np.asarray(clip) for stream, clip in _by_stream(clips, self.streams).items()}
+    for clip in by_stream.values():
+      if not np.issubdtype(clip.dtype, np.floating) and clip.dtype != tf.bfloat16.as_numpy_dtype:
+        raise errors.I3dError(f"clips are of type {clip.dtype}; they must be floating point in [-1, 1]")
     self.check({stream: clip.shape for stream, clip in by_stream.items()})
     function = self.function(names, {stream: clip.shape[2:4] for stream, clip in by_stream.items()})
     count, num_frames = next(iter(by_stream.values())).shape[:2]
@@ -162,6 +167,8 @@ class LoadedNetwork(tf.Module):
       function = tf.function(lambda clips: self._some(clips, names), input_signature=[signature], autograph=False)
       try:
         function.get_concrete_function()
+      except errors.I3dError:
+        raise
       except ValueError as error:
         raise errors.I3dError(f"{self.checkpoint} does not take these clips: {error}") from None
       self._compiled[key] = function
@@ -228,6 +235,8 @@ class Classifier(tf.Module):
       CheckpointError, DownloadError: If a checkpoint cannot be loaded or has no classifier.
     """
     super().__init__(name=name)
+    if not checkpoints:
+      raise errors.I3dError(f"checkpoints is {checkpoints!r}; give one, or one of rgb and one of flow")
     loaded = [LoadedNetwork(path, endpoints, average_space=average_space) for path in _paths(checkpoints)]
     if isinstance(checkpoints, Mapping):
       for stream, network in zip(checkpoints, loaded, strict=True):
@@ -351,9 +360,10 @@ def _last_endpoint(checkpoint: Checkpoint, info: saved.ModelInfo, endpoints: Seq
   if isinstance(model, inception.Inception):
     offered = tuple(dict.fromkeys((*spec.endpoints(model.architecture), *offered)))
   if isinstance(endpoints, str) or not endpoints or not set(endpoints) <= set(offered):
-    given = endpoints if isinstance(endpoints, str) else ",".join(endpoints)
+    text = endpoints if isinstance(endpoints, str) else ",".join(endpoints)
+    given = f"{text!r}, which is a text and no sequence" if isinstance(endpoints, str) else repr(text)
     raise errors.I3dError(
-      f"endpoints is {given!r}; {checkpoint} is a network {info.model}, which has {', '.join(offered)}"
+      f"endpoints is {given}; {checkpoint} is a network {info.model}, which has {', '.join(offered)}"
     )
   if not isinstance(model, inception.Inception):
     return {}

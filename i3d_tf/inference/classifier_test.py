@@ -54,8 +54,20 @@ class LoadedNetworkTest(parameterized.TestCase):
       self.network.logits(np.zeros(shape, np.float32))
 
   def test_an_endpoint_that_there_is_not(self):
-    with self.assertRaisesRegex(errors.I3dError, "has no endpoint 'Mixed_9z'; there are Conv3d_1a_7x7, "):
+    sentence = f"^{self.folder} has no endpoint 'Mixed_9z'; there are Conv3d_1a_7x7, "
+    with self.assertRaisesRegex(errors.I3dError, sentence):
       self.network.endpoints(np.zeros((1, 9, 224, 224, 2), np.float32), ["Mixed_9z"])
+    with self.assertRaisesRegex(errors.I3dError, "^names is 'Logits'; it must be a sequence"):
+      self.network.endpoints(np.zeros((1, 9, 224, 224, 2), np.float32), "Logits")
+
+  def test_bytes_are_no_clips(self):
+    with self.assertRaisesRegex(errors.I3dError, r"^clips are of type uint8; they must be floating point in \[-1, 1\]"):
+      self.network.logits(np.zeros((1, 9, 224, 224, 2), np.uint8))
+
+  @parameterized.parameters([[]], [""], [None])
+  def test_no_checkpoint(self, nothing):
+    with self.assertRaisesRegex(errors.I3dError, "^checkpoints is .*; give one, or one of rgb and one of flow"):
+      classifier.Classifier(nothing)
 
   def test_logits_that_are_no_numbers(self):
     bias = release.named_variables(self.network.model)[release.HEAD_BIAS]

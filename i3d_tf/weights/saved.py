@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import fields
 from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf.models import base
@@ -53,7 +54,7 @@ class ModelInfo:
 
   model: str = "i3d"
   stream: str
-  num_classes: int
+  num_classes: int = fields.option(least=0)
   classes: tuple[str, ...] = ()
   width_multiplier: float = 1.0
   average_space: bool = False
@@ -241,7 +242,10 @@ def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
         if isinstance(content.get("preprocess"), dict):  # files of version 0.1.0 have its fields beside the others
           content |= content.pop("preprocess")
         info = make_info(**{**content, "classes": tuple(content["classes"])})
+        fields.check(info)
         zoo.check_stream(info.model, info.stream)
+      except errors.I3dError as error:
+        raise errors.CheckpointError(f"{folder / INFO}: {error}") from None
       except (TypeError, LookupError):
         raise errors.CheckpointError(f"{folder / INFO}: this is not what train writes") from None
       return info, os.fspath(folder / checkpoint)

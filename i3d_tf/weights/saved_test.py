@@ -1,4 +1,6 @@
+import json
 import pathlib
+import re
 from unittest import mock
 
 from absl.testing import absltest
@@ -61,6 +63,19 @@ class SavedTest(parameterized.TestCase):
     (folder / "model.json").write_text(text)
     with self.assertRaisesRegex(errors.CheckpointError, "not what train writes"):
       saved.load(folder)
+
+  @parameterized.parameters(
+    ({"num_classes": "three"}, "num_classes is 'three'; it must be a whole number, at least 0"),
+    ({"stream": "depth"}, "stream is 'depth'; i3d takes rgb or flow"),
+    ({"crop": 300}, "crop is 300; it must be at most short_side, 256"),
+    ({"model": "i3dd"}, "model is 'i3dd'; did you mean i3d?"),
+  )
+  def test_a_model_json_with_a_wrong_value_is_named(self, changes, sentence):
+    folder = pathlib.Path(self.create_tempdir())
+    content = {"checkpoint": "model", "model": "i3d", "stream": "rgb", "num_classes": 3, "classes": []}
+    (folder / "model.json").write_text(json.dumps({**content, **changes}))
+    with self.assertRaisesRegex(errors.CheckpointError, f"model.json: {re.escape(sentence)}"):
+      saved.find(folder)
 
   def test_a_run_without_a_network_says_when_there_will_be_one(self):
     folder = pathlib.Path(self.create_tempdir())
