@@ -157,7 +157,10 @@ def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], inf
   layout = tensorflow1.LAYOUTS[info.stream] if info.model == "i3d" else tensorflow1.PLAIN
   tensorflow1.write_release(folder / name, values, layout)
   with workdir.replacing(folder / INFO) as file:
-    file.write(json.dumps({"checkpoint": name, **dataclasses.asdict(info)}, indent=2).encode() + b"\n")
+    # The fields of the preprocessing stand beside the others, as version 0.1.0 reads and writes them.
+    content = {"checkpoint": name, **dataclasses.asdict(info)}
+    content |= content.pop("preprocess")
+    file.write(json.dumps(content, indent=2).encode() + b"\n")
   for old in folder.glob("model*"):
     if old.suffix in (tensorflow1.INDEX_SUFFIX, tensorflow1.DATA_SUFFIX) and old.stem != name:
       old.unlink()
@@ -239,8 +242,6 @@ def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
       content = _read_info(folder / INFO)
       checkpoint = content.pop("checkpoint")
       try:
-        if isinstance(content.get("preprocess"), dict):  # files of version 0.1.0 have its fields beside the others
-          content |= content.pop("preprocess")
         info = make_info(**{**content, "classes": tuple(content["classes"])})
         fields.check(info)
         zoo.check_stream(info.model, info.stream)
