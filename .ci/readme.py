@@ -35,7 +35,7 @@ _LINKED = (".ci", "experiments", "quickstart.sh")  # what commands name by a pat
 _COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 _BLOCK = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"-?\d+\.\d+")
-_TIME_LIMIT = 600  # seconds for a block
+_TIME_LIMIT = 1800  # seconds for a block
 _SECTIONS_AT_A_TIME = 2
 _running: set[subprocess.Popen] = set()
 
