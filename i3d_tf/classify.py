@@ -35,7 +35,7 @@ with cli.group_of("Input"):
   flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], likewise.")
   flags.DEFINE_integer(
     "max_frames",
-    None,
+    250,
     "Frames of a video to use, from its start. Default: those of the network's test protocol, of I3D 250.",
     lower_bound=9,
   )
@@ -96,7 +96,7 @@ def _checkpoints() -> dict[str, str]:
     raise errors.I3dError(f"--{unused[0]}_checkpoint is given, but only the {wanted[0]} stream is used")
   if FLAGS.threads is not None and not (FLAGS.video and "flow" in wanted):
     raise errors.I3dError("--threads is for the optical flow of videos; give --video and --streams=flow or joint")
-  if given and FLAGS.max_frames is not None:
+  if given and FLAGS["max_frames"].present:
     raise errors.I3dError("--max_frames is for videos; arrays are used whole")
   return {stream: FLAGS[f"{stream}_checkpoint"].value for stream in wanted}
 
@@ -152,8 +152,10 @@ def _classify_one(name: str, networks: Any) -> Any:
   if not FLAGS.video:
     clips = {stream: classification.read_npy_clip(FLAGS[f"{stream}_npy"].value) for stream in networks.streams}
     return classification.classify_clips(clips, networks, name=name, top_k=FLAGS.top_k)
+  # The default is the protocol's of I3D; other networks look at the whole video.
+  max_frames = FLAGS.max_frames if FLAGS["max_frames"].present else None
   return classification.classify(
-    name, networks, top_k=FLAGS.top_k, max_frames=FLAGS.max_frames, threads=FLAGS.threads, progress=sys.stderr.isatty()
+    name, networks, top_k=FLAGS.top_k, max_frames=max_frames, threads=FLAGS.threads, progress=sys.stderr.isatty()
   )
 
 

@@ -53,7 +53,12 @@ with cli.group_of("Networks"):
   flags.DEFINE_enum("model", None, zoo.NAMES, "Refuse checkpoints of another network. Default: take any.")
   flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
   flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
-cli.define_flags(clip_config.EvalClips, group="Clips", names=_CLIP_FLAGS, unset=_CLIP_FLAGS)
+cli.define_flags(
+  clip_config.EvalClips,
+  group="Clips",
+  names=_CLIP_FLAGS,
+  unset={name: text for name, text in _CLIP_FLAGS.items() if name != "flip"},
+)
 cli.define_flags(
   config_lib.EvaluationConfig,
   group="Fusion and report",
@@ -94,7 +99,7 @@ def _config() -> config_lib.EvaluationConfig:
     config_lib.EvaluationConfig,
     checkpoints=checkpoints,
     score_files=score_files,
-    clips=cli.flag_values(clip_config.EvalClips),
+    clips={name: FLAGS[name].value for name in _CLIP_FLAGS if FLAGS[name].present},
     model=FLAGS.model or "",
   )
 

@@ -47,7 +47,7 @@ Endpoints of I3D: {", ".join(_ENDPOINTS[:3])}, ..., {", ".join(_ENDPOINTS[-4:])}
 network has PooledFeatures, what it gives its classifier, and Logits; an unknown name is answered with its list."""
 
 FLAGS = flags.FLAGS
-cli.define_paths("input", "Videos, folders of videos, and folders of records.", required=True)
+cli.define_paths("input", "Videos, folders of videos, and folders of records.", default=[], required=True)
 flags.DEFINE_string("output", None, "Folder for the features; made if it is not there.", required=True)
 cli.define_flags(config.FeatureConfig, group="Network", names=("rgb_checkpoint", "flow_checkpoint", "joint_checkpoint"))
 _PROFILES_OWN = dict.fromkeys(("streams", "endpoints", "pooling", "tail"), "the profile's")
