@@ -69,7 +69,7 @@ class Embedding:
     """
     resized = resize(frames)
     if self.stream == "rgb":
-      return ops.scale_rgb(resized).numpy()
+      return ops.scale_resized_rgb(resized).numpy()
     return codec.scale(tvl1.tvl1_flow(ops.to_bytes(resized).numpy()))
 
   def __call__(self, clips: np.ndarray) -> np.ndarray:

@@ -43,18 +43,25 @@ def scale_rgb(frames: tf.Tensor) -> tf.Tensor:
   """Returns frames as float32 in [-1, 1] (google-deepmind/kinetics-i3d README).
 
   Args:
-    frames: uint8, or floating point after resizing, 0 to 255.
+    frames: uint8, 0 to 255.
 
   Raises:
     ValueError: for another type.
   """
   frames = tf.convert_to_tensor(frames)
-  if frames.dtype.is_floating:
-    return 2 * frames / 255 - 1
   if frames.dtype != tf.uint8:
     raise ValueError(f"frames have type {frames.dtype.name}; RGB frames are uint8")
   # Value times 2 / 255, less 1, in one pass over the memory; written out it takes three.
   return tf.quantization.dequantize(tf.bitcast(frames, tf.quint8), -1.0, 1.0, mode="MIN_COMBINED")
+
+
+def scale_resized_rgb(frames: tf.Tensor) -> tf.Tensor:
+  """Returns frames that were resized without rounding in [-1, 1], as the published embedding of FVD takes them.
+
+  Args:
+    frames: floating point, 0 to 255.
+  """
+  return 2 * frames / 255 - 1
 
 
 def to_input(stream: str, frames: tf.Tensor) -> tf.Tensor:
