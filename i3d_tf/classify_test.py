@@ -92,7 +92,7 @@ class QuickTest(ClassifyTestCase):
     self.assertEqual(of_script, of_module)
 
   def test_limits_are_those_of_the_library(self):
-    self.assertIn("of I3D 250. (at least 9)", " ".join(self.run_classify("--help").stdout.split()))
+    self.assertIn("of I3D 250. (at least 9; default: 250)", " ".join(self.run_classify("--help").stdout.split()))
     info = saved.make_info(stream="rgb", num_classes=400)
     self.assertEqual((views.protocol(info).max_frames, inception.MIN_FRAMES), (250, 9))
 
@@ -173,16 +173,17 @@ class ClassifyTest(ClassifyTestCase):
     super().setUpClass()
     folder = tempfile.TemporaryDirectory()
     cls.addClassCleanup(folder.cleanup)
-    cls.checkpoints = {stream: os.path.join(folder.name, stream) for stream in ("rgb", "flow", "few")}
+    cls.checkpoints = {stream: os.path.join(folder.name, stream) for stream in ("rgb", "narrow", "flow", "few")}
     # RGB is a full-size network in the release's layout, which says nothing of the classes.
     model = i3d_tf.InceptionI3d(400)
     model.build(3)
     for variable in model.variables:
       variable.assign(testing.golden_values(f"rgb/{variable.name.removesuffix(':0')}", variable.shape))
     i3d_tf.save_release_checkpoint(model, cls.checkpoints["rgb"], stream="rgb")
+    testing.write_network(cls.checkpoints["narrow"], num_classes=400, classes=NAMES)
     testing.write_network(cls.checkpoints["flow"], stream="flow", num_classes=400, classes=NAMES)
     testing.write_network(cls.checkpoints["few"], stream="flow")
-    cls.models = {"rgb": model, "flow": saved.load(cls.checkpoints["flow"])[0]}
+    cls.models = {"rgb": model, **{name: saved.load(cls.checkpoints[name])[0] for name in ("narrow", "flow")}}
 
   def _expected(self, stream: str, clip: np.ndarray) -> np.ndarray:
     return self.models[stream](tf.constant(clip[np.newaxis]))[0][0].numpy()
@@ -268,10 +269,10 @@ class ClassifyTest(ClassifyTestCase):
 
   def test_one_good_video_says_nothing_else(self):
     write_video(self.folder / "a.avi", 12)
-    done = self.run_python("-m", "i3d_tf.classify", "--video=a.avi", f"--rgb_checkpoint={self.checkpoints['rgb']}")
+    done = self.run_python("-m", "i3d_tf.classify", "--video=a.avi", f"--rgb_checkpoint={self.checkpoints['narrow']}")
     self.assertEqual((done.returncode, done.stderr), (0, ""))  # not even TensorFlow does
     heading, norm, *lines = done.stdout.rstrip("\n").split("\n")
-    logits = self._expected("rgb", self._clip("a.avi", 12))
+    logits = self._expected("narrow", self._clip("a.avi", 12))
     self.assertEqual(heading, "a.avi: 12 frames")
     self.assertAlmostEqual(float(norm.removeprefix("Norm of logits: ")), np.linalg.norm(logits), places=2)
     best = np.argsort(-logits)[:5]
