@@ -60,8 +60,8 @@ class ClassifyTestCase(parameterized.TestCase):
     folder = tempfile.TemporaryDirectory()
     self.addCleanup(folder.cleanup)
     self.folder = pathlib.Path(folder.name)
-
-    self.enter_context(contextlib.chdir(self.folder))
+    self.addCleanup(os.chdir, os.getcwd())
+    os.chdir(self.folder)
     self.enter_context(mock.patch.dict(os.environ, _environment(self.folder / "cache"), clear=True))
 
   def run_classify(self, *words: str) -> testing.Finished:

@@ -173,6 +173,7 @@ def _server() -> _Server:
 def tearDownModule():
   if _server.cache_info().currsize:
     _server().close()
+    _server.cache_clear()  # this module's classes may be run apart
   if _pins().recording:
     _pins().save()
 

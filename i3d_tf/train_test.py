@@ -40,8 +40,8 @@ from i3d_tf import cli
 train = importlib.import_module("i3d_tf.train")
 cli.import_tensorflow(quiet=True)
 from i3d_tf.training import run_folder
-step = run_folder.Monitor.step
-run_folder.Monitor.step = lambda *a, **b: (time.sleep(0.1), step(*a, **b))
+monitor_step = run_folder.Monitor.step
+run_folder.Monitor.step = lambda *a, **b: (time.sleep(0.1), monitor_step(*a, **b))
 train.run()
 """
 

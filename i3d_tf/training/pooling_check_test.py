@@ -1,5 +1,6 @@
 """The check of the max pool's gradient."""
 
+import pathlib
 from unittest import mock
 
 from absl.testing import absltest
@@ -10,9 +11,13 @@ from i3d_tf.training import distribution
 
 
 class MaxPoolGradientTest(parameterized.TestCase):
-  @parameterized.parameters("float32", "bfloat16")
-  def test_it_is_right_in_a_function(self, dtype):
-    self.assertTrue(distribution.max_pool_gradient_is_right(dtype))
+  def test_it_is_right_in_a_function(self):
+    self.assertTrue(distribution.max_pool_gradient_is_right())
+
+  def test_it_is_right_in_bfloat16(self):
+    if "avx512" not in pathlib.Path("/proc/cpuinfo").read_text():
+      self.skipTest("oneDNN has no bfloat16 without AVX-512, so that the trainer warns")
+    self.assertTrue(distribution.max_pool_gradient_is_right("bfloat16"))
 
   def test_a_gradient_that_gives_every_tied_maximum_all_is_found_out(self):
 

@@ -286,7 +286,8 @@ class _Trainer:
     if not distribution.max_pool_gradient_is_right(self._optimization.precision):
       monitor.say(
         "Warning: the max-pool gradient of this TensorFlow gives tied maxima the whole gradient each; training with "
-        "short clips will differ from other machines (is oneDNN switched off by TF_ENABLE_ONEDNN_OPTS=0?)"
+        "short clips will differ from other machines (oneDNN is off by TF_ENABLE_ONEDNN_OPTS=0, or this processor "
+        "has no AVX-512, which its bfloat16 needs)"
       )
 
   def _monitor(self) -> run_folder.Monitor:
