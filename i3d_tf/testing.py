@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import io
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import pathlib
 import sys
+import tempfile
 from typing import Any, NamedTuple
 import unittest
 from unittest import mock
@@ -22,7 +24,10 @@ from absl import flags
 from absl.testing import flagsaver
 import numpy as np
 
+# How often the tests that kill a program do so before it may end.
+NUM_KILLS = int(os.environ.get("I3D_TF_KILLS", "4"))
 _flags_of_programs: dict[str, list[flags.Flag]] = {}  # by module; two programs may have flags of one name
+_networks: dict[str, dict[str, bytes]] = {}  # files of the small networks that were written, which takes a second each
 _CLASSES = ("down", "right", "still")
 _PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -48,17 +53,6 @@ def shared(path: str = "") -> pathlib.Path:
   return folder / path
 
 
-def in_own_process(function: Callable, *arguments) -> Any:
-  """Returns `function(*arguments)` of a fresh Python process, for what must come before anything else in TensorFlow.
-
-  Args:
-    function: Function of a module, by whose name it is found there.
-    *arguments: Its arguments, which are pickled, as the result is.
-  """
-  with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-    return pool.submit(function, *arguments).result()
-
-
 class Finished(NamedTuple):
   """How a program ended.
 
@@ -70,6 +64,85 @@ class Finished(NamedTuple):
   status: int
   stdout: str
   stderr: str
+
+
+class Program:
+  """A program in a process of its own, forked from one that has TensorFlow and the trainer imported already.
+
+  It can be killed and asked to stop as any process, and starts in a tenth of a second.
+  """
+
+  def __init__(
+    self,
+    code: str,
+    *words: str,
+    folder: str | os.PathLike,
+    environment: Mapping[str, str] | None = None,
+  ):
+    """Starts it.
+
+    Args:
+      code: Python code, as after `python -c`.
+      *words: Its command line.
+      folder: Folder that it runs in.
+      environment: Variables to add to its environment.
+    """
+    with tempfile.NamedTemporaryFile(delete=False) as output, tempfile.NamedTemporaryFile(delete=False) as messages:
+      self._logs = [pathlib.Path(file.name) for file in (output, messages)]
+    arguments = (code, words, os.fspath(folder), dict(environment or {}), list(map(os.fspath, self._logs)))
+    with mock.patch.dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", PYTHONPATH=os.fspath(_PROJECT_ROOT)):
+      self._process = _fork_server().Process(target=_run_code, args=arguments)
+      self._process.start()
+
+  def poll(self) -> int | None:
+    """Returns the exit status, or None while it runs."""
+    return self._process.exitcode
+
+  def send_signal(self, number: int) -> None:
+    """Sends it a signal.
+
+    Args:
+      number: The signal.
+    """
+    os.kill(self._process.pid or 0, number)
+
+  def finish(self) -> Finished:
+    """Waits for its end; returns how that was."""
+    self._process.join()
+    texts = [log.read_text(encoding="utf-8", errors="replace") for log in self._logs]
+    for log in self._logs:
+      log.unlink()
+    return Finished(self._process.exitcode or 0, *texts)
+
+
+@functools.cache
+def _fork_server() -> Any:
+  context = multiprocessing.get_context("forkserver")
+  context.set_forkserver_preload(["i3d_tf.training.trainer"])
+  return context
+
+
+def _run_code(
+  code: str, words: Sequence[str], folder: str, environment: Mapping[str, str], logs: Sequence[str]
+) -> None:
+  for number, log in enumerate(logs, 1):
+    os.dup2(os.open(log, os.O_WRONLY | os.O_TRUNC), number)
+  sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", buffering=1) for number in (1, 2))
+  os.environ.update(environment)
+  os.chdir(folder)
+  sys.argv = ["-c", *words]
+  exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+
+
+def in_own_process(function: Callable, *arguments) -> Any:
+  """Returns `function(*arguments)` of a fresh Python process, for what must come before anything else in TensorFlow.
+
+  Args:
+    function: Function of a module, by whose name it is found there.
+    *arguments: Its arguments, which are pickled, as the result is.
+  """
+  with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    return pool.submit(function, *arguments).result()
 
 
 def run_main(name: str, *words: str | os.PathLike) -> Finished:
@@ -191,10 +264,18 @@ def write_network(folder: str | os.PathLike, **fields: Any):
   from i3d_tf.weights import saved
 
   info = saved.make_info(**{"stream": "rgb", "num_classes": 3, "classes": _CLASSES, "width_multiplier": 0.05, **fields})
-  model = saved.make_model(info)
-  for name, variable in release.named_variables(model).items():
-    variable.assign(golden_values(name, variable.shape.as_list()))
-  saved.save(folder, model, info)
+  description = repr(info)
+  if description not in _networks or pathlib.Path(folder).exists():
+    model = saved.make_model(info)
+    for name, variable in release.named_variables(model).items():
+      variable.assign(golden_values(name, variable.shape.as_list()))
+    saved.save(folder, model, info)
+    if sum(path.stat().st_size for path in pathlib.Path(folder).iterdir()) < 2**20:
+      _networks[description] = {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+    return info
+  os.makedirs(folder, exist_ok=True)
+  for name, content in _networks[description].items():
+    pathlib.Path(folder, name).write_bytes(content)
   return info
 
 
