@@ -99,10 +99,9 @@ def _show(path: str) -> int:
 def _draw(path: str) -> int:
   from i3d_tf.data import inspection
   from i3d_tf.visualization import canvas
-  from i3d_tf.visualization import contact_sheet
 
   entries = inspection.choose(path, FLAGS.show, FLAGS.id) or inspection.spread(path, FLAGS.sheet_records)
-  picture = contact_sheet.draw([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
+  picture = canvas.draw([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
   with workdir.replacing(FLAGS.contact_sheet) as file:
     file.write(canvas.png(picture))
   print(f"{FLAGS.contact_sheet}: {len(entries)} records, {picture.shape[1]}x{picture.shape[0]} pixels")

@@ -11,7 +11,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf import workers
 from i3d_tf.evaluation import figures
 from i3d_tf.models import zoo
@@ -103,7 +103,7 @@ def measure(options: ZooBenchmark) -> ComparisonReport:
     except KeyboardInterrupt:
       failures |= dict.fromkeys(options.models[len(rows) + len(failures) :], "interrupted")
       break
-  return ComparisonReport(machine=provenance.machine(), options=options, rows=rows, failures=failures)
+  return ComparisonReport(machine=resources.machine(), options=options, rows=rows, failures=failures)
 
 
 def _measure_alone(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,15 +18,14 @@ from matplotlib.backends import backend_agg
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import evaluation
 from i3d_tf.data import record_index
-from i3d_tf.evaluation import config
-from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.evaluation import predictions as predictions_lib
-from i3d_tf.visualization import contact_sheet
+from i3d_tf.visualization import canvas
 
-COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", config.FUSED: "#2b8a6e", "joint": "#8a4fb8"}
-NAMES = {"rgb": "RGB", "flow": "Flow", config.FUSED: "RGB+Flow", "joint": "Joint"}
+COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", evaluation.FUSED: "#2b8a6e", "joint": "#8a4fb8"}
+NAMES = {"rgb": "RGB", "flow": "Flow", evaluation.FUSED: "RGB+Flow", "joint": "Joint"}
 _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
@@ -255,7 +254,7 @@ def choose(scores: np.ndarray, labels: np.ndarray, count: int) -> tuple[list[int
 
 
 def describe(
-  predictions: predictions_lib.Predictions, scores: fusion.ClassScores, index: int, picture: bytes
+  predictions: predictions_lib.Predictions, scores: metrics_lib.ClassScores, index: int, picture: bytes
 ) -> Example:
   """Describes a video.
 
@@ -299,7 +298,7 @@ def draw(entries: Sequence[record_index.Entry], predictions: predictions_lib.Pre
   if record is None or record.id != predictions.ids[index]:
     where = entries[number] if record else f"the {len(entries)} records"
     raise errors.I3dError(f"{where}: {predictions.ids[index]} is not there; the scores are of other records")
-  picture = contact_sheet.draw_images(record, columns=_COLUMNS, tile_height=_TILE_HEIGHT)
+  picture = canvas.draw_images(record, columns=_COLUMNS, tile_height=_TILE_HEIGHT)
   options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
   return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 

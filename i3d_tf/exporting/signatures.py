@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
 from i3d_tf.models import base
@@ -211,7 +211,7 @@ def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Sig
     "classes": _CLASSES_FILE if classifier.classes else None,
     "streams": {stream: _describe_stream(network, stream) for network in networks for stream in network.streams},
     "signatures": {name: _describe_signature(signature) for name, signature in signatures.items()},
-    "made_by": provenance.collect(),
+    "made_by": resources.provenance(),
   }
   return {**class_list(classifier.classes), _INPUT_FILE: json.dumps(content, indent=2).encode() + b"\n"}
 

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding
@@ -104,7 +104,7 @@ def fvd(
     with contextlib.nullcontext() if path is None else workdir.replacing(path) as file:
       failed[name] = _embed(videos, accumulator, config, name, paths.get(name, name), progress, on_failure)
       if file is not None:
-        more = {"failed": failed[name], "seed": seed, "made_by": provenance.collect()}
+        more = {"failed": failed[name], "seed": seed, "made_by": resources.provenance()}
         distance.save(file, accumulator.features(real=True), {**facts, **more})
   dependencies = {name: facts[name] for name in ("weights", "num_frames", "fps")}
   failed = {name: failed[name] for name in given}

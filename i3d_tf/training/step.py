@@ -11,10 +11,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
-from i3d_tf.training import config
 from i3d_tf.training import distribution
 from i3d_tf.training import optimizers
 
@@ -50,7 +50,7 @@ class Step:
     model: base.Network,
     optimizer: optimizers.Optimizer,
     strategy: tf.distribute.Strategy,
-    optimization: config.OptimizationConfig,
+    optimization: training.OptimizationConfig,
     *,
     streams: Sequence[str],
     batch_size: int,

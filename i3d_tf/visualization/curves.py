@@ -9,8 +9,8 @@ from scipy import special
 from i3d_tf import errors
 from i3d_tf.flow import codec
 from i3d_tf.inference import chunks
+from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
-from i3d_tf.inference import views
 from i3d_tf.input import ops
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
@@ -213,7 +213,7 @@ def _of_windows(
   network: classifier_lib.LoadedNetwork, video: source.Video, frames: Iterator[np.ndarray], flow: Iterator[np.ndarray]
 ) -> Curve:
   """Computes the logits of overlapping clips, each at its middle."""
-  clips = views.protocol(network.info, protocol="clips", num_clips=1, flip=False)
+  clips = classification.protocol(network.info, protocol="clips", num_clips=1, flip=False)
   span = (clips.num_frames - 1) * clips.frame_stride + clips.flow_stack
   hop = max(1, span // _HOPS)
   starts, logits = [], []

@@ -16,7 +16,7 @@ from i3d_tf.data import prepare
 from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
-from i3d_tf.inference import views
+from i3d_tf.inference import classification
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 from i3d_tf.video import decode
@@ -141,10 +141,10 @@ def windows(
       del images[: start - first]
       images.extend(itertools.islice(sources[stream], min(start + span, count) - start - len(images)))
     first = start
-    yield start, views.read(_Window(video, kept, min(span, count) + has_flow), clips)
+    yield start, classification.read(_Window(video, kept, min(span, count) + has_flow), clips)
 
 
-class _Window(views.Video):
+class _Window(classification.Video):
   """Some consecutive frames of a video, or flow fields, that are in memory; takes the place of the whole video."""
 
   def __init__(self, video: Video, kept: Mapping[str, list[np.ndarray]], num_frames: int):
@@ -152,7 +152,7 @@ class _Window(views.Video):
     self._images = kept
 
   def read(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """See `views.Video.read`."""
+    """See `classification.Video.read`."""
     found = {stream: np.stack([self._images[stream][number] for number in each]) for stream, each in numbers.items()}
     return {stream: codec.scale(images) if stream == "flow" else images for stream, images in found.items()}
 

@@ -23,7 +23,6 @@ from i3d_tf.models import preprocess as preprocess_lib
 from i3d_tf.models import zoo
 from i3d_tf.weights import hub
 from i3d_tf.weights import pytorch
-from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import pytorch_resnet
 from i3d_tf.weights import release
 from i3d_tf.weights import sources
@@ -33,7 +32,7 @@ INFO = "model.json"
 BEST = "best"  # the folder of a run's best network
 # The first that recognizes a state dict converts it. X3D comes before other networks of the same projects, whose first
 # kernel has the name of one of X3D's; I3D takes whatever is left, and says what is wrong with it.
-_TORCH_FAMILIES = (pytorch_resnet.X3D, pytorch_inception.S3D, pytorch_resnet.RESNET, pytorch_inception.I3D)
+_TORCH_FAMILIES = (pytorch_resnet.X3D, pytorch.S3D, pytorch_resnet.RESNET, pytorch.I3D)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
