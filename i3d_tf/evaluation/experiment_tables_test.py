@@ -364,7 +364,9 @@ class RunsTest(absltest.TestCase):
       "path.write_text('started')\n"
       "while True: time.sleep(0.02)\n"
     )
-    script = f"from i3d_tf.evaluation import experiment_runs as runs\nruns.execute(['python', '-c', {child!r}])\n"
+    script = (
+      f"from i3d_tf.evaluation import experiment_tables\nexperiment_tables.execute(['python', '-c', {child!r}])\n"
+    )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=_ROOT, stderr=subprocess.DEVNULL)
     while not (self.root / "child").exists() or not (self.root / "child").read_text():
       self.assertIsNone(process.poll())

@@ -49,7 +49,7 @@ def _to_onnx(signature: signatures_lib.Signature) -> bytes:
     # Loops become models that no runtime can load.
     onnx.checker.check_model(model, full_check=True)
   except Exception as error:  # both raise errors of many types
-    raise errors.I3dError(f"tf2onnx cannot convert this network: {reason(error)}") from None
+    raise errors.I3dError(f"tf2onnx cannot convert this network: {_reason(error)}") from None
   given = [tensor.op.name for tensor in frozen.inputs]
   _rename(model.graph, dict(zip([*inputs, *outputs], [*given, *signature.function.structured_outputs], strict=True)))
   return model.SerializeToString()
@@ -87,10 +87,10 @@ def _to_tflite(signature: signatures_lib.Signature) -> bytes:
     named = tf.function(apply, autograph=False).get_concrete_function(**signature.inputs)
     # Through a file, since from a function the converter does not always keep the signature.
     with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
-      save(tf.Module(), folder, {signatures_lib.DEFAULT: named})
+      _save(tf.Module(), folder, {signatures_lib.DEFAULT: named})
       return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
   except Exception as error:  # the converter raises errors of many types
-    raise errors.I3dError(f"TensorFlow Lite's converter cannot convert this network: {reason(error)}") from None
+    raise errors.I3dError(f"TensorFlow Lite's converter cannot convert this network: {_reason(error)}") from None
 
 
 _CONVERTERS = {"tflite": _to_tflite, "onnx": _to_onnx}
@@ -119,7 +119,7 @@ def write_graph(folder: pathlib.Path, checkpoints: tuple[str, ...], config: expo
   signatures = signatures_lib.make(classifier, specs, config.endpoints)
   if config.format == "saved_model":
     assets = signatures_lib.describe(classifier, signatures)
-    write(folder, classifier, specs, signatures, assets)
+    _write(folder, classifier, specs, signatures, assets)
   else:
     signatures = {signatures_lib.DEFAULT: signatures[signatures_lib.DEFAULT]}
     (folder / f"model.{config.format}").write_bytes(_CONVERTERS[config.format](signatures[signatures_lib.DEFAULT]))
@@ -233,15 +233,8 @@ def with_2d_pools(function: ConcreteFunction) -> ConcreteFunction:
   return imported.prune(names(function.inputs), names(function.outputs))
 
 
-def reason(error: Exception) -> str:
-  """Shortens the error of a converter.
-
-  Args:
-    error: what the converter raised.
-
-  Returns:
-    The start of its first line.
-  """
+def _reason(error: Exception) -> str:
+  """The start of the first line of a converter's error."""
   return textwrap.shorten(errors.first_line(error), 200, placeholder=" ...")
 
 
@@ -266,28 +259,18 @@ def _pool_2d(operation: tf.Operation, source: str) -> Iterator[tf.compat.v1.Node
       yield node
 
 
-def write(
+def _write(
   folder: str | os.PathLike,
   classifier: classifier_lib.Classifier,
   specs: signatures_lib.Specs,
   signatures: Mapping[str, signatures_lib.Signature],
   assets: Mapping[str, bytes],
 ) -> None:
-  """Writes the SavedModel.
+  """Writes the SavedModel to a folder.
 
   The loaded model has `signatures`; called with a clip, or with clips by stream, it returns the logits, as TensorFlow
   Hub's layers for Keras expect. Its `variables` and `trainable_variables` are for training it further, except for
-  networks with channel-wise convolutions (X3D), whose gradient is not saved.
-
-  Args:
-    folder: to write to.
-    classifier: the network, or two.
-    specs: the clips it takes, by stream.
-    signatures: as returned by `signatures.make`.
-    assets: content of further files, by name.
-
-  Raises:
-    I3dError: if it cannot be written.
+  networks with channel-wise convolutions (X3D), whose gradient is not saved. `assets` are contents of files by name.
   """
   functions = {name: signature.function for name, signature in signatures.items()}
   models = [network.model for network in classifier.networks.values()]
@@ -299,23 +282,17 @@ def write(
     )
     module.__call__ = _call(classifier, specs)
     try:
-      save(module, folder, functions)
+      _save(module, folder, functions)
     except (tf.errors.OpError, OSError) as error:
       raise errors.I3dError(f"{folder} cannot be written: {errors.first_line(error)}") from None
 
 
-def save(
+def _save(
   module: tf.train.Checkpoint | tf.Module,
   folder: str | os.PathLike,
   functions: Mapping[str, ConcreteFunction],
 ) -> None:
-  """Calls `tf.saved_model.save` without custom gradients: it cannot save those that capture the value of a variable.
-
-  Args:
-    module: what is saved.
-    folder: to write to.
-    functions: signatures by name.
-  """
+  """Calls `tf.saved_model.save` without custom gradients: it cannot save those that capture the value of a variable."""
   options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
   tf.saved_model.save(module, os.fspath(folder), signatures=dict(functions), options=options)
 

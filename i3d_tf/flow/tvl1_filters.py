@@ -50,23 +50,12 @@ def no_alias(typing_context):
 
 
 @intrinsic
-def blend_window(typing_context, source, at, pitch, weights_x, weights_y, out, to):
+def _blend_window(typing_context, source, at, pitch, weights_x, weights_y, out, to):
   """Weighs a window of 4 x 4 pixels with 4 interleaved channels: writes `out[to:to+4]`, the weighted sum.
 
   A row of the window is one vector of 16 values. Written as a loop, LLVM vectorises over the windows
-  instead and gathers each value singly, five times slower.
-
-  Args:
-    typing_context: Numba's; the calling kernel passes the rest only.
-    source: [N] float32, the interleaved image.
-    at: uint64, offset of the window's first value; not checked.
-    pitch: uint64, floats from one row of the window to the next.
-    weights_x, weights_y: tuples of four float32.
-    out: [M] float32, written.
-    to: uint64, offset in `out`; not checked.
-
-  Returns:
-    For Numba: the type of the call and the function that generates its code.
+  instead and gathers each value singly, five times slower. `source` and `out` are flat float32; `at`, `pitch` and `to`
+  uint64 offsets in floats, not checked; the weights tuples of four float32.
   """
   del typing_context
   quad, row = ir.VectorType(ir.FloatType(), 4), ir.VectorType(ir.FloatType(), 16)
@@ -371,7 +360,7 @@ def gather(source, pitch, taps, corner, width, sampled):
     sampled: [W * CHANNELS] float32, written.
   """
   for x in range(width):
-    blend_window(
+    _blend_window(
       source,
       corner[x],
       np.uint64(pitch),

@@ -92,7 +92,7 @@ def fvd(
   elif generated is None:
     raise errors.I3dError("generated is missing; only with save_stats it may be")
   paths = {name: os.fspath(videos) for name, videos in given.items() if not isinstance(videos, np.ndarray)}
-  loaded = {name: distance.load(path) for name, path in paths.items() if is_statistics(path)}
+  loaded = {name: distance.load(path) for name, path in paths.items() if _is_statistics(path)}
   sources = {name: list_sources(videos, config) for name, videos in given.items() if name not in loaded}
   accumulator, facts = _start(checkpoint, config, loaded["generated"][1] if not sources else None)
   for name, (features, theirs) in loaded.items():
@@ -160,19 +160,15 @@ def _embed(
   return len(failures)
 
 
-def is_statistics(videos: Videos) -> bool:
-  """Returns whether a set is given as saved statistics, which its suffix .npz says.
-
-  Args:
-    videos: the set.
-  """
+def _is_statistics(videos: Videos) -> bool:
+  """Whether a set is given as saved statistics, which its suffix .npz says."""
   return not isinstance(videos, np.ndarray) and os.fspath(videos).lower().endswith(_STATISTICS_SUFFIX)
 
 
 def _check_save(real: Videos, save_stats: str | os.PathLike) -> None:
-  if is_statistics(real):
+  if _is_statistics(real):
     raise errors.I3dError("save_stats is for the statistics of videos, but real is statistics already")
-  if not is_statistics(save_stats):
+  if not _is_statistics(save_stats):
     raise errors.I3dError(f"save_stats is {save_stats}; the file's name must end in {_STATISTICS_SUFFIX}")
 
 

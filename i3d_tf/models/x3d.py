@@ -69,18 +69,14 @@ def blocks(depth_factor: float, *, width_multiplier: float = 1.0) -> Iterator[Bl
   """
   for stage, (depth, width) in enumerate(STAGES, start=1):
     channels = max(4, round(width * width_multiplier))
-    inner = inner_width(channels)
+    inner = _inner_width(channels)
     for index in range(math.ceil(depth * depth_factor)):
       squeezed = None if index % 2 else round_width(inner * _SQUEEZE)
       yield Block(f"layer{stage}_{index}", channels, inner, 1 if index else 2, squeezed)
 
 
-def inner_width(channels: int) -> int:
-  """Returns the channels within a block, and those of conv5 behind the last, rounded down.
-
-  Args:
-    channels: between blocks.
-  """
+def _inner_width(channels: int) -> int:
+  """The channels within a block, and those of conv5 behind the last, rounded down."""
   return int(_INNER * channels)
 
 

@@ -158,7 +158,7 @@ class Step:
       keep_prob = 1 - self._options.dropout
       clip = base.clip_of(pipeline.scaled(batch), self._streams)
       logits, endpoints = self._model(clip, True, keep_prob, dropout_seeds=batch["seed"])
-      sums = clip_sums(
+      sums = _clip_sums(
         logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks
       )
       scaled = sums[0] * (loss_scale * len(self._tasks) / self._global_batch)
@@ -259,10 +259,10 @@ class Validation:
 
   def _measure_on_replica(self, batch):
     logits, _ = self._model(base.clip_of(pipeline.scaled(batch), self._streams), is_training=False)
-    return tf.unstack(clip_sums(logits, batch, tasks=self._tasks))
+    return tf.unstack(_clip_sums(logits, batch, tasks=self._tasks))
 
 
-def clip_sums(
+def _clip_sums(
   logits: tf.Tensor,
   batch: Mapping[str, tf.Tensor],
   label_smoothing: float = 0.0,
@@ -270,14 +270,10 @@ def clip_sums(
   trained: tf.Tensor | None = None,
   tasks: Sequence[int] = (0,),
 ) -> tf.Tensor:
-  """Returns (cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
+  """(Cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
 
-  Args:
-    logits: Output of the network, `[B, classes]` or `[B, steps, classes]`.
-    batch: 'label' and 'weight' of the clips, `[B]`.
-    label_smoothing: See `cross_entropy`.
-    trained: Logits whose cross-entropy is taken, if the network is not trained by its output.
-    tasks: Number of classes of each data set; see `own_logits`.
+  The logits are `[B, classes]` or `[B, steps, classes]`; `trained` those whose cross-entropy is taken, if the network
+  is not trained by its output.
   """
   own = lambda values: own_logits(values, batch["label"], tasks)
   trained = own(logits if trained is None else trained)

@@ -215,19 +215,8 @@ class Activation:
     return np.interp(np.arange(extent), middles, np.arange(len(middles))).astype(np.float32)
 
 
-def find_class(name: str, names: Sequence[str]) -> int:
-  """Finds a class, regardless of case.
-
-  Args:
-    name: of the class.
-    names: of all classes.
-
-  Returns:
-    Its index.
-
-  Raises:
-    I3dError: if there is none of that name; names those that are near.
-  """
+def _find_class(name: str, names: Sequence[str]) -> int:
+  """The index of a class, regardless of case; an I3dError names those that are near."""
   folded = {each.casefold(): index for index, each in enumerate(names)}
   key = name.strip().casefold()
   if key in folded:
@@ -270,7 +259,7 @@ def compute(
     I3dError: for a network with another head, an unknown class, or if the video cannot be read whole or is too short.
   """
   head, clip, stream = find_head(network), network.info.preprocess, network.info.stream
-  index = None if class_name is None else find_class(class_name, network.class_names)
+  index = None if class_name is None else _find_class(class_name, network.class_names)
   is_flow, stride = stream == "flow", clip.frame_stride
   least = (_least_steps(head) - 1) * stride + 1 + is_flow
   video = source.survey(path, clip, least_frames=least)

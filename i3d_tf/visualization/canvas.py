@@ -110,16 +110,8 @@ def page(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
   return border(stack(rows, gap), MARGIN, MARGIN, MARGIN, MARGIN)
 
 
-def pad(image: np.ndarray, *, height: int | None = None, width: int | None = None) -> np.ndarray:
-  """Adds paper at the bottom and the right of a picture, up to a size.
-
-  Args:
-    image: the picture.
-    height, width: pixels; a picture that is larger stays so. None: as it is.
-
-  Returns:
-    The padded picture.
-  """
+def _pad(image: np.ndarray, *, height: int | None = None, width: int | None = None) -> np.ndarray:
+  """Adds paper at the bottom and the right of a picture, up to a size; a larger picture stays so."""
   bottom, right = (max(0, (wanted or 0) - has) for wanted, has in zip((height, width), image.shape))
   return border(image, bottom=bottom, right=right)
 
@@ -135,7 +127,7 @@ def stack(rows: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
     One picture.
   """
   width = max(row.shape[1] for row in rows)
-  return np.concatenate([pad(border(row, top=gap if number else 0), width=width) for number, row in enumerate(rows)])
+  return np.concatenate([_pad(border(row, top=gap if number else 0), width=width) for number, row in enumerate(rows)])
 
 
 def beside(columns: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
@@ -150,7 +142,7 @@ def beside(columns: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
   """
   height = max(column.shape[0] for column in columns)
   spaced = [border(column, left=gap if number else 0) for number, column in enumerate(columns)]
-  return np.concatenate([pad(column, height=height) for column in spaced], axis=1)
+  return np.concatenate([_pad(column, height=height) for column in spaced], axis=1)
 
 
 def apart(left: np.ndarray, right: np.ndarray, *, width: int) -> np.ndarray:
@@ -163,7 +155,7 @@ def apart(left: np.ndarray, right: np.ndarray, *, width: int) -> np.ndarray:
   Returns:
     One picture.
   """
-  return beside([pad(left, width=width - right.shape[1]), right])
+  return beside([_pad(left, width=width - right.shape[1]), right])
 
 
 def rim(image: np.ndarray, color: Color = RIM) -> np.ndarray:
@@ -309,7 +301,7 @@ def legend(names: Sequence[str], colors: Sequence[Color], *, width: int) -> np.n
       used = 0
     lines[-1].append(entry)
     used += entry.shape[1] + 18
-  return pad(stack([beside(line, 18) for line in lines]), width=width)
+  return _pad(stack([beside(line, 18) for line in lines]), width=width)
 
 
 def ranking(names: Sequence[str], probabilities: Sequence[float], colors: Sequence[Color], *, width: int) -> np.ndarray:
