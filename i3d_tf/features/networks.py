@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.features import profiles
-from i3d_tf.flow import codec
+from i3d_tf.flow import stacks
 from i3d_tf.inference import classifier
 from i3d_tf.input import ops
 from i3d_tf.models import base
@@ -206,11 +206,11 @@ def _stack(fields: list[np.ndarray], clip: preprocess.Preprocess) -> np.ndarray:
   tensors: Any = tf.stack(fields)
   means = None
   if clip.subtract_mean_flow:
-    tensors, means = codec.subtract_means(tensors)
+    tensors, means = stacks.subtract_means(tensors)
   parts = tf.unstack(tensors)
   if clip.flow_stacking == "trajectory":
-    return codec.trajectory(parts, None if means is None else tf.unstack(means)).numpy()
-  return codec.plain(parts).numpy()
+    return stacks.trajectory(parts, None if means is None else tf.unstack(means)).numpy()
+  return stacks.plain(parts).numpy()
 
 
 class I3dFeatures(tf.Module):

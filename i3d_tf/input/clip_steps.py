@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from i3d_tf.data import records
 from i3d_tf.flow import codec
+from i3d_tf.flow import stacks
 from i3d_tf.input import clip_config
 from i3d_tf.input import ops
 
@@ -234,7 +235,7 @@ def _take_stacks(clips: clip_config.TrainClips | clip_config.EvalClips, state: S
   Backward flows are counted on from the forward ones, and from here on are one list with them.
   """
   available = _available(state, clip_config.stored(clips))
-  steps, is_backward = codec.order(clips.flow_stack, clips.flow_stacking)
+  steps, is_backward = stacks.order(clips.flow_stack, clips.flow_stacking)
   first = state["taken"]["flow"][:, tf.newaxis]
   numbers, places = tf.unique(tf.reshape((first + steps) % available + _count(state, "flow") * is_backward, [-1]))
   taken = {stream: (taken + steps[0]) % available for stream, taken in state["taken"].items()}
@@ -335,7 +336,7 @@ def _window(clip: tf.Tensor, offset: tf.Tensor, height: int | tf.Tensor, width: 
 
 
 def _subtract_means(state: State) -> State:
-  fields, means = codec.subtract_means(state["flow"])
+  fields, means = stacks.subtract_means(state["flow"])
   return {**state, "flow": fields, "flow_means": means}
 
 
@@ -344,9 +345,9 @@ def _stack(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) 
   each = lambda values: [tf.gather(values, place) for place in places]
   fields = each(state["flow"])
   if clips.flow_stacking != "trajectory":
-    return {**state, "flow": codec.plain(fields)}
+    return {**state, "flow": stacks.plain(fields)}
   means = each(state["flow_means"]) if clips.subtract_mean_flow else None
-  return {**state, "flow": codec.trajectory(fields, means)}
+  return {**state, "flow": stacks.trajectory(fields, means)}
 
 
 def _flip(clips: clip_config.TrainClips, state: State) -> State:
