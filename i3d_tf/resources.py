@@ -60,11 +60,7 @@ def class_names(num_classes: int) -> tuple[str, ...]:
 
 
 def provenance() -> dict[str, str]:
-  """Describes this process.
-
-  Returns:
-    'command', 'date', 'machine', 'system', and of `VERSIONS` those that are installed.
-  """
+  """Returns 'command', 'date', 'machine', 'system' of this process, and of `VERSIONS` those that are installed."""
   rows = {
     "command": shlex.join(["python", "-m", f"i3d_tf.{cli.program()}", *sys.argv[1:]]),
     "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -10,14 +10,11 @@ import tqdm
 
 
 def in_turn(tasks: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
-  """Runs every task once per round, after one round that is not counted.
+  """Returns each task's seconds by round, of tasks that are run in turn, after one round that is not counted.
 
   Args:
     tasks: by name; a task that measures itself returns its seconds, the others return None and are timed.
     rounds: rounds that are counted.
-
-  Returns:
-    The seconds of each task, one figure per round.
   """
   seconds: dict[str, list[float]] = {name: [] for name in tasks}
   with tqdm.tqdm(total=(rounds + 1) * len(tasks), desc="measuring", disable=None, leave=False) as bar:
@@ -33,25 +30,19 @@ def in_turn(tasks: Mapping[str, Callable[[], float | None]], rounds: int) -> dic
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
-  """Computes the median of the ratios of each round.
+  """Returns the median of the ratios of each round.
 
   Args:
     numerators, denominators: one figure per round.
-
-  Returns:
-    The median.
   """
   return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def peak_memory_bytes(usage: resource.struct_rusage | None = None) -> int:
-  """Computes the peak resident memory of a process.
+  """Returns the peak resident memory of a process in bytes.
 
   Args:
     usage: the resource usage of that process; None: of this one.
-
-  Returns:
-    The peak in bytes.
   """
   usage = resource.getrusage(resource.RUSAGE_SELF) if usage is None else usage
   return usage.ru_maxrss if platform.system() == "Darwin" else usage.ru_maxrss * 1024

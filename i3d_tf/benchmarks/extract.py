@@ -97,13 +97,10 @@ class ExtractionReport:
 
 
 def measure(options: ExtractionBenchmark) -> ExtractionReport:
-  """Measures the extraction of features from a video.
+  """Returns measurements of the extraction of features from a video.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: if the video cannot be used.

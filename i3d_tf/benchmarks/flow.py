@@ -97,13 +97,10 @@ class FlowReport:
 
 
 def measure(options: FlowBenchmark) -> FlowReport:
-  """Measures both implementations; OpenCV takes one to ten seconds per pair and round.
+  """Returns measurements of both implementations; OpenCV takes one to ten seconds per pair and round.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: unless there are a video, or two images, with two frames to read.

@@ -97,13 +97,10 @@ class _Encoded:
 
 
 def measure_input(options: InputBenchmark) -> InputReport:
-  """Measures the clips per second of the input pipeline beside the rate at which the same images are decoded.
+  """Returns the clips per second of the input pipeline beside the rate at which the same images are decoded.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: if the records cannot be used.

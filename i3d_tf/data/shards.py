@@ -98,14 +98,11 @@ class Task:
 
 
 def plan(dataset: clips_lib.Dataset, clips_per_shard: int) -> list[Shard]:
-  """Divides each split into shards of equal size, shuffled with a fixed seed.
+  """Returns the shards of all splits, of equal size in each, shuffled with a fixed seed.
 
   Args:
     dataset: what is listed.
     clips_per_shard: clips of a shard, at most.
-
-  Returns:
-    The shards of all splits.
   """
   shards = []
   for split, clips in dataset.splits.items():

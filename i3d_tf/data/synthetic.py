@@ -145,7 +145,7 @@ def render_clip(
   size: tuple[int, int] = SIZE,
   fps: int = FPS,
 ) -> np.ndarray:
-  """Renders a clip. The same arguments give the same pixels, as far as the same versions of NumPy and OpenCV go.
+  """Returns a clip, uint8 RGB `[T, H, W, 3]`: the same pixels with the same arguments, NumPy and OpenCV.
 
   Args:
     label: one of `CLASSES`.
@@ -154,9 +154,6 @@ def render_clip(
     num_frames: frames of the clip.
     size: height and width in pixels.
     fps: frames per second. It changes no speed: 1.6 to 2.6 pixels in 1/25 s where the short side is 64.
-
-  Returns:
-    uint8 RGB `[T, H, W, 3]`.
 
   Raises:
     I3dError: if an argument is out of bounds.

@@ -30,16 +30,13 @@ class Listing:
 
 
 def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
-  """Lists the examples of a prepared data set.
+  """Returns the classes and the examples of a prepared data set.
 
   The labels are read from all records, so that the files are read once; no frame is decoded.
 
   Args:
     name: NAME[/CONFIG][:VERSION].
     data_dir: the folder of TFDS.
-
-  Returns:
-    Classes and examples.
 
   Raises:
     I3dError: if it is not prepared there, does not hold videos, or a record is damaged.

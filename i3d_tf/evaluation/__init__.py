@@ -102,12 +102,9 @@ class EvaluationConfig:
 
 
 def unused(protocol: str) -> set[str]:
-  """Returns the fields of `EvalClips` that a protocol does not use.
+  """Returns the names of the fields of `EvalClips` that a protocol does not use.
 
   Args:
     protocol: one of `clip_config.PROTOCOLS`.
-
-  Returns:
-    Names of fields.
   """
   return {name for names in _USED.values() for name in names} - set(_USED[protocol])

@@ -122,13 +122,10 @@ class Table:
 
 
 def load(path: str | os.PathLike) -> Table:
-  """Reads a table.
+  """Returns a table, read from its file.
 
   Args:
     path: its JSON file.
-
-  Returns:
-    The table.
 
   Raises:
     I3dError: if the file is not a table, a key is unknown or missing, a recipe does not exist, or names are equal.
@@ -191,13 +188,10 @@ def _read_json(path: pathlib.Path) -> Any:
 
 
 def recipe_flags(path: pathlib.Path) -> list[str]:
-  """Reads the flags of a recipe.
+  """Returns the lines of a recipe without comments.
 
   Args:
     path: of the flagfile.
-
-  Returns:
-    Its lines without comments.
   """
   lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
   return [line for line in lines if line and not line.startswith("#")]
@@ -246,14 +240,11 @@ class Results:
 
 
 def render(table: Table, results: Results) -> str:
-  """Formats results as a section of Markdown with one line a repeat and the means over the repeats.
+  """Returns results as a section of Markdown with one line a repeat and the means over the repeats.
 
   Args:
     table: the table.
     results: its results.
-
-  Returns:
-    Markdown.
   """
   lines: list[str] = []
   places: dict[str, None] = {}  # in order
@@ -399,15 +390,12 @@ class Experiment:
 
 
 def choose(table: Table, only: Sequence[str], seeds: Sequence[str]) -> list[Experiment]:
-  """Lists the experiments of a table.
+  """Returns the experiments of some rows and seeds of a table.
 
   Args:
     table: the table.
     only: names of rows; empty for all.
     seeds: seeds as text; empty for all.
-
-  Returns:
-    The experiments of these rows and seeds.
 
   Raises:
     I3dError: if the table does not have a row or a seed.

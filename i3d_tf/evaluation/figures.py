@@ -38,13 +38,10 @@ STYLE: dict[Any, Any] = {
 
 @matplotlib.rc_context(STYLE)
 def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
-  """Plots top-k accuracy against k.
+  """Returns a plot of top-k accuracy against k, as PNG.
 
   Args:
     measured: metrics by stream.
-
-  Returns:
-    PNG.
   """
   drawing, axes = new(5.2, 3.5)
   num_classes = len(next(iter(measured.values())).accuracy_at)
@@ -60,13 +57,10 @@ def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
-  """Plots accuracy against confidence, with points as large as their share of the videos.
+  """Returns a plot of accuracy against confidence, as PNG, with points as large as their share of the videos.
 
   Args:
     measured: metrics by stream; streams without probabilities are left out.
-
-  Returns:
-    PNG.
   """
   drawing, axes = new(5.2, 3.5)
   axes.plot([0, 100], [0, 100], "--", color="#a9b3c1", lw=1.2, label="calibrated")
@@ -89,14 +83,11 @@ def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-  """Plots loss and accuracy against the training step, solid for training and dashed for validation.
+  """Returns a plot of loss and accuracy against the step, as PNG; training is solid and validation dashed.
 
   Args:
     runs: by stream, the lines of the run's metrics.jsonl: `step`, and any of `loss`, `accuracy`, `validation_loss` and
       `validation_accuracy`.
-
-  Returns:
-    PNG.
   """
   drawing = _figure(10.6, 3.4)
   for axes, (name, factor, unit) in zip(
@@ -167,14 +158,11 @@ def _figure(width: float, height: float) -> figure.Figure:
 
 
 def new(width: float, height: float) -> tuple[figure.Figure, axes_lib.Axes]:
-  """Makes an empty plot in the report's style.
+  """Returns an empty plot in the report's style: the figure and its axes.
 
   Args:
     width: inches.
     height: inches.
-
-  Returns:
-    The figure and its axes.
   """
   drawing = _figure(width, height)
   axes = drawing.subplots()
@@ -189,13 +177,10 @@ def _plain(axes: axes_lib.Axes) -> None:
 
 
 def png(drawing: figure.Figure) -> bytes:
-  """Renders a figure.
+  """Returns a figure as PNG.
 
   Args:
     drawing: the figure.
-
-  Returns:
-    PNG.
   """
   stream = io.BytesIO()
   drawing.savefig(stream, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
@@ -239,15 +224,12 @@ class Example:
 
 
 def choose(scores: np.ndarray, labels: np.ndarray, count: int) -> tuple[list[int], list[int]]:
-  """Chooses the videos with the largest and with the smallest margins, at most one of a class in each.
+  """Returns the indices of the best videos and of the worst, by margin, at most one of a class in each.
 
   Args:
     scores: `[N, classes]`.
     labels: `[N]`.
     count: how many of each.
-
-  Returns:
-    The indices of the best videos and of the worst.
   """
   order = np.argsort(-metrics_lib.margins(scores, labels), kind="stable").tolist()
   return _one_a_class(order, labels, count), _one_a_class(order[::-1], labels, count)
@@ -280,15 +262,12 @@ def describe(
 
 
 def draw(entries: Sequence[record_index.Entry], predictions: predictions_lib.Predictions, index: int) -> bytes:
-  """Draws frames and colored flow of a video.
+  """Returns frames and colored flow of a video as JPEG.
 
   Args:
     entries: all records of the split, in order.
     predictions: of its videos.
     index: of the video among the predictions.
-
-  Returns:
-    JPEG.
 
   Raises:
     I3dError: if the predictions are not of these records, or the record cannot be drawn.

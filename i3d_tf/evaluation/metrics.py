@@ -67,15 +67,12 @@ class Calibration:
 
 
 def measure(scores: np.ndarray, labels: np.ndarray, *, log_probabilities: np.ndarray | None) -> Metrics:
-  """Computes all metrics of a set of videos.
+  """Returns all metrics of a set of videos.
 
   Args:
     scores: `[N, classes]`; a higher score is a better one, whatever its unit.
     labels: `[N]`, class indices; at least one.
     log_probabilities: `[N, classes]`, natural logarithms, ordered as the scores are; None if there are none.
-
-  Returns:
-    The metrics.
 
   Raises:
     ValueError: if there are no videos, or a label is not a class index.
@@ -129,13 +126,10 @@ def margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def per_class(confusion: np.ndarray) -> np.ndarray:
-  """Returns the recall of each class.
+  """Returns the recall of each class, float64 `[classes]`; NaN for a class without videos.
 
   Args:
     confusion: `[classes, classes]`, with labels as rows.
-
-  Returns:
-    Float64 `[classes]`; NaN for a class without videos.
   """
   counts = confusion.sum(axis=1)
   return np.divide(np.diag(confusion), counts, out=np.full(len(counts), np.nan), where=counts > 0)
@@ -154,13 +148,10 @@ def _calibrate(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
 
 
 def most_confused(confusion: np.ndarray) -> list[tuple[int, int, int]]:
-  """Lists the mistakes in a confusion matrix.
+  """Returns (label, predicted class, number of videos) of every kind of mistake, the most frequent first.
 
   Args:
     confusion: `[classes, classes]`, with labels as rows.
-
-  Returns:
-    (label, predicted class, number of videos) of every kind of mistake, the most frequent first.
   """
   mistakes = confusion * ~np.eye(len(confusion), dtype=bool)
   found = [(int(label), int(other), int(mistakes[label, other])) for label, other in zip(*np.nonzero(mistakes))]
@@ -172,13 +163,10 @@ NONE = "-"  # for a metric that is not defined
 
 
 def cells(metrics: Metrics) -> tuple[str, ...]:
-  """Formats the metrics of `COLUMNS`, accuracies in percent.
+  """Returns the metrics of `COLUMNS` as text, accuracies in percent.
 
   Args:
     metrics: of one stream.
-
-  Returns:
-    One text a column.
   """
   percent = lambda value: NONE if value is None else f"{100 * value:.2f}"
   cross_entropy = NONE if metrics.cross_entropy is None else f"{metrics.cross_entropy:.4f}"
@@ -187,13 +175,10 @@ def cells(metrics: Metrics) -> tuple[str, ...]:
 
 
 def table(measured: Mapping[str, Metrics]) -> str:
-  """Formats metrics as a table with one row a stream, accuracies in percent.
+  """Returns the lines of a table of metrics with one row a stream, accuracies in percent.
 
   Args:
     measured: metrics by stream.
-
-  Returns:
-    Lines of text.
   """
   rows = [("stream", *COLUMNS), *((stream, *cells(metrics)) for stream, metrics in measured.items())]
   widths = [max(len("rgb+flow"), *(len(row[0]) for row in rows)), *(max(7, len(name)) for name in COLUMNS)]
@@ -251,20 +236,17 @@ class ClassScores:
 
 
 def from_logits(logits: np.ndarray) -> ClassScores:
-  """Takes logits as scores.
+  """Returns logits as scores, in double precision, with the logarithms of their softmax.
 
   Args:
     logits: `[N, classes]`, of one stream or fused.
-
-  Returns:
-    The logits in double precision and the logarithms of their softmax.
   """
   logits = logits.astype(np.float64)
   return ClassScores(logits, special.log_softmax(logits, axis=-1))
 
 
 def add_logits(rgb: np.ndarray, flow: np.ndarray, *, flow_weight: float = 0.5) -> ClassScores:
-  """Fuses two streams by 2 (1 - w) rgb + 2 w flow, which is the sum of their logits at w = 0.5.
+  """Returns two streams fused by 2 (1 - w) rgb + 2 w flow, which is the sum of their logits at w = 0.5.
 
   The sum is that of google-deepmind/kinetics-i3d evaluate_sample.py; the weight is our addition.
 
@@ -272,9 +254,6 @@ def add_logits(rgb: np.ndarray, flow: np.ndarray, *, flow_weight: float = 0.5) -
     rgb: logits `[N, classes]`.
     flow: logits `[N, classes]`.
     flow_weight: w in [0, 1].
-
-  Returns:
-    The fused scores.
 
   Raises:
     I3dError: if the weight is out of range.

@@ -36,7 +36,7 @@ def render(
   runs: Mapping[str, Sequence[Mapping[str, Any]]],
   examples: Mapping[str, Sequence[figures.Example]],
 ) -> str:
-  """Renders the page.
+  """Returns the page, HTML that needs neither scripts nor the network.
 
   Args:
     about: provenance, `streams`, `fusion` and `failures`, as results.json has them.
@@ -44,9 +44,6 @@ def render(
     classes: names in index order.
     runs: by stream, the lines of metrics.jsonl of its training, if there are any.
     examples: the 'best' and 'worst' clips of the last of `measured`.
-
-  Returns:
-    HTML that needs neither scripts nor the network.
   """
   *_, last = measured
   made_with = {stream: {**values, **values["protocol"]} for stream, values in about["streams"].items()}

@@ -200,13 +200,10 @@ def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config:
 
 
 def freeze(function: ConcreteFunction) -> ConcreteFunction:
-  """Replaces variables by constants.
+  """Returns the function with the current values of its variables as constants.
 
   Args:
     function: a traced function.
-
-  Returns:
-    The function with the current values of its variables as constants.
   """
   return convert_to_constants.convert_variables_to_constants_v2(function)
 

@@ -95,15 +95,12 @@ def _takes(network: classifier_lib.LoadedNetwork, num_frames: int, size: int) ->
 
 
 def make(classifier: classifier_lib.Classifier, specs: Specs, endpoints: Iterable[str] = ()) -> dict[str, Signature]:
-  """Makes the signatures of a network: the default one, for its logits, and those for whatever else it returns.
+  """Returns the signatures of a network by name: the default, for its logits, and those for whatever else it returns.
 
   Args:
     classifier: the network, or two.
     specs: the clips it takes, by stream.
     endpoints: the endpoints that get a signature of their own.
-
-  Returns:
-    The signatures by name.
 
   Raises:
     I3dError: for an endpoint that the network does not have.
@@ -149,15 +146,12 @@ def _of_rgb(classifier: classifier_lib.Classifier, spec: tf.TensorSpec, logits, 
 
 
 def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
-  """Decodes clips, and resizes and crops them as in training.
+  """Returns clips `[B, T, crop, crop, 3]` in [-1, 1], decoded, and resized and cropped as in training.
 
   Args:
     images: JPEG or PNG images, string `[B, T]`; those of a clip have one size.
     short_side: pixels that the shorter side is resized to.
     crop: pixels of the side of the square in the centre that is kept.
-
-  Returns:
-    Clips `[B, T, crop, crop, 3]` in [-1, 1].
   """
 
   def decode(frames: tf.Tensor) -> tf.Tensor:
@@ -192,14 +186,11 @@ def class_list(classes: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Signature]) -> dict[str, bytes]:
-  """Makes the files that describe an exported network.
+  """Returns the contents, by name, of the files that describe an exported network.
 
   Args:
     classifier: the network, or two.
     signatures: as returned by `make`.
-
-  Returns:
-    Contents by file name.
   """
   networks = classifier.networks.values()
   content = {

@@ -247,7 +247,7 @@ def _clip(positions: Sequence[Mapping[tuple[str, str], np.ndarray]], network: st
 
 
 def window_indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.ndarray:
-  """Returns the numbers of the frames of every window of a video.
+  """Returns the numbers of the frames of every window of a video, int64 `[N, window]`.
 
   Window n begins at frame n * hop. 'drop' has only whole windows, (num_frames - window) // hop + 1 of them and none if
   the video is shorter than one. The others go on until the last frame is in a window or, where the hop is longer than
@@ -259,9 +259,6 @@ def window_indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.n
     window: Frames of a window, at least 1.
     hop: Frames from one window to the next, at least 1.
     tail: One of `profiles.TAILS`: what becomes of the frames at the end that do not fill a window.
-
-  Returns:
-    int64 `[N, window]`.
   """
   missing = num_frames - window  # behind the first window
   if tail == "drop":
@@ -328,7 +325,7 @@ def extract_features(
   progress: bool = False,
   **options: Any,
 ) -> VideoFeatures:
-  """Extracts the features of a video.
+  """Returns the features of a video, as `extract_features --profile=ours` writes them to files.
 
   Args:
     video: A video file, or one of records that holds a single video.
@@ -337,9 +334,6 @@ def extract_features(
     progress: Whether to show a progress bar on stderr.
     **options: Fields of `profiles.FeatureConfig`, such as endpoints, window, hop, crops, pooling and fps. The window
       can be 'all', for the whole video in exact chunks.
-
-  Returns:
-    What `extract_features --profile=ours` writes to files.
 
   Raises:
     VideoError: If the video cannot be read whole, or is too short.

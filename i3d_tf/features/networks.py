@@ -139,14 +139,11 @@ class FeatureNetwork:
         del held[0]
 
   def __call__(self, clips: Mapping[str, np.ndarray], *, pooling: str | None = None) -> dict[str, np.ndarray]:
-    """Returns the endpoints of crops of clips, pooled.
+    """Returns the endpoints of crops of clips, pooled: by endpoint `[B, crops, ...]`, float32.
 
     Args:
       clips: Whole frames `[B, T, H, W, C]` by stream, as `stacked` has them, at every position of the clip.
       pooling: In place of the options'.
-
-    Returns:
-      By endpoint `[B, crops, ...]`, float32.
 
     Raises:
       I3dError: If the clips do not fit the network, or a feature is not finite.

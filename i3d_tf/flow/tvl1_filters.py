@@ -130,53 +130,41 @@ class Scheme(NamedTuple):
 
 @compiled
 def padded_width(width):
-  """Rounds the width up to whole vectors, so that no loop has a scalar remainder.
+  """Returns the width rounded up to whole vectors, so that no loop has a scalar remainder.
 
   Args:
     width: columns of the image.
-
-  Returns:
-    The number of columns that are computed.
   """
   return (width + LANES - 1) // LANES * LANES
 
 
 @compiled
 def row_stride(width):
-  """Returns the distance from one row of a plane to the next.
+  """Returns the distance, in floats, from one row of a plane to the next.
 
   Args:
     width: columns of the image.
-
-  Returns:
-    The distance in floats.
   """
   return LANES + padded_width(width) + LANES
 
 
 @compiled
 def row_start(y, width):
-  """Returns where a row of a plane starts.
+  """Returns where a row of a plane starts: the offset of its column 0, in floats.
 
   Args:
     y: the row, -1 to H.
     width: columns of the image.
-
-  Returns:
-    The offset of the row's column 0, in floats.
   """
   return (y + 1) * row_stride(width) + LANES
 
 
 def plane_size(height, width):
-  """Returns the size of a plane.
+  """Returns the size of a plane in floats.
 
   Args:
     height: rows of the image.
     width: columns of the image.
-
-  Returns:
-    The number of floats.
   """
   return (height + 2) * row_stride(width)
 
@@ -193,26 +181,20 @@ _CUBIC = np.float32(-0.75)  # the free parameter of bicubic interpolation: OpenC
 
 @compiled
 def row_pitch(width):
-  """Returns the distance from one row of the image that is warped to the next.
+  """Returns the distance, in floats, from one row of the image that is warped to the next.
 
   Args:
     width: columns of the image.
-
-  Returns:
-    The distance in floats.
   """
   return (width + 2 * _BORDER) * CHANNELS
 
 
 def warped_size(height, width):
-  """Returns the size of the image that is warped.
+  """Returns the size, in floats, of the image that is warped.
 
   Args:
     height: rows of the image.
     width: columns of the image.
-
-  Returns:
-    The number of floats.
   """
   return (height + 2 * _BORDER) * row_pitch(width)
 

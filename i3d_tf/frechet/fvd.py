@@ -55,7 +55,7 @@ def fvd(
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
 ) -> distance.FvdResult:
-  """Computes the Frechet Video Distance between two sets of videos.
+  """Returns the Frechet Video Distances between two sets of videos, their intervals, and what they depend on.
 
   A set is a folder, searched with its sub-folders, of videos or of .npy arrays; one such file; a NumPy array uint8
   `[N, T, H, W, 3]`; or an .npz file that an earlier call wrote to `save_stats`.
@@ -74,9 +74,6 @@ def fvd(
     save_stats: an .npz file for the statistics of `real`.
     progress: whether to show progress bars on stderr.
     on_failure: called with a sentence for each video that cannot be used; the distance is that of the others.
-
-  Returns:
-    The distances, their intervals, and what they depend on.
 
   Raises:
     I3dError: if a set has fewer than two clips, options do not go together, or statistics are of other clips or
@@ -173,14 +170,11 @@ def _check_save(real: Videos, save_stats: str | os.PathLike) -> None:
 
 
 def list_sources(videos: Videos, config: distance.FvdConfig) -> list[_Source]:
-  """Lists the videos of a set: those below a folder, one file, or all of an array.
+  """Returns the videos of a set for `read_clip`: those below a folder, one file, or all of an array.
 
   Args:
     videos: a folder, a file, or an array `[N, T, H, W, 3]`.
     config: has max_clips and seed.
-
-  Returns:
-    The videos, for `read_clip`.
 
   Raises:
     I3dError: if there is no such path, nothing in it, or less than max_clips.
@@ -238,14 +232,11 @@ def _open_array(path: pathlib.Path) -> np.ndarray:
 
 
 def read_clip(source: _Source, config: distance.FvdConfig) -> np.ndarray:
-  """Reads a clip of consecutive frames from a random place of a video.
+  """Returns consecutive frames from a random place of a video, uint8 `[num_frames, H, W, 3]`.
 
   Args:
     source: one of `list_sources`.
     config: has num_frames, fps and seed.
-
-  Returns:
-    uint8 `[num_frames, H, W, 3]`.
 
   Raises:
     I3dError: if the video cannot be read to its end, or is too short.

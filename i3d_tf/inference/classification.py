@@ -67,13 +67,10 @@ class Video:
     return self.num_frames - (stream == "flow")
 
   def read(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns frames and flow fields.
+    """Returns frames and flow fields: 'rgb' uint8 `[N, H, W, 3]`, 'flow' float32 `[N, H, W, 2]` in [-1, 1].
 
     Args:
       numbers: By stream the numbers of its frames or fields, in any order and as often as wanted.
-
-    Returns:
-      'rgb' uint8 `[N, H, W, 3]`, 'flow' float32 `[N, H, W, 2]` in [-1, 1].
 
     Raises:
       VideoError: If the video cannot be read to its end.
@@ -117,14 +114,11 @@ def protocol(info: saved.ModelInfo, **given: object) -> clip_config.EvalClips:
 
 
 def read(video: Video, clips: clip_config.EvalClips) -> dict[str, np.ndarray]:
-  """Returns all views of a video.
+  """Returns all views of a video: float32 `[V, T, crop, crop, C]` in [-1, 1] by stream.
 
   Args:
     video: The video, whose frames have the views' short side.
     clips: The protocol.
-
-  Returns:
-    float32 `[V, T, crop, crop, C]` in [-1, 1] by stream.
 
   Raises:
     I3dError: If the video is too short for the network's protocol, or backward flow is asked for, which records have.
@@ -190,7 +184,7 @@ def classify(
   threads: int | None = None,
   progress: bool = False,
 ) -> Classification:
-  """Classifies a video file.
+  """Returns the logits and the best classes of a video file.
 
   It is cut into views by each network's own test protocol, which for I3D is one pass over the first ten seconds, and
   the logits are averaged over the views. Optical flow is computed where a network takes it.
@@ -203,9 +197,6 @@ def classify(
     max_frames: Frames of the video to use, from its start, at the network's rate. None: the protocol's, of I3D 250.
     threads: Threads for optical flow; None: one a core.
     progress: Whether to show a bar on stderr while flow is computed.
-
-  Returns:
-    The logits and the best classes.
 
   Raises:
     VideoError: If the video cannot be read or is too short.
@@ -228,16 +219,13 @@ def classify(
 def classify_clips(
   clips: Mapping[str, np.ndarray], classifier: classifier_lib.Classifier, *, name: str = "", top_k: int = 5
 ) -> Classification:
-  """Classifies a video that is given as the networks' clips.
+  """Returns the logits and the best classes of a video that is given as the networks' clips.
 
   Args:
     clips: By stream `[T, H, W, C]`, floating point in [-1, 1], in one pass.
     classifier: The networks.
     name: Name of the input, for the result.
     top_k: Number of predictions.
-
-  Returns:
-    The logits and the best classes.
 
   Raises:
     I3dError: If the clips do not fit a network.
@@ -283,13 +271,10 @@ def check_together(infos: Sequence[saved.ModelInfo]) -> saved.ModelInfo:
 
 
 def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
-  """Reads a clip of the release's sample, an array `[1, T, H, W, C]` in a .npy file.
+  """Returns a clip, float32 `[T, H, W, C]` in [-1, 1], from the release's sample, a .npy file with `[1, T, H, W, C]`.
 
   Args:
     path: The file.
-
-  Returns:
-    float32 `[T, H, W, C]` in [-1, 1].
 
   Raises:
     I3dError: If the file is no such array.

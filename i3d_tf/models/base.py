@@ -208,13 +208,10 @@ def clip_of(batch: Mapping[str, Any], streams: Sequence[str]) -> Any:
 
 
 def to_tensors(clip: Any) -> Clip:
-  """Converts a clip, or clips by stream, to tensors.
+  """Returns a clip, or clips by stream, as tensors.
 
   Args:
     clip: tensors or arrays.
-
-  Returns:
-    A tensor, or tensors by stream.
   """
   if isinstance(clip, Mapping):
     return {stream: tf.convert_to_tensor(each) for stream, each in clip.items()}
@@ -327,7 +324,7 @@ def _units(module: snt.Module) -> list[snt.Module]:
 
 
 def multiply_adds(function: Callable, *arguments: tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> int:
-  """Counts the multiply-adds of a function in its graph.
+  """Returns the number of multiply-adds of a function, counted in its graph.
 
   One multiplication with its addition counts 1; taps on padding are counted. Only convolutions and matrix products are,
   not biases, batch norm, pools and other operations on single values.
@@ -335,9 +332,6 @@ def multiply_adds(function: Callable, *arguments: tf.TensorSpec | Mapping[str, t
   Args:
     function: such as a call of a network.
     *arguments: specifications of its arguments, of known shapes.
-
-  Returns:
-    Their number.
 
   Raises:
     ValueError: for an operation whose shape is not known, or a loop, whose length is not.

@@ -71,16 +71,13 @@ class BatchNorm(snt.Module):
 
 
 def moving_average(value: tf.Tensor, name: str) -> tf.Variable:
-  """Creates a moving statistic, a variable that is not trained.
+  """Returns a new moving statistic, a variable that is not trained.
 
   Under a `tf.distribute` strategy every replica moves averages of its own; reading and saving take their mean.
 
   Args:
     value: at the start.
     name: of the variable.
-
-  Returns:
-    The variable.
   """
   # Keyword arguments by name, since a strategy replaces the constructor.
   return tf.Variable(

@@ -99,7 +99,7 @@ def inflate_to(
 
 
 def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.ndarray:
-  """Makes a kernel of several steps in time from one of a single step.
+  """Returns a kernel `[steps, kh, kw, Cin, Cout]`, of its dtype, made from one of a single step in time.
 
   Args:
     kernel: `[1, kh, kw, Cin, Cout]`.
@@ -107,9 +107,6 @@ def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.
     mode: 'mean': each step is the kernel divided by N. 'center': step floor((N - 1) / 2), the one that SAME padding
       puts on the output's own step, is the kernel, and the others are 0; of an even N it is the earlier of the middle
       two.
-
-  Returns:
-    `[steps, kh, kw, Cin, Cout]`, of the kernel's dtype.
 
   Raises:
     ValueError: for a kernel that has a temporal extent already, or another mode.

@@ -31,15 +31,12 @@ class Workers:
 
 
 def make_strategy(num_logical_cpus: int = 0) -> tuple[tf.distribute.Strategy, Workers]:
-  """Returns the strategy for this machine, or with TF_CONFIG for this worker among others.
+  """Returns the strategy for this machine, or with TF_CONFIG for this worker among others, and this process's place.
 
   Call it before any operation of TensorFlow has run.
 
   Args:
     num_logical_cpus: Number of replicas on the CPU (of each worker one); 0: one on each GPU, or one on the CPU.
-
-  Returns:
-    The strategy, and the place of this process among those of the run.
 
   Raises:
     I3dError: for a TF_CONFIG that cannot be used.

@@ -55,7 +55,7 @@ def text(
   height: int = LINE,
   max_width: int | None = None,
 ) -> np.ndarray:
-  """Draws a line of text.
+  """Returns a line of text as a read-only picture as wide as the text, which is shared by all callers.
 
   Args:
     words: the text.
@@ -63,9 +63,6 @@ def text(
     bold: use the bold font.
     size, height: pixels of the font and of the picture.
     max_width: pixels; a longer text is cut and ends in an ellipsis. None: any width.
-
-  Returns:
-    A read-only picture as wide as the text, which is shared by all callers.
   """
   font = _font(size, bold)
   while max_width is not None and font.getlength(words) > max_width - 2 and words.rstrip("…"):
@@ -85,27 +82,21 @@ def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
 
 
 def border(image: np.ndarray, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> np.ndarray:
-  """Adds paper around a picture.
+  """Returns a picture with paper around it.
 
   Args:
     image: the picture.
     top, bottom, left, right: pixels of paper at each side.
-
-  Returns:
-    The larger picture.
   """
   return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def page(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
-  """Stacks rows and adds the margin of a page.
+  """Returns the page of some rows, with its margin.
 
   Args:
     rows: pictures, from top to bottom.
     gap: pixels between them.
-
-  Returns:
-    The page.
   """
   return border(stack(rows, gap), MARGIN, MARGIN, MARGIN, MARGIN)
 
@@ -117,28 +108,22 @@ def _pad(image: np.ndarray, *, height: int | None = None, width: int | None = No
 
 
 def stack(rows: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-  """Puts pictures of any width below each other, flush left.
+  """Returns pictures of any width below each other, flush left.
 
   Args:
     rows: pictures, from top to bottom.
     gap: pixels between them.
-
-  Returns:
-    One picture.
   """
   width = max(row.shape[1] for row in rows)
   return np.concatenate([_pad(border(row, top=gap if number else 0), width=width) for number, row in enumerate(rows)])
 
 
 def beside(columns: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-  """Puts pictures of any height side by side, their tops level.
+  """Returns pictures of any height side by side, their tops level.
 
   Args:
     columns: pictures, from left to right.
     gap: pixels between them.
-
-  Returns:
-    One picture.
   """
   height = max(column.shape[0] for column in columns)
   spaced = [border(column, left=gap if number else 0) for number, column in enumerate(columns)]
@@ -146,41 +131,32 @@ def beside(columns: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
 
 
 def apart(left: np.ndarray, right: np.ndarray, *, width: int) -> np.ndarray:
-  """Puts two pictures at the ends of a line.
+  """Returns two pictures at the ends of a line.
 
   Args:
     left, right: the pictures.
     width: pixels of the line.
-
-  Returns:
-    One picture.
   """
   return beside([_pad(left, width=width - right.shape[1]), right])
 
 
 def rim(image: np.ndarray, color: Color = RIM) -> np.ndarray:
-  """Draws a line of one pixel at the inside of the border of a picture.
+  """Returns a copy of a picture with a line of one pixel at the inside of its border.
 
   Args:
     image: the picture.
     color: of the line.
-
-  Returns:
-    A copy with the line.
   """
   height, width = image.shape[:2]
   return cv2.rectangle(image.copy(), (0, 0), (width - 1, height - 1), color)
 
 
 def fit(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
-  """Resizes a picture to the largest size within limits that keeps its aspect ratio, and draws its rim.
+  """Returns a picture resized to the largest size within limits that keeps its aspect ratio, with its rim.
 
   Args:
     image: the picture.
     width, height: the limits in pixels.
-
-  Returns:
-    The resized picture.
   """
   factor = min(width / image.shape[1], height / image.shape[0])
   size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
@@ -188,13 +164,10 @@ def fit(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
 
 
 def wheel(side: int) -> np.ndarray:
-  """Draws the legend of flow: the colour that `codec.draw` gives each direction and speed, away from the centre.
+  """Returns the legend of flow, a square: the colour of each direction and speed, away from the centre.
 
   Args:
     side: pixels.
-
-  Returns:
-    A square picture with the colours in a circle.
   """
   across = np.linspace(-1, 1, side)
   flow = np.stack(np.meshgrid(across, across), axis=-1)
@@ -203,13 +176,10 @@ def wheel(side: int) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> bytes:
-  """Encodes a picture as a PNG file.
+  """Returns a picture as the content of a PNG file.
 
   Args:
     image: the picture.
-
-  Returns:
-    The content of the file.
   """
   return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
@@ -258,14 +228,11 @@ class Timeline:
     self._picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
   def at(self, time: float, seen: tuple[float, float]) -> np.ndarray:
-    """Draws the cursor.
+    """Returns the picture with the cursor.
 
     Args:
       time: the second at which it stands.
       seen: the first and the last second of what is shaded.
-
-    Returns:
-      The picture.
     """
     picture = self._picture.copy()
     bottom = picture.shape[0] - BELOW_AXES
@@ -281,15 +248,12 @@ class Timeline:
 
 
 def legend(names: Sequence[str], colors: Sequence[Color], *, width: int) -> np.ndarray:
-  """Draws names with their colours, in as many lines as they need.
+  """Returns a picture of names with their colours, in as many lines as they need.
 
   Args:
     names: the names.
     colors: one per name.
     width: pixels.
-
-  Returns:
-    The picture.
   """
   lines: list[list[np.ndarray]] = [[]]
   used = 0
@@ -305,15 +269,12 @@ def legend(names: Sequence[str], colors: Sequence[Color], *, width: int) -> np.n
 
 
 def ranking(names: Sequence[str], probabilities: Sequence[float], colors: Sequence[Color], *, width: int) -> np.ndarray:
-  """Draws classes below each other, each on a bar as long as its probability.
+  """Returns a picture of classes below each other, each on a bar as long as its probability.
 
   Args:
     names: of the classes, best first.
     probabilities, colors: one per class.
     width: pixels.
-
-  Returns:
-    The picture.
   """
   rows = []
   for name, probability, color in zip(names, probabilities, colors, strict=True):
@@ -335,7 +296,7 @@ def _lay(picture: np.ndarray, words: np.ndarray, left: int) -> None:
 
 
 def draw(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
-  """Draws a strip with a caption for each record.
+  """Returns a strip with a caption for each record, RGB uint8 `[H, W, 3]`.
 
   All flow of a record is drawn in one scale, which its caption states; for the colours see `codec.draw`.
 
@@ -343,9 +304,6 @@ def draw(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int
     chosen: at least one record, each with frames, flow or both.
     columns: the most images in a row.
     tile_height: pixels of an image; its width keeps the aspect ratio.
-
-  Returns:
-    RGB uint8 `[H, W, 3]`.
 
   Raises:
     I3dError: if an image cannot be decoded, or a record has none.
@@ -355,14 +313,11 @@ def draw(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int
 
 
 def draw_images(record: records.Record, *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
-  """Draws the frames and the flow of one record without a caption.
+  """Returns the frames and the flow of one record without a caption, RGB uint8 `[H, W, 3]`.
 
   Args:
     record: with frames, flow or both.
     columns, tile_height: as in `draw`.
-
-  Returns:
-    RGB uint8 `[H, W, 3]`.
 
   Raises:
     I3dError: as `draw`.

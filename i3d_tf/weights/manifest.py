@@ -171,15 +171,12 @@ def find_run(checkpoints: Sequence[str], stream: str) -> Run:
 
 
 def compare_run(run: Run, logits: np.ndarray, class_names: Sequence[str]) -> tuple[list[str], float]:
-  """Sets published figures beside computed ones.
+  """Returns lines with published figures beside computed ones, and the largest absolute difference.
 
   Args:
     run: The published run.
     logits: `[classes]`.
     class_names: In index order.
-
-  Returns:
-    Lines to print, and the largest absolute difference.
   """
   rows = [("norm of logits", run.norm, float(np.linalg.norm(logits)))]
   rows += [(name, logit, float(logits[class_names.index(name)])) for name, logit in run.logits.items()]

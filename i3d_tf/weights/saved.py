@@ -166,7 +166,7 @@ def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], inf
 
 
 def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tuple[base.Network, ModelInfo]:
-  """Loads a network from any checkpoint that the project reads.
+  """Returns a network from any checkpoint that the project reads, and what it is.
 
   Args:
     name_or_path: A published checkpoint's name, which is fetched to the cache if it is not there; the folder of a
@@ -174,9 +174,6 @@ def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tup
       a folder with model.ckpt) or in TF-slim's of Inception-v1; or a PyTorch state dict.
     average_space: Whether to take clips of any height and width, see `inception.InceptionI3d`, even if the network was
       not trained so.
-
-  Returns:
-    The network with its weights, and what it is.
 
   Raises:
     I3dError: If the network has no choice of `average_space`.
