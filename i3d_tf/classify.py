@@ -57,14 +57,7 @@ with cli.group_of("Output"):
 
 
 def main(arguments: list[str]) -> int:
-  """Classifies what the flags name, and prints the classes.
-
-  Args:
-    arguments: Not used.
-
-  Returns:
-    The exit status.
-  """
+  """Classifies what the flags name, and prints the classes."""
   del arguments
   checkpoints = _checkpoints()
   if FLAGS.json is None:

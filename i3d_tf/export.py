@@ -68,15 +68,7 @@ _FORMATS_OF = {
 
 
 def main(arguments: list[str]) -> None:
-  """Exports what the flags say, and prints what was written.
-
-  Args:
-    arguments: not used.
-
-  Raises:
-    I3dError: for flags that do not go together, and from the export.
-    OSError: if the folder cannot be written.
-  """
+  """Exports what the flags say, and prints what was written."""
   del arguments
   _check_flags()
   with workdir.new_folder(FLAGS.output) as folder:

@@ -86,14 +86,7 @@ with cli.group_of("Running"):
 
 
 def main(arguments: list[str]) -> int:
-  """Extracts the features that the flags ask for, and prints how many videos have them.
-
-  Args:
-    arguments: Not used.
-
-  Returns:
-    The exit status.
-  """
+  """Extracts the features that the flags ask for, and prints how many videos have them."""
   del arguments
   options = _options()
   cli.import_tensorflow()

@@ -37,17 +37,7 @@ flags.DEFINE_integer("num_threads", None, "Threads that decode. Default: the cor
 
 
 def main(arguments: list[str]) -> int:
-  """Verifies, prints or draws records, as the flags say.
-
-  Args:
-    arguments: the folder or file.
-
-  Returns:
-    The exit status.
-
-  Raises:
-    I3dError: if it holds no such records.
-  """
+  """Verifies, prints or draws records, as the flags say."""
   if len(arguments) != 1:
     raise errors.I3dError("name one folder of TFRecords, or one file; see --help")
   if FLAGS.contact_sheet is not None and pathlib.Path(FLAGS.contact_sheet).suffix.lower() != ".png":

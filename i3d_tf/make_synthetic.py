@@ -31,17 +31,7 @@ flags.DEFINE_integer("fps", synthetic.FPS, "Frames per second; motion is as fast
 
 
 def main(arguments: list[str]) -> int:
-  """Renders the data set that the flags describe, and prints what it holds.
-
-  Args:
-    arguments: not used.
-
-  Returns:
-    The exit status.
-
-  Raises:
-    I3dError: if the folder holds something else.
-  """
+  """Renders the data set that the flags describe, and prints what it holds."""
   del arguments
   counts = {"train": FLAGS.train_clips, "val": FLAGS.val_clips, "test": FLAGS.test_clips}
   paths = synthetic.write_dataset(

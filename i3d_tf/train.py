@@ -37,11 +37,7 @@ cli.define_flags(training.OptimizationConfig, group="Optimization")
 
 
 def main(arguments: list[str]) -> None:
-  """Trains as the flags say.
-
-  Args:
-    arguments: Not used.
-  """
+  """Trains as the flags say."""
   del arguments
   cli.import_tensorflow()  # which the networks' entries need
   run = cli.from_flags(training.TrainConfig)

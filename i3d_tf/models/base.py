@@ -60,7 +60,6 @@ class Network(snt.Module):
   def endpoint_names(self) -> tuple[str, ...]:
     """The names of the endpoints that a call returns, in order; known before the network is built."""
 
-  @abc.abstractmethod
   def build(self, in_channels: int | Mapping[str, int]) -> None:
     """Creates all variables; does nothing the second time.
 
@@ -70,6 +69,16 @@ class Network(snt.Module):
     Raises:
       ValueError: if the network was built for other numbers of channels.
     """
+    if self.in_channels is None:
+      with tf.init_scope():
+        self._build(in_channels)
+      self.in_channels = in_channels
+    elif self.in_channels != in_channels:
+      raise ValueError(f"clip has {in_channels} channels; {self.name} was built for {self.in_channels}")
+
+  @abc.abstractmethod
+  def _build(self, in_channels: Any) -> None:
+    """Creates the variables of all parts."""
 
   @abc.abstractmethod
   def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
@@ -130,12 +139,6 @@ class Network(snt.Module):
       return clip
     mean, std = (tf.constant(value, clip.dtype) for value in (self.rgb_mean, self.rgb_std))
     return (clip * 0.5 + 0.5 - mean) / std
-
-  def _check_channels(self, channels: int | Mapping[str, int]) -> bool:
-    """Whether the network is still to be built for `channels`; an error if it was built for others."""
-    if self.in_channels is not None and self.in_channels != channels:
-      raise ValueError(f"clip has {channels} channels; {self.name} was built for {self.in_channels}")
-    return self.in_channels is None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
