@@ -93,13 +93,10 @@ class NetworkReport:
 
 
 def measure(options: NetworkBenchmark) -> NetworkReport:
-  """Measures the forward pass and the training step of a network; takes a few seconds per round.
+  """Returns measurements of a network's forward pass and training step; takes a few seconds per round.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: if the network does not take such clips, or OpenVINO cannot be run.

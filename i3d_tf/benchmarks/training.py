@@ -232,13 +232,10 @@ class TrainingReport:
 
 
 def measure_training(options: TrainingBenchmark) -> TrainingReport:
-  """Trains all layers of a network for some steps, in a temporary folder.
+  """Returns measurements of training all layers of a network for some steps, in a temporary folder.
 
   Args:
     options: what to train.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: as `trainer.train`.

@@ -312,13 +312,10 @@ def spread(path: str | os.PathLike, count: int) -> list[record_index.Entry]:
 
 
 def describe(entry: record_index.Entry) -> list[str]:
-  """Describes a record in words.
+  """Returns a line of words for each key of a record: its values, or for many how many and what they are.
 
   Args:
     entry: its place.
-
-  Returns:
-    A line for each key, known or not: its values, or for many how many and what they are.
 
   Raises:
     I3dError: if it is damaged or no SequenceExample.

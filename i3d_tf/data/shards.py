@@ -246,14 +246,11 @@ class Folder:
     self._final(shard.name).unlink()
 
   def finish(self, dataset: clips_lib.Dataset, parameters: Mapping) -> list[dict]:
-    """Writes the counts and the lists of failed and missing clips.
+    """Returns the failures (split, id, path, reason); writes them, the missing clips and the counts.
 
     Args:
       dataset: what is listed.
       parameters: as they were claimed with.
-
-    Returns:
-      The failures: split, id, path and reason.
 
     Raises:
       I3dError: if the counts do not add up.

@@ -339,7 +339,7 @@ def write_dataset(
   fps: int = FPS,
   progress: bool = False,
 ) -> list[pathlib.Path]:
-  """Writes clips as `folder/<split>/<class>/<split>_<class>_<number>.avi` (Motion JPEG).
+  """Returns the paths of the clips: `folder/<split>/<class>/<split>_<class>_<number>.avi` (Motion JPEG).
 
   A clip depends on the seed, its split, class and number only. Sound clips that are already there are kept, so that a
   second call finishes what an interrupted one began.
@@ -353,9 +353,6 @@ def write_dataset(
     size: height and width in pixels.
     fps: frames per second.
     progress: whether to show a progress bar on stderr if that is a terminal.
-
-  Returns:
-    The paths of all clips.
 
   Raises:
     I3dError: if an argument is out of bounds, or the folder holds clips that were made with others, or other videos.

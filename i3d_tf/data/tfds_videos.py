@@ -64,13 +64,10 @@ def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
 
 
 def read_example(path: str) -> np.ndarray | bytes:
-  """Reads the video of one example.
+  """Returns an example's frames, uint8 RGB `[T, H, W, 3]`, or the bytes of a video file.
 
   Args:
     path: as `list_examples` gives it.
-
-  Returns:
-    Its frames, uint8 RGB `[T, H, W, 3]`, or the bytes of a video file.
 
   Raises:
     VideoError: if there is no such example, it has no frames, or its record is damaged.

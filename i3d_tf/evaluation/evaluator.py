@@ -176,7 +176,7 @@ def predict(
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
 ) -> predictions_lib.Predictions:
-  """Predicts every video of a split once and writes scores_STREAM.npz, or loads it if it is finished.
+  """Returns the predictions of all videos of a split and the failed records; writes scores_STREAM.npz, or loads it.
 
   Args:
     network: of the stream.
@@ -186,9 +186,6 @@ def predict(
     save_seconds: the time between two writes of the unfinished predictions, which a later call resumes.
     progress: whether to show a progress bar on stderr.
     on_failure: called with a sentence for each record that cannot be evaluated.
-
-  Returns:
-    The predictions, and among them the records that failed.
 
   Raises:
     I3dError: if the folder holds predictions made otherwise, logits are not finite, or a record is missing or seen

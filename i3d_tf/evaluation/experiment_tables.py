@@ -215,14 +215,11 @@ class Results:
       raise errors.I3dError(f"{path}: these are no results of experiments")
 
   def get(self, row: str, repeat: str) -> dict[str, Any]:
-    """Returns the results of one repeat.
+    """Returns a repeat's results by stream, and 'evaluation', what was run and its outcome; empty if nothing was.
 
     Args:
       row: name of the row.
       repeat: name of the repeat.
-
-    Returns:
-      By stream, and 'evaluation', what was run and its outcome; empty if nothing was.
     """
     return dict(self._entries.get(row, {}).get(repeat, {}))
 

@@ -110,15 +110,12 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def confusion(matrix: np.ndarray, classes: Sequence[str], stream: str) -> bytes:
-  """Draws a confusion matrix with each row as fractions of its videos, with names and numbers where there is room.
+  """Returns a PNG of a confusion matrix, each row as fractions of its videos, with names and numbers if they fit.
 
   Args:
     matrix: `[classes, classes]`, with labels as rows.
     classes: names in index order.
     stream: gives the color.
-
-  Returns:
-    PNG.
   """
   count = len(classes)
   side = float(np.clip(0.42 * count, 3.6, 7.6))
@@ -238,16 +235,13 @@ def choose(scores: np.ndarray, labels: np.ndarray, count: int) -> tuple[list[int
 def describe(
   predictions: predictions_lib.Predictions, scores: metrics_lib.ClassScores, index: int, picture: bytes
 ) -> Example:
-  """Describes a video.
+  """Returns the example that describes a video.
 
   Args:
     predictions: have the video's id and label.
     scores: of the same videos.
     index: of the video.
     picture: see `Example`.
-
-  Returns:
-    The example.
   """
   best = np.argsort(-scores.scores[index], kind="stable")[:3]
   logs = scores.log_probabilities

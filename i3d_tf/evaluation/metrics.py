@@ -110,14 +110,11 @@ def _label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Returns the label's score minus the best other class's: negative where another class is predicted.
+  """Returns the label's score minus the best other class's, float64 `[N]`: negative where another is predicted.
 
   Args:
     scores: `[N, classes]`.
     labels: `[N]`, class indices.
-
-  Returns:
-    Float64 `[N]`.
   """
   each = np.arange(len(labels))
   others = scores.astype(np.float64)
@@ -263,15 +260,12 @@ def add_logits(rgb: np.ndarray, flow: np.ndarray, *, flow_weight: float = 0.5) -
 
 
 def average_softmax(rgb: np.ndarray, flow: np.ndarray, *, flow_weight: float = 0.5) -> ClassScores:
-  """Fuses two streams by (1 - w) softmax(rgb) + w softmax(flow) ("averages predictions", arXiv 1705.07750, 2.5).
+  """Returns (1 - w) softmax(rgb) + w softmax(flow) ("averages predictions", arXiv 1705.07750, section 2.5).
 
   Args:
     rgb: logits `[N, classes]`.
     flow: logits `[N, classes]`.
     flow_weight: w in [0, 1].
-
-  Returns:
-    The fused scores.
 
   Raises:
     I3dError: if the weight is out of range.

@@ -55,15 +55,12 @@ def clip_specs(
   size: int | None = None,
   batch: int | None = None,
 ) -> Specs:
-  """Returns the clips that networks take, with as many open axes as they allow.
+  """Returns the clips, by stream, that networks take, with as many open axes as they allow.
 
   Args:
     classifier: one network, or two.
     num_frames, size: number of frames, and height and width; None: open, or what the network takes.
     batch: clips in a batch; None: open.
-
-  Returns:
-    Specifications by stream.
 
   Raises:
     I3dError: if a network does not take so many frames, or that size.
@@ -174,13 +171,10 @@ _VALUES = {
 
 
 def class_list(classes: tuple[str, ...]) -> dict[str, bytes]:
-  """Makes the file of the class names.
+  """Returns the file of the class names, a class per line, by its name; nothing if the classes have no names.
 
   Args:
     classes: names in index order.
-
-  Returns:
-    The content of the file, a class per line, by its name; nothing if the classes have no names.
   """
   return {_CLASSES_FILE: "".join(f"{name}\n" for name in classes).encode()} if classes else {}
 

@@ -375,16 +375,13 @@ def _config(checkpoint: Any, options: dict[str, Any]) -> profiles.FeatureConfig:
 def extract(
   source: sources.Source, extractor: Extractor, folder: results.Folder, *, bar: tqdm.tqdm | None = None
 ) -> results.Entry:
-  """Extracts a video's features into files. A video that cannot be used is an entry, too.
+  """Returns the entry of a video whose features it extracts into files, also of one that cannot be used.
 
   Args:
     source: The video.
     extractor: The networks.
     folder: Where the files and the entry go.
     bar: Progress bar to move.
-
-  Returns:
-    The entry.
 
   Raises:
     OSError: If the output cannot be written.
@@ -407,15 +404,12 @@ def extract(
 
 
 def extract_in_worker(source: sources.Source, *, options: profiles.FeatureConfig, output: str) -> str:
-  """Does the same in a process that may not have the networks yet.
+  """Returns the video's name after doing the same in a process that may not have the networks yet.
 
   Args:
     source: The video.
     options: What is taken.
     output: Path of the output folder.
-
-  Returns:
-    The video's name.
   """
   return extract(source, _extractor(options), results.Folder(output))["input"]
 

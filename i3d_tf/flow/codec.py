@@ -100,15 +100,12 @@ def flip_left_right(flow: np.ndarray) -> np.ndarray:
 
 
 def resize(flow: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Returns the flow of the resized frames: resized bilinearly, its values scaled by the same factors.
+  """Returns the flow of the resized frames, float32 `[height, width, 2]`: bilinear, its values scaled alike.
 
   Args:
     flow: one field `[H, W, 2]`.
     height: of the result, in pixels.
     width: of the result, in pixels.
-
-  Returns:
-    float32 `[height, width, 2]`.
   """
   factors = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
   return cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * factors

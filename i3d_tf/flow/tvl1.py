@@ -100,14 +100,11 @@ class TvL1:
     self.counts: list[tuple[int, int]] = [(0, 0)] * len(shapes)
 
   def flow(self, previous: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Returns the flow from `previous` to `following`.
+    """Returns the flow from `previous` to `following`: [H, W, 2] float32, pixels per frame to the right and downwards.
 
     Args:
       previous: [H, W] uint8 gray frame.
       following: [H, W] uint8 gray frame, a step later.
-
-    Returns:
-      [H, W, 2] float32, pixels per frame to the right and downwards.
 
     Raises:
       ValueError: a frame has another size or type.

@@ -59,13 +59,10 @@ class Embedding:
     self._apply = network.function([base.LOGITS], {stream: (_SIDE, _SIDE)})
 
   def prepare(self, frames: np.ndarray) -> np.ndarray:
-    """Makes the network's input from a clip.
+    """Returns a clip as float32 in [-1, 1]: RGB `[T, 224, 224, 3]`, or flow `[T - 1, 224, 224, 2]`.
 
     Args:
       frames: uint8 `[T, H, W, 3]`.
-
-    Returns:
-      float32 in [-1, 1]: RGB `[T, 224, 224, 3]`, or flow `[T - 1, 224, 224, 2]`.
     """
     resized = resize(frames)
     if self.stream == "rgb":

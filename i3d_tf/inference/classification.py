@@ -252,13 +252,10 @@ def rank(logits: np.ndarray, class_names: Sequence[str], top_k: int) -> list[Pre
 
 
 def check_together(infos: Sequence[saved.ModelInfo]) -> saved.ModelInfo:
-  """Checks that clips of several networks can be cut from the same frames.
+  """Returns the first of several networks, if their clips can be cut from the same frames.
 
   Args:
     infos: What the networks are.
-
-  Returns:
-    The first of them.
 
   Raises:
     I3dError: If their clips are cut differently.

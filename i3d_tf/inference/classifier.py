@@ -138,14 +138,11 @@ class LoadedNetwork(tf.Module):
     return values
 
   def function(self, names: Sequence[str], sizes: Mapping[str, Sequence[int | None]]) -> Any:
-    """Returns the compiled function from clips by stream to endpoints, for any number of clips and frames.
+    """Returns a `tf.function` from clips by stream, float32 `[B, T, H, W, C]`, to endpoints, for any B and T.
 
     Args:
       names: Endpoints that it returns; what they do not need is not run.
       sizes: Height and width of the clips by stream; None for any.
-
-    Returns:
-      A `tf.function` of one argument, float32 `[B, T, H, W, C]` by stream.
 
     Raises:
       I3dError: If there is no such endpoint, or such clips do not fit the network.

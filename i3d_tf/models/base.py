@@ -283,7 +283,7 @@ def check_common(num_classes: int, width_multiplier: float, compute_dtype: str) 
 def dropout(
   net: tf.Tensor, keep_prob: float, seeds: tf.Tensor | None, *, whole_channels: bool = False, layer: int = 0
 ) -> tf.Tensor:
-  """Keeps values with probability `keep_prob`, divided by it, and sets the others to 0.
+  """Returns `[B, T, H, W, C]` with values kept with probability `keep_prob`, divided by it, and others set to 0.
 
   Args:
     net: the values, `[B, T, H, W, C]`.
@@ -291,9 +291,6 @@ def dropout(
     seeds: integers `[B, 2]`, a seed for each clip, which alone determines its dropout; None: drawn anew.
     whole_channels: keep or drop a channel at all times and places alike.
     layer: tells the layers of a network apart, so that they draw different numbers from the same seeds.
-
-  Returns:
-    `[B, T, H, W, C]`.
   """
   if keep_prob == 1:
     return net

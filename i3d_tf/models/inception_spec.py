@@ -353,14 +353,11 @@ def _conv_units(row, name, endpoint, owner, architecture, in_channels) -> Iterat
 
 
 def variable_shapes(architecture: Architecture = I3D, **sizes: Any) -> dict[str, tuple[int, ...]]:
-  """Returns the shapes of all variables.
+  """Returns all variables' shapes by the release's names without the stream's prefix; batch-norm vectors are (C,).
 
   Args:
     architecture: of the network.
     **sizes: `in_channels`, `num_classes` and `width_multiplier` of `units`.
-
-  Returns:
-    Shapes by the release's names without the stream's prefix; batch-norm vectors are (C,).
   """
   shapes: dict[str, tuple[int, ...]] = {}
   for unit in units(architecture, **sizes):

@@ -47,14 +47,7 @@ class _Towers(base.Network):
     return (*towers, *self._JOINT_ENDPOINTS)
 
   def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
-    """Returns the layers along the positions that lead to an endpoint; see `base.Network.time_layers`.
-
-    Args:
-      endpoint: one that has a value at each position.
-
-    Raises:
-      I3dError: for one that is averaged over the positions.
-    """
+    """The layers of a tower's endpoint; an I3dError for one that is averaged over the positions."""
     stream, _, name = endpoint.partition("/")
     if stream in self.towers and name:
       return self.towers[stream].time_layers(name)
@@ -65,14 +58,7 @@ class _Towers(base.Network):
       self.towers[stream].build(channels)
 
   def check(self, clip: base.Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
-    """Checks that the network can take a clip.
-
-    Args:
-      clip: the clip, or its specification; by stream if there are two.
-
-    Raises:
-      ValueError: if a stream's clip is missing or does not fit.
-    """
+    """Checks the clip of each stream; a ValueError if one is missing or does not fit."""
     is_mapping = isinstance(clip, Mapping)
     if is_mapping != (len(self.streams) > 1) or (is_mapping and not set(clip) >= set(self.streams)):
       given = f"clips of {' and '.join(clip)}" if is_mapping else "one clip"

@@ -209,14 +209,7 @@ class _Checkpoints:
     self._manager = tf.train.CheckpointManager(self._checkpoint, place, max_to_keep=keep)
 
   def restore(self) -> bool:
-    """Restores the newest checkpoint.
-
-    Returns:
-      Whether there was one.
-
-    Raises:
-      CheckpointError: if it is damaged or of another network.
-    """
+    """Restores the newest checkpoint, if there is one; a CheckpointError if it is damaged or of another network."""
     latest = tf.train.latest_checkpoint(os.fspath(self._folder))
     if latest is None:
       return False

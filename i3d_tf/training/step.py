@@ -82,14 +82,11 @@ class Step:
     self._apply = function(self._apply_everywhere)
 
   def accumulate(self, batch: Mapping[str, tf.Tensor], *, loss_scale: float = 1.0) -> Outcome:
-    """Adds the gradients of a batch to those of this step.
+    """Returns the sums of a batch, and adds its gradients to those of this step.
 
     Args:
       batch: Batch of `pipeline.train_batches`, distributed.
       loss_scale: Factor on the loss, see `apply`.
-
-    Returns:
-      The sums of the batch.
     """
     return Outcome(*self._accumulate(batch, tf.constant(loss_scale, tf.float32)).numpy().tolist())
 

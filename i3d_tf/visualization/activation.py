@@ -135,14 +135,11 @@ def _shares(extent: int, kernel: int) -> np.ndarray:
 
 
 def centres(head: Head, extent: int) -> np.ndarray:
-  """Computes where the positions of the last layer are along a side of the frames.
+  """Returns the middle of the pixels, float64, that each position of the last layer sees along a side of the frames.
 
   Args:
     head: of the network.
     extent: pixels of the side.
-
-  Returns:
-    The middle of the pixels that each position sees, float64, in pixels.
   """
   count = receptive_field.num_steps(head.space, extent)
   seen = [receptive_field.seen(head.space, (index, index + 1), extent) for index in range(count)]

@@ -221,13 +221,10 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
 
 
 def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
-  """Finds a network's checkpoint and its description, without reading the weights.
+  """Returns a network's description (None without a model.json) and its checkpoint's path or name; reads no weights.
 
   Args:
     name_or_path: As `load` takes it.
-
-  Returns:
-    The description, None if there is no model.json; and the checkpoint's path or name.
 
   Raises:
     CheckpointError: If a model.json cannot be read, or a training run has no network yet.
@@ -252,14 +249,11 @@ def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
 
 
 def from_state_dict(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
-  """Recognizes the network of a PyTorch state dict and converts its weights.
+  """Returns the name in the zoo of a PyTorch state dict's network, and its variables as `release.named_variables`.
 
   Args:
     arrays: The state dict.
     path: Its file, for messages, and because X3D-XS, S and M are told apart by its name.
-
-  Returns:
-    The network's name in the zoo, and its variables by the names of `release.named_variables`.
 
   Raises:
     CheckpointError: If it is of no network that is known, or weights are missing, unmatched or misshapen.
