@@ -16,11 +16,7 @@ _PACKAGE = pathlib.Path(__file__).parent
 
 
 def main(arguments: list[str]) -> None:
-  """Prints a line for each program.
-
-  Args:
-    arguments: Not used.
-  """
+  """Prints a line for each program."""
   del arguments
   programs = dict(_programs())
   width = max(map(len, programs))

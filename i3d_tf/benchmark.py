@@ -80,17 +80,7 @@ flags.DEFINE_string("json", None, "The JSON file to write the figures to, too.")
 
 
 def main(arguments: list[str]) -> int:
-  """Measures what the first argument names, and prints the report.
-
-  Args:
-    arguments: the words of the command line that are no flags.
-
-  Returns:
-    The exit status: 1 if some network of the zoo could not be measured.
-
-  Raises:
-    I3dError: for a subject or flags that are not allowed, and from the measurement.
-  """
+  """Measures what the first argument names, and prints the report; status 1 if a network could not be measured."""
   subjects = {
       "network": _network, "flow": _flow, "input": _input, "train": _train, "extract": _extract, "zoo": _zoo,
   }  # fmt: skip

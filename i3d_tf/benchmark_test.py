@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from i3d_tf import benchmarks
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.benchmarks import comparison
-from i3d_tf.benchmarks import timing
 from i3d_tf.data import records
 
 
@@ -157,13 +157,13 @@ class TimingTest(absltest.TestCase):
     calls = []
     figures = iter([100.0, 1.0, 2.0])
     tasks = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b") or next(figures)}
-    seconds = timing.in_turn(tasks, rounds=2)
+    seconds = benchmarks.in_turn(tasks, rounds=2)
     self.assertEqual(calls, ["a", "b"] * 3)
     self.assertEqual(seconds["b"], [1.0, 2.0])
     self.assertLen(seconds["a"], 2)
 
   def test_median_ratio_is_taken_round_by_round(self):
-    self.assertEqual(timing.median_ratio([2, 30, 4], [1, 10, 1]), 3)
+    self.assertEqual(benchmarks.median_ratio([2, 30, 4], [1, 10, 1]), 3)
 
 
 if __name__ == "__main__":

@@ -57,14 +57,7 @@ with cli.group_of("Output"):
 
 
 def main(arguments: list[str]) -> int:
-  """Classifies what the flags name, and prints the classes.
-
-  Args:
-    arguments: Not used.
-
-  Returns:
-    The exit status.
-  """
+  """Classifies what the flags name, and prints the classes."""
   del arguments
   checkpoints = _checkpoints()
   if FLAGS.json is None:
@@ -169,19 +162,19 @@ def _published(checkpoints: dict[str, str]) -> Any:
   """The run of the release that the result is to be compared with, if it is."""
   if not FLAGS.expect:
     return None
-  from i3d_tf.evaluation import published
+  from i3d_tf.weights import manifest
 
-  return published.find(list(checkpoints.values()), "joint" if len(checkpoints) > 1 else next(iter(checkpoints)))
+  return manifest.find_run(list(checkpoints.values()), "joint" if len(checkpoints) > 1 else next(iter(checkpoints)))
 
 
 def _meets(run: Any, result: Any, class_names: Sequence[str]) -> bool:
-  from i3d_tf.evaluation import published
+  from i3d_tf.weights import manifest
 
-  lines, difference = published.compare(run, result.logits, class_names)
-  verdict = "within" if difference <= published.TOLERANCE else "NOT within"
+  lines, difference = manifest.compare_run(run, result.logits, class_names)
+  verdict = "within" if difference <= manifest.TOLERANCE else "NOT within"
   print("\n".join(lines))
-  print(f"largest difference {difference:.6f}, {verdict} {published.TOLERANCE}")
-  return difference <= published.TOLERANCE
+  print(f"largest difference {difference:.6f}, {verdict} {manifest.TOLERANCE}")
+  return difference <= manifest.TOLERANCE
 
 
 def run() -> None:

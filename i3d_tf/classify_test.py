@@ -21,11 +21,10 @@ import tensorflow as tf
 import i3d_tf
 from i3d_tf import resources
 from i3d_tf import testing
-from i3d_tf.evaluation import published
 from i3d_tf.inference import classification
-from i3d_tf.inference import views
 from i3d_tf.models import inception
 from i3d_tf.video import decode
+from i3d_tf.weights import manifest
 from i3d_tf.weights import saved
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -94,7 +93,7 @@ class QuickTest(ClassifyTestCase):
   def test_limits_are_those_of_the_library(self):
     self.assertIn("of I3D 250. (at least 9; default: 250)", " ".join(self.run_classify("--help").stdout.split()))
     info = saved.make_info(stream="rgb", num_classes=400)
-    self.assertEqual((views.protocol(info).max_frames, inception.MIN_FRAMES), (250, 9))
+    self.assertEqual((classification.protocol(info).max_frames, inception.MIN_FRAMES), (250, 9))
 
 
 class ErrorsBeforeTheWorkTest(ClassifyTestCase):
@@ -363,7 +362,7 @@ class MeetsTest(parameterized.TestCase):
     (0.0, True, "within 0.001"), (0.0009, True, "within 0.001"), (0.01, False, "NOT within 0.001")
   )
   def test_verdict(self, error, meets, words):
-    run = published.Run(5.0, {"zumba": 4.0, "archery": 3.0})
+    run = manifest.Run(5.0, {"zumba": 4.0, "archery": 3.0})
     logits = np.zeros(400)
     logits[[399, 5]] = 4.0 + error, 3.0
     result = classification.Classification("rgb.npy", 9, logits, ())

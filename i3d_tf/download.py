@@ -41,17 +41,7 @@ flags.DEFINE_string(
 
 
 def main(names: list[str]) -> int:
-  """Fetches checkpoints, or lists them, and prints what the cache has.
-
-  Args:
-    names: The checkpoints, unless the flags say which.
-
-  Returns:
-    The exit status, 1 if one cannot be fetched.
-
-  Raises:
-    I3dError: If the words and the flags do not go together.
-  """
+  """Fetches checkpoints, or lists them, and prints what the cache has; status 1 if one cannot be fetched."""
   if [FLAGS.list, FLAGS.all, bool(names)].count(True) != 1:
     raise errors.I3dError(f"say what to fetch, or --all, or --list; there are {', '.join(hub.NAMES)}")
   if FLAGS.list:

@@ -6,7 +6,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf.evaluation import config as config_lib
+from i3d_tf import evaluation
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
@@ -45,7 +45,7 @@ _CLIP_FLAGS = {
 }
 
 FLAGS = flags.FLAGS
-cli.define_flags(config_lib.EvaluationConfig, group="Data and results", names=("output", "records", "split"))
+cli.define_flags(evaluation.EvaluationConfig, group="Data and results", names=("output", "records", "split"))
 with cli.group_of("Networks"):
   flags.DEFINE_string("rgb_checkpoint", None, "RGB network: a run of train, a released checkpoint's name, or a path.")
   flags.DEFINE_string("flow_checkpoint", None, "Flow network, likewise.")
@@ -60,7 +60,7 @@ cli.define_flags(
   unset={name: text for name, text in _CLIP_FLAGS.items() if name != "flip"},
 )
 cli.define_flags(
-  config_lib.EvaluationConfig,
+  evaluation.EvaluationConfig,
   group="Fusion and report",
   names=("fusion", "flow_weight", "svm_train_scores", "num_examples"),
   unset={"flow_weight": "0.5"},
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
   return 0
 
 
-def _config() -> config_lib.EvaluationConfig:
+def _config() -> evaluation.EvaluationConfig:
   checkpoints, score_files = _given("checkpoint"), _given("scores")
   if both := sorted(set(checkpoints) & set(score_files)):
     raise errors.I3dError(f"give either --{both[0]}_checkpoint or --{both[0]}_scores, not both")
@@ -96,7 +96,7 @@ def _config() -> config_lib.EvaluationConfig:
   if checkpoints and not FLAGS.records:
     raise errors.I3dError("--records is missing: the folder of TFRecords to evaluate on")
   return cli.from_flags(
-    config_lib.EvaluationConfig,
+    evaluation.EvaluationConfig,
     checkpoints=checkpoints,
     score_files=score_files,
     clips={name: FLAGS[name].value for name in _CLIP_FLAGS if FLAGS[name].present},

@@ -6,7 +6,6 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf.evaluation import experiment_runs as runs
 from i3d_tf.evaluation import experiment_tables as tables
 
 USAGE = """Runs the trainings and evaluations of a table of experiments, one after the other.
@@ -38,10 +37,10 @@ def main(arguments: list[str]) -> None:
   if bool(FLAGS.data) != bool(FLAGS.output) or not (FLAGS.data or FLAGS.render):
     raise errors.I3dError("give --data and --output to run the table, --render to write its page, or all of them")
   table = tables.load(FLAGS.table)
-  chosen = runs.choose(table, FLAGS.only, FLAGS.seeds)
+  chosen = tables.choose(table, FLAGS.only, FLAGS.seeds)
   say = functools.partial(print, flush=True)
   if FLAGS.data:
-    runs.run(table, chosen, data=FLAGS.data, output=FLAGS.output, run_command=runs.execute, on_message=say)
+    tables.run(table, chosen, data=FLAGS.data, output=FLAGS.output, run_command=tables.execute, on_message=say)
   if FLAGS.render:
     tables.insert(FLAGS.render, table, tables.render(table, tables.Results(table.results_path)))
 

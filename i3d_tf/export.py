@@ -4,8 +4,8 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import exporting
 from i3d_tf import workdir
-from i3d_tf.exporting import config
 
 USAGE = """Exports a trained network, or two of RGB and flow whose logits are added, to other programs.
 
@@ -49,44 +49,36 @@ cli.define_paths(
 with cli.group_of("Output"):
   flags.DEFINE_string("output", None, "Folder to write to, a new or an empty one.", required=True)
   flags.DEFINE_enum(
-    "format", "saved_model", [*config.GRAPH_FORMATS, *config.WEIGHT_FORMATS], "What is written, see above."
+    "format", "saved_model", [*exporting.GRAPH_FORMATS, *exporting.WEIGHT_FORMATS], "What is written, see above."
   )
 _GRAPH_FLAGS = ("num_frames", "size", "average_space")
 _SAVED_MODEL_FLAGS = ("endpoints", "fold_batch_norm")
 cli.define_flags(
-    config.GraphConfig, group="saved_model, tflite, onnx", names=_GRAPH_FLAGS,
+    exporting.GraphConfig, group="saved_model, tflite, onnx", names=_GRAPH_FLAGS,
     unset={"num_frames": "any that the network takes", "size": "any that the network takes"},
 )  # fmt: skip
-cli.define_flags(config.GraphConfig, group="saved_model", names=_SAVED_MODEL_FLAGS)
-cli.define_flags(config.WeightsConfig, group="release", names=("layout",), unset={"layout": "that of the stream"})
+cli.define_flags(exporting.GraphConfig, group="saved_model", names=_SAVED_MODEL_FLAGS)
+cli.define_flags(exporting.WeightsConfig, group="release", names=("layout",), unset={"layout": "that of the stream"})
 
 _FORMATS_OF = {
-  **dict.fromkeys(_GRAPH_FLAGS, config.GRAPH_FORMATS),
+  **dict.fromkeys(_GRAPH_FLAGS, exporting.GRAPH_FORMATS),
   **dict.fromkeys(_SAVED_MODEL_FLAGS, ("saved_model",)),
   "layout": ("release",),
 }
 
 
 def main(arguments: list[str]) -> None:
-  """Exports what the flags say, and prints what was written.
-
-  Args:
-    arguments: not used.
-
-  Raises:
-    I3dError: for flags that do not go together, and from the export.
-    OSError: if the folder cannot be written.
-  """
+  """Exports what the flags say, and prints what was written."""
   del arguments
   _check_flags()
   with workdir.new_folder(FLAGS.output) as folder:
     cli.import_tensorflow()
     from i3d_tf.exporting import exports
 
-    if FLAGS.format in config.GRAPH_FORMATS:
-      lines = exports.write_graph(folder, tuple(FLAGS.checkpoint), cli.from_flags(config.GraphConfig))
+    if FLAGS.format in exporting.GRAPH_FORMATS:
+      lines = exports.write_graph(folder, tuple(FLAGS.checkpoint), cli.from_flags(exporting.GraphConfig))
     else:
-      lines = [exports.write_weights(folder, FLAGS.checkpoint[0], cli.from_flags(config.WeightsConfig))]
+      lines = [exports.write_weights(folder, FLAGS.checkpoint[0], cli.from_flags(exporting.WeightsConfig))]
   print(f"{FLAGS.output}: {FLAGS.format} of " + "\n".join(lines))
 
 
@@ -96,7 +88,7 @@ def _check_flags() -> None:
   for name, formats in _FORMATS_OF.items():
     if FLAGS[name].present and FLAGS.format not in formats:
       raise errors.I3dError(f"--{name} is for --format={' or '.join(formats)}, not {FLAGS.format}")
-  if FLAGS.format in config.WEIGHT_FORMATS and len(FLAGS.checkpoint) > 1:
+  if FLAGS.format in exporting.WEIGHT_FORMATS and len(FLAGS.checkpoint) > 1:
     raise errors.I3dError(f"--format={FLAGS.format} takes one --checkpoint; export the other one, too")
 
 

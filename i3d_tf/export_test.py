@@ -11,9 +11,9 @@ from ai_edge_litert import interpreter
 import numpy as np
 import onnxruntime
 
+from i3d_tf import exporting
 from i3d_tf import testing
-from i3d_tf.exporting import config
-from i3d_tf.weights import pytorch_inception
+from i3d_tf.weights import pytorch
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 from i3d_tf.weights import tensorflow1
@@ -24,13 +24,13 @@ _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 class FlagsTest(absltest.TestCase):
   def test_choices_are_those_of_the_library(self):
-    self.assertEqual(config.PYTORCH_FORMATS, tuple(pytorch_inception.I3D_LAYOUTS))
-    self.assertEqual(config.RELEASE_LAYOUTS, tuple(tensorflow1.LAYOUTS))
+    self.assertEqual(exporting.PYTORCH_FORMATS, tuple(pytorch.I3D_LAYOUTS))
+    self.assertEqual(exporting.RELEASE_LAYOUTS, tuple(tensorflow1.LAYOUTS))
 
   def test_defaults_are_those_of_the_library(self):
     shown = testing.run_main("export", "--help")
     self.assertEqual(shown.status, 0)
-    self.assertIn(f"default: {config.GraphConfig().format}", shown.stdout)
+    self.assertIn(f"default: {exporting.GraphConfig().format}", shown.stdout)
 
 
 class ExportTest(parameterized.TestCase):

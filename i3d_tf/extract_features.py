@@ -8,9 +8,8 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf.data import beam as beam_lib
-from i3d_tf.features import config
 from i3d_tf.features import profiles
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
@@ -49,10 +48,12 @@ network has PooledFeatures, what it gives its classifier, and Logits; an unknown
 FLAGS = flags.FLAGS
 cli.define_paths("input", "Videos, folders of videos, and folders of records.", default=[], required=True)
 flags.DEFINE_string("output", None, "Folder for the features; made if it is not there.", required=True)
-cli.define_flags(config.FeatureConfig, group="Network", names=("rgb_checkpoint", "flow_checkpoint", "joint_checkpoint"))
+cli.define_flags(
+  profiles.FeatureConfig, group="Network", names=("rgb_checkpoint", "flow_checkpoint", "joint_checkpoint")
+)
 _PROFILES_OWN = dict.fromkeys(("streams", "endpoints", "pooling", "tail"), "the profile's")
 cli.define_flags(
-    config.FeatureConfig, group="What is taken", names=("profile", "streams", "endpoints", "pooling", "hop", "tail"),
+    profiles.FeatureConfig, group="What is taken", names=("profile", "streams", "endpoints", "pooling", "hop", "tail"),
     unset={**_PROFILES_OWN, "hop": "the window"},
 )  # fmt: skip
 with cli.group_of("What is taken"):
@@ -63,15 +64,15 @@ with cli.group_of("What is taken"):
     "take clips of one length, theirs.",
   )
   flags.DEFINE_enum(
-    "crops", None, [str(number) for number in config.CROPS],
+    "crops", None, [str(number) for number in profiles.CROPS],
     "1: the centre; 5: the corners, too; 10: and their mirror images. Default: 1, or the profile's.",
   )  # fmt: skip
 cli.define_flags(
-    config.FeatureConfig, group="Frames", names=("fps", "short_side", "crop"),
+    profiles.FeatureConfig, group="Frames", names=("fps", "short_side", "crop"),
     unset={"short_side": "the network's", "crop": "the network's"},
 )  # fmt: skip
 cli.define_flags(
-    config.FeatureConfig, group="Running", names=("batch", "chunk", "threads"),
+    profiles.FeatureConfig, group="Running", names=("batch", "chunk", "threads"),
     unset={"batch": "as many as have 64 frames", "threads": "the cores"},
 )  # fmt: skip
 with cli.group_of("Running"):
@@ -85,14 +86,7 @@ with cli.group_of("Running"):
 
 
 def main(arguments: list[str]) -> int:
-  """Extracts the features that the flags ask for, and prints how many videos have them.
-
-  Args:
-    arguments: Not used.
-
-  Returns:
-    The exit status.
-  """
+  """Extracts the features that the flags ask for, and prints how many videos have them."""
   del arguments
   options = _options()
   cli.import_tensorflow()
@@ -106,7 +100,7 @@ def main(arguments: list[str]) -> int:
   sources = sources[FLAGS.shard :: FLAGS.num_shards]
   extractor = extraction.Extractor(options)
   folder = results.Folder(FLAGS.output, part=f"shard-{FLAGS.shard:05}-of-{FLAGS.num_shards:05}")
-  with folder.claim(extractor.meaning, about={"made_by": provenance.collect()}):
+  with folder.claim(extractor.meaning, about={"made_by": resources.provenance()}):
     done = folder.entries()
     tasks = [
       source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
@@ -119,7 +113,7 @@ def main(arguments: list[str]) -> int:
     return _report(sources, tasks, folder)
 
 
-def _options() -> config.FeatureConfig:
+def _options() -> profiles.FeatureConfig:
   """The options that the flags give, those not given as the profile has them."""
   if FLAGS.shard >= FLAGS.num_shards:
     raise errors.I3dError(f"--shard={FLAGS.shard}; shards are counted from 0, and there are {FLAGS.num_shards}")
@@ -136,14 +130,14 @@ def _options() -> config.FeatureConfig:
   own = {name: value for name, value in own.items() if value is not None}
   if FLAGS.hop is None and "window" in own:
     own["hop"] = None  # the profile's is for its own window
-  return cli.from_flags(config.FeatureConfig, **{**profiles.PROFILES[FLAGS.profile].defaults, **own})
+  return cli.from_flags(profiles.FeatureConfig, **{**profiles.PROFILES[FLAGS.profile].defaults, **own})
 
 
 def _window() -> int | None:
   if FLAGS.window is None:
     return None
   if FLAGS.window == "all":
-    return config.ALL
+    return profiles.ALL
   if not FLAGS.window.isdecimal() or int(FLAGS.window) < 1:
     raise errors.I3dError(f"--window={FLAGS.window}; it is a number of frames, or all")
   return int(FLAGS.window)
@@ -161,24 +155,24 @@ def _beam_pipeline():
 
 def _run(tasks: list, num_sources: int, extractor, folder) -> None:
   """Does what is left to do, with a progress bar over the videos and one over the current one."""
-  from i3d_tf.features import runs
+  from i3d_tf.features import extraction
 
   with tqdm.tqdm(total=num_sources, initial=num_sources - len(tasks), unit="video", disable=None) as bar:
     for source in tasks:
       with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
-        entry = runs.extract(source, extractor, folder, bar=current)
+        entry = extraction.extract(source, extractor, folder, bar=current)
       if "error" in entry:
         tqdm.tqdm.write(f"{cli.program()}: error: {entry['error']}", file=sys.stderr)
       bar.update()
 
 
-def _run_beam(pipeline, tasks: list, options: config.FeatureConfig, folder) -> None:
+def _run_beam(pipeline, tasks: list, options: profiles.FeatureConfig, folder) -> None:
   """The same on the workers of a pipeline."""
   import apache_beam as beam
 
-  from i3d_tf.features import runs
+  from i3d_tf.features import extraction
 
-  function = functools.partial(runs.extract_in_worker, options=options, output=FLAGS.output)
+  function = functools.partial(extraction.extract_in_worker, options=options, output=FLAGS.output)
   listing = folder.work / "tasks.pickle"
   _ = beam_lib.spread(pipeline, listing, tasks) | "Extract" >> beam.Map(function)
   beam_lib.wait(pipeline)

@@ -9,7 +9,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf.frechet import distance
 
@@ -101,7 +101,7 @@ def _to_json(result: distance.FvdResult) -> dict[str, Any]:
     "num_frames": result.num_frames,
     "fps": result.fps,
     "seed": result.seed,
-    "made_by": provenance.collect(),
+    "made_by": resources.provenance(),
   }
 
 

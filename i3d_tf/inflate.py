@@ -26,11 +26,7 @@ cli.define_flags(inflation.InflationConfig, group="Inflation", unset={"stream": 
 
 
 def main(arguments: list[str]) -> None:
-  """Inflates the network that the flags name, and prints what was written.
-
-  Args:
-    arguments: Not used.
-  """
+  """Inflates the network that the flags name, and prints what was written."""
   del arguments
   cli.import_tensorflow()
   from i3d_tf.weights import initialization

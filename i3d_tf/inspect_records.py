@@ -37,17 +37,7 @@ flags.DEFINE_integer("num_threads", None, "Threads that decode. Default: the cor
 
 
 def main(arguments: list[str]) -> int:
-  """Verifies, prints or draws records, as the flags say.
-
-  Args:
-    arguments: the folder or file.
-
-  Returns:
-    The exit status.
-
-  Raises:
-    I3dError: if it holds no such records.
-  """
+  """Verifies, prints or draws records, as the flags say."""
   if len(arguments) != 1:
     raise errors.I3dError("name one folder of TFRecords, or one file; see --help")
   if FLAGS.contact_sheet is not None and pathlib.Path(FLAGS.contact_sheet).suffix.lower() != ".png":
@@ -99,10 +89,9 @@ def _show(path: str) -> int:
 def _draw(path: str) -> int:
   from i3d_tf.data import inspection
   from i3d_tf.visualization import canvas
-  from i3d_tf.visualization import contact_sheet
 
   entries = inspection.choose(path, FLAGS.show, FLAGS.id) or inspection.spread(path, FLAGS.sheet_records)
-  picture = contact_sheet.draw([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
+  picture = canvas.draw([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
   with workdir.replacing(FLAGS.contact_sheet) as file:
     file.write(canvas.png(picture))
   print(f"{FLAGS.contact_sheet}: {len(entries)} records, {picture.shape[1]}x{picture.shape[0]} pixels")

@@ -71,17 +71,7 @@ for _name in ("dataset", "videos", "output"):
 
 
 def main(arguments: list[str]) -> int:
-  """Makes the records that the flags describe, and prints the counts.
-
-  Args:
-    arguments: not used.
-
-  Returns:
-    The exit status: 1 if more videos failed than `max_failures`.
-
-  Raises:
-    I3dError: for flags that do not go together, or a data set that cannot be listed.
-  """
+  """Makes the records that the flags describe, and prints the counts; status 1 if too many videos failed."""
   del arguments
   settings = cli.from_flags(shards.RecordConfig, streams=_streams())
   pipeline = _beam_pipeline()

@@ -11,13 +11,12 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from i3d_tf import testing
-from i3d_tf.evaluation import experiment_runs
+from i3d_tf import training
 from i3d_tf.evaluation import experiment_tables
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception
 from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
-from i3d_tf.training import config
 from i3d_tf.training import optimizers
 
 _FOLDER = pathlib.Path(__file__).resolve().parents[1] / "experiments"
@@ -58,8 +57,8 @@ _TABLE_4 = {
 class Recipe:
   """What train makes of a recipe."""
 
-  run: config.TrainConfig
-  optimization: config.OptimizationConfig
+  run: training.TrainConfig
+  optimization: training.OptimizationConfig
   clips: clip_config.TrainClips
 
 
@@ -76,7 +75,7 @@ def parse(arguments: list[list[str]]) -> list[Recipe | str]:
 
   def train_as_told(*, optimization, clips, progress, flags_text, **run):
     del progress, flags_text
-    made.append(Recipe(config.TrainConfig(**run), optimization, clips))
+    made.append(Recipe(training.TrainConfig(**run), optimization, clips))
 
   trainer = types.SimpleNamespace(train=train_as_told)
   sys.modules["i3d_tf.training.trainer"] = trainer
@@ -228,8 +227,8 @@ class RecipesTest(parameterized.TestCase):
     lines = []
     for name in _TABLES:
       table = experiment_tables.load(_FOLDER / name)
-      places = experiment_runs.Places(str(table.path.parent), "DATA", "RUNS")
-      for experiment in experiment_runs.choose(table, [], []):
+      places = experiment_tables.Places(str(table.path.parent), "DATA", "RUNS")
+      for experiment in experiment_tables.choose(table, [], []):
         lines += [experiment.train(stream, places)[3:] for stream in experiment.row.recipes]
     for line, found in zip(lines, testing.in_own_process(parse, lines), strict=True):
       self.assertIsInstance(found, Recipe, f"{line}: {found}")

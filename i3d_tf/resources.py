@@ -1,10 +1,22 @@
-"""The files that come with the package: class lists and checkpoint manifests."""
+"""What the package comes with, and what it runs on: packaged files, versions, the machine."""
 
+import datetime
+import importlib.metadata
 import pathlib
+import platform
+import shlex
+import sys
 
+import i3d_tf
+from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import workers
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
+_PACKAGES = (
+    "tensorflow", "dm-sonnet", "numpy", "opencv-contrib-python-headless", "scikit-learn", "matplotlib",
+)  # fmt: skip
+VERSIONS = ("python", "i3d_tf", *_PACKAGES)  # the names in `provenance` whose values are versions
 
 
 def path(folder: str, name: str = "") -> pathlib.Path:
@@ -45,3 +57,32 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     I3dError: If there is no list of so many classes.
   """
   return class_list(f"kinetics_{num_classes}")
+
+
+def provenance() -> dict[str, str]:
+  """Returns 'command', 'date', 'machine', 'system' of this process, and of `VERSIONS` those that are installed."""
+  rows = {
+    "command": shlex.join(["python", "-m", f"i3d_tf.{cli.program()}", *sys.argv[1:]]),
+    "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    "machine": machine(),
+    "system": platform.platform(),
+    "python": platform.python_version(),
+    "i3d_tf": i3d_tf.__version__,
+  }
+  for package in _PACKAGES:
+    try:
+      rows[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      pass  # some are wanted for a few options only
+  return rows
+
+
+def machine() -> str:
+  """Returns processor model and number of cores available."""
+  model = platform.processor() or platform.machine()
+  try:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+      model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+  except (OSError, StopIteration):
+    pass
+  return f"{model}, {workers.available_cores()} cores"

@@ -1,11 +1,16 @@
 """Tests of resources: the class lists are the official ones, in their order."""
 
+import sys
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
+import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import testing
+from i3d_tf import workers
 
 
 class ClassNamesTest(parameterized.TestCase):
@@ -59,6 +64,16 @@ class PathTest(absltest.TestCase):
     self.assertTrue(resources.path("data").is_dir())
     self.assertTrue(resources.path("data", "kinetics_400.txt").is_file())
     self.assertTrue(resources.path("checkpoints").is_dir())
+
+
+class ProvenanceTest(absltest.TestCase):
+  def test_what_is_told(self):
+    with mock.patch.object(sys, "argv", ["/some/where/evaluate.py", "--records=a b"]):
+      rows = resources.provenance()
+    self.assertEqual(rows["command"], "python -m i3d_tf.evaluate '--records=a b'")
+    self.assertRegex(rows["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d$")
+    self.assertEqual(rows["numpy"], np.__version__)
+    self.assertEndsWith(rows["machine"], f", {workers.available_cores()} cores")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import dataclasses
 from absl import flags
 
 from i3d_tf import cli
+from i3d_tf import training
 from i3d_tf.input import clip_config
-from i3d_tf.training import config
 
 USAGE = """Trains a network on records from prepare_dataset: one stream of I3D, or --model=NAME.
 
@@ -28,25 +28,21 @@ metrics.jsonl and TensorBoard's events, flags.txt, options.json, versions.txt, v
 _NETWORKS = "that of the network; of i3d "
 
 FLAGS = flags.FLAGS
-cli.define_flags(config.TrainConfig, group="Data, network and run", defaults={"records": "", "output": ""})
+cli.define_flags(training.TrainConfig, group="Data, network and run", defaults={"records": "", "output": ""})
 cli.define_flags(
     clip_config.TrainClips, group="Clips", exclude=("streams", "frame_rate"),
-    unset={name: f"{_NETWORKS}{getattr(clip_config.TrainClips(), name)}" for name in config.CLIPS_OF_THE_NETWORK},
+    unset={name: f"{_NETWORKS}{getattr(clip_config.TrainClips(), name)}" for name in training.CLIPS_OF_THE_NETWORK},
 )  # fmt: skip
-cli.define_flags(config.OptimizationConfig, group="Optimization")
+cli.define_flags(training.OptimizationConfig, group="Optimization")
 
 
 def main(arguments: list[str]) -> None:
-  """Trains as the flags say.
-
-  Args:
-    arguments: Not used.
-  """
+  """Trains as the flags say."""
   del arguments
   cli.import_tensorflow()  # which the networks' entries need
-  run = cli.from_flags(config.TrainConfig)
-  optimization = cli.from_flags(config.OptimizationConfig)
-  clips = config.make_clips(run.model, run.stream, cli.flag_values(clip_config.TrainClips))
+  run = cli.from_flags(training.TrainConfig)
+  optimization = cli.from_flags(training.OptimizationConfig)
+  clips = training.make_clips(run.model, run.stream, cli.flag_values(clip_config.TrainClips))
   from i3d_tf.training import trainer
 
   trainer.train(

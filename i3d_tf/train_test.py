@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.training import config
+from i3d_tf import training
 from i3d_tf.training import trainer
 from i3d_tf.weights import saved
 from i3d_tf.weights import tensorflow1
@@ -305,7 +305,7 @@ class OptionsTest(RunTest):
     run = functools.partial(
         trainer.train, "records", self.folder / "run", model="c3d", width_multiplier=0.05, batch_size=2,
         validation_split="test", clips={"num_frames": 4, "crop": 32, "short_side": 36},
-        optimization=config.OptimizationConfig(learning_rate=0.01),
+        optimization=training.OptimizationConfig(learning_rate=0.01),
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
       result = run(num_steps=2)

@@ -68,18 +68,7 @@ with cli.group_of("activation"):
 
 
 def main(arguments: list[str]) -> int:
-  """Draws what the first argument names, and prints the names of the files.
-
-  Args:
-    arguments: the words of the command line that are no flags.
-
-  Returns:
-    The exit status.
-
-  Raises:
-    I3dError: for words or flags that are not allowed, and from the drawing.
-    OSError: if a file cannot be written.
-  """
+  """Draws what the first argument names, and prints the names of the files."""
   subjects = {"video": _video, "filters": _filters, "activation": _activation}
   if not arguments or arguments[0] not in subjects:
     given = " ".join(arguments) or "nothing"

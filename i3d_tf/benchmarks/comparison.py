@@ -11,7 +11,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf import workers
 from i3d_tf.evaluation import figures
 from i3d_tf.models import zoo
@@ -84,13 +84,10 @@ class ComparisonReport:
 
 
 def measure(options: ZooBenchmark) -> ComparisonReport:
-  """Measures one network after the other, each in a process of its own.
+  """Returns measurements of one network after the other, each in its own process; after Ctrl-C, of those done.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report; after Ctrl-C, of the networks that had been measured.
   """
   rows: list[Row] = []
   failures: dict[str, str] = {}
@@ -103,7 +100,7 @@ def measure(options: ZooBenchmark) -> ComparisonReport:
     except KeyboardInterrupt:
       failures |= dict.fromkeys(options.models[len(rows) + len(failures) :], "interrupted")
       break
-  return ComparisonReport(machine=provenance.machine(), options=options, rows=rows, failures=failures)
+  return ComparisonReport(machine=resources.machine(), options=options, rows=rows, failures=failures)
 
 
 def _measure_alone(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,13 +173,10 @@ _POINTS_PER_INCH = 72
 
 @matplotlib.rc_context(figures.STYLE)
 def draw(report: ComparisonReport) -> bytes:
-  """Draws published accuracy against measured seconds, for networks that have both.
+  """Returns a PNG of published accuracy against measured seconds; a point's area is proportional to the parameters.
 
   Args:
     report: the measurements.
-
-  Returns:
-    A PNG image; the area of a point is proportional to the parameters of its network.
   """
   drawing, axes = figures.new(10.6, 5.6)
   rows = [row for row in report.rows if row.accuracy is not None]

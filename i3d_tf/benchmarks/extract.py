@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from i3d_tf import benchmarks
 from i3d_tf import errors
-from i3d_tf import provenance
-from i3d_tf.benchmarks import timing
-from i3d_tf.features import config
+from i3d_tf import resources
 from i3d_tf.features import extraction
+from i3d_tf.features import profiles
 from i3d_tf.features import sources as sources_lib
 from i3d_tf.flow import tvl1
 from i3d_tf.models import preprocess
@@ -81,7 +81,7 @@ class ExtractionReport:
 
   def __str__(self) -> str:
     """The report as lines of text."""
-    window = "all of the video" if self.window == config.ALL else f"windows of {self.window} frames"
+    window = "all of the video" if self.window == profiles.ALL else f"windows of {self.window} frames"
     lines = [
       f"machine         {self.machine}; TensorFlow {self.tensorflow}",
       f"video           {self.video_seconds:.2f} s, {self.frames} frames, of {os.path.basename(self.video)}",
@@ -97,13 +97,10 @@ class ExtractionReport:
 
 
 def measure(options: ExtractionBenchmark) -> ExtractionReport:
-  """Measures the extraction of features from a video.
+  """Returns measurements of the extraction of features from a video.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: if the video cannot be used.
@@ -113,7 +110,7 @@ def measure(options: ExtractionBenchmark) -> ExtractionReport:
       f"{stream}_checkpoint": _make_network(folder, stream, options) for stream in options.streams
     }
     extractor = extraction.Extractor(
-      config.FeatureConfig(
+      profiles.FeatureConfig(
         streams=options.streams,
         endpoints=(options.endpoint,),
         window=options.window,
@@ -126,13 +123,13 @@ def measure(options: ExtractionBenchmark) -> ExtractionReport:
     source = sources_lib.Source(options.video, "video", options.video)
     frames = list(decode.iter_frames(options.video, short_side=options.short_side))
     tasks = _stages(extractor, options, source, frames)
-    seconds = timing.in_turn({**tasks, "end to end": lambda: _run(extractor, source, None)}, options.rounds)
+    seconds = benchmarks.in_turn({**tasks, "end to end": lambda: _run(extractor, source, None)}, options.rounds)
     peaks = {f"{length:g}": _peak_bytes(folder, checkpoints, options, frames, length) for length in options.lengths}
   whole, stages = seconds.pop("end to end"), seconds
   video_seconds = len(frames) / decode.FRAME_RATE
   largest, total = ([function(each) for each in zip(*stages.values(), strict=True)] for function in (max, sum))
   return ExtractionReport(
-    machine=provenance.machine(),
+    machine=resources.machine(),
     tensorflow=tf.__version__,
     video=options.video,
     streams=options.streams,
@@ -143,9 +140,9 @@ def measure(options: ExtractionBenchmark) -> ExtractionReport:
     video_seconds=video_seconds,
     stages={name: statistics.median(each) / video_seconds for name, each in stages.items()},
     end_to_end=statistics.median(whole) / video_seconds,
-    ratio_to_largest=timing.median_ratio(whole, largest),
-    ratio_to_sum=timing.median_ratio(whole, total),
-    ratio_to_flow=timing.median_ratio(whole, stages["flow"]) if "flow" in stages else None,
+    ratio_to_largest=benchmarks.median_ratio(whole, largest),
+    ratio_to_sum=benchmarks.median_ratio(whole, total),
+    ratio_to_flow=benchmarks.median_ratio(whole, stages["flow"]) if "flow" in stages else None,
     peak_bytes=peaks,
   )
 
@@ -198,7 +195,7 @@ def _peak_bytes(
   for frame in itertools.islice(itertools.cycle(frames), round(seconds * decode.FRAME_RATE)):
     writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
   writer.release()
-  window = "all" if options.window == config.ALL else str(options.window)
+  window = "all" if options.window == profiles.ALL else str(options.window)
   command = [
       sys.executable, "-m", "i3d_tf.extract_features", f"--input={path}", f"--output={folder}/{seconds:g}",
       f"--streams={','.join(options.streams)}", f"--endpoints={options.endpoint}", f"--window={window}",
@@ -210,4 +207,4 @@ def _peak_bytes(
   path.unlink()
   if process.returncode:
     raise errors.I3dError(f"extract_features failed with status {process.returncode} on a video of {seconds:g} s")
-  return timing.peak_memory_bytes(usage)
+  return benchmarks.peak_memory_bytes(usage)

@@ -11,10 +11,10 @@ import time
 import cv2
 import numpy as np
 
+from i3d_tf import benchmarks
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf import workers
-from i3d_tf.benchmarks import timing
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.flow import tvl1_filters
@@ -97,13 +97,10 @@ class FlowReport:
 
 
 def measure(options: FlowBenchmark) -> FlowReport:
-  """Measures both implementations; OpenCV takes one to ten seconds per pair and round.
+  """Returns measurements of both implementations; OpenCV takes one to ten seconds per pair and round.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: unless there are a video, or two images, with two frames to read.
@@ -112,16 +109,16 @@ def measure(options: FlowBenchmark) -> FlowReport:
     raise errors.I3dError("video and images: give one of them")
   frames = _read(options)
   tvl1.tvl1_flow(frames[:2, :32, :32])  # loads or compiles the kernels
-  before = timing.peak_memory_bytes()
+  before = benchmarks.peak_memory_bytes()
   tvl1.tvl1_flow(frames[:2])
-  peak = timing.peak_memory_bytes() - before
+  peak = benchmarks.peak_memory_bytes() - before
   # OpenCV 4 warps at multiples of 1/32 pixel; equal parameters are those of the OpenCV that is there.
   params = tvl1.TvL1Params(warp_subpixels=32 if cv2.__version__.startswith("4.") else 0)
   difference = codec.end_point_error(*(tvl1.tvl1_flow(frames, params=params, engine=e) for e in tvl1.ENGINES))
   comparisons = [_compare(frames, params, threads, options.rounds) for threads in (1, workers.available_cores())]
   shares, per_iteration = _breakdown(frames, params)
   return FlowReport(
-    machine=provenance.machine(),
+    machine=resources.machine(),
     opencv=cv2.__version__,
     source=options.video or " and ".join(options.images or ()),
     size=frames.shape[:0:-1],
@@ -154,9 +151,9 @@ def _read(options: FlowBenchmark) -> np.ndarray:
 
 def _compare(frames: np.ndarray, params: tvl1.TvL1Params, threads: int, rounds: int) -> Comparison:
   tasks = {engine: functools.partial(_run, frames, params, engine, threads) for engine in tvl1.ENGINES}
-  seconds = timing.in_turn(tasks, rounds)
+  seconds = benchmarks.in_turn(tasks, rounds)
   ours, opencv = (statistics.median(seconds[engine]) * 1000 / (len(frames) - 1) for engine in tvl1.ENGINES)
-  return Comparison(threads, ours, opencv, timing.median_ratio(seconds["opencv"], seconds["numba"]))
+  return Comparison(threads, ours, opencv, benchmarks.median_ratio(seconds["opencv"], seconds["numba"]))
 
 
 def _run(frames: np.ndarray, params: tvl1.TvL1Params, engine: str, threads: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import inspect
 import pathlib
 import statistics
 import subprocess
@@ -12,9 +13,9 @@ import sonnet as snt
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
+from i3d_tf import benchmarks
 from i3d_tf import errors
-from i3d_tf import provenance
-from i3d_tf.benchmarks import timing
+from i3d_tf import resources
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
 from i3d_tf.training import step as step_lib
@@ -92,13 +93,10 @@ class NetworkReport:
 
 
 def measure(options: NetworkBenchmark) -> NetworkReport:
-  """Measures the forward pass and the training step of a network; takes a few seconds per round.
+  """Returns measurements of a network's forward pass and training step; takes a few seconds per round.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: if the network does not take such clips, or OpenVINO cannot be run.
@@ -117,17 +115,17 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
   train = _train_step(model, clip)
   with _openvino(options.openvino, model, specs) as openvino:
     forward()
-    forward_peak = timing.peak_memory_bytes()
+    forward_peak = benchmarks.peak_memory_bytes()
     train()
-    train_peak = timing.peak_memory_bytes()
+    train_peak = benchmarks.peak_memory_bytes()
     tasks = {"matrix": _waiting(_matrix_product()), "forward": _waiting(forward), "train": _waiting(train)}
     if openvino is not None:
       tasks["openvino"] = openvino
-    seconds = timing.in_turn(tasks, options.rounds)
+    seconds = benchmarks.in_turn(tasks, options.rounds)
   work = base.multiply_adds(lambda clip: model(clip, is_training=True)[0], specs) / 1e9
   product = _MATRIX**3 / 1e9
   return NetworkReport(
-    machine=provenance.machine(),
+    machine=resources.machine(),
     tensorflow=tf.__version__,
     model=options.model,
     stream=options.stream,
@@ -136,13 +134,13 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
     giga_multiply_adds=work,
     matrix_product_gmac_per_second=product / statistics.median(seconds["matrix"]),
     forward_seconds=statistics.median(seconds["forward"]),
-    forward_ratio_to_matrix_product=work / product * timing.median_ratio(seconds["matrix"], seconds["forward"]),
+    forward_ratio_to_matrix_product=work / product * benchmarks.median_ratio(seconds["matrix"], seconds["forward"]),
     forward_peak_bytes=forward_peak,
     train_seconds=statistics.median(seconds["train"]),
-    train_ratio_to_forward=timing.median_ratio(seconds["train"], seconds["forward"]),
+    train_ratio_to_forward=benchmarks.median_ratio(seconds["train"], seconds["forward"]),
     train_peak_bytes=train_peak,
     openvino_seconds=statistics.median(seconds["openvino"]) if openvino else None,
-    forward_ratio_to_openvino=timing.median_ratio(seconds["forward"], seconds["openvino"]) if openvino else None,
+    forward_ratio_to_openvino=benchmarks.median_ratio(seconds["forward"], seconds["openvino"]) if openvino else None,
   )
 
 
@@ -202,8 +200,8 @@ def _openvino(interpreter: str | None, model: base.Network, spec: tf.TensorSpec)
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
     graph = pathlib.Path(folder) / "graph.pb"
     graph.write_bytes(frozen.graph.as_graph_def().SerializeToString())
-    script = pathlib.Path(__file__).with_name("openvino_runner.py")
-    command = [interpreter, str(script), str(graph), *map(str, spec.shape)]
+    program = f"{inspect.getsource(_run_openvino)}\n_run_openvino()"
+    command = [interpreter, "-c", program, str(graph), *map(str, spec.shape)]
     try:
       process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     except OSError as error:
@@ -225,3 +223,27 @@ def _openvino(interpreter: str | None, model: base.Network, spec: tf.TensorSpec)
     with process:
       yield task
       requests.close()
+
+
+def _run_openvino() -> None:
+  """Runs the graph of the first argument once per line of standard input, and prints the seconds that each run took.
+
+  The other arguments are the extents of the clip. Only the source of this function is given to an interpreter that has
+  openvino and numpy and that need not have TensorFlow, so it uses nothing of this module.
+  """
+  import sys
+  import time
+
+  import numpy as np
+  import openvino
+
+  graph, *shape = sys.argv[1:]
+  core = openvino.Core()
+  # Some processors would otherwise compute in bfloat16.
+  compiled = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+  request = compiled.create_infer_request()
+  clip = np.random.default_rng(0).uniform(-1, 1, list(map(int, shape))).astype(np.float32)
+  for _ in sys.stdin:
+    start = time.perf_counter()
+    request.infer([clip])
+    print(time.perf_counter() - start, flush=True)

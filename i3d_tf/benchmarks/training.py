@@ -13,9 +13,10 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from i3d_tf import provenance
+from i3d_tf import benchmarks
+from i3d_tf import resources
+from i3d_tf import training
 from i3d_tf import workers
-from i3d_tf.benchmarks import timing
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
 from i3d_tf.data import records
@@ -25,7 +26,6 @@ from i3d_tf.input import ops
 from i3d_tf.input import pipeline
 from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
-from i3d_tf.training import config
 from i3d_tf.training import run_folder
 from i3d_tf.training import trainer
 
@@ -97,13 +97,10 @@ class _Encoded:
 
 
 def measure_input(options: InputBenchmark) -> InputReport:
-  """Measures the clips per second of the input pipeline beside the rate at which the same images are decoded.
+  """Returns the clips per second of the input pipeline beside the rate at which the same images are decoded.
 
   Args:
     options: what to measure.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: if the records cannot be used.
@@ -125,12 +122,12 @@ def measure_input(options: InputBenchmark) -> InputReport:
     formats.update({stream: inspection.image_format(found[0][stream].images[0]) for stream in options.streams})
     return sum(_decode_seconds([clip[stream] for clip in found], formats[stream]) for stream in options.streams)
 
-  seconds = timing.in_turn(
+  seconds = benchmarks.in_turn(
     {"pipeline": lambda: _pipeline_seconds(batches, num_ahead, options.clips), "raw": raw}, options.rounds
   )
   num_images = options.clips * options.frames * len(options.streams)
   return InputReport(
-    machine=provenance.machine(),
+    machine=resources.machine(),
     tensorflow=tf.__version__,
     records=os.fspath(options.records),
     split=options.split,
@@ -141,7 +138,7 @@ def measure_input(options: InputBenchmark) -> InputReport:
     clips_per_second=options.clips / statistics.median(seconds["pipeline"]),
     images_per_second=num_images / statistics.median(seconds["pipeline"]),
     raw_images_per_second=num_images / statistics.median(seconds["raw"]),
-    ratio_to_raw=timing.median_ratio(seconds["raw"], seconds["pipeline"]),
+    ratio_to_raw=benchmarks.median_ratio(seconds["raw"], seconds["pipeline"]),
   )
 
 
@@ -235,19 +232,16 @@ class TrainingReport:
 
 
 def measure_training(options: TrainingBenchmark) -> TrainingReport:
-  """Trains all layers of a network for some steps, in a temporary folder.
+  """Returns measurements of training all layers of a network for some steps, in a temporary folder.
 
   Args:
     options: what to train.
-
-  Returns:
-    The report.
 
   Raises:
     I3dError: as `trainer.train`.
   """
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
-    optimization = config.OptimizationConfig(learning_rate=1e-3, recompute=options.recompute)
+    optimization = training.OptimizationConfig(learning_rate=1e-3, recompute=options.recompute)
     clips = clip_config.TrainClips(streams=preprocess.STREAMS_OF[options.stream], **dataclasses.asdict(options.clip))
     trainer.train(
         options.records, folder, split=options.split, model=options.model, stream=options.stream,
@@ -259,11 +253,11 @@ def measure_training(options: TrainingBenchmark) -> TrainingReport:
   steps = [json.loads(line) for line in lines]
   clips_per_second = statistics.median(step["clips_per_second"] for step in steps)
   return TrainingReport(
-    machine=provenance.machine(),
+    machine=resources.machine(),
     tensorflow=tf.__version__,
     options=options,
     step_seconds=options.batch / clips_per_second,
     clips_per_second=clips_per_second,
     input_wait=statistics.median(step["input_wait"] for step in steps),
-    peak_bytes=timing.peak_memory_bytes(),
+    peak_bytes=benchmarks.peak_memory_bytes(),
   )

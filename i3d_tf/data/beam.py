@@ -28,16 +28,13 @@ _WITH_JOB_SERVER = ("FlinkRunner", "SparkRunner")  # whose options Beam's Python
 
 
 def new_pipeline(runner: str, options: Sequence[str], *, paths: Iterable[tuple[str, str]] = (), quiet: bool = False):
-  """Makes an empty `beam.Pipeline`.
+  """Returns an empty `beam.Pipeline`.
 
   Args:
     runner: one of `RUNNERS`.
     options: Beam's and the runner's flags, each as '--name=value' or '--name'.
     paths: those that the workers are to see, each behind its name for messages.
     quiet: keep back what Beam logs with DirectRunner; clusters log how far they are.
-
-  Returns:
-    The pipeline.
 
   Raises:
     I3dError: if Beam or the runner is not installed, an option is wrong, or a path means nothing to another machine.
@@ -56,7 +53,7 @@ def new_pipeline(runner: str, options: Sequence[str], *, paths: Iterable[tuple[s
 
 
 def spread(pipeline, listing: pathlib.Path, tasks: Iterable[Any]):
-  """Spreads tasks over the workers, which read them from a file.
+  """Returns a `beam.PCollection` of tasks, which the workers read from a file.
 
   The graph of the pipeline has a path only: Dataflow takes no graph above 10 MB, and Kinetics has 650,000 clips.
 
@@ -64,9 +61,6 @@ def spread(pipeline, listing: pathlib.Path, tasks: Iterable[Any]):
     pipeline: from `new_pipeline`.
     listing: the file, which is written here and must be visible to all workers.
     tasks: what can be pickled.
-
-  Returns:
-    The tasks as a `beam.PCollection`.
   """
   beam = _import_beam()
   listing.parent.mkdir(parents=True, exist_ok=True)

@@ -62,16 +62,13 @@ class Source(abc.ABC):
   def load(
     self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
   ) -> clips_lib.Dataset:
-    """Lists the clips and finds their files; see the function `load`.
+    """Returns the data set: lists the clips and finds their files; see the function `load`.
 
     Args:
       spec: one that is accepted.
       root: the folder of the videos.
       annotations: None unless `has_annotations`.
       folder_split: None unless `takes_split`.
-
-    Returns:
-      The data set.
     """
 
 
@@ -87,7 +84,7 @@ def load(
   annotations: str | os.PathLike | None = None,
   folder_split: clips_lib.FolderSplit | None = None,
 ) -> clips_lib.Dataset:
-  """Lists the clips of a data set and finds their files.
+  """Returns a data set: its clips and where their files are.
 
   Args:
     spec: the data set, see `specs`.
@@ -95,9 +92,6 @@ def load(
     annotations: the folder of the official lists, for Kinetics also one CSV file; see the data sets' `rows` for where
       they are found by default.
     folder_split: only for 'folder' without sub-folders train, val and test; the default is `clips.FolderSplit()`.
-
-  Returns:
-    The data set.
 
   Raises:
     I3dError: if there is no such data set, an option is not for it, a list is missing or a line of it is wrong, two

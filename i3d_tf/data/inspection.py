@@ -272,15 +272,12 @@ def _rows(path: pathlib.Path, split: str) -> int:
 
 
 def choose(path: str | os.PathLike, numbers: Sequence[int] = (), ids: Sequence[str] = ()) -> list[record_index.Entry]:
-  """Finds records by number and by id.
+  """Returns the records of some numbers, then those of some ids.
 
   Args:
     path: a folder of TFRecords, or one file.
     numbers: counted through all files in order, from 0.
     ids: of records.
-
-  Returns:
-    The records of these numbers, then those of these ids.
 
   Raises:
     I3dError: if there is no such record.
@@ -298,14 +295,11 @@ def choose(path: str | os.PathLike, numbers: Sequence[int] = (), ids: Sequence[s
 
 
 def spread(path: str | os.PathLike, count: int) -> list[record_index.Entry]:
-  """Takes records at equal distances in the files.
+  """Returns the places of records at equal distances in the files.
 
   Args:
     path: a folder of TFRecords, or one file.
     count: number of records, at most.
-
-  Returns:
-    The places of the records.
 
   Raises:
     I3dError: if there is none.
@@ -318,13 +312,10 @@ def spread(path: str | os.PathLike, count: int) -> list[record_index.Entry]:
 
 
 def describe(entry: record_index.Entry) -> list[str]:
-  """Describes a record in words.
+  """Returns a line of words for each key of a record: its values, or for many how many and what they are.
 
   Args:
     entry: its place.
-
-  Returns:
-    A line for each key, known or not: its values, or for many how many and what they are.
 
   Raises:
     I3dError: if it is damaged or no SequenceExample.
@@ -343,13 +334,10 @@ def describe(entry: record_index.Entry) -> list[str]:
 
 
 def decode_image(image: bytes) -> np.ndarray:
-  """Decodes an image.
+  """Returns an image, decoded: RGB uint8 `[H, W, 3]`.
 
   Args:
     image: encoded.
-
-  Returns:
-    RGB uint8 `[H, W, 3]`.
 
   Raises:
     I3dError: unless it is whole.

@@ -27,7 +27,7 @@ def make_record(
   settings: shards.RecordConfig = _DEFAULT,
   root: str | os.PathLike | None = None,
 ) -> records.Record:
-  """Decodes the clip, computes its flow on this thread, and encodes both.
+  """Returns a clip's record: decodes it, computes its flow on this thread, and encodes both.
 
   Args:
     clip: what to read.
@@ -35,9 +35,6 @@ def make_record(
     classes: names in the order of their indices.
     settings: how.
     root: the folder that the record's path is relative to; None: the path is kept as it is.
-
-  Returns:
-    The record.
 
   Raises:
     VideoError: if the video cannot be read whole, or has too few frames for flow.
@@ -102,27 +99,21 @@ def _solver(settings: shards.RecordConfig, shape: tuple[int, int]) -> Callable[[
 
 
 def encode_rgb(frame: np.ndarray, quality: int) -> bytes:
-  """Encodes an RGB frame as JPEG.
+  """Returns an RGB frame as the bytes of a JPEG file.
 
   Args:
     frame: uint8 `[H, W, 3]`.
     quality: 1 to 100.
-
-  Returns:
-    The file's bytes.
   """
   return _imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
 def encode_flow(field: np.ndarray, settings: shards.RecordConfig) -> bytes:
-  """Encodes one flow field as an image: red x, green y, blue 0.
+  """Returns one flow field as the bytes of an image file: red x, green y, blue 0.
 
   Args:
     field: `[H, W, 2]`, pixels per frame.
     settings: format, bound and rounding.
-
-  Returns:
-    The file's bytes.
   """
   image = codec.to_image(codec.encode(field, bound=settings.flow_bound, rounding=settings.flow_rounding))
   bgr = np.ascontiguousarray(image[..., ::-1])

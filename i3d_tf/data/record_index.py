@@ -65,13 +65,10 @@ class Entry:
 
 
 def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
-  """Lists the TFRecord files of a folder.
+  """Returns the files named NAME.tfrecord or NAME-00000-of-00010 of a folder, sorted; or the file itself.
 
   Args:
     path: the folder, or one file.
-
-  Returns:
-    The files named NAME.tfrecord or NAME-00000-of-00010, sorted; or the file itself.
 
   Raises:
     I3dError: if there is none.
@@ -156,14 +153,11 @@ class Source:
     return len(self.entries)
 
   def shard(self, index: int, num_shards: int) -> np.ndarray:
-    """Returns the records of every `num_shards`-th file.
+    """Returns the numbers of the records of every `num_shards`-th file, int64 `[records]`.
 
     Args:
       index: of the first of these files.
       num_shards: distance of the files.
-
-    Returns:
-      Numbers of records, int64 `[records]`.
 
     Raises:
       I3dError: if there are none: `num_shards` is larger than the number of files that hold records.
@@ -179,15 +173,12 @@ class Source:
 
 
 def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) -> Source:
-  """Finds the records of a split.
+  """Returns the records of a split.
 
   Args:
     path: a folder of TFRecords, or one file.
     split: as in the files' names, 'train' in train-00000-of-00010.tfrecord.
     streams: that the records are to hold, of 'rgb', 'flow' and 'backward_flow'; see `clip_config.stored`.
-
-  Returns:
-    The records.
 
   Raises:
     I3dError: if there are no such files, some are missing, a file is torn, the data set is not complete, or it does not
@@ -230,13 +221,10 @@ class Places:
     self._offset = tf.constant([entry.offset - 12 for entry in source.entries], tf.int64)
 
   def read(self, record: tf.Tensor) -> tf.Tensor:
-    """Reads a record; the graph fails if its checksum is wrong.
+    """Returns a serialized record, a scalar string; the graph fails if its checksum is wrong.
 
     Args:
       record: its number, a scalar.
-
-    Returns:
-      The serialized record, a scalar string.
     """
     dataset = tf.raw_ops.TFRecordDatasetV2(
       filenames=[self._path(record)],

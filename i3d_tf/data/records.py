@@ -106,13 +106,10 @@ _DTYPES = {int: tf.int64, float: tf.float32, str: tf.string, bytes: tf.string}
 
 
 def serialize(record: Record) -> bytes:
-  """Serializes a record as a SequenceExample; the same record gives the same bytes.
+  """Returns the bytes of a record as a SequenceExample, the same for the same record.
 
   Args:
     record: the record.
-
-  Returns:
-    The bytes.
 
   Raises:
     ValueError: if frames, flow and their timestamps do not fit together, or labels and their indices.
@@ -133,13 +130,10 @@ def serialize(record: Record) -> bytes:
 
 
 def deserialize(serialized: bytes) -> Record:
-  """Reads a SequenceExample of ours, MediaSequence's or DMVR's in Python.
+  """Returns the record of a SequenceExample of ours, MediaSequence's or DMVR's, read in Python.
 
   Args:
     serialized: the bytes.
-
-  Returns:
-    The record.
 
   Raises:
     I3dError: if it is no SequenceExample, or has values of another type, or not one a frame where there must be.
@@ -156,13 +150,10 @@ def deserialize(serialized: bytes) -> Record:
 
 
 def to_example(serialized: bytes) -> tf.train.SequenceExample:
-  """Parses a SequenceExample of any keys.
+  """Returns the parsed message of a SequenceExample of any keys.
 
   Args:
     serialized: the bytes.
-
-  Returns:
-    The message.
 
   Raises:
     I3dError: if it is none.

@@ -98,14 +98,11 @@ class Task:
 
 
 def plan(dataset: clips_lib.Dataset, clips_per_shard: int) -> list[Shard]:
-  """Divides each split into shards of equal size, shuffled with a fixed seed.
+  """Returns the shards of all splits, of equal size in each, shuffled with a fixed seed.
 
   Args:
     dataset: what is listed.
     clips_per_shard: clips of a shard, at most.
-
-  Returns:
-    The shards of all splits.
   """
   shards = []
   for split, clips in dataset.splits.items():
@@ -249,14 +246,11 @@ class Folder:
     self._final(shard.name).unlink()
 
   def finish(self, dataset: clips_lib.Dataset, parameters: Mapping) -> list[dict]:
-    """Writes the counts and the lists of failed and missing clips.
+    """Returns the failures (split, id, path, reason); writes them, the missing clips and the counts.
 
     Args:
       dataset: what is listed.
       parameters: as they were claimed with.
-
-    Returns:
-      The failures: split, id, path and reason.
 
     Raises:
       I3dError: if the counts do not add up.

@@ -14,21 +14,20 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.data import drawing
 from i3d_tf.data import synthetic
 from i3d_tf.video import decode
 
 _SMALL = {"num_frames": 5, "size": (32, 40)}
 _FEW = {"train": 2, "test": 1}
-_MOTIONS = drawing.CLASSES["motion"]
-_LOOKS = drawing.CLASSES["appearance"]
+_MOTIONS = synthetic.CLASSES["motion"]
+_LOOKS = synthetic.CLASSES["appearance"]
 _FOREGROUND = 0.9  # of a pixel is an object
 
 
 def render(label: str, seed: int, **settings) -> tuple[np.ndarray, np.ndarray]:
   """Frames, and how much of each pixel is an object."""
-  settings = {"num_frames": drawing.NUM_FRAMES, "size": drawing.SIZE, "fps": drawing.FPS} | settings
-  frames, shares = zip(*drawing._render(label, seed, **settings))
+  settings = {"num_frames": synthetic.NUM_FRAMES, "size": synthetic.SIZE, "fps": synthetic.FPS} | settings
+  frames, shares = zip(*synthetic._render(label, seed, **settings))
   return np.stack(frames), np.stack(shares)
 
 
@@ -98,28 +97,28 @@ class TemporaryFolderTest(parameterized.TestCase):
 
 class RenderTest(parameterized.TestCase):
   def test_shape_and_type(self):
-    clip = drawing.render_clip("bob", seed=0, num_frames=3, size=(33, 70))
+    clip = synthetic.render_clip("bob", seed=0, num_frames=3, size=(33, 70))
     self.assertEqual(clip.shape, (3, 33, 70, 3))
     self.assertEqual(clip.dtype, np.uint8)
-    self.assertEqual(drawing.render_clip("bob", seed=0).shape, (40, 72, 96, 3))
+    self.assertEqual(synthetic.render_clip("bob", seed=0).shape, (40, 72, 96, 3))
 
   @parameterized.parameters(*_MOTIONS)
   def test_same_seed_same_pixels_and_another_seed_others(self, label):
-    clip = drawing.render_clip(label, seed=7, **_SMALL)
-    np.testing.assert_array_equal(drawing.render_clip(label, seed=7, **_SMALL), clip)
-    np.testing.assert_array_equal(drawing.render_clip(label, seed=7, **_SMALL | {"num_frames": 3}), clip[:3])
-    self.assertGreater(np.abs(drawing.render_clip(label, seed=8, **_SMALL).astype(int) - clip).mean(), 20)
+    clip = synthetic.render_clip(label, seed=7, **_SMALL)
+    np.testing.assert_array_equal(synthetic.render_clip(label, seed=7, **_SMALL), clip)
+    np.testing.assert_array_equal(synthetic.render_clip(label, seed=7, **_SMALL | {"num_frames": 3}), clip[:3])
+    self.assertGreater(np.abs(synthetic.render_clip(label, seed=8, **_SMALL).astype(int) - clip).mean(), 20)
 
   def test_classes_of_one_seed_begin_alike_and_go_on_differently(self):
-    clips = np.stack([drawing.render_clip(label, seed=3, num_frames=9) for label in _MOTIONS]).astype(int)
+    clips = np.stack([synthetic.render_clip(label, seed=3, num_frames=9) for label in _MOTIONS]).astype(int)
     np.testing.assert_array_equal(clips[:, 0], np.broadcast_to(clips[:1, 0], clips[:, 0].shape))
     for i, j in zip(*np.triu_indices(len(clips), 1)):
       self.assertGreater(np.abs(clips[i, 8] - clips[j, 8]).mean(), 3, (_MOTIONS[i], _MOTIONS[j]))
 
   @parameterized.parameters(*_MOTIONS)
   def test_frame_rate_changes_no_speed(self, label):
-    usual = drawing.render_clip(label, seed=5, num_frames=4)
-    np.testing.assert_array_equal(drawing.render_clip(label, seed=5, num_frames=7, fps=50)[::2], usual)
+    usual = synthetic.render_clip(label, seed=5, num_frames=4)
+    np.testing.assert_array_equal(synthetic.render_clip(label, seed=5, num_frames=7, fps=50)[::2], usual)
 
   @parameterized.parameters("slide", "spin", "pulse")
   def test_size_changes_neither_places_nor_motion(self, label):
@@ -146,7 +145,7 @@ class RenderTest(parameterized.TestCase):
   def test_impossible_arguments(self, changed, sentence):
     arguments = {"label": "bob", "seed": 0} | changed
     with self.assertRaisesRegex(errors.I3dError, f"^{sentence}"):
-      drawing.render_clip(arguments.pop("label"), **arguments)
+      synthetic.render_clip(arguments.pop("label"), **arguments)
 
 
 class OneFrameTest(parameterized.TestCase):
@@ -247,7 +246,7 @@ class LookTest(parameterized.TestCase):
   def test_looks_of_one_seed_move_alike_and_seeds_draw_the_motion(self):
     actions = set()
     for seed in range(40):
-      scenes = [drawing._draw_scene(np.random.default_rng(seed), 64, 64, look) for look in drawing._LOOKS.values()]
+      scenes = [synthetic._draw_scene(np.random.default_rng(seed), 64, 64, look) for look in synthetic._LOOKS.values()]
       motions = {(scene.action, scene.motion, scene.pan, *(o.place for o in scene.objects)) for scene in scenes}
       self.assertLen(motions, 1)
       actions.add(scenes[0].action)
@@ -255,7 +254,7 @@ class LookTest(parameterized.TestCase):
 
   def test_the_motion_is_that_of_the_action(self):
     seed = 3
-    action = drawing._draw_scene(np.random.default_rng(seed), 64, 64, None).action
+    action = synthetic._draw_scene(np.random.default_rng(seed), 64, 64, None).action
     self.assertEqual(class_by_flow(*render("striped_peanut", seed, num_frames=30)), action)
 
 
@@ -281,11 +280,11 @@ class DatasetTest(TemporaryFolderTest):
     self.assertEqual(decode.list_videos([self.folder / "a"]), sorted(paths))
 
   def test_files_decode_to_the_rendered_frames_and_no_two_are_equal(self):
-    settings = {"num_frames": 12, "size": drawing.SIZE}
+    settings = {"num_frames": 12, "size": synthetic.SIZE}
     seen = set()
     for path in self._write(seed=4, clips_per_class={"train": 1, "val": 1}, **settings):
       split, label, number = path.stem.split("_")
-      frames = drawing.render_clip(label, seed=synthetic.clip_seed(4, split, label, int(number)), **settings)
+      frames = synthetic.render_clip(label, seed=synthetic.clip_seed(4, split, label, int(number)), **settings)
       decoded = decode.read_video(path, fps=25, short_side=None)
       self.assertEqual(decoded.shape, frames.shape)
       errors_squared = np.square(decoded.astype(float) - frames).mean(axis=(1, 2, 3))
@@ -362,7 +361,7 @@ class DatasetTest(TemporaryFolderTest):
   def test_looks(self):
     paths = self._write(differ_in="appearance", clips_per_class={"test": 1})
     self.assertEqual([path.parent.name for path in paths], list(_LOOKS))
-    frames = drawing.render_clip(_LOOKS[0], seed=synthetic.clip_seed(0, "test", _LOOKS[0], 0), **_SMALL)
+    frames = synthetic.render_clip(_LOOKS[0], seed=synthetic.clip_seed(0, "test", _LOOKS[0], 0), **_SMALL)
     decoded = decode.read_video(paths[0], fps=25, short_side=None)
     self.assertLess(np.abs(decoded.astype(float) - frames).mean(), 6)
 

@@ -30,16 +30,13 @@ class Listing:
 
 
 def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
-  """Lists the examples of a prepared data set.
+  """Returns the classes and the examples of a prepared data set.
 
   The labels are read from all records, so that the files are read once; no frame is decoded.
 
   Args:
     name: NAME[/CONFIG][:VERSION].
     data_dir: the folder of TFDS.
-
-  Returns:
-    Classes and examples.
 
   Raises:
     I3dError: if it is not prepared there, does not hold videos, or a record is damaged.
@@ -67,13 +64,10 @@ def list_examples(name: str, data_dir: str | os.PathLike) -> Listing:
 
 
 def read_example(path: str) -> np.ndarray | bytes:
-  """Reads the video of one example.
+  """Returns an example's frames, uint8 RGB `[T, H, W, 3]`, or the bytes of a video file.
 
   Args:
     path: as `list_examples` gives it.
-
-  Returns:
-    Its frames, uint8 RGB `[T, H, W, 3]`, or the bytes of a video file.
 
   Raises:
     VideoError: if there is no such example, it has no frames, or its record is damaged.

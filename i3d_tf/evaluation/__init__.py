@@ -1,0 +1,110 @@
+"""The configuration of an evaluation. Imports no TensorFlow."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from i3d_tf import errors
+from i3d_tf import fields
+from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
+
+FUSED = "rgb+flow"  # the name of two streams' fusion among the results
+FUSIONS = ("logits", "softmax", "svm")
+# The fields of `EvalClips` about the number and size of clips that each protocol uses.
+_USED = {
+  "release": ("max_frames", "min_frames", "crop"),
+  "clips": ("num_clips", "num_frames", "crop"),
+  "ten_crop": ("num_frames", "crop"),
+  "three_crops": ("num_clips", "num_frames"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+  """The options of an evaluation, validated at construction.
+
+  Attributes:
+    output: Folder for the results; made if it does not exist.
+    records: Folder of TFRecords, as prepare_dataset writes them. Without records, if all streams have score files, no
+      clips are shown.
+    split: Split to evaluate.
+    checkpoints: By stream, or 'joint' for a network of both: a checkpoint as `saved.read` takes it.
+    score_files: By stream, scores_STREAM.npz of an earlier evaluation; a stream has a checkpoint or a score file.
+    clips: Fields of `clip_config.EvalClips` that are given. The others are those of the network's protocol and of its
+      training.
+    model: Name in the zoo of the network that all checkpoints must be of; '' for any.
+    fusion: How two streams are fused. 'logits': added; 'softmax': probabilities averaged; 'svm': a linear SVM on both
+      streams' softmax scores.
+    flow_weight: Weight of flow in the fusion; RGB has the rest.
+    svm_train_scores: For the fusion 'svm', score files of the training split, RGB.npz,FLOW.npz.
+    num_examples: Number of best clips in the report, and of worst ones.
+  """
+
+  output: str
+  records: str | None = None
+  split: str = "test"
+  checkpoints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  score_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  clips: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  model: str = ""
+  fusion: str = fields.option("logits", choices=FUSIONS)
+  flow_weight: float | None = fields.option(None, least=0, most=1)
+  svm_train_scores: tuple[str, ...] = ()
+  num_examples: int = fields.option(4, least=0)
+
+  def __post_init__(self):
+    fields.check(self)
+    given = {**self.checkpoints, **self.score_files}
+    if unknown := sorted(set(given) - set(preprocess.STREAMS_OF)):
+      raise errors.I3dError(f"there is no stream {unknown[0]!r}; there are {', '.join(preprocess.STREAMS_OF)}")
+    if both := sorted(set(self.checkpoints) & set(self.score_files)):
+      raise errors.I3dError(f"{both[0]} has both a checkpoint and a score file; give one of them")
+    if not given:
+      raise errors.I3dError("no stream is given; give a checkpoint or a score file of rgb, flow or both, or of joint")
+    if self.checkpoints and not self.records:
+      raise errors.I3dError("records is missing: the folder of TFRecords to evaluate on")
+    if self.clips and not self.checkpoints:
+      raise errors.I3dError(f"{next(iter(self.clips))} is for a checkpoint; scores were made with their own options")
+    self._check_clips()
+    self._check_fusion()
+
+  @property
+  def streams(self) -> tuple[str, ...]:
+    """The streams in the order rgb, flow, joint."""
+    return tuple(stream for stream in preprocess.STREAMS_OF if stream in {**self.checkpoints, **self.score_files})
+
+  @property
+  def has_fusion(self) -> bool:
+    """Whether there are two streams to fuse."""
+    return set(preprocess.STREAMS) <= set(self.streams)
+
+  def _check_clips(self) -> None:
+    if "protocol" not in self.clips:
+      return  # the protocol is the network's own
+    protocol = clip_config.EvalClips(protocol=self.clips["protocol"]).protocol
+    if given := sorted(unused(protocol) & set(self.clips)):
+      raise errors.I3dError(f"{given[0]} is not used by the protocol {protocol}")
+
+  def _check_fusion(self) -> None:
+    if not self.has_fusion and (self.fusion != "logits" or self.flow_weight is not None or self.svm_train_scores):
+      raise errors.I3dError(
+        f"fusion, flow_weight and svm_train_scores are for two streams; only {self.streams[0]} is given"
+      )
+    if self.fusion == "svm" and self.flow_weight is not None:
+      raise errors.I3dError("flow_weight is not used by the fusion svm, which finds its weights itself")
+    if (self.fusion == "svm") != bool(self.svm_train_scores):
+      raise errors.I3dError("fusion svm and svm_train_scores, two score files of the training split, belong together")
+    if self.svm_train_scores and len(self.svm_train_scores) != 2:
+      raise errors.I3dError(
+        f"svm_train_scores is {','.join(self.svm_train_scores)}; it takes two files, one of each stream"
+      )
+
+
+def unused(protocol: str) -> set[str]:
+  """Returns the names of the fields of `EvalClips` that a protocol does not use.
+
+  Args:
+    protocol: one of `clip_config.PROTOCOLS`.
+  """
+  return {name for names in _USED.values() for name in names} - set(_USED[protocol])

@@ -4,7 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from i3d_tf import errors
-from i3d_tf.evaluation import config
+from i3d_tf import evaluation
 
 _TWO = {"checkpoints": {"rgb": "a", "flow": "b"}, "records": "r"}
 _FILES = {"score_files": {"rgb": "a", "flow": "b"}}
@@ -12,10 +12,10 @@ _FILES = {"score_files": {"rgb": "a", "flow": "b"}}
 
 class EvaluationTest(parameterized.TestCase):
   def test_streams_come_rgb_first(self):
-    mixed = config.EvaluationConfig(output="o", records="r", checkpoints={"flow": "b"}, score_files={"rgb": "a"})
+    mixed = evaluation.EvaluationConfig(output="o", records="r", checkpoints={"flow": "b"}, score_files={"rgb": "a"})
     self.assertEqual(mixed.streams, ("rgb", "flow"))
     self.assertTrue(mixed.has_fusion)
-    self.assertFalse(config.EvaluationConfig(output="o", score_files={"flow": "b"}).has_fusion)
+    self.assertFalse(evaluation.EvaluationConfig(output="o", score_files={"flow": "b"}).has_fusion)
 
   @parameterized.named_parameters(
       ("nothing", {}, "no stream is given; give a checkpoint or a score file of rgb, flow or both"),
@@ -45,7 +45,7 @@ class EvaluationTest(parameterized.TestCase):
   )  # fmt: skip
   def test_what_does_not_go_together(self, values, sentence):
     with self.assertRaisesRegex(errors.I3dError, sentence):
-      config.EvaluationConfig(output="o", **values)
+      evaluation.EvaluationConfig(output="o", **values)
 
   @parameterized.parameters(
     ("release", {"num_clips", "num_frames"}),
@@ -54,7 +54,7 @@ class EvaluationTest(parameterized.TestCase):
     ("three_crops", {"max_frames", "min_frames", "crop"}),
   )
   def test_unused(self, protocol, expected):
-    self.assertEqual(config.unused(protocol), expected)
+    self.assertEqual(evaluation.unused(protocol), expected)
 
 
 if __name__ == "__main__":

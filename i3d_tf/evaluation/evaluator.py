@@ -13,16 +13,15 @@ import numpy as np
 import tqdm
 
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import evaluation
+from i3d_tf import resources
 from i3d_tf import workdir
-from i3d_tf.evaluation import config as config_lib
 from i3d_tf.evaluation import figures
-from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.evaluation import predictions as predictions_lib
 from i3d_tf.evaluation import report
+from i3d_tf.inference import classification
 from i3d_tf.inference import classifier
-from i3d_tf.inference import views
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
@@ -41,7 +40,7 @@ class StreamResult:
   """
 
   predictions: predictions_lib.Predictions
-  scores: fusion.ClassScores
+  scores: metrics_lib.ClassScores
   metrics: metrics_lib.Metrics
 
 
@@ -76,7 +75,7 @@ class EvaluationReport:
 
 
 def evaluate(
-  config: config_lib.EvaluationConfig | None = None,
+  config: evaluation.EvaluationConfig | None = None,
   *,
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
@@ -101,14 +100,14 @@ def evaluate(
   """
   if config is not None and options:
     raise TypeError(f"give config or its fields, not both; there is also {next(iter(options))}")
-  config = config_lib.EvaluationConfig(**options) if config is None else config
+  config = evaluation.EvaluationConfig(**options) if config is None else config
   folder = pathlib.Path(config.output)
   with workdir.locked(folder):
     predictions = {stream: _predict(config, stream, progress, on_failure) for stream in config.streams}
-    results = {stream: _result(each, fusion.from_logits(each.logits)) for stream, each in predictions.items()}
+    results = {stream: _result(each, metrics_lib.from_logits(each.logits)) for stream, each in predictions.items()}
     if config.has_fusion:
       rgb, flow = predictions_lib.join(predictions["rgb"], predictions["flow"])
-      results[config_lib.FUSED] = _result(rgb, _fuse(config, rgb, flow))
+      results[evaluation.FUSED] = _result(rgb, _fuse(config, rgb, flow))
     failures = ({"stream": stream, **row} for stream, each in predictions.items() for row in each.failures)
     found = EvaluationReport(results=results, failures=tuple(failures), output=folder)
     _write(config, found)
@@ -116,7 +115,7 @@ def evaluate(
 
 
 def _predict(
-  config: config_lib.EvaluationConfig, stream: str, progress: bool, on_failure: Callable[[str], None]
+  config: evaluation.EvaluationConfig, stream: str, progress: bool, on_failure: Callable[[str], None]
 ) -> predictions_lib.Predictions:
   """The predictions of one stream, from its score file or its network."""
   if stream in config.score_files:
@@ -129,8 +128,8 @@ def _predict(
   network = classifier.Classifier({stream: path}).networks[stream]
   if config.model not in ("", network.info.model):
     raise errors.I3dError(f"{path} is a network {network.info.model}, but model is {config.model}")
-  clips = views.protocol(network.info, **config.clips)
-  if given := sorted(config_lib.unused(clips.protocol) & set(config.clips)):
+  clips = classification.protocol(network.info, **config.clips)
+  if given := sorted(evaluation.unused(clips.protocol) & set(config.clips)):
     raise errors.I3dError(
       f"{given[0]} is not used by the protocol {clips.protocol}, which is that of {network.info.model}"
     )
@@ -177,7 +176,7 @@ def predict(
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
 ) -> predictions_lib.Predictions:
-  """Predicts every video of a split once and writes scores_STREAM.npz, or loads it if it is finished.
+  """Returns the predictions of all videos of a split and the failed records; writes scores_STREAM.npz, or loads it.
 
   Args:
     network: of the stream.
@@ -187,9 +186,6 @@ def predict(
     save_seconds: the time between two writes of the unfinished predictions, which a later call resumes.
     progress: whether to show a progress bar on stderr.
     on_failure: called with a sentence for each record that cannot be evaluated.
-
-  Returns:
-    The predictions, and among them the records that failed.
 
   Raises:
     I3dError: if the folder holds predictions made otherwise, logits are not finite, or a record is missing or seen
@@ -259,7 +255,7 @@ def _describe(
 
 def _describe_protocol(clips: clip_config.EvalClips) -> dict[str, Any]:
   """The options that the protocol uses; those about stacks of flow only if there are stacks."""
-  left_out = {"streams", "frame_rate"} | config_lib.unused(clips.protocol)
+  left_out = {"streams", "frame_rate"} | evaluation.unused(clips.protocol)
   if clips.flow_stack == 1:
     left_out |= {"flow_stack", "flow_stacking"}
   if not clips.subtract_mean_flow:
@@ -268,17 +264,17 @@ def _describe_protocol(clips: clip_config.EvalClips) -> dict[str, Any]:
 
 
 def _fuse(
-  config: config_lib.EvaluationConfig, rgb: predictions_lib.Predictions, flow: predictions_lib.Predictions
-) -> fusion.ClassScores:
+  config: evaluation.EvaluationConfig, rgb: predictions_lib.Predictions, flow: predictions_lib.Predictions
+) -> metrics_lib.ClassScores:
   if config.fusion == "svm":
     return _train_svm(config, rgb)(rgb.logits, flow.logits)
-  fuse = {"logits": fusion.add_logits, "softmax": fusion.average_softmax}[config.fusion]
+  fuse = {"logits": metrics_lib.add_logits, "softmax": metrics_lib.average_softmax}[config.fusion]
   return fuse(rgb.logits, flow.logits, flow_weight=0.5 if config.flow_weight is None else config.flow_weight)
 
 
 def _train_svm(
-  config: config_lib.EvaluationConfig, tested: predictions_lib.Predictions
-) -> Callable[[np.ndarray, np.ndarray], fusion.ClassScores]:
+  config: evaluation.EvaluationConfig, tested: predictions_lib.Predictions
+) -> Callable[[np.ndarray, np.ndarray], metrics_lib.ClassScores]:
   training = {each.stream: each for each in map(predictions_lib.load, config.svm_train_scores)}
   if set(training) != set(preprocess.STREAMS):
     raise errors.I3dError("svm_train_scores must be one file of rgb and one of flow")
@@ -290,22 +286,22 @@ def _train_svm(
       f"svm_train_scores hold {len(shared)} of the videos that are tested ({predictions_lib.some(shared)}); "
       "make them on the training split"
     )
-  return fusion.train_svm(rgb.logits, flow.logits, rgb.labels)
+  return metrics_lib.train_svm(rgb.logits, flow.logits, rgb.labels)
 
 
-def _result(predictions: predictions_lib.Predictions, scores: fusion.ClassScores) -> StreamResult:
+def _result(predictions: predictions_lib.Predictions, scores: metrics_lib.ClassScores) -> StreamResult:
   if not len(predictions.labels):
     raise errors.I3dError("no video could be evaluated in both streams")
   measured = metrics_lib.measure(scores.scores, predictions.labels, log_probabilities=scores.log_probabilities)
   return StreamResult(predictions, scores, measured)
 
 
-def _write(config: config_lib.EvaluationConfig, found: EvaluationReport) -> None:
+def _write(config: evaluation.EvaluationConfig, found: EvaluationReport) -> None:
   """Writes results.json and report.html."""
   last = list(found.results.values())[-1]
   classes = last.predictions.classes
   content = {
-    **provenance.collect(),
+    **resources.provenance(),
     "streams": {stream: dict(found.results[stream].predictions.made_with) for stream in config.streams},
     "fusion": _describe_fusion(config),
     "classes": classes,
@@ -325,7 +321,7 @@ def _write(config: config_lib.EvaluationConfig, found: EvaluationReport) -> None
       file.write(written.encode(errors="backslashreplace"))
 
 
-def _describe_fusion(config: config_lib.EvaluationConfig) -> dict[str, Any] | None:
+def _describe_fusion(config: evaluation.EvaluationConfig) -> dict[str, Any] | None:
   if not config.has_fusion:
     return None
   if config.fusion == "svm":
@@ -333,14 +329,14 @@ def _describe_fusion(config: config_lib.EvaluationConfig) -> dict[str, Any] | No
   return {"method": config.fusion, "flow_weight": 0.5 if config.flow_weight is None else config.flow_weight}
 
 
-def _training_metrics(config: config_lib.EvaluationConfig) -> dict[str, list[dict[str, Any]]]:
+def _training_metrics(config: evaluation.EvaluationConfig) -> dict[str, list[dict[str, Any]]]:
   """The lines of metrics.jsonl of every checkpoint that is a training run."""
   paths = {stream: pathlib.Path(path) / run_folder.METRICS for stream, path in config.checkpoints.items()}
   found = {stream: paths[stream] for stream in config.streams if stream in paths and paths[stream].is_file()}
   return {stream: run_folder.read_metrics(path) for stream, path in found.items()}
 
 
-def _examples(config: config_lib.EvaluationConfig, result: StreamResult) -> dict[str, list[figures.Example]]:
+def _examples(config: evaluation.EvaluationConfig, result: StreamResult) -> dict[str, list[figures.Example]]:
   """The best and worst clips, with pictures if there are records."""
   predictions, scores = result.predictions, result.scores
   entries = pipeline.open_source(config.records, config.split, streams=()).entries if config.records else ()

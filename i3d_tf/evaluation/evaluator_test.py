@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import evaluation
 from i3d_tf import testing
 from i3d_tf.data import prepare
 from i3d_tf.data import records
 from i3d_tf.data import shards
-from i3d_tf.evaluation import config
 from i3d_tf.evaluation import evaluator
 from i3d_tf.evaluation import predictions as predictions_lib
 from i3d_tf.flow import codec
@@ -106,9 +106,9 @@ class EvaluatorTest(parameterized.TestCase):
     cls.files = {stream: str(cls.folder / "both" / f"scores_{stream}.npz") for stream in cls.both}
 
   @classmethod
-  def config(cls, output: str, **values) -> config.EvaluationConfig:
+  def config(cls, output: str, **values) -> evaluation.EvaluationConfig:
     records_of = {} if "records" in values else {"records": str(cls.folder / "records")}
-    return config.EvaluationConfig(output=str(cls.folder / output), **records_of, **values)
+    return evaluation.EvaluationConfig(output=str(cls.folder / output), **records_of, **values)
 
   def _assert_refused(self, sentence: str, output: str, **values) -> None:
     with self.assertRaisesRegex(errors.I3dError, sentence) as caught:

@@ -18,15 +18,14 @@ from matplotlib.backends import backend_agg
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import evaluation
 from i3d_tf.data import record_index
-from i3d_tf.evaluation import config
-from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.evaluation import predictions as predictions_lib
-from i3d_tf.visualization import contact_sheet
+from i3d_tf.visualization import canvas
 
-COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", config.FUSED: "#2b8a6e", "joint": "#8a4fb8"}
-NAMES = {"rgb": "RGB", "flow": "Flow", config.FUSED: "RGB+Flow", "joint": "Joint"}
+COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", evaluation.FUSED: "#2b8a6e", "joint": "#8a4fb8"}
+NAMES = {"rgb": "RGB", "flow": "Flow", evaluation.FUSED: "RGB+Flow", "joint": "Joint"}
 _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
@@ -39,13 +38,10 @@ STYLE: dict[Any, Any] = {
 
 @matplotlib.rc_context(STYLE)
 def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
-  """Plots top-k accuracy against k.
+  """Returns a plot of top-k accuracy against k, as PNG.
 
   Args:
     measured: metrics by stream.
-
-  Returns:
-    PNG.
   """
   drawing, axes = new(5.2, 3.5)
   num_classes = len(next(iter(measured.values())).accuracy_at)
@@ -61,13 +57,10 @@ def accuracy_curves(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
-  """Plots accuracy against confidence, with points as large as their share of the videos.
+  """Returns a plot of accuracy against confidence, as PNG, with points as large as their share of the videos.
 
   Args:
     measured: metrics by stream; streams without probabilities are left out.
-
-  Returns:
-    PNG.
   """
   drawing, axes = new(5.2, 3.5)
   axes.plot([0, 100], [0, 100], "--", color="#a9b3c1", lw=1.2, label="calibrated")
@@ -90,14 +83,11 @@ def reliability(measured: Mapping[str, metrics_lib.Metrics]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-  """Plots loss and accuracy against the training step, solid for training and dashed for validation.
+  """Returns a plot of loss and accuracy against the step, as PNG; training is solid and validation dashed.
 
   Args:
     runs: by stream, the lines of the run's metrics.jsonl: `step`, and any of `loss`, `accuracy`, `validation_loss` and
       `validation_accuracy`.
-
-  Returns:
-    PNG.
   """
   drawing = _figure(10.6, 3.4)
   for axes, (name, factor, unit) in zip(
@@ -120,15 +110,12 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
 @matplotlib.rc_context(STYLE)
 def confusion(matrix: np.ndarray, classes: Sequence[str], stream: str) -> bytes:
-  """Draws a confusion matrix with each row as fractions of its videos, with names and numbers where there is room.
+  """Returns a PNG of a confusion matrix, each row as fractions of its videos, with names and numbers if they fit.
 
   Args:
     matrix: `[classes, classes]`, with labels as rows.
     classes: names in index order.
     stream: gives the color.
-
-  Returns:
-    PNG.
   """
   count = len(classes)
   side = float(np.clip(0.42 * count, 3.6, 7.6))
@@ -168,14 +155,11 @@ def _figure(width: float, height: float) -> figure.Figure:
 
 
 def new(width: float, height: float) -> tuple[figure.Figure, axes_lib.Axes]:
-  """Makes an empty plot in the report's style.
+  """Returns an empty plot in the report's style: the figure and its axes.
 
   Args:
     width: inches.
     height: inches.
-
-  Returns:
-    The figure and its axes.
   """
   drawing = _figure(width, height)
   axes = drawing.subplots()
@@ -190,13 +174,10 @@ def _plain(axes: axes_lib.Axes) -> None:
 
 
 def png(drawing: figure.Figure) -> bytes:
-  """Renders a figure.
+  """Returns a figure as PNG.
 
   Args:
     drawing: the figure.
-
-  Returns:
-    PNG.
   """
   stream = io.BytesIO()
   drawing.savefig(stream, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
@@ -240,33 +221,27 @@ class Example:
 
 
 def choose(scores: np.ndarray, labels: np.ndarray, count: int) -> tuple[list[int], list[int]]:
-  """Chooses the videos with the largest and with the smallest margins, at most one of a class in each.
+  """Returns the indices of the best videos and of the worst, by margin, at most one of a class in each.
 
   Args:
     scores: `[N, classes]`.
     labels: `[N]`.
     count: how many of each.
-
-  Returns:
-    The indices of the best videos and of the worst.
   """
   order = np.argsort(-metrics_lib.margins(scores, labels), kind="stable").tolist()
   return _one_a_class(order, labels, count), _one_a_class(order[::-1], labels, count)
 
 
 def describe(
-  predictions: predictions_lib.Predictions, scores: fusion.ClassScores, index: int, picture: bytes
+  predictions: predictions_lib.Predictions, scores: metrics_lib.ClassScores, index: int, picture: bytes
 ) -> Example:
-  """Describes a video.
+  """Returns the example that describes a video.
 
   Args:
     predictions: have the video's id and label.
     scores: of the same videos.
     index: of the video.
     picture: see `Example`.
-
-  Returns:
-    The example.
   """
   best = np.argsort(-scores.scores[index], kind="stable")[:3]
   logs = scores.log_probabilities
@@ -281,15 +256,12 @@ def describe(
 
 
 def draw(entries: Sequence[record_index.Entry], predictions: predictions_lib.Predictions, index: int) -> bytes:
-  """Draws frames and colored flow of a video.
+  """Returns frames and colored flow of a video as JPEG.
 
   Args:
     entries: all records of the split, in order.
     predictions: of its videos.
     index: of the video among the predictions.
-
-  Returns:
-    JPEG.
 
   Raises:
     I3dError: if the predictions are not of these records, or the record cannot be drawn.
@@ -299,7 +271,7 @@ def draw(entries: Sequence[record_index.Entry], predictions: predictions_lib.Pre
   if record is None or record.id != predictions.ids[index]:
     where = entries[number] if record else f"the {len(entries)} records"
     raise errors.I3dError(f"{where}: {predictions.ids[index]} is not there; the scores are of other records")
-  picture = contact_sheet.draw_images(record, columns=_COLUMNS, tile_height=_TILE_HEIGHT)
+  picture = canvas.draw_images(record, columns=_COLUMNS, tile_height=_TILE_HEIGHT)
   options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
   return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 

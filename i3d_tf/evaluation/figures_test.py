@@ -16,7 +16,6 @@ from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.evaluation import figures
-from i3d_tf.evaluation import fusion
 from i3d_tf.evaluation import metrics
 from i3d_tf.evaluation import predictions
 
@@ -27,7 +26,7 @@ _LABELS = np.arange(40) % 4
 
 def _measure(share_right: float) -> metrics.Metrics:
   shift = np.arange(40) >= share_right * 40
-  scores = fusion.from_logits(3 * np.eye(4)[(_LABELS + shift) % 4])
+  scores = metrics.from_logits(3 * np.eye(4)[(_LABELS + shift) % 4])
   return metrics.measure(scores.scores, _LABELS, log_probabilities=scores.log_probabilities)
 
 
@@ -95,7 +94,7 @@ class ChooseTest(absltest.TestCase):
 
 class DescribeTest(absltest.TestCase):
   def test_words(self):
-    example = figures.describe(_predictions(), fusion.from_logits(_LOGITS), 4, b"picture")
+    example = figures.describe(_predictions(), metrics.from_logits(_LOGITS), 4, b"picture")
     self.assertEqual((example.id, example.label, example.margin), ("e", "lie", -1.0))
     self.assertEqual([label for label, _ in example.ranking], ["sit", "lie", "run"])
     expected = np.exp([3, 2, 0]) / np.exp([3, 2, 0]).sum()
@@ -103,7 +102,7 @@ class DescribeTest(absltest.TestCase):
     self.assertEqual(example.picture, b"picture")
 
   def test_no_probabilities(self):
-    example = figures.describe(_predictions(), fusion.ClassScores(_LOGITS, None), 0, b"")
+    example = figures.describe(_predictions(), metrics.ClassScores(_LOGITS, None), 0, b"")
     self.assertEqual(example.ranking, (("run", None), ("sit", None), ("lie", None)))
 
 

@@ -6,13 +6,19 @@ scikit-learn computes the confusion matrix and the recalls. Three metrics are ou
 where a probability is too small for a float; `calibration_curve` leaves out empty bins and does not give counts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
+import warnings
 
 import numpy as np
+from scipy import special
+from sklearn import exceptions
 from sklearn import metrics as sklearn_metrics
+from sklearn import svm
+
+from i3d_tf import errors
 
 _TOP_K = 5
 _NUM_BINS = 10  # of confidence
@@ -61,15 +67,12 @@ class Calibration:
 
 
 def measure(scores: np.ndarray, labels: np.ndarray, *, log_probabilities: np.ndarray | None) -> Metrics:
-  """Computes all metrics of a set of videos.
+  """Returns all metrics of a set of videos.
 
   Args:
     scores: `[N, classes]`; a higher score is a better one, whatever its unit.
     labels: `[N]`, class indices; at least one.
     log_probabilities: `[N, classes]`, natural logarithms, ordered as the scores are; None if there are none.
-
-  Returns:
-    The metrics.
 
   Raises:
     ValueError: if there are no videos, or a label is not a class index.
@@ -107,14 +110,11 @@ def _label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Returns the label's score minus the best other class's: negative where another class is predicted.
+  """Returns the label's score minus the best other class's, float64 `[N]`: negative where another is predicted.
 
   Args:
     scores: `[N, classes]`.
     labels: `[N]`, class indices.
-
-  Returns:
-    Float64 `[N]`.
   """
   each = np.arange(len(labels))
   others = scores.astype(np.float64)
@@ -123,13 +123,10 @@ def margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def per_class(confusion: np.ndarray) -> np.ndarray:
-  """Returns the recall of each class.
+  """Returns the recall of each class, float64 `[classes]`; NaN for a class without videos.
 
   Args:
     confusion: `[classes, classes]`, with labels as rows.
-
-  Returns:
-    Float64 `[classes]`; NaN for a class without videos.
   """
   counts = confusion.sum(axis=1)
   return np.divide(np.diag(confusion), counts, out=np.full(len(counts), np.nan), where=counts > 0)
@@ -148,13 +145,10 @@ def _calibrate(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
 
 
 def most_confused(confusion: np.ndarray) -> list[tuple[int, int, int]]:
-  """Lists the mistakes in a confusion matrix.
+  """Returns (label, predicted class, number of videos) of every kind of mistake, the most frequent first.
 
   Args:
     confusion: `[classes, classes]`, with labels as rows.
-
-  Returns:
-    (label, predicted class, number of videos) of every kind of mistake, the most frequent first.
   """
   mistakes = confusion * ~np.eye(len(confusion), dtype=bool)
   found = [(int(label), int(other), int(mistakes[label, other])) for label, other in zip(*np.nonzero(mistakes))]
@@ -166,13 +160,10 @@ NONE = "-"  # for a metric that is not defined
 
 
 def cells(metrics: Metrics) -> tuple[str, ...]:
-  """Formats the metrics of `COLUMNS`, accuracies in percent.
+  """Returns the metrics of `COLUMNS` as text, accuracies in percent.
 
   Args:
     metrics: of one stream.
-
-  Returns:
-    One text a column.
   """
   percent = lambda value: NONE if value is None else f"{100 * value:.2f}"
   cross_entropy = NONE if metrics.cross_entropy is None else f"{metrics.cross_entropy:.4f}"
@@ -181,13 +172,10 @@ def cells(metrics: Metrics) -> tuple[str, ...]:
 
 
 def table(measured: Mapping[str, Metrics]) -> str:
-  """Formats metrics as a table with one row a stream, accuracies in percent.
+  """Returns the lines of a table of metrics with one row a stream, accuracies in percent.
 
   Args:
     measured: metrics by stream.
-
-  Returns:
-    Lines of text.
   """
   rows = [("stream", *COLUMNS), *((stream, *cells(metrics)) for stream, metrics in measured.items())]
   widths = [max(len("rgb+flow"), *(len(row[0]) for row in rows)), *(max(7, len(name)) for name in COLUMNS)]
@@ -229,3 +217,110 @@ def plain(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
 def _finite(value: float | None) -> float | None:
   """None for infinity, which JSON lacks; a fusion weight of 0 can leave the label a probability of 0."""
   return value if value is not None and math.isfinite(value) else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassScores:
+  """Scores by which classes are ranked.
+
+  Attributes:
+    scores: float64 `[N, classes]`.
+    log_probabilities: float64 `[N, classes]`; None for scores that are not probabilities, such as an SVM's.
+  """
+
+  scores: np.ndarray
+  log_probabilities: np.ndarray | None
+
+
+def from_logits(logits: np.ndarray) -> ClassScores:
+  """Returns logits as scores, in double precision, with the logarithms of their softmax.
+
+  Args:
+    logits: `[N, classes]`, of one stream or fused.
+  """
+  logits = logits.astype(np.float64)
+  return ClassScores(logits, special.log_softmax(logits, axis=-1))
+
+
+def add_logits(rgb: np.ndarray, flow: np.ndarray, *, flow_weight: float = 0.5) -> ClassScores:
+  """Returns two streams fused by 2 (1 - w) rgb + 2 w flow, which is the sum of their logits at w = 0.5.
+
+  The sum is that of google-deepmind/kinetics-i3d evaluate_sample.py; the weight is our addition.
+
+  Args:
+    rgb: logits `[N, classes]`.
+    flow: logits `[N, classes]`.
+    flow_weight: w in [0, 1].
+
+  Raises:
+    I3dError: if the weight is out of range.
+  """
+  _check_weight(flow_weight)
+  return from_logits(2 * (1 - flow_weight) * rgb.astype(np.float64) + 2 * flow_weight * flow.astype(np.float64))
+
+
+def average_softmax(rgb: np.ndarray, flow: np.ndarray, *, flow_weight: float = 0.5) -> ClassScores:
+  """Returns (1 - w) softmax(rgb) + w softmax(flow) ("averages predictions", arXiv 1705.07750, section 2.5).
+
+  Args:
+    rgb: logits `[N, classes]`.
+    flow: logits `[N, classes]`.
+    flow_weight: w in [0, 1].
+
+  Raises:
+    I3dError: if the weight is out of range.
+  """
+  _check_weight(flow_weight)
+  rgb_logs, flow_logs = (special.log_softmax(logits.astype(np.float64), axis=-1) for logits in (rgb, flow))
+  with np.errstate(divide="ignore"):  # the logarithm of a weight of 0
+    log_probabilities = np.logaddexp(np.log(1 - flow_weight) + rgb_logs, np.log(flow_weight) + flow_logs)
+  return ClassScores(log_probabilities, log_probabilities)
+
+
+def train_svm(rgb: np.ndarray, flow: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray, np.ndarray], ClassScores]:
+  """Trains a multi-class linear SVM on the streams' stacked L2-normalised softmax scores (arXiv 1406.2199, section 5).
+
+  One class against the rest, by scikit-learn's LinearSVC with C = 1; the paper does not give its C.
+
+  Args:
+    rgb: logits `[N, classes]` of the training split.
+    flow: logits `[N, classes]` of the same videos.
+    labels: `[N]`.
+
+  Returns:
+    A function of two streams' logits that returns the signed distances to the classes' planes as scores, -inf for a
+    class that the training split lacks.
+
+  Raises:
+    I3dError: if the training split has fewer than two classes, or the SVM does not converge.
+  """
+  if len(np.unique(labels)) < 2:
+    raise errors.I3dError("an SVM needs training scores of at least two classes")
+  machine = svm.LinearSVC(random_state=0, max_iter=100_000)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", exceptions.ConvergenceWarning)
+    try:
+      machine.fit(_stack(rgb, flow), labels)
+    except exceptions.ConvergenceWarning as warning:
+      raise errors.I3dError(f"the SVM on the training scores does not converge: {warning}") from None
+
+  def apply(rgb: np.ndarray, flow: np.ndarray) -> ClassScores:
+    decisions = machine.decision_function(_stack(rgb, flow))
+    if decisions.ndim == 1:  # scikit-learn's form for two classes
+      decisions = np.stack([-decisions, decisions], axis=1)
+    scores = np.full((len(decisions), rgb.shape[1]), -np.inf)
+    scores[:, machine.classes_] = decisions
+    return ClassScores(scores, None)
+
+  return apply
+
+
+def _stack(rgb: np.ndarray, flow: np.ndarray) -> np.ndarray:
+  """Both streams' softmax scores, each of L2 norm 1, side by side: `[N, 2 classes]`."""
+  probabilities = [np.exp(special.log_softmax(logits.astype(np.float64), axis=-1)) for logits in (rgb, flow)]
+  return np.concatenate([each / np.linalg.norm(each, axis=1, keepdims=True) for each in probabilities], axis=1)
+
+
+def _check_weight(flow_weight: float) -> None:
+  if not 0 <= flow_weight <= 1:
+    raise errors.I3dError(f"flow_weight is {flow_weight}; it must be in [0, 1]")

@@ -7,7 +7,7 @@ from absl.testing import parameterized
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from i3d_tf.evaluation import fusion
+from i3d_tf import errors
 from i3d_tf.evaluation import metrics
 
 # Labels and predictions: 0→0, 0→1, 1→1, 2→0, 2→2; class 3 has no videos.
@@ -21,6 +21,8 @@ _PROBABILITIES = np.array(
   ]
 )
 _LABELS = np.array([0, 0, 1, 2, 2])
+_RGB = np.log(np.array([[1, 2, 7], [4, 4, 2]], np.float32) / 10)
+_FLOW = np.log(np.array([[6, 3, 1], [1, 5, 4]], np.float32) / 10)
 
 
 def _measure(probabilities: np.ndarray, labels: np.ndarray) -> metrics.Metrics:
@@ -63,7 +65,7 @@ class MeasureTest(parameterized.TestCase):
   def test_equal_to_scikit_learn(self):
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((200, 7)), rng.integers(0, 6, 200)  # without ties; class 6 has no videos
-    scores = fusion.from_logits(logits)
+    scores = metrics.from_logits(logits)
     measured = metrics.measure(scores.scores, labels, log_probabilities=scores.log_probabilities)
     for k in range(1, 8):
       expected = sklearn_metrics.top_k_accuracy_score(labels, logits, k=k, labels=np.arange(7)) if k < 7 else 1.0
@@ -113,7 +115,7 @@ _THREE_LABELS = np.array([0, 1, 1])
 
 
 def _measure_logits(logits: np.ndarray) -> metrics.Metrics:
-  scores = fusion.from_logits(logits)
+  scores = metrics.from_logits(logits)
   return metrics.measure(scores.scores, _THREE_LABELS, log_probabilities=scores.log_probabilities)
 
 
@@ -156,6 +158,85 @@ class PlainTest(absltest.TestCase):
     plain = metrics.plain(metrics.measure(logs, _THREE_LABELS, log_probabilities=logs), "abc")
     self.assertIsNone(plain["cross_entropy"])
     json.dumps(plain, allow_nan=False)
+
+
+class FusionTest(parameterized.TestCase):
+  def test_logits_are_added(self):
+    rgb, flow = np.float32([[1, -2, 3.5]]), np.float32([[0.25, 4, -1]])
+    fused = metrics.add_logits(rgb, flow)
+    np.testing.assert_array_equal(fused.scores, [[1.25, 2, 2.5]])
+    np.testing.assert_allclose(np.exp(fused.log_probabilities), [np.exp([1.25, 2, 2.5]) / np.exp([1.25, 2, 2.5]).sum()])
+
+  def test_added_logits_multiply_probabilities(self):
+    expected = np.array([[6, 6, 7], [4, 20, 8]]) / np.array([[19], [32]])
+    fused = metrics.add_logits(_RGB, _FLOW)
+    np.testing.assert_allclose(np.exp(fused.log_probabilities), expected, rtol=1e-6)
+    np.testing.assert_array_equal(fused.scores.argmax(axis=1), [2, 1])
+
+  def test_weighted_logits(self):
+    rgb, flow = np.float32([[1, 2]]), np.float32([[10, 4]])
+    np.testing.assert_allclose(metrics.add_logits(rgb, flow, flow_weight=0.25).scores, [[1.5 + 5, 3 + 2]])
+    np.testing.assert_allclose(metrics.add_logits(rgb, flow, flow_weight=0).scores, [[2, 4]])
+    np.testing.assert_allclose(metrics.add_logits(rgb, flow, flow_weight=1).scores, [[20, 8]])
+
+  def test_probabilities_are_averaged(self):
+    fused = metrics.average_softmax(_RGB, _FLOW)
+    np.testing.assert_allclose(np.exp(fused.scores), np.array([[7, 5, 8], [5, 9, 6]]) / 20, rtol=1e-6)
+    np.testing.assert_array_equal(fused.scores, fused.log_probabilities)
+    weighted = metrics.average_softmax(_RGB, _FLOW, flow_weight=0.2)
+    np.testing.assert_allclose(np.exp(weighted.scores[0]), [0.2, 0.22, 0.58], rtol=1e-6)
+
+  @parameterized.parameters((0, 0), (1, 1))
+  def test_all_weight_on_one_stream(self, weight, index):
+    alone = metrics.from_logits((_RGB, _FLOW)[index]).log_probabilities
+    np.testing.assert_allclose(metrics.average_softmax(_RGB, _FLOW, flow_weight=weight).scores, alone, rtol=1e-12)
+
+  def test_fusions_may_disagree(self):
+    rgb, flow = np.float32([[10, 0, 8]]), np.float32([[-20, 0.5, 0]])
+    self.assertEqual(metrics.add_logits(rgb, flow).scores.argmax(), 2)
+    self.assertEqual(metrics.average_softmax(rgb, flow).scores.argmax(), 0)
+
+  @parameterized.parameters(-0.1, 1.1, float("nan"))
+  def test_weights_out_of_range(self, weight):
+    for fuse in (metrics.add_logits, metrics.average_softmax):
+      with self.assertRaisesRegex(errors.I3dError, r"flow_weight is .*; it must be in \[0, 1\]"):
+        fuse(_RGB, _FLOW, flow_weight=weight)
+
+  def test_log_softmax_of_large_logits(self):
+    logs = metrics.from_logits(np.float32([[1000, 0, -1000]])).log_probabilities
+    np.testing.assert_array_equal(logs, [[0, -1000, -2000]])
+
+
+class LinearSvmTest(absltest.TestCase):
+  def test_stacked_scores_have_norm_1_each(self):
+    stacked = metrics._stack(_RGB, _FLOW)
+    np.testing.assert_allclose(stacked[0, :3], np.array([1, 2, 7]) / np.sqrt(54), rtol=1e-6)
+    np.testing.assert_allclose(stacked[1, 3:], np.array([1, 5, 4]) / np.sqrt(42), rtol=1e-6)
+
+  def test_finds_what_neither_stream_alone_knows(self):
+    # RGB tells {0, 1} from {2, 3}, flow {0, 2} from {1, 3}; both put it on the lower class of a pair.
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 4
+    rgb, flow = rng.normal(0, 0.3, (2, 120, 4)).astype(np.float32)
+    rgb[np.arange(120), labels // 2 * 2] += 4
+    flow[np.arange(120), labels % 2] += 4
+    fused = metrics.train_svm(rgb[:80], flow[:80], labels[:80])(rgb[80:], flow[80:])
+    np.testing.assert_array_equal(fused.scores.argmax(axis=1), labels[80:])
+    self.assertIsNone(fused.log_probabilities)
+    added = metrics.add_logits(rgb[80:], flow[80:]).scores.argmax(axis=1)
+    self.assertLess(np.mean(added == labels[80:]), 0.8)
+
+  def test_two_classes_and_classes_never_seen(self):
+    rgb = np.float32([[0, 3, 0, 0], [0, 0, 0, 3]] * 10)
+    svm = metrics.train_svm(rgb, rgb, np.array([1, 3] * 10))
+    scores = svm(rgb[:2], rgb[:2]).scores
+    np.testing.assert_array_equal(scores[:, [0, 2]], -np.inf)
+    np.testing.assert_array_equal(scores.argmax(axis=1), [1, 3])
+    np.testing.assert_array_equal(scores[:, 1], -scores[:, 3])
+
+  def test_one_class_is_too_few(self):
+    with self.assertRaisesRegex(errors.I3dError, "at least two classes"):
+      metrics.train_svm(_RGB, _FLOW, np.array([1, 1]))
 
 
 if __name__ == "__main__":

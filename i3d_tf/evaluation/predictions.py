@@ -42,13 +42,10 @@ class Predictions:
   failures: tuple[Mapping[str, Any], ...] = ()
 
   def take(self, chosen: np.ndarray) -> "Predictions":
-    """Selects videos.
+    """Returns the predictions for some videos, in this order.
 
     Args:
       chosen: indices `[M]`.
-
-    Returns:
-      The predictions for these videos, in this order.
     """
     arrays = {name: getattr(self, name)[chosen] for name in ("labels", "logits", "numbers")}
     return dataclasses.replace(self, ids=tuple(self.ids[index] for index in chosen), **arrays)
@@ -82,13 +79,10 @@ def save(path: str | os.PathLike, predictions: Predictions) -> None:
 
 
 def load(path: str | os.PathLike) -> Predictions:
-  """Reads a file that `save` wrote.
+  """Returns the predictions of a file that `save` wrote.
 
   Args:
     path: the file.
-
-  Returns:
-    The predictions.
 
   Raises:
     I3dError: if it is not such a file, or it is damaged.
@@ -124,28 +118,22 @@ def _repeated_ids(ids: Sequence[str]) -> list[str]:
 
 
 def some(names: Sequence[str]) -> str:
-  """Lists the first few names for a message.
+  """Returns at most three of the names for a message, and an ellipsis if there are more.
 
   Args:
     names: any number.
-
-  Returns:
-    At most three of them, and an ellipsis if there are more.
   """
   return "; ".join(names[:_NUM_NAMED]) + ("; ..." if len(names) > _NUM_NAMED else "")
 
 
 def join(rgb: Predictions, flow: Predictions) -> tuple[Predictions, Predictions]:
-  """Aligns two streams: the videos that both have, in the order of `rgb`.
+  """Returns both streams with the same ids: the videos that both have, in the order of `rgb`.
 
   A video that failed in one stream is left out; any other difference between the streams is an error.
 
   Args:
     rgb: one stream's predictions.
     flow: the other's.
-
-  Returns:
-    Both, with the same ids.
 
   Raises:
     I3dError: if classes, data set, split, ids or labels differ.
@@ -206,10 +194,7 @@ class PredictionStore:
     return [row[-1] for row in self._rows] + [failure["number"] for failure in self._failures]
 
   def load_finished(self) -> Predictions | None:
-    """Loads the finished predictions.
-
-    Returns:
-      The predictions; None if they are not finished.
+    """Returns the finished predictions; None if they are not finished.
 
     Raises:
       I3dError: if they depend on something else than now, for example on other weights.

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from i3d_tf import provenance
+from i3d_tf import resources as resources_lib
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics as metrics_lib
 
@@ -36,7 +36,7 @@ def render(
   runs: Mapping[str, Sequence[Mapping[str, Any]]],
   examples: Mapping[str, Sequence[figures.Example]],
 ) -> str:
-  """Renders the page.
+  """Returns the page, HTML that needs neither scripts nor the network.
 
   Args:
     about: provenance, `streams`, `fusion` and `failures`, as results.json has them.
@@ -44,9 +44,6 @@ def render(
     classes: names in index order.
     runs: by stream, the lines of metrics.jsonl of its training, if there are any.
     examples: the 'best' and 'worst' clips of the last of `measured`.
-
-  Returns:
-    HTML that needs neither scripts nor the network.
   """
   *_, last = measured
   made_with = {stream: {**values, **values["protocol"]} for stream, values in about["streams"].items()}
@@ -143,5 +140,5 @@ def _per_class(measured: Mapping[str, metrics_lib.Metrics], classes: Sequence[st
 def _provenance(about: Mapping[str, Any]) -> dict[str, str]:
   """The texts of `about`, with the versions in one line."""
   texts = {name: value for name, value in about.items() if isinstance(value, str)}
-  versions = ", ".join(f"{name} {texts[name]}" for name in provenance.VERSIONS if name in texts)
-  return {**{name: value for name, value in texts.items() if name not in provenance.VERSIONS}, "versions": versions}
+  versions = ", ".join(f"{name} {texts[name]}" for name in resources_lib.VERSIONS if name in texts)
+  return {**{name: value for name, value in texts.items() if name not in resources_lib.VERSIONS}, "versions": versions}

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from i3d_tf.evaluation import figures
-from i3d_tf.evaluation import fusion as fusion_lib
 from i3d_tf.evaluation import metrics
 from i3d_tf.evaluation import report
 
@@ -43,7 +42,7 @@ class _Reader(html.parser.HTMLParser):
 
 
 def _measure(logits: np.ndarray) -> metrics.Metrics:
-  scores = fusion_lib.from_logits(logits)
+  scores = metrics.from_logits(logits)
   return metrics.measure(scores.scores, _LABELS, log_probabilities=scores.log_probabilities)
 
 

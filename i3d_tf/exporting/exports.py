@@ -4,28 +4,31 @@ Graphs are SavedModels, TensorFlow Lite (LiteRT) models or ONNX models. TensorFl
 only; ONNX models are made by tf2onnx, which is in the extra `onnx`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import io
 import logging
 import os
 import pathlib
 import tempfile
+import textwrap
+from typing import TypeAlias
 
 import tensorflow as tf
+from tensorflow.python.framework import convert_to_constants
 
 from i3d_tf import errors
-from i3d_tf.exporting import config as config_lib
-from i3d_tf.exporting import saved_model
+from i3d_tf import exporting
 from i3d_tf.exporting import signatures as signatures_lib
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.models import units
 from i3d_tf.weights import pytorch
-from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import saved
 from i3d_tf.weights import tensorflow1
 
 _OPSET = 18  # of 2022: current runtimes have it, and tf2onnx 1.17 supports it
+_POOLS = {"MaxPool3D": tf.nn.max_pool2d, "AvgPool3D": tf.nn.avg_pool2d}
+ConcreteFunction: TypeAlias = tf.types.experimental.ConcreteFunction
 
 
 def _to_onnx(signature: signatures_lib.Signature) -> bytes:
@@ -35,7 +38,7 @@ def _to_onnx(signature: signatures_lib.Signature) -> bytes:
     import tf2onnx
   except ImportError as error:
     raise errors.I3dError(f"ONNX needs tf2onnx ({error}): pip install 'i3d_tf[onnx]'") from None
-  frozen = saved_model.freeze(signature.function)
+  frozen = freeze(signature.function)
   names = lambda tensors: [tensor.name for tensor in tensors]
   inputs, outputs = names(frozen.inputs), names(frozen.outputs)
   try:
@@ -46,7 +49,7 @@ def _to_onnx(signature: signatures_lib.Signature) -> bytes:
     # Loops become models that no runtime can load.
     onnx.checker.check_model(model, full_check=True)
   except Exception as error:  # both raise errors of many types
-    raise errors.I3dError(f"tf2onnx cannot convert this network: {saved_model.reason(error)}") from None
+    raise errors.I3dError(f"tf2onnx cannot convert this network: {_reason(error)}") from None
   given = [tensor.op.name for tensor in frozen.inputs]
   _rename(model.graph, dict(zip([*inputs, *outputs], [*given, *signature.function.structured_outputs], strict=True)))
   return model.SerializeToString()
@@ -78,23 +81,22 @@ def _to_tflite(signature: signatures_lib.Signature) -> bytes:
   TensorFlow Lite has 3D convolutions but no 3D pools, which become 2D pools.
   """
   try:
-    frozen = saved_model.with_2d_pools(saved_model.freeze(signature.function))
+    frozen = with_2d_pools(freeze(signature.function))
     outputs = signature.function.structured_outputs
     apply = lambda **inputs: dict(zip(outputs, frozen(**inputs), strict=True))
     named = tf.function(apply, autograph=False).get_concrete_function(**signature.inputs)
     # Through a file, since from a function the converter does not always keep the signature.
     with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
-      saved_model.save(tf.Module(), folder, {signatures_lib.DEFAULT: named})
+      _save(tf.Module(), folder, {signatures_lib.DEFAULT: named})
       return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
   except Exception as error:  # the converter raises errors of many types
-    reason = saved_model.reason(error)
-    raise errors.I3dError(f"TensorFlow Lite's converter cannot convert this network: {reason}") from None
+    raise errors.I3dError(f"TensorFlow Lite's converter cannot convert this network: {_reason(error)}") from None
 
 
 _CONVERTERS = {"tflite": _to_tflite, "onnx": _to_onnx}
 
 
-def write_graph(folder: pathlib.Path, checkpoints: tuple[str, ...], config: config_lib.GraphConfig) -> list[str]:
+def write_graph(folder: pathlib.Path, checkpoints: tuple[str, ...], config: exporting.GraphConfig) -> list[str]:
   """Exports one network, or two whose logits are added, to an empty folder.
 
   Args:
@@ -117,7 +119,7 @@ def write_graph(folder: pathlib.Path, checkpoints: tuple[str, ...], config: conf
   signatures = signatures_lib.make(classifier, specs, config.endpoints)
   if config.format == "saved_model":
     assets = signatures_lib.describe(classifier, signatures)
-    saved_model.write(folder, classifier, specs, signatures, assets)
+    _write(folder, classifier, specs, signatures, assets)
   else:
     signatures = {signatures_lib.DEFAULT: signatures[signatures_lib.DEFAULT]}
     (folder / f"model.{config.format}").write_bytes(_CONVERTERS[config.format](signatures[signatures_lib.DEFAULT]))
@@ -134,7 +136,7 @@ def _fold_batch_norm(classifier: classifier_lib.Classifier) -> None:
         module.fold_batch_norm()
 
 
-def _specs(classifier: classifier_lib.Classifier, config: config_lib.GraphConfig) -> signatures_lib.Specs:
+def _specs(classifier: classifier_lib.Classifier, config: exporting.GraphConfig) -> signatures_lib.Specs:
   if config.format != "tflite":
     return signatures_lib.clip_specs(classifier, num_frames=config.num_frames, size=config.size)
   clip = classifier.preprocess
@@ -164,7 +166,7 @@ def _shape(tensor: tf.Tensor | tf.TensorSpec) -> str:
   return f"[{', '.join('?' if extent is None else str(extent) for extent in tensor.shape)}]"
 
 
-def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config: config_lib.WeightsConfig) -> str:
+def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config: exporting.WeightsConfig) -> str:
   """Writes the weights, and the list of the class names, to an empty folder.
 
   Args:
@@ -180,7 +182,7 @@ def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config:
     CheckpointError, DownloadError: as `saved.load`, and if the files cannot be written.
     OSError: likewise.
   """
-  if config.format in config_lib.PYTORCH_FORMATS:
+  if config.format in exporting.PYTORCH_FORMATS:
     pytorch.import_torch()  # fails at once if it is not installed
   values, info = saved.read(name_or_path)
   if config.format != "network" and info.model != "i3d":
@@ -190,8 +192,115 @@ def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config:
   elif config.format == "release":
     tensorflow1.write_release(folder / "model.ckpt", values, tensorflow1.LAYOUTS[config.layout or info.stream])
   else:
-    pytorch.write(folder / "model.pt", pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS[config.format]))
+    pytorch.write(folder / "model.pt", pytorch.to_torch(values, pytorch.I3D_LAYOUTS[config.format]))
   for name, content in signatures_lib.class_list(info.classes).items():
     (folder / name).write_bytes(content)
   number = sum(value.size for value in values.values())
   return f"{info.model} for {info.stream}, {len(values)} variables with {number:,} values"
+
+
+def freeze(function: ConcreteFunction) -> ConcreteFunction:
+  """Returns the function with the current values of its variables as constants.
+
+  Args:
+    function: a traced function.
+  """
+  return convert_to_constants.convert_variables_to_constants_v2(function)
+
+
+def with_2d_pools(function: ConcreteFunction) -> ConcreteFunction:
+  """Replaces each 3D pool by two 2D pools, over space and then over time, which give the same values, padding included.
+
+  Args:
+    function: a frozen function, of which all shapes are known.
+
+  Returns:
+    The function without 3D pools, for runtimes that do not have them.
+  """
+  graph = function.graph.as_graph_def()
+  nodes = {node.name: node for node in graph.node}
+  for operation in function.graph.get_operations():
+    if operation.type in _POOLS:
+      node = nodes.pop(operation.name)
+      nodes |= {new.name: new for new in _pool_2d(operation, node.input[0])}
+  del graph.node[:]
+  graph.node.extend(nodes.values())
+  imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
+  names = lambda tensors: [imported.graph.get_tensor_by_name(tensor.name) for tensor in tensors]
+  return imported.prune(names(function.inputs), names(function.outputs))
+
+
+def _reason(error: Exception) -> str:
+  """The start of the first line of a converter's error."""
+  return textwrap.shorten(errors.first_line(error), 200, placeholder=" ...")
+
+
+def _pool_2d(operation: tf.Operation, source: str) -> Iterator[tf.compat.v1.NodeDef]:
+  """Yields the nodes that replace a pool over `[B, T, H, W, C]`; the last one has its name."""
+  pool, name = _POOLS[operation.type], operation.name
+  batch, frames, height, width, channels = operation.inputs[0].shape
+  result = operation.outputs[0].shape
+  (_, *kernel, _), (_, *stride, _) = operation.get_attr("ksize"), operation.get_attr("strides")
+  padding = operation.get_attr("padding").decode()
+  with tf.Graph().as_default() as graph:
+    place = tf.compat.v1.placeholder(operation.inputs[0].dtype, operation.inputs[0].shape, name=f"{name}/clip")
+    with tf.name_scope(f"{name}/2d"):
+      net = tf.reshape(place, [batch * frames, height, width, channels])
+      net = pool(net, kernel[1:], stride[1:], padding)
+      net = tf.reshape(net, [batch, frames, result[2] * result[3], channels])
+      net = pool(net, [kernel[0], 1], [stride[0], 1], padding)
+    tf.reshape(net, result, name=name)
+  for node in graph.as_graph_def().node:
+    node.input[:] = [source if each == place.op.name else each for each in node.input]
+    if node.name != place.op.name:
+      yield node
+
+
+def _write(
+  folder: str | os.PathLike,
+  classifier: classifier_lib.Classifier,
+  specs: signatures_lib.Specs,
+  signatures: Mapping[str, signatures_lib.Signature],
+  assets: Mapping[str, bytes],
+) -> None:
+  """Writes the SavedModel to a folder.
+
+  The loaded model has `signatures`; called with a clip, or with clips by stream, it returns the logits, as TensorFlow
+  Hub's layers for Keras expect. Its `variables` and `trainable_variables` are for training it further, except for
+  networks with channel-wise convolutions (X3D), whose gradient is not saved. `assets` are contents of files by name.
+  """
+  functions = {name: signature.function for name, signature in signatures.items()}
+  models = [network.model for network in classifier.networks.values()]
+  with tempfile.TemporaryDirectory(prefix="i3d_tf.") as scratch:
+    module = tf.train.Checkpoint(
+      variables=[variable for model in models for variable in model.variables],
+      trainable_variables=[variable for model in models for variable in model.trainable_variables],
+      assets=[_asset(pathlib.Path(scratch, name), content) for name, content in assets.items()],
+    )
+    module.__call__ = _call(classifier, specs)
+    try:
+      _save(module, folder, functions)
+    except (tf.errors.OpError, OSError) as error:
+      raise errors.I3dError(f"{folder} cannot be written: {errors.first_line(error)}") from None
+
+
+def _save(
+  module: tf.train.Checkpoint | tf.Module,
+  folder: str | os.PathLike,
+  functions: Mapping[str, ConcreteFunction],
+) -> None:
+  """Calls `tf.saved_model.save` without custom gradients: it cannot save those that capture the value of a variable."""
+  options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+  tf.saved_model.save(module, os.fspath(folder), signatures=dict(functions), options=options)
+
+
+def _asset(path: pathlib.Path, content: bytes) -> tf.saved_model.Asset:
+  path.write_bytes(content)
+  return tf.saved_model.Asset(os.fspath(path))
+
+
+def _call(classifier: classifier_lib.Classifier, specs: signatures_lib.Specs) -> Callable[..., tf.Tensor]:
+  signature = dict(specs) if len(specs) > 1 else specs[classifier.streams[0]]
+  call = tf.function(lambda clips: classifier(clips)["Logits"], input_signature=[signature], autograph=False)
+  call.get_concrete_function()
+  return call

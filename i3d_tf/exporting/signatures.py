@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
 from i3d_tf.models import base
@@ -55,15 +55,12 @@ def clip_specs(
   size: int | None = None,
   batch: int | None = None,
 ) -> Specs:
-  """Returns the clips that networks take, with as many open axes as they allow.
+  """Returns the clips, by stream, that networks take, with as many open axes as they allow.
 
   Args:
     classifier: one network, or two.
     num_frames, size: number of frames, and height and width; None: open, or what the network takes.
     batch: clips in a batch; None: open.
-
-  Returns:
-    Specifications by stream.
 
   Raises:
     I3dError: if a network does not take so many frames, or that size.
@@ -95,15 +92,12 @@ def _takes(network: classifier_lib.LoadedNetwork, num_frames: int, size: int) ->
 
 
 def make(classifier: classifier_lib.Classifier, specs: Specs, endpoints: Iterable[str] = ()) -> dict[str, Signature]:
-  """Makes the signatures of a network: the default one, for its logits, and those for whatever else it returns.
+  """Returns the signatures of a network by name: the default, for its logits, and those for whatever else it returns.
 
   Args:
     classifier: the network, or two.
     specs: the clips it takes, by stream.
     endpoints: the endpoints that get a signature of their own.
-
-  Returns:
-    The signatures by name.
 
   Raises:
     I3dError: for an endpoint that the network does not have.
@@ -149,15 +143,12 @@ def _of_rgb(classifier: classifier_lib.Classifier, spec: tf.TensorSpec, logits, 
 
 
 def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
-  """Decodes clips, and resizes and crops them as in training.
+  """Returns clips `[B, T, crop, crop, 3]` in [-1, 1], decoded, and resized and cropped as in training.
 
   Args:
     images: JPEG or PNG images, string `[B, T]`; those of a clip have one size.
     short_side: pixels that the shorter side is resized to.
     crop: pixels of the side of the square in the centre that is kept.
-
-  Returns:
-    Clips `[B, T, crop, crop, 3]` in [-1, 1].
   """
 
   def decode(frames: tf.Tensor) -> tf.Tensor:
@@ -180,26 +171,20 @@ _VALUES = {
 
 
 def class_list(classes: tuple[str, ...]) -> dict[str, bytes]:
-  """Makes the file of the class names.
+  """Returns the file of the class names, a class per line, by its name; nothing if the classes have no names.
 
   Args:
     classes: names in index order.
-
-  Returns:
-    The content of the file, a class per line, by its name; nothing if the classes have no names.
   """
   return {_CLASSES_FILE: "".join(f"{name}\n" for name in classes).encode()} if classes else {}
 
 
 def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Signature]) -> dict[str, bytes]:
-  """Makes the files that describe an exported network.
+  """Returns the contents, by name, of the files that describe an exported network.
 
   Args:
     classifier: the network, or two.
     signatures: as returned by `make`.
-
-  Returns:
-    Contents by file name.
   """
   networks = classifier.networks.values()
   content = {
@@ -211,7 +196,7 @@ def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Sig
     "classes": _CLASSES_FILE if classifier.classes else None,
     "streams": {stream: _describe_stream(network, stream) for network in networks for stream in network.streams},
     "signatures": {name: _describe_signature(signature) for name, signature in signatures.items()},
-    "made_by": provenance.collect(),
+    "made_by": resources.provenance(),
   }
   return {**class_list(classifier.classes), _INPUT_FILE: json.dumps(content, indent=2).encode() + b"\n"}
 

@@ -1,21 +1,26 @@
-"""From a video to the features of its windows, or of all of it in exact chunks, while it is being decoded."""
+"""From videos to the features of their windows, or of all of each in exact chunks, in memory or an output folder."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
 import itertools
+import os
+import time
 from typing import Any, TypeVar
 
 import numpy as np
+import tqdm
 
 from i3d_tf import errors
-from i3d_tf.features import config
 from i3d_tf.features import networks as networks_lib
+from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources
 from i3d_tf.inference import chunks
+from i3d_tf.input import clip_config
 from i3d_tf.models import receptive_field
+from i3d_tf.weights import saved
 
 Arrays = Mapping[str, Mapping[str, results.ArrayFile]]
 Layers = Sequence[receptive_field.Layer]
@@ -39,7 +44,7 @@ class Features:
   """
 
   source: sources.Source
-  options: config.FeatureConfig
+  options: profiles.FeatureConfig
   fps: float
   num_positions: int
   arrays: Arrays
@@ -58,7 +63,7 @@ class Features:
       float64 `[N]`, or `[N, steps]` of windows whose steps are kept apart.
     """
     options = self.options
-    if options.window == config.ALL:
+    if options.window == profiles.ALL:
       return np.atleast_1d(self._middles(endpoint, self.num_positions)) / self.fps
     starts = options.step * np.arange(self._num_windows())
     return np.add.outer(starts, self._middles(endpoint, options.num_frames)) / self.fps
@@ -90,7 +95,7 @@ class Extractor:
     networks: By 'rgb', 'flow' or 'joint'.
   """
 
-  def __init__(self, options: config.FeatureConfig):
+  def __init__(self, options: profiles.FeatureConfig):
     """Loads the networks.
 
     Args:
@@ -109,7 +114,7 @@ class Extractor:
         raise errors.I3dError(f"the networks were trained on {what} of {given}; give {name}, or take them apart")
     self.options = dataclasses.replace(options, window=first.window) if options.window is None else options
     for network in (first, *others):
-      if self.options.window == config.ALL:
+      if self.options.window == profiles.ALL:
         network.chunk_layers()
       else:
         network.check_window(self.options.num_frames)
@@ -156,7 +161,7 @@ class Extractor:
             source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps, short_side=first.short_side,
             threads=options.threads,
         )  # fmt: skip
-        fill = self._fill_whole if options.window == config.ALL else self._fill_windows
+        fill = self._fill_whole if options.window == profiles.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
       except errors.I3dError as error:
         raise error if source.path in str(error) else type(error)(f"{source.name}: {error}") from None
@@ -242,7 +247,7 @@ def _clip(positions: Sequence[Mapping[tuple[str, str], np.ndarray]], network: st
 
 
 def window_indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.ndarray:
-  """Returns the numbers of the frames of every window of a video.
+  """Returns the numbers of the frames of every window of a video, int64 `[N, window]`.
 
   Window n begins at frame n * hop. 'drop' has only whole windows, (num_frames - window) // hop + 1 of them and none if
   the video is shorter than one. The others go on until the last frame is in a window or, where the hop is longer than
@@ -253,10 +258,7 @@ def window_indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.n
     num_frames: Frames of the video.
     window: Frames of a window, at least 1.
     hop: Frames from one window to the next, at least 1.
-    tail: One of `config.TAILS`: what becomes of the frames at the end that do not fill a window.
-
-  Returns:
-    int64 `[N, window]`.
+    tail: One of `profiles.TAILS`: what becomes of the frames at the end that do not fill a window.
   """
   missing = num_frames - window  # behind the first window
   if tail == "drop":
@@ -291,3 +293,133 @@ def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str) ->
     held = [*held[hop:], *itertools.islice(frames, min(hop, window))]
   for row in window_indices(start + len(held), window=window, hop=hop, tail=tail)[start // hop :]:
     yield [held[index - start] if index >= start else beginning[index] for index in row]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VideoFeatures:
+  """Features of one video in memory.
+
+  Attributes:
+    features: By stream ('rgb', 'flow' or 'joint') and endpoint, float32 `[N, ...]` of N windows, or of several crops
+      `[N, crops, ...]`; of a window of all, N steps.
+    timestamps: By stream and endpoint, float64 seconds into the video of the middle of what the values see.
+    fps: Frames per second after resampling.
+    num_frames: Frames, or flow fields, that were seen.
+    config: How they were taken.
+  """
+
+  features: Mapping[str, Mapping[str, np.ndarray]]
+  timestamps: Mapping[str, Mapping[str, np.ndarray]]
+  fps: float
+  num_frames: int
+  config: profiles.FeatureConfig
+
+  def __getitem__(self, stream: str) -> Mapping[str, np.ndarray]:
+    return self.features[stream]
+
+
+def extract_features(
+  video: str | os.PathLike,
+  checkpoint: str | os.PathLike | Mapping[str, str | os.PathLike] | Extractor = "rgb_imagenet",
+  *,
+  progress: bool = False,
+  **options: Any,
+) -> VideoFeatures:
+  """Returns the features of a video, as `extract_features --profile=ours` writes them to files.
+
+  Args:
+    video: A video file, or one of records that holds a single video.
+    checkpoint: Weights of any network: a released name, a path, or a run of train; by 'rgb' and 'flow' for both; or an
+      `Extractor`, which saves loading them for every video.
+    progress: Whether to show a progress bar on stderr.
+    **options: Fields of `profiles.FeatureConfig`, such as endpoints, window, hop, crops, pooling and fps. The window
+      can be 'all', for the whole video in exact chunks.
+
+  Raises:
+    VideoError: If the video cannot be read whole, or is too short.
+    I3dError: If the options or networks do not fit.
+    CheckpointError, DownloadError: If a checkpoint cannot be loaded.
+  """
+  if isinstance(checkpoint, Extractor):
+    if options:
+      raise errors.I3dError(f"{next(iter(options))} is given, but the extractor has its own options")
+    extractor = checkpoint
+  else:
+    extractor = Extractor(_config(checkpoint, options))
+  found = sources.list_sources([video])
+  if len(found) != 1:
+    raise errors.I3dError(f"{video} holds {len(found)} videos; give one, or use the program extract_features")
+  with (
+    tqdm.tqdm(unit="frame", disable=not progress) as bar,
+    extractor.extract(found[0], on_frames=functools.partial(_show, bar)) as features,
+  ):
+    many = extractor.options.crops > 1
+    arrays = {
+      stream: {name: array.load() if many else array.load()[:, 0] for name, array in by_endpoint.items()}
+      for stream, by_endpoint in features.arrays.items()
+    }
+    times = {name: features.timestamps(name) for name in extractor.options.endpoints}
+    return VideoFeatures(arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options)
+
+
+def _config(checkpoint: Any, options: dict[str, Any]) -> profiles.FeatureConfig:
+  if options.get("window") == "all":
+    options = {**options, "window": profiles.ALL}
+  if not isinstance(checkpoint, Mapping):
+    checkpoint = {saved.read(checkpoint)[1].stream: checkpoint}
+  named = {f"{stream}_checkpoint": os.fspath(path) for stream, path in checkpoint.items()}
+  streams = tuple(checkpoint) if "joint" not in checkpoint else clip_config.STREAMS
+  return profiles.FeatureConfig(**named, **{"streams": streams, **options})
+
+
+def extract(
+  source: sources.Source, extractor: Extractor, folder: results.Folder, *, bar: tqdm.tqdm | None = None
+) -> results.Entry:
+  """Returns the entry of a video whose features it extracts into files, also of one that cannot be used.
+
+  Args:
+    source: The video.
+    extractor: The networks.
+    folder: Where the files and the entry go.
+    bar: Progress bar to move.
+
+  Raises:
+    OSError: If the output cannot be written.
+  """
+  start = time.monotonic()
+  entry: results.Entry = {"input": source.name, "id": source.id}
+  try:
+    with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
+      outputs = folder.write(profiles.PROFILES[extractor.options.profile].files(features))
+      entry |= {"outputs": outputs, "frames": features.num_positions, "fps": features.fps}
+    entry["seconds"] = round(time.monotonic() - start, 3)
+  except errors.I3dError as error:
+    entry["error"] = str(error)
+  except OSError as error:
+    if error.filename is None or os.fspath(error.filename) != source.path:
+      raise  # it is the output that cannot be written: no reason to go on
+    entry["error"] = errors.describe_os_error(error)
+  folder.put(entry)
+  return entry
+
+
+def extract_in_worker(source: sources.Source, *, options: profiles.FeatureConfig, output: str) -> str:
+  """Returns the video's name after doing the same in a process that may not have the networks yet.
+
+  Args:
+    source: The video.
+    options: What is taken.
+    output: Path of the output folder.
+  """
+  return extract(source, _extractor(options), results.Folder(output))["input"]
+
+
+@functools.cache
+def _extractor(options: profiles.FeatureConfig) -> Extractor:
+  return Extractor(options)
+
+
+def _show(bar: tqdm.tqdm | None, done: int, total: int) -> None:
+  if bar is not None:
+    bar.total = max(done, total)
+    bar.update(done - bar.n)

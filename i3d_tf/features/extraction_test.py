@@ -13,14 +13,12 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.features import config
 from i3d_tf.features import extraction
 from i3d_tf.features import networks
-from i3d_tf.features import runs
+from i3d_tf.features import profiles
 from i3d_tf.features import sources as sources_lib
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
-from i3d_tf.inference import endpoints as endpoints_lib
 from i3d_tf.models import zoo
 from i3d_tf.video import decode
 from i3d_tf.weights import release
@@ -56,7 +54,7 @@ def _inputs(stream, num_frames, pairs=False):
 
 @functools.cache
 def _network(stream, endpoints):
-  return endpoints_lib.I3dFeatures(_checkpoint(stream), endpoints)
+  return networks.I3dFeatures(_checkpoint(stream), endpoints)
 
 
 def _expected(stream, clips, endpoint):
@@ -68,7 +66,7 @@ def _expected(stream, clips, endpoint):
 
 def _options(**changes):
   given = {f"{stream}_checkpoint": _checkpoint(stream) for stream in ("rgb", "flow")}
-  return config.FeatureConfig(**{"window": 16, "hop": 8, "threads": 1, **given, **changes})
+  return profiles.FeatureConfig(**{"window": 16, "hop": 8, "threads": 1, **given, **changes})
 
 
 @functools.cache
@@ -96,7 +94,7 @@ class WindowsTest(parameterized.TestCase):
     self.assertGreater(np.abs(np.diff(expected, axis=0)).max(axis=1).min(), 1e-3)
     np.testing.assert_allclose(features.timestamps("PooledFeatures"), (8 * np.arange(len(indices)) + 7.5) / 25)
 
-  @parameterized.parameters(*config.POOLINGS)
+  @parameterized.parameters(*profiles.POOLINGS)
   def test_poolings_of_several_endpoints(self, pooling):
     names = ("Mixed_3c", "StepLogits", "Logits")
     features, arrays = _extract(33, endpoints=names, pooling=pooling, hop=16, tail="drop")
@@ -213,7 +211,7 @@ class EveryNetworkTest(parameterized.TestCase):
   )  # fmt: skip
   def test_a_window_is_the_networks_clip(self, model, window, fields):
     path = self._write(model, **fields)
-    options = config.FeatureConfig(rgb_checkpoint=path, endpoints=("PooledFeatures", "Logits"), threads=1)
+    options = profiles.FeatureConfig(rgb_checkpoint=path, endpoints=("PooledFeatures", "Logits"), threads=1)
     extractor = extraction.Extractor(options)
     self.assertEqual(extractor.options.window, window)
     with extractor.extract(_video(45)) as features:
@@ -230,8 +228,8 @@ class EveryNetworkTest(parameterized.TestCase):
   @parameterized.parameters(("r3d_18", "layer2_1"), ("s3d", "Mixed_4b"))
   def test_whole_videos_in_chunks(self, model, endpoint):
     path = self._write(model, **({"average_space": True} if model == "s3d" else {}))
-    options = config.FeatureConfig(
-      rgb_checkpoint=path, endpoints=(endpoint,), window=config.ALL, pooling="space", chunk=16, threads=1
+    options = profiles.FeatureConfig(
+      rgb_checkpoint=path, endpoints=(endpoint,), window=profiles.ALL, pooling="space", chunk=16, threads=1
     )
     with extraction.Extractor(options).extract(_video(45)) as features:
       found = features.arrays["rgb"][endpoint].load()[:, 0]
@@ -243,12 +241,14 @@ class EveryNetworkTest(parameterized.TestCase):
 
   def test_what_cannot_be_had_in_chunks_is_said(self):
     with self.assertRaisesRegex(errors.I3dError, "cannot be computed in chunks: a gate before it averages over"):
-      options = config.FeatureConfig(rgb_checkpoint=self._write("x3d_xs"), endpoints=("layer1_0",), window=config.ALL)
+      options = profiles.FeatureConfig(
+        rgb_checkpoint=self._write("x3d_xs"), endpoints=("layer1_0",), window=profiles.ALL
+      )
       extraction.Extractor(options)
 
   def test_stacks_of_flow_and_both_streams_at_once(self):
     path = self._write("two_stream", stream="joint", flow_stack=3, num_frames=1)
-    options = config.FeatureConfig(
+    options = profiles.FeatureConfig(
       joint_checkpoint=path, endpoints=("Logits",), window=4, hop=4, tail="drop", threads=1
     )
     with extraction.Extractor(options).extract(_video(17)) as features:
@@ -265,7 +265,7 @@ class EveryNetworkTest(parameterized.TestCase):
 
 class ExtractFeaturesTest(absltest.TestCase):
   def test_the_function_gives_what_the_files_hold(self):
-    found = runs.extract_features(
+    found = extraction.extract_features(
       _video(45).path, {"rgb": _checkpoint("rgb"), "flow": _checkpoint("flow")}, window=16, hop=8, threads=1
     )
     _, arrays = _extract(45, streams=("rgb", "flow"))
@@ -273,7 +273,7 @@ class ExtractFeaturesTest(absltest.TestCase):
       np.testing.assert_array_equal(found[stream]["PooledFeatures"], arrays[stream, "PooledFeatures"][:, 0])
       self.assertEqual(found.timestamps[stream]["PooledFeatures"].shape, (5,))
     self.assertEqual((found.num_frames, found.fps), (44, 25.0))
-    whole = runs.extract_features(_video(45).path, _checkpoint("rgb"), window="all", pooling="space")
+    whole = extraction.extract_features(_video(45).path, _checkpoint("rgb"), window="all", pooling="space")
     self.assertEqual(whole["rgb"]["PooledFeatures"].shape[0], 5)
 
 

@@ -165,13 +165,10 @@ class Folder(workdir.Workdir):
       file.write(json.dumps(entry).encode())
 
   def write(self, contents: Files) -> list[dict[str, Any]]:
-    """Writes a video's files.
+    """Returns the `outputs` of a video's entry, after writing its files.
 
     Args:
       contents: What they hold.
-
-    Returns:
-      The `outputs` of its entry.
     """
     outputs = []
     for name, content in contents.items():

@@ -204,7 +204,7 @@ def _varint(content: bytes) -> tuple[int, int | None]:
 def open_video(
   source: Source, *, streams: Sequence[str], pairs: bool, fps: float, short_side: int, threads: int | None
 ) -> Video:
-  """Opens a source.
+  """Returns the opened source.
 
   Args:
     source: What to open.
@@ -213,9 +213,6 @@ def open_video(
     fps: Frames per second; 0: the video's own average rate. A record has a rate, which cannot be changed.
     short_side: Pixels of the frames' shorter side.
     threads: Threads for optical flow; None: one a core.
-
-  Returns:
-    The opened video.
 
   Raises:
     I3dError: If it is no video, or a record that does not have the streams or has another rate.

@@ -7,9 +7,9 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.features import config
 from i3d_tf.features import extraction
 from i3d_tf.features import networks
+from i3d_tf.features import profiles
 
 
 class WindowsTest(parameterized.TestCase):
@@ -50,7 +50,7 @@ class WindowsTest(parameterized.TestCase):
       np.testing.assert_array_equal(drop, pad[: len(drop)])
       self.assertBetween(len(pad) - len(drop), 0, 1)
 
-  @parameterized.parameters(*config.TAILS)
+  @parameterized.parameters(*profiles.TAILS)
   def test_frames_that_come_one_by_one_are_cut_the_same(self, tail):
     for num_frames, window, hop in itertools.product(range(20), range(1, 8), range(1, 12)):
       frames = (np.full([2], 10 * index) for index in range(num_frames))
@@ -75,7 +75,7 @@ class WindowsTest(parameterized.TestCase):
   )
   def test_what_makes_no_windows_is_refused(self, window, hop, tail, message):
     with self.assertRaisesRegex(errors.I3dError, message):
-      config.FeatureConfig(window=window, hop=hop, tail=tail)
+      profiles.FeatureConfig(window=window, hop=hop, tail=tail)
 
 
 class PoolTest(parameterized.TestCase):
@@ -94,12 +94,12 @@ class PoolTest(parameterized.TestCase):
     steps = np.float32([[[1, 5], [3, 9]]])  # [B, steps, channels]
     np.testing.assert_array_equal(networks.pool(steps, "space"), steps)
     np.testing.assert_array_equal(networks.pool(steps, "space_time"), [[2, 7]])
-    for pooling in config.POOLINGS:
+    for pooling in profiles.POOLINGS:
       np.testing.assert_array_equal(networks.pool(steps[:, 0], pooling), [[1, 5]])
 
   def test_another_pooling_is_refused(self):
     with self.assertRaisesRegex(errors.I3dError, "pooling is 'time'; allowed are none, space, space_time"):
-      config.FeatureConfig(pooling="time")
+      profiles.FeatureConfig(pooling="time")
 
 
 if __name__ == "__main__":

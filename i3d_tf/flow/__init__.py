@@ -33,7 +33,7 @@ def optical_flow(
   on_pair: Callable[[int, int], None] | None = None,
   **options: Any,
 ) -> np.ndarray:
-  """Computes the optical flow of each frame to the next.
+  """Returns the motion to the next frame in pixels, x to the right and y downwards, float32 `[T-1, H, W, 2]`.
 
   The first call on a machine compiles the solver of 'tvl1', which takes longer than the flow of a short video.
 
@@ -43,9 +43,6 @@ def optical_flow(
     threads: number of threads; None: one per available processor.
     on_pair: is called with (pairs done, pairs in all) after each pair of frames.
     **options: the method's own: `params` of both, a `tvl1.TvL1Params`.
-
-  Returns:
-    float32 `[T-1, H, W, 2]`: motion in pixels per frame, x to the right and y downwards.
 
   Raises:
     I3dError: if there is no such method.

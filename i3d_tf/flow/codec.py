@@ -22,7 +22,7 @@ _WHEEL_SEGMENTS = (15, 6, 4, 11, 13, 6)
 
 
 def encode(flow: np.ndarray, *, bound: float = BOUND, rounding: str = "truncate") -> np.ndarray:
-  """Encodes flow as bytes.
+  """Returns flow as bytes, uint8 of the same shape.
 
   'truncate' is MediaSequence's trunc(255 * clip((v + bound) / (2 * bound), 0, 1)), which takes zero to 127 and so to
   -0.078 px; 'nearest' rounds to the nearest byte instead, which takes zero to 128 and halves the largest error.
@@ -31,9 +31,6 @@ def encode(flow: np.ndarray, *, bound: float = BOUND, rounding: str = "truncate"
     flow: pixels per frame, `[..., 2]`.
     bound: pixels per frame; larger motion is cut off.
     rounding: one of `ROUNDINGS`.
-
-  Returns:
-    uint8 of the same shape.
 
   Raises:
     ValueError: for an unknown rounding, a bound that is not positive, or flow that is not finite.
@@ -48,14 +45,11 @@ def encode(flow: np.ndarray, *, bound: float = BOUND, rounding: str = "truncate"
 
 
 def decode(values: np.ndarray, *, bound: float = BOUND) -> np.ndarray:
-  """Decodes bytes to flow: (byte / 255 - 0.5) * 2 * bound.
+  """Returns bytes as flow in pixels per frame, float32: (byte / 255 - 0.5) * 2 * bound.
 
   Args:
     values: uint8, as `encode` returns them.
     bound: that they were encoded with.
-
-  Returns:
-    float32 of the same shape, pixels per frame.
 
   Raises:
     ValueError: if the values are not uint8 or the bound is not positive.
@@ -67,92 +61,71 @@ def decode(values: np.ndarray, *, bound: float = BOUND) -> np.ndarray:
 
 
 def decode_middle(values: np.ndarray, *, bound: float = BOUND) -> np.ndarray:
-  """Decodes a truncated byte to the midpoint of its quantization bin, so that points at rest are zero.
+  """Returns float32 flow from truncated bytes: the middle of each byte's bin, so that points at rest are zero.
 
   Args:
     values: uint8, as `encode` returns them with 'truncate'.
     bound: that they were encoded with.
-
-  Returns:
-    float32 of the same shape, pixels per frame.
   """
   return decode(values, bound=bound) + np.float32(bound / 255)
 
 
 def to_image(values: np.ndarray) -> np.ndarray:
-  """Makes MediaSequence's three-channel image of encoded flow: red x, green y, blue 0.
+  """Returns MediaSequence's image of encoded flow, uint8 `[..., H, W, 3]`: red x, green y, blue 0.
 
   Args:
     values: uint8 `[..., H, W, 2]`.
-
-  Returns:
-    uint8 `[..., H, W, 3]`.
   """
   return np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
 
 
 def scale(flow: np.ndarray, *, bound: float = BOUND) -> np.ndarray:
-  """Scales flow for the network: cut off at +-`bound` and divided by it.
+  """Returns flow for the network, float32 in [-1, 1]: cut off at +-`bound` and divided by it.
 
   Args:
     flow: pixels per frame.
     bound: pixels per frame.
-
-  Returns:
-    float32 of the same shape in [-1, 1].
   """
   _check_bound(bound)
   return np.clip(np.asarray(flow, np.float32) / np.float32(bound), -1, 1)
 
 
 def flip_left_right(flow: np.ndarray) -> np.ndarray:
-  """Returns the flow of the mirrored frames: mirrored, with x negated.
+  """Returns the flow of the mirrored frames, of the same shape and type: mirrored, with x negated.
 
   Args:
     flow: `[..., H, W, 2]`.
-
-  Returns:
-    The same shape and type.
   """
   return flow[..., ::-1, :] * np.array([-1, 1], flow.dtype)
 
 
 def resize(flow: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Returns the flow of the resized frames: resized bilinearly, its values scaled by the same factors.
+  """Returns the flow of the resized frames, float32 `[height, width, 2]`: bilinear, its values scaled alike.
 
   Args:
     flow: one field `[H, W, 2]`.
     height: of the result, in pixels.
     width: of the result, in pixels.
-
-  Returns:
-    float32 `[height, width, 2]`.
   """
   factors = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
   return cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * factors
 
 
 def end_point_error(flow: np.ndarray, other: np.ndarray) -> np.ndarray:
-  """Computes the distance between two fields at each pixel.
+  """Returns the distance between two fields at each pixel, float64 `[..., H, W]`, in pixels per frame.
 
   Args:
     flow: `[..., H, W, 2]`.
     other: `[..., H, W, 2]`.
-
-  Returns:
-    float64 `[..., H, W]`, pixels per frame.
   """
   return np.linalg.norm(np.asarray(flow, np.float64) - other, axis=-1)
 
 
 def read_flo(path: str | os.PathLike) -> np.ndarray:
-  """Reads a Middlebury .flo file.
+  """Returns the flow of a Middlebury .flo file, float32 `[H, W, 2]`.
 
   Args:
     path: of the file.
-
-  Returns:
-    float32 `[H, W, 2]`.
 
   Raises:
     I3dError: if the file is no whole .flo file.
@@ -184,15 +157,12 @@ def write_flo(path: str | os.PathLike, flow: np.ndarray) -> None:
 
 
 def draw(flow: np.ndarray, *, full_scale: float | None = None) -> np.ndarray:
-  """Draws flow in colours: hue is the direction, saturation the speed, white no motion.
+  """Returns flow as colours, uint8 RGB `[..., H, W, 3]`: hue is the direction, saturation the speed, white no motion.
 
   Args:
     flow: pixels per frame, `[..., H, W, 2]`.
     full_scale: the speed, in pixels per frame, of a saturated colour; faster motion is darkened. None: the 99th
       percentile of this flow, at least 1.
-
-  Returns:
-    uint8 RGB `[..., H, W, 3]`.
   """
   flow = np.asarray(flow, np.float32)
   speed = np.linalg.norm(flow, axis=-1)

@@ -39,13 +39,10 @@ def order(flow_stack: int, stacking: str) -> tuple[list[int], list[int]]:
 
 
 def plain(fields: Sequence[tf.Tensor]) -> tf.Tensor:
-  """Stacks fields at the same pixel.
+  """Returns fields stacked at the same pixel, `[..., H, W, 2L]`: x, y of the first, x, y of the second and so on.
 
   Args:
     fields: L of them, `[..., H, W, 2]`.
-
-  Returns:
-    `[..., H, W, 2L]`: x, y of the first flow, x, y of the second and so on.
   """
   return tf.concat(fields, axis=-1)
 
@@ -76,13 +73,10 @@ def trajectory(fields: Sequence[tf.Tensor], means: Sequence[tf.Tensor] | None = 
 
 
 def subtract_means(fields: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Subtracts from each field its mean vector.
+  """Returns the fields without their mean vectors, and these means `[..., 2]`.
 
   Args:
     fields: `[..., H, W, 2]`.
-
-  Returns:
-    The fields without their means, and the means `[..., 2]`.
   """
   means = tf.reduce_mean(fields, axis=[-3, -2])
   return fields - means[..., tf.newaxis, tf.newaxis, :], means

@@ -100,14 +100,11 @@ class TvL1:
     self.counts: list[tuple[int, int]] = [(0, 0)] * len(shapes)
 
   def flow(self, previous: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Returns the flow from `previous` to `following`.
+    """Returns the flow from `previous` to `following`: [H, W, 2] float32, pixels per frame to the right and downwards.
 
     Args:
       previous: [H, W] uint8 gray frame.
       following: [H, W] uint8 gray frame, a step later.
-
-    Returns:
-      [H, W, 2] float32, pixels per frame to the right and downwards.
 
     Raises:
       ValueError: a frame has another size or type.
@@ -153,7 +150,7 @@ def tvl1_flow(
   threads: int | None = None,
   on_pair: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-  """Computes the TV-L1 flow of each frame to the next.
+  """Returns the TV-L1 flow to the next frame, float32 `[T-1, H, W, 2]`, pixels: x to the right, y downwards.
 
   Args:
     frames: [T, H, W] gray or [T, H, W, 3] RGB, uint8.
@@ -163,9 +160,6 @@ def tvl1_flow(
     threads: number of threads, shared out over pairs of frames by "numba" and within a pair by
       "opencv"; None: one per available processor. "numba" returns the same bits for any number.
     on_pair: called with (pairs done, pairs in all) after each pair.
-
-  Returns:
-    [T-1, H, W, 2] float32, pixels per frame: x to the right, y downwards.
 
   Raises:
     ValueError: `frames` are of another type, shape or size, or an argument is not one of those allowed.
@@ -187,7 +181,7 @@ def tvl1_flow(
 def iter_flow(
   frames: Iterable[np.ndarray], *, params: TvL1Params = TvL1Params(), threads: int | None = None
 ) -> Iterator[np.ndarray]:
-  """Computes the TV-L1 flow of each frame to the next, [H, W, 2], as `tvl1_flow` does, for videos of any length.
+  """Returns an iterator over the flow, `[H, W, 2]`, that `tvl1_flow` returns, for videos of any length.
 
   The frames of twice as many pairs as there are threads are held at most.
 
@@ -195,9 +189,6 @@ def iter_flow(
     frames: [H, W] gray or [H, W, 3] RGB, uint8, one after the other.
     params: see `TvL1Params`.
     threads: as of `tvl1_flow` with "numba".
-
-  Returns:
-    An iterator over the fields.
 
   Raises:
     ValueError: as `tvl1_flow`.

@@ -50,23 +50,12 @@ def no_alias(typing_context):
 
 
 @intrinsic
-def blend_window(typing_context, source, at, pitch, weights_x, weights_y, out, to):
+def _blend_window(typing_context, source, at, pitch, weights_x, weights_y, out, to):
   """Weighs a window of 4 x 4 pixels with 4 interleaved channels: writes `out[to:to+4]`, the weighted sum.
 
   A row of the window is one vector of 16 values. Written as a loop, LLVM vectorises over the windows
-  instead and gathers each value singly, five times slower.
-
-  Args:
-    typing_context: Numba's; the calling kernel passes the rest only.
-    source: [N] float32, the interleaved image.
-    at: uint64, offset of the window's first value; not checked.
-    pitch: uint64, floats from one row of the window to the next.
-    weights_x, weights_y: tuples of four float32.
-    out: [M] float32, written.
-    to: uint64, offset in `out`; not checked.
-
-  Returns:
-    For Numba: the type of the call and the function that generates its code.
+  instead and gathers each value singly, five times slower. `source` and `out` are flat float32; `at`, `pitch` and `to`
+  uint64 offsets in floats, not checked; the weights tuples of four float32.
   """
   del typing_context
   quad, row = ir.VectorType(ir.FloatType(), 4), ir.VectorType(ir.FloatType(), 16)
@@ -141,53 +130,41 @@ class Scheme(NamedTuple):
 
 @compiled
 def padded_width(width):
-  """Rounds the width up to whole vectors, so that no loop has a scalar remainder.
+  """Returns the width rounded up to whole vectors, so that no loop has a scalar remainder.
 
   Args:
     width: columns of the image.
-
-  Returns:
-    The number of columns that are computed.
   """
   return (width + LANES - 1) // LANES * LANES
 
 
 @compiled
 def row_stride(width):
-  """Returns the distance from one row of a plane to the next.
+  """Returns the distance, in floats, from one row of a plane to the next.
 
   Args:
     width: columns of the image.
-
-  Returns:
-    The distance in floats.
   """
   return LANES + padded_width(width) + LANES
 
 
 @compiled
 def row_start(y, width):
-  """Returns where a row of a plane starts.
+  """Returns where a row of a plane starts: the offset of its column 0, in floats.
 
   Args:
     y: the row, -1 to H.
     width: columns of the image.
-
-  Returns:
-    The offset of the row's column 0, in floats.
   """
   return (y + 1) * row_stride(width) + LANES
 
 
 def plane_size(height, width):
-  """Returns the size of a plane.
+  """Returns the size of a plane in floats.
 
   Args:
     height: rows of the image.
     width: columns of the image.
-
-  Returns:
-    The number of floats.
   """
   return (height + 2) * row_stride(width)
 
@@ -204,26 +181,20 @@ _CUBIC = np.float32(-0.75)  # the free parameter of bicubic interpolation: OpenC
 
 @compiled
 def row_pitch(width):
-  """Returns the distance from one row of the image that is warped to the next.
+  """Returns the distance, in floats, from one row of the image that is warped to the next.
 
   Args:
     width: columns of the image.
-
-  Returns:
-    The distance in floats.
   """
   return (width + 2 * _BORDER) * CHANNELS
 
 
 def warped_size(height, width):
-  """Returns the size of the image that is warped.
+  """Returns the size, in floats, of the image that is warped.
 
   Args:
     height: rows of the image.
     width: columns of the image.
-
-  Returns:
-    The number of floats.
   """
   return (height + 2 * _BORDER) * row_pitch(width)
 
@@ -371,7 +342,7 @@ def gather(source, pitch, taps, corner, width, sampled):
     sampled: [W * CHANNELS] float32, written.
   """
   for x in range(width):
-    blend_window(
+    _blend_window(
       source,
       corner[x],
       np.uint64(pitch),

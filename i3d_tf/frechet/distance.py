@@ -210,13 +210,10 @@ class FeatureSums:
 
   @classmethod
   def from_state(cls, state: Mapping[str, np.ndarray]) -> "FeatureSums":
-    """Makes an object from the result of `state`.
+    """Returns an object equal to that of which `state` was called.
 
     Args:
       state: arrays by name.
-
-    Returns:
-      An equal object.
     """
     sums = cls(keep="features" in state)
     if "features" in state:
@@ -245,13 +242,10 @@ class FeatureSums:
 
 
 def fit(features: np.ndarray) -> Gaussian:
-  """Fits a Gaussian with the unbiased covariance (over N - 1, as google-research/frechet_video_distance).
+  """Returns a Gaussian with the unbiased covariance (over N - 1, as google-research/frechet_video_distance).
 
   Args:
     features: `[N, D]`.
-
-  Returns:
-    The Gaussian.
 
   Raises:
     I3dError: for fewer than two vectors, or values that are not finite.
@@ -279,14 +273,11 @@ def _check_finite(features: np.ndarray) -> None:
 
 
 def distance(first: Gaussian, second: Gaussian) -> Distance:
-  """Computes the Frechet distance between two Gaussians.
+  """Returns the Frechet distance between two Gaussians.
 
   Args:
     first: one of them.
     second: the other.
-
-  Returns:
-    The distance.
 
   Raises:
     I3dError: if they have different dimensions.
@@ -309,7 +300,7 @@ def bootstrap(
   confidence: float = CONFIDENCE,
   on_resample: Callable[[], None] = lambda: None,
 ) -> Interval:
-  """Estimates an interval for the distance between two sets of features by resampling both.
+  """Returns an interval for the distance between two sets of features, by resampling both.
 
   A resampled set repeats some vectors and lacks others, which makes every distance larger, so that plain quantiles may
   lie wholly above the distance: of 20 values and 60 and 100 vectors, the quantiles of 95 % never held the distance's
@@ -323,9 +314,6 @@ def bootstrap(
     seed: of the draws.
     confidence: the share of resampled distances between the interval's ends.
     on_resample: called after each pair.
-
-  Returns:
-    The interval.
 
   Raises:
     I3dError: as `fit` and `distance`.
@@ -369,13 +357,10 @@ def save(file: BinaryIO, features: Mapping[str, np.ndarray], facts: Mapping[str,
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """Reads a file that `save` wrote.
+  """Returns the features by name and the facts of a file that `save` wrote.
 
   Args:
     path: the file.
-
-  Returns:
-    The features by name and the facts.
 
   Raises:
     I3dError: if it is not such a file, or it is damaged.

@@ -59,13 +59,10 @@ class Embedding:
     self._apply = network.function([base.LOGITS], {stream: (_SIDE, _SIDE)})
 
   def prepare(self, frames: np.ndarray) -> np.ndarray:
-    """Makes the network's input from a clip.
+    """Returns a clip as float32 in [-1, 1]: RGB `[T, 224, 224, 3]`, or flow `[T - 1, 224, 224, 2]`.
 
     Args:
       frames: uint8 `[T, H, W, 3]`.
-
-    Returns:
-      float32 in [-1, 1]: RGB `[T, 224, 224, 3]`, or flow `[T - 1, 224, 224, 2]`.
     """
     resized = resize(frames)
     if self.stream == "rgb":
@@ -73,25 +70,19 @@ class Embedding:
     return codec.scale(tvl1.tvl1_flow(ops.to_bytes(resized).numpy()))
 
   def __call__(self, clips: np.ndarray) -> np.ndarray:
-    """Embeds a batch.
+    """Returns the logits of a batch, float32 `[B, classes]`.
 
     Args:
       clips: `[B, T, 224, 224, C]`, made by `prepare`.
-
-    Returns:
-      Logits float32 `[B, classes]`.
     """
     return self._apply({self.stream: clips})[base.LOGITS].numpy()
 
 
 def resize(frames: np.ndarray) -> tf.Tensor:
-  """Resizes frames by the rule of `distance.RESIZE`.
+  """Returns frames resized by the rule of `distance.RESIZE`, float32 `[T, 224, 224, C]` in their own range.
 
   Args:
     frames: `[T, H, W, C]`.
-
-  Returns:
-    float32 `[T, 224, 224, C]` in the range of the frames.
   """
   return tf.raw_ops.ResizeBilinear(images=frames, size=[_SIDE, _SIDE], align_corners=False, half_pixel_centers=False)
 
@@ -244,14 +235,11 @@ class FvdAccumulator:
 
   @classmethod
   def from_state(cls, state: Mapping[str, np.ndarray], **options: Any) -> "FvdAccumulator":
-    """Makes an accumulator from the result of `state`.
+    """Returns an accumulator equal to that of which `state` was called.
 
     Args:
       state: arrays by name.
       **options: arguments of the constructor, which must name networks of the same weights if more clips are to come.
-
-    Returns:
-      An equal accumulator.
 
     Raises:
       I3dError: if the state is not of the streams of `options`.
@@ -269,13 +257,10 @@ class FvdAccumulator:
     return accumulator
 
   def features(self, *, real: bool) -> dict[str, np.ndarray]:
-    """Returns the embeddings of a set.
+    """Returns the embeddings of a set, by stream float32 `[N, D]`.
 
     Args:
       real: whether of the real clips, or of the generated ones.
-
-    Returns:
-      By stream float32 `[N, D]`.
 
     Raises:
       I3dError: if they were not kept, or there are none.
@@ -287,15 +272,12 @@ class FvdAccumulator:
     return kept
 
   def compute(self, *, resamples: int = 0, seed: int = 0, progress: bool = False) -> distance_lib.FvdResult:
-    """Computes the distance between the two sets.
+    """Returns the distances between the two sets and what they depend on.
 
     Args:
       resamples: resampled sets for an interval, which needs the features; 0: no interval.
       seed: draws the resampled sets.
       progress: whether to show a progress bar of the resampling on stderr.
-
-    Returns:
-      Distances and what they depend on.
 
     Raises:
       I3dError: if a set has fewer than two clips, or an interval is asked for without features.

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding
@@ -55,7 +55,7 @@ def fvd(
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
 ) -> distance.FvdResult:
-  """Computes the Frechet Video Distance between two sets of videos.
+  """Returns the Frechet Video Distances between two sets of videos, their intervals, and what they depend on.
 
   A set is a folder, searched with its sub-folders, of videos or of .npy arrays; one such file; a NumPy array uint8
   `[N, T, H, W, 3]`; or an .npz file that an earlier call wrote to `save_stats`.
@@ -75,9 +75,6 @@ def fvd(
     progress: whether to show progress bars on stderr.
     on_failure: called with a sentence for each video that cannot be used; the distance is that of the others.
 
-  Returns:
-    The distances, their intervals, and what they depend on.
-
   Raises:
     I3dError: if a set has fewer than two clips, options do not go together, or statistics are of other clips or
       weights.
@@ -92,7 +89,7 @@ def fvd(
   elif generated is None:
     raise errors.I3dError("generated is missing; only with save_stats it may be")
   paths = {name: os.fspath(videos) for name, videos in given.items() if not isinstance(videos, np.ndarray)}
-  loaded = {name: distance.load(path) for name, path in paths.items() if is_statistics(path)}
+  loaded = {name: distance.load(path) for name, path in paths.items() if _is_statistics(path)}
   sources = {name: list_sources(videos, config) for name, videos in given.items() if name not in loaded}
   accumulator, facts = _start(checkpoint, config, loaded["generated"][1] if not sources else None)
   for name, (features, theirs) in loaded.items():
@@ -104,7 +101,7 @@ def fvd(
     with contextlib.nullcontext() if path is None else workdir.replacing(path) as file:
       failed[name] = _embed(videos, accumulator, config, name, paths.get(name, name), progress, on_failure)
       if file is not None:
-        more = {"failed": failed[name], "seed": seed, "made_by": provenance.collect()}
+        more = {"failed": failed[name], "seed": seed, "made_by": resources.provenance()}
         distance.save(file, accumulator.features(real=True), {**facts, **more})
   dependencies = {name: facts[name] for name in ("weights", "num_frames", "fps")}
   failed = {name: failed[name] for name in given}
@@ -160,31 +157,24 @@ def _embed(
   return len(failures)
 
 
-def is_statistics(videos: Videos) -> bool:
-  """Returns whether a set is given as saved statistics, which its suffix .npz says.
-
-  Args:
-    videos: the set.
-  """
+def _is_statistics(videos: Videos) -> bool:
+  """Whether a set is given as saved statistics, which its suffix .npz says."""
   return not isinstance(videos, np.ndarray) and os.fspath(videos).lower().endswith(_STATISTICS_SUFFIX)
 
 
 def _check_save(real: Videos, save_stats: str | os.PathLike) -> None:
-  if is_statistics(real):
+  if _is_statistics(real):
     raise errors.I3dError("save_stats is for the statistics of videos, but real is statistics already")
-  if not is_statistics(save_stats):
+  if not _is_statistics(save_stats):
     raise errors.I3dError(f"save_stats is {save_stats}; the file's name must end in {_STATISTICS_SUFFIX}")
 
 
 def list_sources(videos: Videos, config: distance.FvdConfig) -> list[_Source]:
-  """Lists the videos of a set: those below a folder, one file, or all of an array.
+  """Returns the videos of a set for `read_clip`: those below a folder, one file, or all of an array.
 
   Args:
     videos: a folder, a file, or an array `[N, T, H, W, 3]`.
     config: has max_clips and seed.
-
-  Returns:
-    The videos, for `read_clip`.
 
   Raises:
     I3dError: if there is no such path, nothing in it, or less than max_clips.
@@ -242,14 +232,11 @@ def _open_array(path: pathlib.Path) -> np.ndarray:
 
 
 def read_clip(source: _Source, config: distance.FvdConfig) -> np.ndarray:
-  """Reads a clip of consecutive frames from a random place of a video.
+  """Returns consecutive frames from a random place of a video, uint8 `[num_frames, H, W, 3]`.
 
   Args:
     source: one of `list_sources`.
     config: has num_frames, fps and seed.
-
-  Returns:
-    uint8 `[num_frames, H, W, 3]`.
 
   Raises:
     I3dError: if the video cannot be read to its end, or is too short.

@@ -39,7 +39,7 @@ class Chunk:
 
 
 def plan(layers: Layers, num_frames: int, *, chunk: int) -> Iterator[Chunk]:
-  """Cuts a video into pieces whose kept steps are all steps of some endpoints.
+  """Returns pieces of a video, in order, whose kept steps are all steps of some endpoints.
 
   A piece has at most as many frames more than `chunk` as the widest endpoint's receptive field and twice its stride.
 
@@ -47,9 +47,6 @@ def plan(layers: Layers, num_frames: int, *, chunk: int) -> Iterator[Chunk]:
     layers: The layers along time that lead to each endpoint that is wanted, see `base.Network.time_layers`.
     num_frames: Frames of the video.
     chunk: Frames from one piece to the next, rounded down to a multiple of the coarsest endpoint's stride.
-
-  Returns:
-    The pieces in order.
 
   Raises:
     I3dError: If an endpoint has no step, or the chunk is shorter than a step.

@@ -2,19 +2,140 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import os
 from typing import Any
 import zipfile
 
 import numpy as np
 from scipy import special
+import tqdm
 
 from i3d_tf import errors
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
 from i3d_tf.inference import classifier as classifier_lib
-from i3d_tf.inference import views
 from i3d_tf.input import clip_config
+from i3d_tf.input import clip_steps
+from i3d_tf.input import ops
 from i3d_tf.models import inception
+from i3d_tf.models import zoo
+from i3d_tf.video import decode
 from i3d_tf.weights import saved
+
+
+class Video:
+  """The frames of a video file at a network's rate and size, and the TV-L1 flow between them, by number."""
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    frame_rate: float = decode.FRAME_RATE,
+    short_side: int = decode.SHORT_SIDE,
+    max_frames: int | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+  ):
+    """Opens the video.
+
+    Args:
+      path: The file.
+      frame_rate: Frames per second to resample to.
+      short_side: Pixels of the frames' shorter side.
+      max_frames: Use so many frames from the start, which are kept in memory, and look no further. None: count all of
+        them, and decode the video once more for those that are asked for.
+      threads: Threads for optical flow; None: one a core.
+      progress: Whether to show a bar on stderr while flow is computed.
+
+    Raises:
+      VideoError: If the video cannot be read.
+    """
+    self.path = os.fspath(path)
+    self._open = lambda: decode.iter_frames(path, fps=frame_rate, short_side=short_side)
+    self._threads, self._progress = threads, progress
+    self._kept = None if max_frames is None else list(itertools.islice(self._open(), max_frames))
+    self.num_frames = decode.count_frames(path, fps=frame_rate) if self._kept is None else len(self._kept)
+    self.size = (next(self._open()) if self._kept is None else self._kept[0]).shape[:2]
+
+  def count(self, stream: str) -> int:
+    """Returns the number of frames, or of flow fields, of which there is one less.
+
+    Args:
+      stream: 'rgb' or 'flow'.
+    """
+    return self.num_frames - (stream == "flow")
+
+  def read(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns frames and flow fields: 'rgb' uint8 `[N, H, W, 3]`, 'flow' float32 `[N, H, W, 2]` in [-1, 1].
+
+    Args:
+      numbers: By stream the numbers of its frames or fields, in any order and as often as wanted.
+
+    Raises:
+      VideoError: If the video cannot be read to its end.
+    """
+    pairs = np.unique(numbers.get("flow", np.array([], int)))
+    wanted = {*numbers.get("rgb", np.array([], int)).tolist(), *pairs.tolist(), *(pairs + 1).tolist()}
+    source = enumerate(self._open() if self._kept is None else self._kept)
+    frames = {index: frame for index, frame in source if index in wanted}
+    found = {}
+    if "rgb" in numbers:
+      found["rgb"] = np.stack([frames[number] for number in numbers["rgb"].tolist()])
+    if "flow" in numbers:
+      fields = self._flow(frames, pairs)
+      found["flow"] = np.stack([fields[number] for number in numbers["flow"].tolist()])
+    return found
+
+  def _flow(self, frames: Mapping[int, np.ndarray], pairs: np.ndarray) -> dict[int, np.ndarray]:
+    """The scaled flow from each frame of `pairs` to the next, solved run by run of consecutive frames."""
+    fields: dict[int, np.ndarray] = {}
+    runs = np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1)
+    with tqdm.tqdm(total=len(pairs), desc="optical flow", unit="frame", leave=False, disable=not self._progress) as bar:
+      for run in runs:
+        together = np.stack([frames[number] for number in range(run[0], run[-1] + 2)])
+        solved = tvl1.tvl1_flow(together, threads=self._threads, on_pair=lambda *_: bar.update())
+        fields.update(zip(run.tolist(), codec.scale(solved)))
+    return fields
+
+
+def protocol(info: saved.ModelInfo, **given: object) -> clip_config.EvalClips:
+  """Returns how a network is tested: its paper's protocol on clips as it was trained on.
+
+  Args:
+    info: What the network is.
+    **given: Fields of `EvalClips` that take the place of the network's own.
+
+  Raises:
+    I3dError: If the fields do not fit together.
+  """
+  trained = {name: getattr(info.preprocess, name) for name in info.preprocess.__dataclass_fields__}
+  return clip_config.EvalClips(**{**trained, **zoo.get(info.model).test, **given, "streams": info.streams})
+
+
+def read(video: Video, clips: clip_config.EvalClips) -> dict[str, np.ndarray]:
+  """Returns all views of a video: float32 `[V, T, crop, crop, C]` in [-1, 1] by stream.
+
+  Args:
+    video: The video, whose frames have the views' short side.
+    clips: The protocol.
+
+  Raises:
+    I3dError: If the video is too short for the network's protocol, or backward flow is asked for, which records have.
+  """
+  if clips.flow_stacking == "bidirectional":
+    raise errors.I3dError("flow_stacking is bidirectional, which needs backward flow; evaluate records that hold it")
+  least = clips.min_frames if clips.protocol == "release" else clips.flow_stack
+  least += "flow" in clips.streams
+  if video.num_frames < least:
+    raise errors.VideoError(
+      f"{video.path}: the video has {video.num_frames} frames at {clips.frame_rate:g} frames per second; "
+      f"the network needs at least {least}"
+    )
+  state: clip_steps.State = {"video": video}
+  for step in clip_steps.evaluation(clips):
+    state = step.apply(state)
+  return {stream: ops.to_input(stream, state[stream]).numpy() for stream in clips.streams}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +184,7 @@ def classify(
   threads: int | None = None,
   progress: bool = False,
 ) -> Classification:
-  """Classifies a video file.
+  """Returns the logits and the best classes of a video file.
 
   It is cut into views by each network's own test protocol, which for I3D is one pass over the first ten seconds, and
   the logits are averaged over the views. Optical flow is computed where a network takes it.
@@ -77,9 +198,6 @@ def classify(
     threads: Threads for optical flow; None: one a core.
     progress: Whether to show a bar on stderr while flow is computed.
 
-  Returns:
-    The logits and the best classes.
-
   Raises:
     VideoError: If the video cannot be read or is too short.
     CheckpointError, DownloadError: If a checkpoint cannot be loaded.
@@ -88,11 +206,11 @@ def classify(
   networks = checkpoint if isinstance(checkpoint, classifier_lib.Classifier) else classifier_lib.Classifier(checkpoint)
   check_together([network.info for network in networks.networks.values()])
   limit = {} if max_frames is None else {"max_frames": max_frames, "min_frames": min(max_frames, inception.MIN_FRAMES)}
-  tests = {stream: views.protocol(network.info, **limit) for stream, network in networks.networks.items()}
+  tests = {stream: protocol(network.info, **limit) for stream, network in networks.networks.items()}
   opened = _open(video, list(tests.values()), max_frames, threads, progress)
   logits, num_frames = [], 0
   for stream, network in networks.networks.items():
-    clips = views.read(opened, tests[stream])
+    clips = read(opened, tests[stream])
     num_frames = num_frames or next(iter(clips.values())).shape[1]
     logits.append(network.logits(clips).mean(axis=0, dtype=np.float64).astype(np.float32))
   return _describe(os.fspath(video), num_frames, sum(logits), networks.class_names, top_k)
@@ -101,16 +219,13 @@ def classify(
 def classify_clips(
   clips: Mapping[str, np.ndarray], classifier: classifier_lib.Classifier, *, name: str = "", top_k: int = 5
 ) -> Classification:
-  """Classifies a video that is given as the networks' clips.
+  """Returns the logits and the best classes of a video that is given as the networks' clips.
 
   Args:
     clips: By stream `[T, H, W, C]`, floating point in [-1, 1], in one pass.
     classifier: The networks.
     name: Name of the input, for the result.
     top_k: Number of predictions.
-
-  Returns:
-    The logits and the best classes.
 
   Raises:
     I3dError: If the clips do not fit a network.
@@ -137,13 +252,10 @@ def rank(logits: np.ndarray, class_names: Sequence[str], top_k: int) -> list[Pre
 
 
 def check_together(infos: Sequence[saved.ModelInfo]) -> saved.ModelInfo:
-  """Checks that clips of several networks can be cut from the same frames.
+  """Returns the first of several networks, if their clips can be cut from the same frames.
 
   Args:
     infos: What the networks are.
-
-  Returns:
-    The first of them.
 
   Raises:
     I3dError: If their clips are cut differently.
@@ -156,13 +268,10 @@ def check_together(infos: Sequence[saved.ModelInfo]) -> saved.ModelInfo:
 
 
 def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
-  """Reads a clip of the release's sample, an array `[1, T, H, W, C]` in a .npy file.
+  """Returns a clip, float32 `[T, H, W, C]` in [-1, 1], from the release's sample, a .npy file with `[1, T, H, W, C]`.
 
   Args:
     path: The file.
-
-  Returns:
-    float32 `[T, H, W, C]` in [-1, 1].
 
   Raises:
     I3dError: If the file is no such array.
@@ -188,13 +297,13 @@ def _open(
   max_frames: int | None,
   threads: int | None,
   progress: bool,
-) -> views.Video:
+) -> Video:
   """Opens the video at the tests' size; only its beginning if they look at no more."""
   first = tests[0]
   has_flow = any("flow" in test.streams for test in tests)
   if max_frames is None and all(test.protocol == "release" for test in tests):
     max_frames = max(test.max_frames * test.frame_stride + test.flow_stack - 1 for test in tests)
-  return views.Video(
+  return Video(
     video,
     frame_rate=first.frame_rate,
     short_side=first.short_side,

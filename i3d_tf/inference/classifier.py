@@ -79,13 +79,10 @@ class LoadedNetwork(tf.Module):
     return self.info.class_names
 
   def __call__(self, clips: Any) -> dict[str, tf.Tensor]:
-    """Applies the network in the graph, or eagerly; gradients pass through.
+    """Returns endpoints by name: applies the network in the graph, or eagerly; gradients pass through.
 
     Args:
       clips: `[B, T, H, W, C]` in [-1, 1], of a joint network by stream.
-
-    Returns:
-      Endpoints by name.
 
     Raises:
       ValueError: If the clips do not fit the network.
@@ -96,13 +93,10 @@ class LoadedNetwork(tf.Module):
     return {**endpoints, base.LOGITS: output}
 
   def logits(self, clips: Any) -> np.ndarray:
-    """Returns the logits of clips, or of a video's views.
+    """Returns the logits of clips, or of a video's views: float32 `[B, classes]`.
 
     Args:
       clips: Arrays `[B, T, H, W, C]` in [-1, 1]; as many as memory holds, of which some are run at once.
-
-    Returns:
-      float32 `[B, classes]`.
 
     Raises:
       I3dError: If the clips do not fit the network, or a logit is not finite.
@@ -112,15 +106,12 @@ class LoadedNetwork(tf.Module):
   def endpoints(
     self, clips: Any, names: Sequence[str], *, frames_at_once: int = _FRAMES_AT_ONCE
   ) -> dict[str, np.ndarray]:
-    """Returns some endpoints of clips.
+    """Returns some endpoints of clips: float32 arrays by name, whose first axis is the clips'.
 
     Args:
       clips: Arrays `[B, T, H, W, C]` in [-1, 1], by stream if there are two.
       names: Names of the network's endpoints.
       frames_at_once: Frames of all clips that are run together, at most; a clip of more is run by itself.
-
-    Returns:
-      float32 arrays by name, whose first axis is the clips'.
 
     Raises:
       I3dError: If there is no such endpoint, the clips do not fit the network, or a value is not finite.
@@ -147,14 +138,11 @@ class LoadedNetwork(tf.Module):
     return values
 
   def function(self, names: Sequence[str], sizes: Mapping[str, Sequence[int | None]]) -> Any:
-    """Returns the compiled function from clips by stream to endpoints, for any number of clips and frames.
+    """Returns a `tf.function` from clips by stream, float32 `[B, T, H, W, C]`, to endpoints, for any B and T.
 
     Args:
       names: Endpoints that it returns; what they do not need is not run.
       sizes: Height and width of the clips by stream; None for any.
-
-    Returns:
-      A `tf.function` of one argument, float32 `[B, T, H, W, C]` by stream.
 
     Raises:
       I3dError: If there is no such endpoint, or such clips do not fit the network.
@@ -297,13 +285,10 @@ class Classifier(tf.Module):
     return named
 
   def logits(self, clips: Any) -> np.ndarray:
-    """Returns the logits of clips, those of two networks added.
+    """Returns the logits of clips, those of two networks added: float32 `[B, classes]`.
 
     Args:
       clips: See the class; as many as memory holds, of which some are run at once.
-
-    Returns:
-      float32 `[B, classes]`.
 
     Raises:
       I3dError: If the clips do not fit a network, or a logit is not finite.
@@ -312,13 +297,10 @@ class Classifier(tf.Module):
     return np.add.reduce([network.logits(by_stream) for network in self.networks.values()])
 
   def probabilities(self, clips: Any) -> np.ndarray:
-    """Returns the softmax of the logits of clips.
+    """Returns the softmax of the logits of clips: float64 `[B, classes]`.
 
     Args:
       clips: See the class.
-
-    Returns:
-      float64 `[B, classes]`.
 
     Raises:
       I3dError: As `logits`.

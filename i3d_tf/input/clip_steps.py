@@ -295,7 +295,7 @@ def _decode(streams: tuple[str, ...], state: State) -> State:
     if stream == "rgb":
       decoded[stream] = ops.decode_rgb(images, **place)
     else:
-      decoded[stream] = ops.decode_flow(images, bound=flow_bound(state["parsed"]), **place)
+      decoded[stream] = ops.decode_flow(images, bound=_flow_bound(state["parsed"]), **place)
   return {**state, **decoded}
 
 
@@ -309,12 +309,8 @@ def images_taken(state: State, stream: str) -> tf.Tensor:
   return tf.gather(_images(state, stream), state["taken"][stream])
 
 
-def flow_bound(parsed: dict[str, tf.Tensor]) -> tf.Tensor:
-  """Returns the pixels per frame that the largest byte stands for; MediaSequence's records do not say, and have 20.
-
-  Args:
-    parsed: A parsed record.
-  """
+def _flow_bound(parsed: dict[str, tf.Tensor]) -> tf.Tensor:
+  """The pixels per frame that the largest byte stands for; MediaSequence's records do not say, and have 20."""
   return tf.where(parsed["flow_bound"] > 0, parsed["flow_bound"], codec.BOUND)
 
 

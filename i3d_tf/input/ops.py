@@ -110,15 +110,12 @@ def flip_flow(flow: tf.Tensor) -> tf.Tensor:
 
 
 def jitter_colors(frames: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-  """Changes brightness, saturation, contrast and hue of all frames alike.
+  """Returns uint8 `[T, H, W, 3]` with brightness, saturation, contrast and hue of all frames changed alike.
 
   Args:
     frames: uint8 `[T, H, W, 3]`.
     seed: int32 `[2]`; draws the four changes.
     strength: at 1: brightness +-32/255, saturation and contrast times 0.6 to 1.4, hue +-0.2.
-
-  Returns:
-    uint8 `[T, H, W, 3]`.
   """
   shape = tf.shape(frames)
   draws = tf.random.stateless_uniform([4], seed, -strength, strength)

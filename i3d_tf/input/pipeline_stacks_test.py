@@ -302,7 +302,9 @@ class UnusableRecordsTest(StacksTest):
   def test_a_data_set_without_backward_flow(self):
     self.write(_record("a", 12, streams=_BOTH))
     clips = clip_config.TrainClips(streams=_BOTH, flow_stack=4, flow_stacking="bidirectional")
-    with self.assertRaisesRegex(errors.I3dError, "has no backward_flow, only rgb, flow; prepare one with backward_flow"):
+    with self.assertRaisesRegex(
+      errors.I3dError, "has no backward_flow, only rgb, flow; prepare one with backward_flow"
+    ):
       self.source(clip_config.stored(clips))
 
   def test_zeros_have_the_shape_of_stacks(self):

@@ -26,14 +26,7 @@ _COLUMNS = ("network", "stream", "clip", "test", "parameters", "G multiply-adds"
 
 
 def main(names: list[str]) -> None:
-  """Prints the table.
-
-  Args:
-    names: of networks; none means all.
-
-  Raises:
-    I3dError: if there is no network of a name.
-  """
+  """Prints the table."""
   cli.import_tensorflow()  # the zoo's entries need it
   entries = {name: zoo.get(name) for name in names or zoo.NAMES}
   rows = [row for name, entry in entries.items() for row in _rows(name, entry)]

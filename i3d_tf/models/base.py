@@ -60,7 +60,6 @@ class Network(snt.Module):
   def endpoint_names(self) -> tuple[str, ...]:
     """The names of the endpoints that a call returns, in order; known before the network is built."""
 
-  @abc.abstractmethod
   def build(self, in_channels: int | Mapping[str, int]) -> None:
     """Creates all variables; does nothing the second time.
 
@@ -70,6 +69,16 @@ class Network(snt.Module):
     Raises:
       ValueError: if the network was built for other numbers of channels.
     """
+    if self.in_channels is None:
+      with tf.init_scope():
+        self._build(in_channels)
+      self.in_channels = in_channels
+    elif self.in_channels != in_channels:
+      raise ValueError(f"clip has {in_channels} channels; {self.name} was built for {self.in_channels}")
+
+  @abc.abstractmethod
+  def _build(self, in_channels: Any) -> None:
+    """Creates the variables of all parts."""
 
   @abc.abstractmethod
   def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
@@ -130,12 +139,6 @@ class Network(snt.Module):
       return clip
     mean, std = (tf.constant(value, clip.dtype) for value in (self.rgb_mean, self.rgb_std))
     return (clip * 0.5 + 0.5 - mean) / std
-
-  def _check_channels(self, channels: int | Mapping[str, int]) -> bool:
-    """Whether the network is still to be built for `channels`; an error if it was built for others."""
-    if self.in_channels is not None and self.in_channels != channels:
-      raise ValueError(f"clip has {channels} channels; {self.name} was built for {self.in_channels}")
-    return self.in_channels is None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,13 +211,10 @@ def clip_of(batch: Mapping[str, Any], streams: Sequence[str]) -> Any:
 
 
 def to_tensors(clip: Any) -> Clip:
-  """Converts a clip, or clips by stream, to tensors.
+  """Returns a clip, or clips by stream, as tensors.
 
   Args:
     clip: tensors or arrays.
-
-  Returns:
-    A tensor, or tensors by stream.
   """
   if isinstance(clip, Mapping):
     return {stream: tf.convert_to_tensor(each) for stream, each in clip.items()}
@@ -283,7 +283,7 @@ def check_common(num_classes: int, width_multiplier: float, compute_dtype: str) 
 def dropout(
   net: tf.Tensor, keep_prob: float, seeds: tf.Tensor | None, *, whole_channels: bool = False, layer: int = 0
 ) -> tf.Tensor:
-  """Keeps values with probability `keep_prob`, divided by it, and sets the others to 0.
+  """Returns `[B, T, H, W, C]` with values kept with probability `keep_prob`, divided by it, and others set to 0.
 
   Args:
     net: the values, `[B, T, H, W, C]`.
@@ -291,9 +291,6 @@ def dropout(
     seeds: integers `[B, 2]`, a seed for each clip, which alone determines its dropout; None: drawn anew.
     whole_channels: keep or drop a channel at all times and places alike.
     layer: tells the layers of a network apart, so that they draw different numbers from the same seeds.
-
-  Returns:
-    `[B, T, H, W, C]`.
   """
   if keep_prob == 1:
     return net
@@ -327,7 +324,7 @@ def _units(module: snt.Module) -> list[snt.Module]:
 
 
 def multiply_adds(function: Callable, *arguments: tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> int:
-  """Counts the multiply-adds of a function in its graph.
+  """Returns the number of multiply-adds of a function, counted in its graph.
 
   One multiplication with its addition counts 1; taps on padding are counted. Only convolutions and matrix products are,
   not biases, batch norm, pools and other operations on single values.
@@ -335,9 +332,6 @@ def multiply_adds(function: Callable, *arguments: tf.TensorSpec | Mapping[str, t
   Args:
     function: such as a call of a network.
     *arguments: specifications of its arguments, of known shapes.
-
-  Returns:
-    Their number.
 
   Raises:
     ValueError: for an operation whose shape is not known, or a loop, whose length is not.

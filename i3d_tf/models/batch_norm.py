@@ -71,16 +71,13 @@ class BatchNorm(snt.Module):
 
 
 def moving_average(value: tf.Tensor, name: str) -> tf.Variable:
-  """Creates a moving statistic, a variable that is not trained.
+  """Returns a new moving statistic, a variable that is not trained.
 
   Under a `tf.distribute` strategy every replica moves averages of its own; reading and saving take their mean.
 
   Args:
     value: at the start.
     name: of the variable.
-
-  Returns:
-    The variable.
   """
   # Keyword arguments by name, since a strategy replaces the constructor.
   return tf.Variable(
@@ -107,15 +104,12 @@ class BatchStatistics:
     self._sources: dict[Any, tuple[BatchNorm, tf.Tensor]] = {}  # by output, what was normalised and by which batch norm
 
   def normalize(self, batch_norm: BatchNorm, inputs: tf.Tensor, *, relu: bool = True) -> tf.Tensor:
-    """Normalizes with this batch's statistics.
+    """Returns `[B, T, H, W, C]`, normalized with this batch's statistics.
 
     Args:
       batch_norm: the layer.
       inputs: `[B, T, H, W, C]`.
       relu: apply ReLU, too.
-
-    Returns:
-      `[B, T, H, W, C]`.
     """
     if batch_norm not in self._moments:
       self._moments[batch_norm] = self._take(tf.stop_gradient(inputs))
@@ -125,7 +119,7 @@ class BatchStatistics:
     return outputs
 
   def max_pool(self, pool: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-    """Applies a max pool, in less time and memory if its inputs come from `normalize`, without a gamma.
+    """Returns `pool(inputs)`, in less time and memory if the inputs come from `normalize`, without a gamma.
 
     Normalization and ReLU never decrease, so that the largest value stays the largest: they can follow the pool, whose
     outputs are fewer. The unpooled ones are then needed by nobody, and a `tf.function` does not compute them. (A gamma
@@ -134,9 +128,6 @@ class BatchStatistics:
     Args:
       pool: the pool.
       inputs: `[B, T, H, W, C]`.
-
-    Returns:
-      `pool(inputs)`.
     """
     if inputs.ref() not in self._sources:
       return pool(inputs)

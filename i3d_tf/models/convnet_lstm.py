@@ -85,21 +85,10 @@ class ConvNetLstm(base.Network):
       return self.convnet.time_layers(in_convnet)
     raise base.not_in_chunks(endpoint, "the LSTM carries its state from the first frame to the last")
 
-  def build(self, in_channels: int | Mapping[str, int]) -> None:
-    """Creates all variables; does nothing the second time.
-
-    Args:
-      in_channels: of the clips.
-
-    Raises:
-      ValueError: if the network was built for another number of channels.
-    """
-    if self._check_channels(in_channels):
-      self.convnet.build(in_channels)
-      with tf.init_scope():
-        self._lstm.build(self.convnet.out_channels)
-        self._classifier.build(self._lstm.hidden)
-      self.in_channels = in_channels
+  def _build(self, in_channels: int) -> None:
+    self.convnet.build(in_channels)
+    self._lstm.build(self.convnet.out_channels)
+    self._classifier.build(self._lstm.hidden)
 
   def __call__(
     self,

@@ -18,21 +18,10 @@ from i3d_tf.models import units
 MIN_FRAMES, SQUEEZABLE_SIDES = spec.I3D.clip_limits  # 9, for fewer leave one step to a pool that spans two
 
 
-def plain_convolution(
+def _plain_convolution(
   row: spec.Conv, architecture: spec.Architecture, owner: str, *, is_last: bool, **options: Any
 ) -> units.Unit:
-  """Returns the unit of a convolution row.
-
-  Args:
-    row: the row.
-    architecture: of the network, without separable convolutions and gates.
-    owner: name of the row that it stands in, or is.
-    is_last: nothing follows in its branch.
-    **options: further arguments of `units.Unit3D`.
-
-  Raises:
-    ValueError: for an architecture that has separable convolutions or gates.
-  """
+  """The unit of a convolution row; raises a ValueError for an architecture with separable convolutions or gates."""
   del is_last
   if spec.is_separable(row, architecture, owner) or owner in architecture.gated:
     raise ValueError(f"{options['name']} is separable or has a gate; build this architecture with s3d.S3D")
@@ -52,13 +41,13 @@ class Inception(trunk.TrunkNetwork):
 
   Attributes:
     ARCHITECTURE: the architecture unless the constructor is given another.
-    make_convolution: makes the unit of a convolution row, see `plain_convolution`.
+    make_convolution: makes the unit of a convolution row, see `_plain_convolution`.
     architecture: the architecture.
     out_channels: of the trunk.
   """
 
   ARCHITECTURE: spec.Architecture = spec.I3D
-  make_convolution: Callable[..., units.Unit] = staticmethod(plain_convolution)
+  make_convolution: Callable[..., units.Unit] = staticmethod(_plain_convolution)
 
   def __init__(
     self,

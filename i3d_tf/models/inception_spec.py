@@ -182,14 +182,11 @@ INCEPTION_V1 = Architecture(conv_prefix="Conv2d", pool_prefix="MaxPool", head_po
 
 
 def endpoint_name(row: Row, architecture: Architecture = I3D) -> str:
-  """Returns the name of a row's output, for example 'Mixed_3b'.
+  """Returns the release's, or slim's, name of a row's output, for example 'Mixed_3b'.
 
   Args:
     row: the row.
     architecture: of the network.
-
-  Returns:
-    The release's, or slim's, name.
   """
   prefix = {Conv: architecture.conv_prefix, Pool: architecture.pool_prefix, Mixed: "Mixed"}[type(row)]
   return f"{prefix}_{row.name}"
@@ -200,9 +197,6 @@ def endpoints(architecture: Architecture = I3D) -> tuple[str, ...]:
 
   Args:
     architecture: of the network.
-
-  Returns:
-    The names.
   """
   return (*(endpoint_name(row, architecture) for row in ROWS), LOGITS, PREDICTIONS)
 
@@ -216,9 +210,6 @@ def scale_channels(row: Row, width_multiplier: float) -> Row:
   Args:
     row: the row.
     width_multiplier: the factor.
-
-  Returns:
-    The narrower, or wider, row.
   """
   if isinstance(row, Pool) or width_multiplier == 1:
     return row
@@ -235,14 +226,11 @@ def scale_channels(row: Row, width_multiplier: float) -> Row:
 
 
 def out_channels(row: Row, in_channels: int) -> int:
-  """Returns the channels of a row's output.
+  """Returns the number of channels of a row's output.
 
   Args:
     row: the row.
     in_channels: of its input.
-
-  Returns:
-    Their number.
   """
   if isinstance(row, Pool):
     return in_channels
@@ -283,15 +271,12 @@ class Unit:
 
 
 def temporal_kernel(row: Conv | Pool, architecture: Architecture, owner: str) -> int:
-  """Returns the temporal kernel of a row.
+  """Returns the temporal kernel of a row, in steps.
 
   Args:
     row: the row.
     architecture: of the network.
     owner: name of the top-level row that it stands in, or is.
-
-  Returns:
-    The extent in steps.
   """
   is_flat = row.kernel == 1 or (isinstance(row, Conv) and owner in architecture.flat)
   return 1 if is_flat else architecture.kernels.get(owner, 1)
@@ -304,22 +289,16 @@ def is_separable(row: Conv, architecture: Architecture, owner: str) -> bool:
     row: the convolution.
     architecture: of the network.
     owner: name of the top-level row that it stands in, or is.
-
-  Returns:
-    Whether it is.
   """
   return owner in architecture.separable and temporal_kernel(row, architecture, owner) > 1
 
 
 def vectors(unit: Unit, architecture: Architecture) -> tuple[str, ...]:
-  """Returns the names of the variables that a unit has beside its kernel.
+  """Returns the names, without the unit's, of the variables that a unit has beside its kernel.
 
   Args:
     unit: the unit.
     architecture: of the network.
-
-  Returns:
-    Names without the unit's.
   """
   if not unit.batch_norm:
     return () if unit.part == GATE else ("conv_3d/b",)
@@ -374,14 +353,11 @@ def _conv_units(row, name, endpoint, owner, architecture, in_channels) -> Iterat
 
 
 def variable_shapes(architecture: Architecture = I3D, **sizes: Any) -> dict[str, tuple[int, ...]]:
-  """Returns the shapes of all variables.
+  """Returns all variables' shapes by the release's names without the stream's prefix; batch-norm vectors are (C,).
 
   Args:
     architecture: of the network.
     **sizes: `in_channels`, `num_classes` and `width_multiplier` of `units`.
-
-  Returns:
-    Shapes by the release's names without the stream's prefix; batch-norm vectors are (C,).
   """
   shapes: dict[str, tuple[int, ...]] = {}
   for unit in units(architecture, **sizes):
@@ -391,15 +367,12 @@ def variable_shapes(architecture: Architecture = I3D, **sizes: Any) -> dict[str,
 
 
 def output_size(size: Triple, row: Row, architecture: Architecture = I3D) -> Triple:
-  """Returns the size after a row: ceil(size / stride) if padding is SAME.
+  """Returns (frames, height, width) after a row: ceil(size / stride) if padding is SAME.
 
   Args:
     size: (frames, height, width) before the row.
     row: the row.
     architecture: of the network.
-
-  Returns:
-    (frames, height, width).
   """
   if isinstance(row, Mixed):
     return size
@@ -411,16 +384,13 @@ def output_size(size: Triple, row: Row, architecture: Architecture = I3D) -> Tri
 
 
 def time_layers(endpoint: str, architecture: Architecture = I3D) -> tuple[receptive_field.Layer, ...]:
-  """Returns the layers along time that lead to an endpoint.
+  """Returns the layers along time that lead to an endpoint, from the clip on.
 
   A Mixed row is one layer, since each of its branches has one temporal kernel at most, and the widest counts.
 
   Args:
     endpoint: one of the rows, 'PooledFeatures' or 'StepLogits'.
     architecture: of the network.
-
-  Returns:
-    The layers, from the clip on.
 
   Raises:
     I3dError: for an endpoint that has no steps in time, or is unknown, or depends on the whole clip.
@@ -446,7 +416,7 @@ def time_layers(endpoint: str, architecture: Architecture = I3D) -> tuple[recept
 
 
 def multiply_adds(size: Triple, architecture: Architecture = I3D, **sizes: Any) -> int:
-  """Returns the multiply-adds of one clip.
+  """Returns the number of multiply-adds of one clip.
 
   One multiply-add counts 1; taps on padding are counted; biases, batch norm and pools are not.
 
@@ -454,9 +424,6 @@ def multiply_adds(size: Triple, architecture: Architecture = I3D, **sizes: Any) 
     size: (frames, height, width) of the clip.
     architecture: of the network.
     **sizes: `in_channels`, `num_classes` and `width_multiplier` of `units`.
-
-  Returns:
-    Their number.
   """
   places: dict[tuple[str, str], Triple] = {}
   for row in architecture.rows:

@@ -73,7 +73,7 @@ def inflate(
 def inflate_to(
   values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, mode: str = "mean"
 ) -> dict[str, np.ndarray]:
-  """Inflates the variables of an image network to those of a video network that has the same names.
+  """Returns the variables of an image network, inflated to a video network's that has the same names.
 
   Kernels are inflated by `inflate_kernel` to the steps that they have there, and vectors copied; the classifier's are
   left out.
@@ -82,9 +82,6 @@ def inflate_to(
     values: by names without the module's.
     shapes: of the new network's variables.
     mode: one of `MODES`.
-
-  Returns:
-    Variables of the new network by name.
 
   Raises:
     ValueError: for another mode; naming variables that the new network does not have.
@@ -99,7 +96,7 @@ def inflate_to(
 
 
 def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.ndarray:
-  """Makes a kernel of several steps in time from one of a single step.
+  """Returns a kernel `[steps, kh, kw, Cin, Cout]`, of its dtype, made from one of a single step in time.
 
   Args:
     kernel: `[1, kh, kw, Cin, Cout]`.
@@ -107,9 +104,6 @@ def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.
     mode: 'mean': each step is the kernel divided by N. 'center': step floor((N - 1) / 2), the one that SAME padding
       puts on the output's own step, is the kernel, and the others are 0; of an even N it is the earlier of the middle
       two.
-
-  Returns:
-    `[steps, kh, kw, Cin, Cout]`, of the kernel's dtype.
 
   Raises:
     ValueError: for a kernel that has a temporal extent already, or another mode.
@@ -123,7 +117,7 @@ def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.
 
 
 def adapt_in_channels(kernel: np.ndarray, in_channels: int, *, rescale: bool = False) -> np.ndarray:
-  """Adapts a first kernel to another number of input channels: the mean over its inputs, repeated.
+  """Returns a first kernel `[..., in_channels, Cout]`, of its dtype: the mean over its inputs, repeated.
 
   The rule is that of Temporal Segment Networks (yjxiong/tsn-pytorch, cross-modality initialisation); the I3D release
   does not say how its flow networks were started.
@@ -132,9 +126,6 @@ def adapt_in_channels(kernel: np.ndarray, in_channels: int, *, rescale: bool = F
     kernel: `[..., Cin, Cout]`.
     in_channels: the new Cin.
     rescale: multiply by (old Cin) / (new Cin), so that equal inputs keep their response.
-
-  Returns:
-    `[..., in_channels, Cout]`, of the kernel's dtype.
   """
   mean = kernel.mean(axis=-2, keepdims=True, dtype=np.float64)
   if rescale:

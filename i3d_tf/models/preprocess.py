@@ -51,12 +51,9 @@ class Preprocess:
 
 
 def of(clips: Preprocess) -> Preprocess:
-  """Returns the fields of `Preprocess` of a configuration that has more, such as one of training clips.
+  """Returns what is stored with the weights: the fields of `Preprocess` of a configuration that has more.
 
   Args:
     clips: Any configuration derived from `Preprocess`.
-
-  Returns:
-    What is stored with the weights.
   """
   return Preprocess(**{field.name: getattr(clips, field.name) for field in dataclasses.fields(Preprocess)})

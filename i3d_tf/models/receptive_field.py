@@ -24,26 +24,20 @@ class Layer:
   padding: int | str = SAME
 
   def num_steps(self, length: int) -> int:
-    """Returns the length of the output.
+    """Returns the length of the output in steps.
 
     Args:
       length: of the input.
-
-    Returns:
-      In steps.
     """
     if isinstance(self.padding, int):
       return max((length + 2 * self.padding - self.kernel) // self.stride + 1, 0)
     return -(-length // self.stride)
 
   def before(self, length: int) -> int:
-    """Returns the padding in front of an input.
+    """Returns the padding in front of an input, in positions.
 
     Args:
       length: of the input.
-
-    Returns:
-      In positions.
     """
     if isinstance(self.padding, int):
       return self.padding
@@ -51,26 +45,20 @@ class Layer:
 
 
 def stride(layers: Iterable[Layer]) -> int:
-  """Returns the distance in the input from one step behind some layers to the next.
+  """Returns the distance, in positions of the input, from one step behind some layers to the next.
 
   Args:
     layers: in order.
-
-  Returns:
-    In positions.
   """
   return math.prod(layer.stride for layer in layers)
 
 
 def num_steps(layers: Iterable[Layer], length: int) -> int:
-  """Returns the length of the output of some layers.
+  """Returns the length in steps of the output of some layers.
 
   Args:
     layers: in order.
     length: of the input.
-
-  Returns:
-    In steps.
   """
   for layer in layers:
     length = layer.num_steps(length)

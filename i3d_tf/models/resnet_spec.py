@@ -179,9 +179,6 @@ def middle_width(in_channels: int, channels: int) -> int:
   Args:
     in_channels: Cin.
     channels: Cout.
-
-  Returns:
-    Their number.
   """
   return 27 * in_channels * channels // (9 * in_channels + 3 * channels)
 
@@ -293,14 +290,11 @@ def _non_local(row: NonLocal, mode: str) -> Iterator[inception_spec.Unit]:
 
 
 def variable_shapes(architecture: Architecture, **sizes: Any) -> dict[str, tuple[int, ...]]:
-  """Returns the shapes of all variables.
+  """Returns the shapes of all variables by name.
 
   Args:
     architecture: of the network.
     **sizes: `in_channels`, `num_classes` and `width_multiplier` of `units`.
-
-  Returns:
-    Shapes by name.
   """
   shapes: dict[str, tuple[int, ...]] = {}
   for unit in units(architecture, **sizes):

@@ -96,23 +96,12 @@ class TrunkNetwork(base.Network):
         return layers
     raise base.not_in_chunks(endpoint, f"only {', '.join(self._trunk)} have steps in time")
 
-  def build(self, in_channels: int | Mapping[str, int]) -> None:
-    """Creates all variables; does nothing the second time.
-
-    Args:
-      in_channels: of the clips.
-
-    Raises:
-      ValueError: if the network was built for another number of channels.
-    """
-    if self._check_channels(in_channels):
-      channels: Any = in_channels
-      with tf.init_scope():
-        for module in (*self._trunk.values(), *self._head.values()):
-          channels = module.build(channels)
-        if self._classifier is not None:
-          self._classifier.build(channels)
-      self.in_channels = in_channels
+  def _build(self, in_channels: int) -> None:
+    channels = in_channels
+    for module in (*self._trunk.values(), *self._head.values()):
+      channels = module.build(channels)
+    if self._classifier is not None:
+      self._classifier.build(channels)
 
   def __call__(
     self,

@@ -47,46 +47,18 @@ class _Towers(base.Network):
     return (*towers, *self._JOINT_ENDPOINTS)
 
   def time_layers(self, endpoint: str) -> tuple[receptive_field.Layer, ...]:
-    """Returns the layers along the positions that lead to an endpoint; see `base.Network.time_layers`.
-
-    Args:
-      endpoint: one that has a value at each position.
-
-    Raises:
-      I3dError: for one that is averaged over the positions.
-    """
+    """The layers of a tower's endpoint; an I3dError for one that is averaged over the positions."""
     stream, _, name = endpoint.partition("/")
     if stream in self.towers and name:
       return self.towers[stream].time_layers(name)
     return self._joint_layers(endpoint)
 
-  def build(self, in_channels: int | Mapping[str, int]) -> None:
-    """Creates all variables; does nothing the second time.
-
-    Args:
-      in_channels: of the clips, by stream if there are two.
-
-    Raises:
-      ValueError: if the network was built for other numbers of channels.
-    """
-    if self._check_channels(in_channels):
-      for stream, channels in self._by_stream(in_channels).items():
-        self.towers[stream].build(channels)
-      self._build_rest()
-      self.in_channels = in_channels
-
-  def _build_rest(self) -> None:
-    """Creates what follows the towers."""
+  def _build(self, in_channels: int | Mapping[str, int]) -> None:
+    for stream, channels in self._by_stream(in_channels).items():
+      self.towers[stream].build(channels)
 
   def check(self, clip: base.Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
-    """Checks that the network can take a clip.
-
-    Args:
-      clip: the clip, or its specification; by stream if there are two.
-
-    Raises:
-      ValueError: if a stream's clip is missing or does not fit.
-    """
+    """Checks the clip of each stream; a ValueError if one is missing or does not fit."""
     is_mapping = isinstance(clip, Mapping)
     if is_mapping != (len(self.streams) > 1) or (is_mapping and not set(clip) >= set(self.streams)):
       given = f"clips of {' and '.join(clip)}" if is_mapping else "one clip"
@@ -200,11 +172,10 @@ class FusedTwoStream(_Towers):
     layers = self.towers[self.streams[0]].time_layers(_FEATURES)
     return layers + (receptive_field.Layer(_FUSION_KERNEL[0]),) * (1 + self._JOINT_ENDPOINTS.index(endpoint))
 
-  def _build_rest(self) -> None:
-    channels = sum(tower.out_channels for tower in self.towers.values())
-    with tf.init_scope():
-      self._fusion.build(channels)
-      self._classifier.build(self._fusion_channels)
+  def _build(self, in_channels: int | Mapping[str, int]) -> None:
+    super()._build(in_channels)
+    self._fusion.build(sum(tower.out_channels for tower in self.towers.values()))
+    self._classifier.build(self._fusion_channels)
 
   def __call__(
     self,

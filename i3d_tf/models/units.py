@@ -148,14 +148,11 @@ class Conv3D(snt.Module):
     self._with_bias = True
 
   def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Convolves with another kernel in place of `w`, and without the bias.
+    """Returns `[B, T', H', W', Cout]`, convolved with another kernel in place of `w`, and without the bias.
 
     Args:
       inputs: `[B, T, H, W, Cin]`.
       kernel: of the shape of `w`.
-
-    Returns:
-      `[B, T', H', W', Cout]`.
     """
     padding = self._padding
     if self._repeats_edges:

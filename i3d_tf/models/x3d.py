@@ -69,18 +69,14 @@ def blocks(depth_factor: float, *, width_multiplier: float = 1.0) -> Iterator[Bl
   """
   for stage, (depth, width) in enumerate(STAGES, start=1):
     channels = max(4, round(width * width_multiplier))
-    inner = inner_width(channels)
+    inner = _inner_width(channels)
     for index in range(math.ceil(depth * depth_factor)):
       squeezed = None if index % 2 else round_width(inner * _SQUEEZE)
       yield Block(f"layer{stage}_{index}", channels, inner, 1 if index else 2, squeezed)
 
 
-def inner_width(channels: int) -> int:
-  """Returns the channels within a block, and those of conv5 behind the last, rounded down.
-
-  Args:
-    channels: between blocks.
-  """
+def _inner_width(channels: int) -> int:
+  """The channels within a block, and those of conv5 behind the last, rounded down."""
   return int(_INNER * channels)
 
 
@@ -230,14 +226,11 @@ class ChannelwiseConv3D(units.Conv3D):
     return (*self._kernel, self._channels)
 
   def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Convolves with another kernel in place of `w`, and without the bias.
+    """Returns `[B, T', H', W', C]`, convolved with another kernel in place of `w`, and without the bias.
 
     Args:
       inputs: `[B, T, H, W, C]`.
       kernel: of the shape of `w`.
-
-    Returns:
-      `[B, T', H', W', C]`.
     """
     if isinstance(self._padding, tuple):
       pads = [(extent, extent) for extent in self._padding]
@@ -249,16 +242,13 @@ class ChannelwiseConv3D(units.Conv3D):
 
 
 def convolve(inputs: tf.Tensor, kernel: tf.Tensor, stride: Sequence[int], pads: Pads) -> tf.Tensor:
-  """Convolves each channel with its own kernel.
+  """Returns `[B, T', H', W', C]`: each channel convolved with its own kernel.
 
   Args:
     inputs: `[B, T, H, W, C]`.
     kernel: `[kt, kh, kw, C]`, of the same type.
     stride: (time, height, width); height's and width's are equal.
     pads: zeros put around the inputs; on each axis fewer than the kernel is long.
-
-  Returns:
-    `[B, T', H', W', C]`.
   """
 
   @tf.custom_gradient

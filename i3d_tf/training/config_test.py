@@ -2,8 +2,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from i3d_tf import errors
+from i3d_tf import training
 from i3d_tf.input import clip_config
-from i3d_tf.training import config
 
 
 class OptionsTest(parameterized.TestCase):
@@ -26,7 +26,7 @@ class OptionsTest(parameterized.TestCase):
   )
   def test_what_cannot_be_is_said_in_a_sentence(self, settings, message):
     with self.assertRaisesRegex(errors.I3dError, message):
-      config.OptimizationConfig(**settings)
+      training.OptimizationConfig(**settings)
 
   @parameterized.parameters(
     ({"records": ""}, "records is empty"),
@@ -40,12 +40,12 @@ class OptionsTest(parameterized.TestCase):
   )
   def test_runs(self, settings, message):
     with self.assertRaisesRegex(errors.I3dError, message):
-      config.TrainConfig(**{"records": "r", "output": "o", "num_steps": 1, **settings})
+      training.TrainConfig(**{"records": "r", "output": "o", "num_steps": 1, **settings})
 
   def test_clips_are_those_of_the_network_unless_given(self):
-    clips = config.make_clips("two_stream", "flow", {"crop": 64})
+    clips = training.make_clips("two_stream", "flow", {"crop": 64})
     self.assertEqual((clips.streams, clips.flow_stack, clips.crop, clips.short_side), (("flow",), 10, 64, 256))
-    self.assertEqual(config.make_clips("i3d", "rgb", {}), clip_config.TrainClips())
+    self.assertEqual(training.make_clips("i3d", "rgb", {}), clip_config.TrainClips())
 
 
 if __name__ == "__main__":

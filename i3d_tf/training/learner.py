@@ -11,11 +11,10 @@ from typing import Any
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
-from i3d_tf.training import batches
-from i3d_tf.training import config
 from i3d_tf.training import distribution
 from i3d_tf.training import optimizers
 from i3d_tf.training import run_folder
@@ -38,12 +37,12 @@ class Learner:
 
   def __init__(
     self,
-    run: config.TrainConfig,
-    optimization: config.OptimizationConfig,
+    run: training.TrainConfig,
+    optimization: training.OptimizationConfig,
     clips: clip_config.TrainClips,
     strategy: tf.distribute.Strategy,
     workers: distribution.Workers,
-    sources: batches.Sources,
+    sources: distribution.Sources,
   ):
     """Makes network and optimizer, and restores the newest checkpoint, if there is one.
 
@@ -210,14 +209,7 @@ class _Checkpoints:
     self._manager = tf.train.CheckpointManager(self._checkpoint, place, max_to_keep=keep)
 
   def restore(self) -> bool:
-    """Restores the newest checkpoint.
-
-    Returns:
-      Whether there was one.
-
-    Raises:
-      CheckpointError: if it is damaged or of another network.
-    """
+    """Restores the newest checkpoint, if there is one; a CheckpointError if it is damaged or of another network."""
     latest = tf.train.latest_checkpoint(os.fspath(self._folder))
     if latest is None:
       return False
@@ -261,7 +253,7 @@ def _check_clip(model: base.Network, info: saved.ModelInfo, batch_size: int) -> 
     raise errors.I3dError(f"the network {info.model} does not take these clips: {error}") from None
 
 
-def _check_batch(model: base.Network, run: config.TrainConfig, num_together: int) -> None:
+def _check_batch(model: base.Network, run: training.TrainConfig, num_together: int) -> None:
   """Raises I3dError if the batches of the replicas that are normalised together have too few clips to learn from."""
   if run.batch_size * num_together < model.MIN_BATCH:
     raise errors.I3dError(

@@ -3,7 +3,7 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
-from i3d_tf.training import batches
+from i3d_tf.training import distribution
 from i3d_tf.training import step
 
 
@@ -41,7 +41,7 @@ class MultiTaskTest(parameterized.TestCase):
     make = lambda start, count: tf.data.Dataset.from_tensor_slices(
       {"id": tf.range(start, start + 6), "label": tf.range(6) % count}
     ).batch(2)
-    joined = list(batches.merge([make(0, 3), make(10, 2)], (3, 2)))
+    joined = list(distribution.merge([make(0, 3), make(10, 2)], (3, 2)))
     self.assertLen(joined, 3)
     np.testing.assert_array_equal(joined[1]["id"], [2, 3, 12, 13])
     np.testing.assert_array_equal(joined[1]["label"], [2, 0, 3, 4])

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
+from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import inception_spec
@@ -17,7 +18,6 @@ from i3d_tf.models import preprocess
 from i3d_tf.models import resnet_spec
 from i3d_tf.models import x3d
 from i3d_tf.models import zoo
-from i3d_tf.training import config as train_config
 from i3d_tf.training import optimizers
 from i3d_tf.training import step as steps
 from i3d_tf.weights import release
@@ -65,7 +65,7 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
     result = trainer.train(
         folder / "records", folder / "run", model=name, stream=stream, num_steps=num_steps, batch_size=2,
         num_logical_cpus=2, width_multiplier=0.05, log_every=1, clips=clips,
-        optimization=train_config.OptimizationConfig(learning_rate=0.01), **_average(name),
+        optimization=training.OptimizationConfig(learning_rate=0.01), **_average(name),
     )  # fmt: skip
     assert result.step == num_steps and list(result.metrics) == ["loss", "accuracy"], result
   report = evaluator.evaluate(
@@ -84,7 +84,7 @@ class NetworksTest(parameterized.TestCase):
     options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_clip(name)}
     info = saved.make_info(model=name, stream=_STREAMS[name], num_classes=4, **options_of)
     model = saved.make_model(info, batch_norm_decay=0.8)
-    optimization = train_config.OptimizationConfig(optimizer="adam", dropout=0.0)
+    optimization = training.OptimizationConfig(optimizer="adam", dropout=0.0)
     strategy = tf.distribute.get_strategy()
     optimizer = optimizers.make(optimization, model.trainable_variables)
     make_step = lambda: steps.Step(model, optimizer, strategy, optimization, streams=info.streams, batch_size=8)

@@ -11,10 +11,10 @@ import math
 
 import tensorflow as tf
 
-from i3d_tf.training import config
+from i3d_tf import training
 
 
-def rate(optimization: config.OptimizationConfig, step: int, *, num_steps: int, num_drops: int = 0) -> float:
+def rate(optimization: training.OptimizationConfig, step: int, *, num_steps: int, num_drops: int = 0) -> float:
   """Returns the learning rate of a step.
 
   Args:
@@ -214,7 +214,7 @@ class _Adam(Optimizer):
     )  # fmt: skip
 
 
-def make(optimization: config.OptimizationConfig, variables: Sequence[tf.Variable]) -> Optimizer:
+def make(optimization: training.OptimizationConfig, variables: Sequence[tf.Variable]) -> Optimizer:
   """Returns the optimizer that the configuration names.
 
   Args:

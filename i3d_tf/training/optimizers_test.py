@@ -3,7 +3,7 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
-from i3d_tf.training import config
+from i3d_tf import training
 from i3d_tf.training import optimizers
 
 
@@ -30,7 +30,7 @@ class SchedulesTest(parameterized.TestCase):
     ({"schedule": "piecewise", "rate_boundaries": (8,), "rates": (0.3, 0.4), "warmup_steps": 16}, 0.15),
   )
   def test_the_rate_of_step_7(self, settings, expected):
-    optimization = config.OptimizationConfig(learning_rate=0.2, plateau_factor=0.5, **settings)
+    optimization = training.OptimizationConfig(learning_rate=0.2, plateau_factor=0.5, **settings)
     num_steps = 7 / 0.75  # three quarters of the way
     self.assertAlmostEqual(optimizers.rate(optimization, 7, num_steps=num_steps, num_drops=2), expected, places=6)
 
@@ -102,7 +102,7 @@ class OptimizersTest(absltest.TestCase):
 
   def test_variables_of_one_name_are_refused(self):
     with self.assertRaisesRegex(ValueError, "same name"):
-      optimizers.make(config.OptimizationConfig(), [tf.Variable([1.0], name="w"), tf.Variable([1.0], name="w")])
+      optimizers.make(training.OptimizationConfig(), [tf.Variable([1.0], name="w"), tf.Variable([1.0], name="w")])
 
 
 if __name__ == "__main__":

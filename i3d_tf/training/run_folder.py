@@ -13,7 +13,7 @@ import tensorflow as tf
 import tqdm
 
 from i3d_tf import errors
-from i3d_tf import provenance
+from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf.models import base
 from i3d_tf.weights import release
@@ -59,7 +59,7 @@ def claim(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_repli
   has_checkpoint = any((folder / CHECKPOINTS).glob("ckpt-*.index"))
   with run.claim(parameters, defaults=defaults, free=_FREE, compare=has_checkpoint):
     (folder / "flags.txt").write_text(flags_text, encoding="utf-8")
-    rows = "".join(f"{name}\t{value}\n" for name, value in provenance.collect().items())
+    rows = "".join(f"{name}\t{value}\n" for name, value in resources.provenance().items())
     (folder / "versions.txt").write_text(rows, encoding="utf-8")
     yield
 

@@ -4,14 +4,14 @@ import pathlib
 from absl.testing import absltest
 
 from i3d_tf import errors
-from i3d_tf.training import config
+from i3d_tf import training
 from i3d_tf.training import run_folder
 
 
 class PrepareTest(absltest.TestCase):
   def _prepare(self, folder: pathlib.Path, **changes) -> None:
-    run = config.TrainConfig(**{"records": "DATA", "output": str(folder), "num_steps": 3, **changes})
-    with run_folder.claim(folder, (run, config.OptimizationConfig()), "--num_steps=3\n", num_replicas=1):
+    run = training.TrainConfig(**{"records": "DATA", "output": str(folder), "num_steps": 3, **changes})
+    with run_folder.claim(folder, (run, training.OptimizationConfig()), "--num_steps=3\n", num_replicas=1):
       pass
 
   def _run_without(self, *names: str) -> pathlib.Path:

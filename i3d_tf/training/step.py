@@ -11,10 +11,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
-from i3d_tf.training import config
 from i3d_tf.training import distribution
 from i3d_tf.training import optimizers
 
@@ -50,7 +50,7 @@ class Step:
     model: base.Network,
     optimizer: optimizers.Optimizer,
     strategy: tf.distribute.Strategy,
-    optimization: config.OptimizationConfig,
+    optimization: training.OptimizationConfig,
     *,
     streams: Sequence[str],
     batch_size: int,
@@ -82,14 +82,11 @@ class Step:
     self._apply = function(self._apply_everywhere)
 
   def accumulate(self, batch: Mapping[str, tf.Tensor], *, loss_scale: float = 1.0) -> Outcome:
-    """Adds the gradients of a batch to those of this step.
+    """Returns the sums of a batch, and adds its gradients to those of this step.
 
     Args:
       batch: Batch of `pipeline.train_batches`, distributed.
       loss_scale: Factor on the loss, see `apply`.
-
-    Returns:
-      The sums of the batch.
     """
     return Outcome(*self._accumulate(batch, tf.constant(loss_scale, tf.float32)).numpy().tolist())
 
@@ -158,7 +155,7 @@ class Step:
       keep_prob = 1 - self._options.dropout
       clip = base.clip_of(pipeline.scaled(batch), self._streams)
       logits, endpoints = self._model(clip, True, keep_prob, dropout_seeds=batch["seed"])
-      sums = clip_sums(
+      sums = _clip_sums(
         logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks
       )
       scaled = sums[0] * (loss_scale * len(self._tasks) / self._global_batch)
@@ -259,10 +256,10 @@ class Validation:
 
   def _measure_on_replica(self, batch):
     logits, _ = self._model(base.clip_of(pipeline.scaled(batch), self._streams), is_training=False)
-    return tf.unstack(clip_sums(logits, batch, tasks=self._tasks))
+    return tf.unstack(_clip_sums(logits, batch, tasks=self._tasks))
 
 
-def clip_sums(
+def _clip_sums(
   logits: tf.Tensor,
   batch: Mapping[str, tf.Tensor],
   label_smoothing: float = 0.0,
@@ -270,14 +267,10 @@ def clip_sums(
   trained: tf.Tensor | None = None,
   tasks: Sequence[int] = (0,),
 ) -> tf.Tensor:
-  """Returns (cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
+  """(Cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
 
-  Args:
-    logits: Output of the network, `[B, classes]` or `[B, steps, classes]`.
-    batch: 'label' and 'weight' of the clips, `[B]`.
-    label_smoothing: See `cross_entropy`.
-    trained: Logits whose cross-entropy is taken, if the network is not trained by its output.
-    tasks: Number of classes of each data set; see `own_logits`.
+  The logits are `[B, classes]` or `[B, steps, classes]`; `trained` those whose cross-entropy is taken, if the network
+  is not trained by its output.
   """
   own = lambda values: own_logits(values, batch["label"], tasks)
   trained = own(logits if trained is None else trained)

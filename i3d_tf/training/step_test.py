@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import testing
+from i3d_tf import training as training_lib
 from i3d_tf.models import inception
 from i3d_tf.models import inception_spec
-from i3d_tf.training import config
 from i3d_tf.training import distribution
 from i3d_tf.training import optimizers
 from i3d_tf.training import step as steps
@@ -78,7 +78,7 @@ class _Training:
 def _trained_on_replicas(num_replicas):
   """The weights before and after 20 steps on batches of 4 clips, divided over the replicas."""
   strategy, _ = distribution.make_strategy(num_replicas)
-  optimization = config.OptimizationConfig(dropout=0.5, sync_batch_norm=True)
+  optimization = training_lib.OptimizationConfig(dropout=0.5, sync_batch_norm=True)
   training = _Training(strategy, optimization, batch_size=4 // num_replicas)
   before = training.weights()
   for step in range(20):
@@ -104,7 +104,7 @@ class ReplicasTest(absltest.TestCase):
 
 class StepTest(parameterized.TestCase):
   def _training(self, *, batch_size=2, freeze=None, **settings):
-    optimization = config.OptimizationConfig(**{"dropout": 0.0, **settings})
+    optimization = training_lib.OptimizationConfig(**{"dropout": 0.0, **settings})
     return _Training(tf.distribute.get_strategy(), optimization, batch_size=batch_size, freeze=freeze)
 
   def _run(self, training, batches, *, num_steps=3, **more):
@@ -230,7 +230,7 @@ class GoldenGradientTest(absltest.TestCase):
     model.build(3)
     for name, variable in release.named_variables(model).items():
       variable.assign(testing.golden_values(f"RGB/inception_i3d/{name}", variable.shape.as_list()))
-    optimization = config.OptimizationConfig(dropout=0.0, weight_decay=0.0)
+    optimization = training_lib.OptimizationConfig(dropout=0.0, weight_decay=0.0)
     training = _Training(tf.distribute.get_strategy(), optimization, batch_size=2, model=model)
     before = training.weights()
     batch = {**_clips(2), "label": np.int32([3, 77])}

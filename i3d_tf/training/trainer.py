@@ -14,10 +14,9 @@ from typing import Any
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
-from i3d_tf.training import batches as batches_lib
-from i3d_tf.training import config
 from i3d_tf.training import distribution
 from i3d_tf.training import learner as learner_lib
 from i3d_tf.training import optimizers
@@ -50,7 +49,7 @@ def train(
   output: str | os.PathLike,
   *,
   num_steps: int,
-  optimization: config.OptimizationConfig | None = None,
+  optimization: training.OptimizationConfig | None = None,
   clips: clip_config.TrainClips | Mapping[str, Any] | None = None,
   progress: bool = False,
   flags_text: str = "",
@@ -78,10 +77,10 @@ def train(
       finite, or a checkpoint that cannot be written. What was saved before stays.
     KeyboardInterrupt: if it was SIGINT, so that what was to follow the training does not.
   """
-  run = config.TrainConfig(records=os.fspath(records), output=os.fspath(output), num_steps=num_steps, **options)
-  optimization = config.OptimizationConfig() if optimization is None else optimization
+  run = training.TrainConfig(records=os.fspath(records), output=os.fspath(output), num_steps=num_steps, **options)
+  optimization = training.OptimizationConfig() if optimization is None else optimization
   if not isinstance(clips, clip_config.TrainClips):
-    clips = config.make_clips(run.model, run.stream, clips or {})
+    clips = training.make_clips(run.model, run.stream, clips or {})
   strategy, workers = distribution.make_strategy(run.num_logical_cpus)
   if optimization.precision == "float16" and not tf.config.list_logical_devices("GPU"):
     raise errors.I3dError("precision float16 needs a GPU: TensorFlow has no max pool of that type for CPUs")
@@ -90,7 +89,7 @@ def train(
   tf.random.set_seed(run.seed)
   if run.deterministic:
     tf.config.experimental.enable_op_determinism()
-  sources = batches_lib.Sources(run, clips)
+  sources = distribution.Sources(run, clips)
   with contextlib.ExitStack() as stack:
     if workers.is_chief:
       folder = pathlib.Path(run.output)
@@ -109,13 +108,13 @@ class _Trainer:
 
   def __init__(
     self,
-    run: config.TrainConfig,
-    optimization: config.OptimizationConfig,
+    run: training.TrainConfig,
+    optimization: training.OptimizationConfig,
     clips: clip_config.TrainClips,
     strategy: tf.distribute.Strategy,
     workers: distribution.Workers,
     folder: pathlib.Path,
-    sources: batches_lib.Sources,
+    sources: distribution.Sources,
     *,
     is_shown: bool,
   ):
@@ -166,7 +165,7 @@ class _Trainer:
       if progress.is_validation_due:
         self._keep(monitor)
       position = progress.step * self._optimization.accumulation_steps
-      batches = batches_lib.train_batches(
+      batches = distribution.train_batches(
         self._sources, run, self._clips, self._strategy, self._workers, first_batch=position
       )
       train_step = self._learner.make_step()
@@ -206,7 +205,7 @@ class _Trainer:
       what = "a gradient" if is_loss_finite else "the loss"
       raise errors.I3dError(
         f"{what} is not finite at step {progress.step} (rate {rate:g}); clips of the batch: "
-        f"{', '.join(batches_lib.texts(used, 'id', self._strategy))}; checkpoints are as they were; a lower "
+        f"{', '.join(distribution.texts(used, 'id', self._strategy))}; checkpoints are as they were; a lower "
         "learning_rate, clip_norm or warmup_steps may help"
       )
     if progress.step == 0:
@@ -260,7 +259,7 @@ class _Trainer:
     if count == self._run.batch_size * replicas * accumulation:
       return
     known = self._progress.unreadable
-    for error in batches_lib.texts(batches, "error", self._strategy):
+    for error in distribution.texts(batches, "error", self._strategy):
       if error and error not in known:
         known.append(error)
         if len(known) > self._run.allow_unreadable:

@@ -57,13 +57,10 @@ class Head:
 
 
 def find_head(network: classifier_lib.LoadedNetwork) -> Head:
-  """Finds the layer and the average pool before a network's classifier.
+  """Returns the layer and the average pool before a network's classifier.
 
   Args:
     network: the network.
-
-  Returns:
-    The head.
 
   Raises:
     CheckpointError: if its head is another one.
@@ -103,15 +100,12 @@ def _resnet_stride(architecture: resnet_spec.Architecture) -> int:
 
 
 def position_logits(network: classifier_lib.LoadedNetwork, head: Head, clips: tf.Tensor) -> tf.Tensor:
-  """Computes the logits of all classes at each position of a network's last layer.
+  """Returns the logits at each position of a network's last layer, float32 `[B, T', H', W', classes]`.
 
   Args:
     network: the network.
     head: of the network.
     clips: `[B, T, H, W, C]` in [-1, 1].
-
-  Returns:
-    float32 `[B, T', H', W', classes]`.
   """
   features = tf.cast(network(clips)[head.endpoint], tf.float32)
   named = release.named_variables(network.model)
@@ -121,7 +115,7 @@ def position_logits(network: classifier_lib.LoadedNetwork, head: Head, clips: tf
 
 
 def weights(head: Head, steps: int, height: int, width: int) -> np.ndarray:
-  """Computes the share of each position in the network's logits.
+  """Returns each position's share in the network's logits, float64 `[steps, height, width]`, of sum 1.
 
   Along each axis it is proportional to the number of places of the head's window that contain the position; where the
   axis is shorter than the window, which time must not be, the window is the whole axis.
@@ -129,9 +123,6 @@ def weights(head: Head, steps: int, height: int, width: int) -> np.ndarray:
   Args:
     head: of the network.
     steps, height, width: of the last layer.
-
-  Returns:
-    float64 `[steps, height, width]`, of sum 1.
   """
   axes = [_shares(extent, kernel) for extent, kernel in zip((steps, height, width), head.pool)]
   return np.einsum("t,y,x->tyx", *axes)
@@ -144,14 +135,11 @@ def _shares(extent: int, kernel: int) -> np.ndarray:
 
 
 def centres(head: Head, extent: int) -> np.ndarray:
-  """Computes where the positions of the last layer are along a side of the frames.
+  """Returns the middle of the pixels, float64, that each position of the last layer sees along a side of the frames.
 
   Args:
     head: of the network.
     extent: pixels of the side.
-
-  Returns:
-    The middle of the pixels that each position sees, float64, in pixels.
   """
   count = receptive_field.num_steps(head.space, extent)
   seen = [receptive_field.seen(head.space, (index, index + 1), extent) for index in range(count)]
@@ -194,13 +182,10 @@ class Activation:
     return np.einsum("tyx,yx->t", self.values, share)
 
   def at(self, time: float) -> np.ndarray:
-    """Interpolates the logits of the class linearly in time and space.
+    """Returns the logit at each pixel, float32 `[H, W]`, interpolated linearly in time and space.
 
     Args:
       time: in seconds.
-
-    Returns:
-      The logit at each pixel, float32 `[H, W]`.
     """
     flat = curves.Curve(self.times, self.values.reshape(len(self.values), -1), field=0.0)
     grid = flat.at(np.array([time]))[0].reshape(self.values.shape[1:]).astype(np.float32)
@@ -215,19 +200,8 @@ class Activation:
     return np.interp(np.arange(extent), middles, np.arange(len(middles))).astype(np.float32)
 
 
-def find_class(name: str, names: Sequence[str]) -> int:
-  """Finds a class, regardless of case.
-
-  Args:
-    name: of the class.
-    names: of all classes.
-
-  Returns:
-    Its index.
-
-  Raises:
-    I3dError: if there is none of that name; names those that are near.
-  """
+def _find_class(name: str, names: Sequence[str]) -> int:
+  """The index of a class, regardless of case; an I3dError names those that are near."""
   folded = {each.casefold(): index for index, each in enumerate(names)}
   key = name.strip().casefold()
   if key in folded:
@@ -248,7 +222,7 @@ def compute(
   threads: int | None = None,
   progress: bool = False,
 ) -> Activation:
-  """Computes the activation of a class over a video of any length, which the network sees as one clip.
+  """Returns the activation of a class over a video of any length, which the network sees as one clip.
 
   Memory grows by the logits of one class only; those of all classes are kept in a temporary file, since which is best
   is known at the end of the video only. Where the network's clips have a stride, it sees one frame of so many.
@@ -263,14 +237,11 @@ def compute(
     threads: for flow; None: one per core.
     progress: show progress on stderr.
 
-  Returns:
-    The activation.
-
   Raises:
     I3dError: for a network with another head, an unknown class, or if the video cannot be read whole or is too short.
   """
   head, clip, stream = find_head(network), network.info.preprocess, network.info.stream
-  index = None if class_name is None else find_class(class_name, network.class_names)
+  index = None if class_name is None else _find_class(class_name, network.class_names)
   is_flow, stride = stream == "flow", clip.frame_stride
   least = (_least_steps(head) - 1) * stride + 1 + is_flow
   video = source.survey(path, clip, least_frames=least)

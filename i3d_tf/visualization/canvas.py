@@ -1,6 +1,7 @@
 """The parts of a page, RGB uint8 `[H, W, 3]` on white paper: text, pictures, curves with a cursor, rankings, legends.
 
-Text is drawn by Pillow, curves by Matplotlib. Nothing here imports TensorFlow.
+Text is drawn by Pillow, curves by Matplotlib. Contact sheets of records show frames at equal intervals, each above the
+flow to its next frame.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
+from i3d_tf import errors
+from i3d_tf.data import inspection
+from i3d_tf.data import records
 from i3d_tf.flow import codec
 
 Color = tuple[int, int, int]  # RGB
@@ -37,6 +41,8 @@ _SIZE = 13  # pixels of the font
 _SEEN = (238, 241, 246)
 _DPI = 100
 _NUMBER = 56  # pixels of a probability in a ranking
+_GAP = 4
+_WHEEL = 19  # pixels of the legend's colour wheel
 
 
 @functools.lru_cache(maxsize=4096)
@@ -49,7 +55,7 @@ def text(
   height: int = LINE,
   max_width: int | None = None,
 ) -> np.ndarray:
-  """Draws a line of text.
+  """Returns a line of text as a read-only picture as wide as the text, which is shared by all callers.
 
   Args:
     words: the text.
@@ -57,9 +63,6 @@ def text(
     bold: use the bold font.
     size, height: pixels of the font and of the picture.
     max_width: pixels; a longer text is cut and ends in an ellipsis. None: any width.
-
-  Returns:
-    A read-only picture as wide as the text, which is shared by all callers.
   """
   font = _font(size, bold)
   while max_width is not None and font.getlength(words) > max_width - 2 and words.rstrip("…"):
@@ -79,110 +82,81 @@ def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
 
 
 def border(image: np.ndarray, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> np.ndarray:
-  """Adds paper around a picture.
+  """Returns a picture with paper around it.
 
   Args:
     image: the picture.
     top, bottom, left, right: pixels of paper at each side.
-
-  Returns:
-    The larger picture.
   """
   return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def page(rows: Sequence[np.ndarray], gap: int) -> np.ndarray:
-  """Stacks rows and adds the margin of a page.
+  """Returns the page of some rows, with its margin.
 
   Args:
     rows: pictures, from top to bottom.
     gap: pixels between them.
-
-  Returns:
-    The page.
   """
   return border(stack(rows, gap), MARGIN, MARGIN, MARGIN, MARGIN)
 
 
-def pad(image: np.ndarray, *, height: int | None = None, width: int | None = None) -> np.ndarray:
-  """Adds paper at the bottom and the right of a picture, up to a size.
-
-  Args:
-    image: the picture.
-    height, width: pixels; a picture that is larger stays so. None: as it is.
-
-  Returns:
-    The padded picture.
-  """
+def _pad(image: np.ndarray, *, height: int | None = None, width: int | None = None) -> np.ndarray:
+  """Adds paper at the bottom and the right of a picture, up to a size; a larger picture stays so."""
   bottom, right = (max(0, (wanted or 0) - has) for wanted, has in zip((height, width), image.shape))
   return border(image, bottom=bottom, right=right)
 
 
 def stack(rows: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-  """Puts pictures of any width below each other, flush left.
+  """Returns pictures of any width below each other, flush left.
 
   Args:
     rows: pictures, from top to bottom.
     gap: pixels between them.
-
-  Returns:
-    One picture.
   """
   width = max(row.shape[1] for row in rows)
-  return np.concatenate([pad(border(row, top=gap if number else 0), width=width) for number, row in enumerate(rows)])
+  return np.concatenate([_pad(border(row, top=gap if number else 0), width=width) for number, row in enumerate(rows)])
 
 
 def beside(columns: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-  """Puts pictures of any height side by side, their tops level.
+  """Returns pictures of any height side by side, their tops level.
 
   Args:
     columns: pictures, from left to right.
     gap: pixels between them.
-
-  Returns:
-    One picture.
   """
   height = max(column.shape[0] for column in columns)
   spaced = [border(column, left=gap if number else 0) for number, column in enumerate(columns)]
-  return np.concatenate([pad(column, height=height) for column in spaced], axis=1)
+  return np.concatenate([_pad(column, height=height) for column in spaced], axis=1)
 
 
 def apart(left: np.ndarray, right: np.ndarray, *, width: int) -> np.ndarray:
-  """Puts two pictures at the ends of a line.
+  """Returns two pictures at the ends of a line.
 
   Args:
     left, right: the pictures.
     width: pixels of the line.
-
-  Returns:
-    One picture.
   """
-  return beside([pad(left, width=width - right.shape[1]), right])
+  return beside([_pad(left, width=width - right.shape[1]), right])
 
 
 def rim(image: np.ndarray, color: Color = RIM) -> np.ndarray:
-  """Draws a line of one pixel at the inside of the border of a picture.
+  """Returns a copy of a picture with a line of one pixel at the inside of its border.
 
   Args:
     image: the picture.
     color: of the line.
-
-  Returns:
-    A copy with the line.
   """
   height, width = image.shape[:2]
   return cv2.rectangle(image.copy(), (0, 0), (width - 1, height - 1), color)
 
 
 def fit(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
-  """Resizes a picture to the largest size within limits that keeps its aspect ratio, and draws its rim.
+  """Returns a picture resized to the largest size within limits that keeps its aspect ratio, with its rim.
 
   Args:
     image: the picture.
     width, height: the limits in pixels.
-
-  Returns:
-    The resized picture.
   """
   factor = min(width / image.shape[1], height / image.shape[0])
   size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
@@ -190,13 +164,10 @@ def fit(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
 
 
 def wheel(side: int) -> np.ndarray:
-  """Draws the legend of flow: the colour that `codec.draw` gives each direction and speed, away from the centre.
+  """Returns the legend of flow, a square: the colour of each direction and speed, away from the centre.
 
   Args:
     side: pixels.
-
-  Returns:
-    A square picture with the colours in a circle.
   """
   across = np.linspace(-1, 1, side)
   flow = np.stack(np.meshgrid(across, across), axis=-1)
@@ -205,13 +176,10 @@ def wheel(side: int) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> bytes:
-  """Encodes a picture as a PNG file.
+  """Returns a picture as the content of a PNG file.
 
   Args:
     image: the picture.
-
-  Returns:
-    The content of the file.
   """
   return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
@@ -260,14 +228,11 @@ class Timeline:
     self._picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
   def at(self, time: float, seen: tuple[float, float]) -> np.ndarray:
-    """Draws the cursor.
+    """Returns the picture with the cursor.
 
     Args:
       time: the second at which it stands.
       seen: the first and the last second of what is shaded.
-
-    Returns:
-      The picture.
     """
     picture = self._picture.copy()
     bottom = picture.shape[0] - BELOW_AXES
@@ -283,15 +248,12 @@ class Timeline:
 
 
 def legend(names: Sequence[str], colors: Sequence[Color], *, width: int) -> np.ndarray:
-  """Draws names with their colours, in as many lines as they need.
+  """Returns a picture of names with their colours, in as many lines as they need.
 
   Args:
     names: the names.
     colors: one per name.
     width: pixels.
-
-  Returns:
-    The picture.
   """
   lines: list[list[np.ndarray]] = [[]]
   used = 0
@@ -303,19 +265,16 @@ def legend(names: Sequence[str], colors: Sequence[Color], *, width: int) -> np.n
       used = 0
     lines[-1].append(entry)
     used += entry.shape[1] + 18
-  return pad(stack([beside(line, 18) for line in lines]), width=width)
+  return _pad(stack([beside(line, 18) for line in lines]), width=width)
 
 
 def ranking(names: Sequence[str], probabilities: Sequence[float], colors: Sequence[Color], *, width: int) -> np.ndarray:
-  """Draws classes below each other, each on a bar as long as its probability.
+  """Returns a picture of classes below each other, each on a bar as long as its probability.
 
   Args:
     names: of the classes, best first.
     probabilities, colors: one per class.
     width: pixels.
-
-  Returns:
-    The picture.
   """
   rows = []
   for name, probability, color in zip(names, probabilities, colors, strict=True):
@@ -334,3 +293,93 @@ def _lay(picture: np.ndarray, words: np.ndarray, left: int) -> None:
   """Lays text on a picture, which stays visible between the letters."""
   place = picture[: words.shape[0], left : left + words.shape[1]]
   place[:] = np.minimum(place, words)
+
+
+def draw(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
+  """Returns a strip with a caption for each record, RGB uint8 `[H, W, 3]`.
+
+  All flow of a record is drawn in one scale, which its caption states; for the colours see `codec.draw`.
+
+  Args:
+    chosen: at least one record, each with frames, flow or both.
+    columns: the most images in a row.
+    tile_height: pixels of an image; its width keeps the aspect ratio.
+
+  Raises:
+    I3dError: if an image cannot be decoded, or a record has none.
+  """
+  strips = [border(_strip(record, columns, tile_height), bottom=MARGIN) for record in chosen]
+  return border(stack(strips), MARGIN, 0, MARGIN, MARGIN - _GAP)
+
+
+def draw_images(record: records.Record, *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
+  """Returns the frames and the flow of one record without a caption, RGB uint8 `[H, W, 3]`.
+
+  Args:
+    record: with frames, flow or both.
+    columns, tile_height: as in `draw`.
+
+  Raises:
+    I3dError: as `draw`.
+  """
+  return stack(_rows(record, columns, tile_height)[0])
+
+
+def _strip(record: records.Record, columns: int, tile_height: int) -> np.ndarray:
+  rows, steps, full_scale = _rows(record, columns, tile_height)
+  return stack([*_caption(record, full_scale), *rows, _times(record, steps, rows[0].shape[1] // len(steps))])
+
+
+def _rows(record: records.Record, columns: int, tile_height: int) -> tuple[list[np.ndarray], np.ndarray, float | None]:
+  """Draws the row of frames and the row of flow; also returns the steps that they show and the scale of the flow."""
+  count = len(record.flow_frames) or len(record.frames)  # one flow less than frames
+  if not count:
+    raise errors.I3dError(f"{record.id}: the record holds neither frames nor flow")
+  steps = np.unique(np.rint(np.linspace(0, count - 1, columns)).astype(int))
+  try:
+    frames = [inspection.decode_image(record.frames[step]) for step in steps] if record.frames else []
+    flows = [_flow(record, step) for step in steps] if record.flow_frames else []
+  except errors.I3dError as error:
+    raise errors.I3dError(f"{record.id}: {error}") from None
+  rows = [_row(frames, tile_height)] if frames else []
+  full_scale = None
+  if flows:
+    full_scale = max(1.0, float(np.percentile(np.linalg.norm(flows, axis=-1), 99)))
+    rows.append(_row([codec.draw(flow, full_scale=full_scale) for flow in flows], tile_height))
+  return rows, steps, full_scale
+
+
+def _flow(record: records.Record, step: int) -> np.ndarray:
+  """Decodes flow to pixels per frame; truncated bytes to the middle of their bin, so that no motion is white."""
+  bound = record.flow_bound if record.flow_bound > 0 else codec.BOUND
+  decode = codec.decode if record.flow_rounding == "nearest" else codec.decode_middle
+  return decode(inspection.decode_image(record.flow_frames[step])[..., :2], bound=bound)
+
+
+def _row(images: list[np.ndarray], height: int) -> np.ndarray:
+  width = max(1, round(images[0].shape[1] * height / images[0].shape[0]))
+  tiles = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images]
+  return np.concatenate([border(rim(tile), bottom=_GAP, right=_GAP) for tile in tiles], axis=1)
+
+
+def _caption(record: records.Record, full_scale: float | None) -> list[np.ndarray]:
+  """Draws two lines: label and id; the number of images, and the scale of the flow beside a colour wheel."""
+  label = text(", ".join(record.labels) if record.labels else "no label", INK, bold=True)
+  title = np.concatenate([label, border(text(record.id, FAINT), left=12)], axis=1)
+  facts = [f"{len(record.frames)} frames"] if record.frames else []
+  facts += [f"{len(record.flow_frames)} flow images"] if record.flow_frames else []
+  facts += [f"{record.width}x{record.height} pixels"] if record.width and record.height else []
+  if full_scale is None:
+    return [title, text(", ".join(facts), FAINT)]
+  words = text(", ".join([*facts, f"flow of {full_scale:.1f} pixels per frame in full colour:"]), FAINT)
+  top = (LINE - _WHEEL) // 2
+  legend = border(wheel(_WHEEL), top=top, bottom=LINE - _WHEEL - top, left=8)
+  return [title, np.concatenate([words, legend], axis=1)]
+
+
+def _times(record: records.Record, steps: np.ndarray, tile_width: int) -> np.ndarray:
+  """Draws the time of each column, or the number of the frame if the record has no times."""
+  times = record.timestamps or record.flow_timestamps
+  words = [f"{times[step] / 1e6:.2f} s" if step < len(times) else f"frame {step}" for step in steps]
+  cells = [text(each, FAINT)[:, :tile_width] for each in words]
+  return np.concatenate([border(cell, right=tile_width - cell.shape[1]) for cell in cells], axis=1)

@@ -9,8 +9,8 @@ from scipy import special
 from i3d_tf import errors
 from i3d_tf.flow import codec
 from i3d_tf.inference import chunks
+from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
-from i3d_tf.inference import views
 from i3d_tf.input import ops
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
@@ -41,13 +41,10 @@ class Curve:
   hop: float | None = None
 
   def at(self, times: np.ndarray) -> np.ndarray:
-    """Interpolates the logits linearly between steps; before the first and after the last they are constant.
+    """Returns logits `[N, classes]`, linear between steps; before the first and after the last they are constant.
 
     Args:
       times: seconds `[N]`.
-
-    Returns:
-      `[N, classes]`.
     """
     if len(self.times) == 1:
       return np.repeat(self.logits, len(times), axis=0)
@@ -78,7 +75,7 @@ def compute(
   threads: int | None = None,
   progress: bool = False,
 ) -> Curve:
-  """Computes the logits of a network over a video of any length, of the centre crop that it was trained on.
+  """Returns the logits of a network over a video of any length, of the centre crop that it was trained on.
 
   A network whose steps in time depend on their own frames only, as I3D's do, gives the logits of each step, exactly as
   one pass over the whole video would. Others are applied to overlapping clips of their own length, four to a length.
@@ -89,9 +86,6 @@ def compute(
     store: keeps the flow that is computed, for pictures.
     threads: for flow; None: one per core.
     progress: show progress on stderr.
-
-  Returns:
-    The curve.
 
   Raises:
     VideoError: if the video cannot be read, or is too short.
@@ -138,7 +132,7 @@ def least_frames(network: classifier_lib.LoadedNetwork, layers: Layers | None) -
 
 
 def step_times(layers: Layers, num_frames: int, *, stream: str = "rgb", frame_stride: int = 1) -> np.ndarray:
-  """Computes the times of steps: the middle of the frames that each sees.
+  """Returns the times of steps in seconds `[steps]`: the middle of the frames that each sees.
 
   Frame k is at k / 25 s; a flow field is half a frame later than the first of its two frames.
 
@@ -147,9 +141,6 @@ def step_times(layers: Layers, num_frames: int, *, stream: str = "rgb", frame_st
     num_frames: frames, or flow fields, that the network is given.
     stream: 'rgb' or 'flow'.
     frame_stride: the network is given one of so many.
-
-  Returns:
-    Seconds `[steps]`.
   """
   count = receptive_field.num_steps(layers, num_frames)
   seen = [receptive_field.seen(layers, (i, i + 1), num_frames) for i in range(count)]
@@ -158,16 +149,13 @@ def step_times(layers: Layers, num_frames: int, *, stream: str = "rgb", frame_st
 
 
 def prepare(image: np.ndarray, stream: str, clip: preprocess.Preprocess, crop: int | None) -> np.ndarray:
-  """Scales and crops one image for a network.
+  """Returns one image scaled and cropped for a network, float32 in [-1, 1].
 
   Args:
     image: a frame uint8 `[H, W, 3]`, or a flow field `[H, W, 2]` in pixels per frame.
     stream: 'rgb' or 'flow'.
     clip: how the network's clips are made.
     crop: pixels of the square in the centre that is kept; None: all.
-
-  Returns:
-    float32 in [-1, 1].
   """
   if stream == "flow":
     image = codec.scale(image)
@@ -178,14 +166,11 @@ def prepare(image: np.ndarray, stream: str, clip: preprocess.Preprocess, crop: i
 
 
 def probabilities(curves: Sequence[Curve], times: np.ndarray) -> np.ndarray:
-  """Computes the softmax of the added logits of several streams.
+  """Returns the softmax of the added logits of several streams, `[N, classes]`.
 
   Args:
     curves: the streams.
     times: seconds `[N]`.
-
-  Returns:
-    `[N, classes]`.
   """
   return special.softmax(sum((curve.at(times) for curve in curves[1:]), start=curves[0].at(times)), axis=-1)
 
@@ -213,7 +198,7 @@ def _of_windows(
   network: classifier_lib.LoadedNetwork, video: source.Video, frames: Iterator[np.ndarray], flow: Iterator[np.ndarray]
 ) -> Curve:
   """Computes the logits of overlapping clips, each at its middle."""
-  clips = views.protocol(network.info, protocol="clips", num_clips=1, flip=False)
+  clips = classification.protocol(network.info, protocol="clips", num_clips=1, flip=False)
   span = (clips.num_frames - 1) * clips.frame_stride + clips.flow_stack
   hop = max(1, span // _HOPS)
   starts, logits = [], []

@@ -7,8 +7,8 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import testing
+from i3d_tf.inference import classification
 from i3d_tf.inference import classifier
-from i3d_tf.inference import views
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import receptive_field
 from i3d_tf.visualization import curves
@@ -75,8 +75,8 @@ class ComputeTest(parameterized.TestCase):
     network = self._network(model=model, average_space=True)
     curve = self._compute(network)
     self.assertIsNone(curve.hop)
-    video = views.Video(self.folder / "made.avi", short_side=48)
-    clips = views.read(video, views.protocol(network.info))
+    video = classification.Video(self.folder / "made.avi", short_side=48)
+    clips = classification.read(video, classification.protocol(network.info))
     np.testing.assert_allclose(curve.logits, network.endpoints(clips, ["StepLogits"])["StepLogits"][0], rtol=1e-4)
     np.testing.assert_allclose(curve.mean, network.logits(clips)[0], rtol=1e-4)
     layers = network.model.time_layers("StepLogits")
@@ -97,8 +97,8 @@ class ComputeTest(parameterized.TestCase):
     curve = self._compute(network)
     self.assertAlmostEqual(curve.hop, hop / 25)
     self.assertAlmostEqual(curve.field, length / 25)
-    clips = views.protocol(network.info, protocol="clips", num_clips=2, flip=False)
-    ends = network.logits(views.read(views.Video(self.folder / "made.avi", short_side=48), clips))
+    clips = classification.protocol(network.info, protocol="clips", num_clips=2, flip=False)
+    ends = network.logits(classification.read(classification.Video(self.folder / "made.avi", short_side=48), clips))
     first_and_last = curve.logits[[0, -1]]
     np.testing.assert_allclose(first_and_last, ends, rtol=1e-4, atol=1e-5)
     offset = 0.5 if stream == "flow" else 0

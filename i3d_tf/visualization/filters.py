@@ -46,15 +46,12 @@ class Filters:
 
 
 def read(checkpoint: str | os.PathLike) -> list[Filters]:
-  """Reads the first layer of each stream of a network.
+  """Returns the filters of the first layer of each stream of a network, one entry per stream.
 
   If a 2D layer takes a stack of L flow fields, these are L steps in time.
 
   Args:
     checkpoint: as `saved.read` takes it.
-
-  Returns:
-    The filters, one entry per stream.
 
   Raises:
     CheckpointError, DownloadError: as `saved.read`; if the network has no first layer that can be drawn.
@@ -77,15 +74,12 @@ def read(checkpoint: str | os.PathLike) -> list[Filters]:
 
 
 def draw(filters: Sequence[Filters], *, scale: str = "filter") -> np.ndarray:
-  """Draws all filters at all steps: steps from left to right, networks below each other.
+  """Returns all filters at all steps, RGB uint8 `[H, W, 3]`: steps from left to right, networks below each other.
 
   Args:
     filters: of one network or several.
     scale: which weight has full contrast: the largest of each 'filter' over all its steps, channels and pixels, so that
       the patterns of weak filters are visible, too; or the largest of the 'checkpoint', to compare filters.
-
-  Returns:
-    RGB uint8 `[H, W, 3]`.
 
   Raises:
     I3dError: if there is no such scale.
@@ -102,15 +96,12 @@ def draw(filters: Sequence[Filters], *, scale: str = "filter") -> np.ndarray:
 
 
 def animate(filters: Sequence[Filters], *, scale: str = "filter") -> bytes:
-  """Draws all filters as an animation over the steps, networks side by side.
+  """Returns a GIF file: all filters as an animation over the steps, networks side by side.
 
   If a network has fewer steps than another, each of them is shown for longer.
 
   Args:
     filters, scale: as in `draw`.
-
-  Returns:
-    The content of a GIF file.
 
   Raises:
     I3dError: as `draw`.

@@ -206,27 +206,21 @@ class Painter:
     self.largest = max(float(np.abs(activation.values).max()), 1e-6)
 
   def beside(self, index: int, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draws what the network saw at a frame, and the frame in gray with the logits over it.
+    """Returns what the network saw at a frame, and the frame in gray with the logits over it, RGB uint8.
 
     Args:
       index: number of the frame.
       frame: the frame, RGB uint8 `[H, W, 3]`.
-
-    Returns:
-      Both pictures, RGB uint8.
     """
     seen = frame if self._store is None else self._store.draw(min(index, len(self._store) - 1))
     return self._cut(seen), self.overlay(self._cut(frame), self.activation.at(index / decode.FRAME_RATE))
 
   def overlay(self, frame: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Draws logits over a frame in gray, the more opaque the farther from 0 they are.
+    """Returns a frame in gray with logits over it, the more opaque the farther from 0, RGB uint8 `[H, W, 3]`.
 
     Args:
       frame: RGB uint8 `[H, W, 3]`.
       logits: `[H, W]`.
-
-    Returns:
-      RGB uint8 `[H, W, 3]`.
     """
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., np.newaxis].astype(np.float32)
     level = logits / self.largest
@@ -235,13 +229,10 @@ class Painter:
     return np.rint((1 - share) * gray + share * color).astype(np.uint8)
 
   def bar(self, height: int) -> np.ndarray:
-    """Draws the scale of the colours, over middle gray, with numbers.
+    """Returns the scale of the colours, over middle gray, with numbers, RGB uint8 `[height, W, 3]`.
 
     Args:
       height: pixels.
-
-    Returns:
-      RGB uint8 `[height, W, 3]`.
     """
     levels = np.linspace(self.largest, -self.largest, height, dtype=np.float32)[:, np.newaxis]
     gray = np.full((height, _BAR[0], 3), 128, np.uint8)
@@ -303,14 +294,11 @@ def draw_activation(painter: Painter, write: Callable[[np.ndarray], None], *, pr
 
 
 def draw_sheet(painter: Painter, *, columns: int = 8) -> np.ndarray:
-  """Draws some frames at equal intervals, each above the same frame with the logits over it.
+  """Returns frames at equal intervals, each above itself with the logits over it, RGB uint8 `[H, W, 3]`.
 
   Args:
     painter: of the activation.
     columns: number of frames.
-
-  Returns:
-    RGB uint8 `[H, W, 3]`.
   """
   activation = painter.activation
   steps = set(np.rint(np.linspace(0, activation.video.num_frames - 1, columns)).astype(int).tolist())

@@ -16,7 +16,7 @@ from i3d_tf.data import prepare
 from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
-from i3d_tf.inference import views
+from i3d_tf.inference import classification
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 from i3d_tf.video import decode
@@ -28,16 +28,13 @@ _SETTINGS = shards.RecordConfig()
 
 
 def progress_bar(things: Iterable[_T], name: str, total: int, *, shown: bool) -> Iterator[_T]:
-  """Passes things on and shows a bar on stderr, if that is a terminal.
+  """Returns things as they are, and shows a bar on stderr, if that is a terminal.
 
   Args:
     things: what is passed on.
     name: what they are.
     total: how many there are.
     shown: whether there is a bar at all.
-
-  Returns:
-    The things.
   """
   return iter(tqdm.tqdm(things, desc=name, total=total, unit="frame", disable=None if shown else True))
 
@@ -64,35 +61,25 @@ class Video:
     return self.num_frames / decode.FRAME_RATE
 
   def frames(self) -> Iterator[np.ndarray]:
-    """Reads its RGB frames.
-
-    Returns:
-      uint8 `[H, W, 3]`, one after the other.
-    """
+    """Returns its RGB frames one after the other, uint8 `[H, W, 3]`."""
     return decode.iter_frames(self.path, short_side=self.short_side)
 
   def flow(self, threads: int | None = None) -> Iterator[np.ndarray]:
-    """Computes its TV-L1 flow, of which there is one field less than frames.
+    """Returns its TV-L1 flow, one field less than frames, one after the other: float32 `[H, W, 2]`, pixels per frame.
 
     Args:
       threads: threads for this; None: one per core.
-
-    Returns:
-      float32 `[H, W, 2]` in pixels per frame, one after the other.
     """
     return tvl1.iter_flow(self.frames(), threads=threads)
 
 
 def survey(path: str | os.PathLike, clip: preprocess.Preprocess, *, least_frames: int = 1) -> Video:
-  """Reads a video to find its length and size.
+  """Returns a video, which is read to find its length and size.
 
   Args:
     path: the file.
     clip: how the networks' clips are made.
     least_frames: the fewest frames that the networks take, at 25 per second.
-
-  Returns:
-    The video.
 
   Raises:
     VideoError: if it cannot be read whole, or has fewer frames.
@@ -141,10 +128,10 @@ def windows(
       del images[: start - first]
       images.extend(itertools.islice(sources[stream], min(start + span, count) - start - len(images)))
     first = start
-    yield start, views.read(_Window(video, kept, min(span, count) + has_flow), clips)
+    yield start, classification.read(_Window(video, kept, min(span, count) + has_flow), clips)
 
 
-class _Window(views.Video):
+class _Window(classification.Video):
   """Some consecutive frames of a video, or flow fields, that are in memory; takes the place of the whole video."""
 
   def __init__(self, video: Video, kept: Mapping[str, list[np.ndarray]], num_frames: int):
@@ -152,7 +139,7 @@ class _Window(views.Video):
     self._images = kept
 
   def read(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """See `views.Video.read`."""
+    """See `classification.Video.read`."""
     found = {stream: np.stack([self._images[stream][number] for number in each]) for stream, each in numbers.items()}
     return {stream: codec.scale(images) if stream == "flow" else images for stream, images in found.items()}
 
@@ -190,13 +177,10 @@ class FlowStore:
     return max(1.0, _SPEED_BIN * float(np.searchsorted(shares, 0.99) + 1))
 
   def draw(self, index: int) -> np.ndarray:
-    """Draws a field, all of them in one scale.
+    """Returns a field drawn in the scale of all of them, RGB uint8 `[H, W, 3]`.
 
     Args:
       index: number of the field.
-
-    Returns:
-      RGB uint8 `[H, W, 3]`.
     """
     self._file.seek(self._ends[index])
     content = self._file.read(self._ends[index + 1] - self._ends[index])

@@ -80,7 +80,7 @@ def initialize(
   *,
   rescale_first_kernel: bool = False,
 ) -> list[str]:
-  """Starts a network from another's weights.
+  """Returns a sentence for all that was done beyond copying to start a network from another's weights.
 
   The classifier stays new when the classes differ, and a flow network takes the mean of an RGB network's first kernel
   over its inputs (see `inflation.adapt_in_channels`). A network that holds a network of images, or is it inflated,
@@ -92,9 +92,6 @@ def initialize(
     name_or_path: The other's checkpoint, as `saved.read` takes it.
     rescale_first_kernel: Whether a first kernel that is averaged keeps the response to inputs that are equal in all
       channels.
-
-  Returns:
-    What was done beyond copying, one sentence each.
 
   Raises:
     CheckpointError: If the other cannot be read, or the network cannot start from it.

@@ -1,6 +1,6 @@
-"""PyTorch's state dicts: their files as named arrays, and from their names and shapes to our variables.
+"""PyTorch's state dicts: their files as named arrays, and from names and shapes to our variables, here of Inceptions.
 
-The files need torch, the extra `torch`; nothing else here does. The names are in pytorch_inception and pytorch_resnet.
+The files need torch, the extra `torch`; nothing else here does. The names of ResNets are in pytorch_resnet.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,9 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import workdir
+from i3d_tf.models import inception_spec as spec
+from i3d_tf.models import s3d
+from i3d_tf.weights import release
 from i3d_tf.weights import tensorflow1
 
 SUFFIXES = (".pt", ".pth", ".pyth")
@@ -24,6 +27,7 @@ VECTORS: Mapping[str, str] = {
 }  # fmt: skip
 COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, used for cumulative averages only
 FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cout]
+_KERNEL_TO_TORCH = (4, 3, 0, 1, 2)  # the way back of `pytorch.FROM_TORCH`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,3 +151,219 @@ def _ours(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
   kernel = array.transpose(FROM_TORCH)
   return np.squeeze(kernel, 3) if len(shape) == 4 and kernel.shape[3] == 1 else kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class I3dLayout:
+  """How a port of I3D names what the network has.
+
+  Attributes:
+    unit: Returns a unit's name from that in the release.
+    batch_norm: Name of a unit's batch norm.
+  """
+
+  unit: Callable[[str], str]
+  batch_norm: str
+
+  def name(self, variable: str) -> str:
+    """Returns a variable's name in the state dict.
+
+    Args:
+      variable: Its name in the release.
+    """
+    unit, _, part = variable.rsplit("/", 2)
+    parts = {
+      "w": "conv3d.weight",
+      "b": "conv3d.bias",
+      "beta": f"{self.batch_norm}.bias",
+      "moving_mean": f"{self.batch_norm}.running_mean",
+      "moving_variance": f"{self.batch_norm}.running_var",
+    }
+    return f"{self.unit(unit)}.{parts[part]}"
+
+  def scale(self, unit: str) -> str:
+    """Returns the name of the scale of a unit's batch norm in the state dict.
+
+    Args:
+      unit: The unit's name in the release.
+    """
+    return f"{self.unit(unit)}.{self.batch_norm}.weight"
+
+
+def _unit_of_pytorch_i3d(name: str) -> str:
+  """For example 'Mixed_3b.b1b' of 'Mixed_3b/Branch_1/Conv3d_0b_3x3'; the classifier is 'logits'."""
+  block, *inner = name.split("/")
+  if len(inner) < 2:
+    return "logits" if block == spec.LOGITS else block
+  branch, layer = _place(*inner)
+  return f"{block}.b{branch}" + ("" if branch == 0 else "ab"[layer])
+
+
+def _unit_of_kinetics_i3d_pytorch(name: str) -> str:
+  """For example 'mixed_3b.branch_1.1' of 'Mixed_3b/Branch_1/Conv3d_0b_3x3'; the classifier is 'conv3d_0c_1x1'."""
+  block, *inner = name.split("/")
+  lower_first = lambda name: name[0].lower() + name[1:]
+  if len(inner) < 2:
+    return lower_first(inner[0] if inner else block)
+  branch, layer = _place(*inner)
+  return f"{lower_first(block)}.branch_{branch}" + ("" if branch == 0 else f".{layer}")
+
+
+def _place(branch: str, conv: str) -> tuple[int, int]:
+  """The number of a branch, and that of the layer in it, of which the pool of branch 3 is one."""
+  number = int(branch.removeprefix("Branch_"))
+  return number, int(number == 3 or conv.endswith("3x3"))
+
+
+I3D_LAYOUTS: Mapping[str, I3dLayout] = {
+  "pytorch_i3d": I3dLayout(_unit_of_pytorch_i3d, "bn"),
+  "kinetics_i3d_pytorch": I3dLayout(_unit_of_kinetics_i3d_pytorch, "batch3d"),
+}
+
+
+def to_torch(values: Mapping[str, np.ndarray], layout: I3dLayout) -> dict[str, np.ndarray]:
+  """Returns the state dict of a port for an I3D with its classifier.
+
+  Args:
+    values: Variables by the release's names.
+    layout: The port, a value of `I3D_LAYOUTS`.
+
+  Raises:
+    CheckpointError: If variables are missing, unmatched or misshapen; the ports have networks of one width only.
+  """
+  what = "the network is not one that the ports have"
+  _check_names(set(values), set(spec.variable_shapes()), what)
+  _check_shapes(values, what)
+  arrays = {
+    layout.name(name): value.transpose(_KERNEL_TO_TORCH) if name.endswith("/w") else value.reshape(-1)
+    for name, value in values.items()
+  }
+  normalized = [unit for unit in spec.units() if unit.batch_norm]
+  return arrays | {layout.scale(unit.name): np.ones(unit.out_channels, np.float32) for unit in normalized}
+
+
+def _i3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Converts a state dict of either port."""
+  del model
+  layout, what = _find_i3d_layout(arrays, path), f"{path} is not of I3D"
+  names = {name: layout.name(name) for name in spec.variable_shapes()}
+  scales = {unit.name: layout.scale(unit.name) for unit in spec.units() if unit.batch_norm}
+  own = {name: array for name, array in arrays.items() if not name.endswith(COUNTER)}
+  _check_names(set(own), {*names.values(), *scales.values()}, what)
+  is_kernel = lambda name: name.endswith("/w") and own[names[name]].ndim == 5
+  values = {
+    name: own[theirs].transpose(FROM_TORCH) if is_kernel(name) else own[theirs] for name, theirs in names.items()
+  }
+  _check_shapes(values, what)
+  for unit, theirs in scales.items():
+    if (own[theirs] != 1).any():
+      for name in (f"{unit}/conv_3d/w", f"{unit}/batch_norm/moving_mean"):
+        values[name] = values[name] * own[theirs]
+  return values
+
+
+def _find_i3d_layout(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> I3dLayout:
+  for layout in I3D_LAYOUTS.values():
+    if layout.name(release.FIRST_KERNEL) in arrays:
+      return layout
+  some = ", ".join(list(arrays)[:3])
+  raise errors.CheckpointError(f"{path} is not of I3D in {' or '.join(I3D_LAYOUTS)}; its names begin with {some}")
+
+
+def _check_names(names: set[str], wanted: set[str], what: str) -> None:
+  tensorflow1.raise_for({"missing": sorted(wanted - names), "unmatched": sorted(names - wanted)}, what)
+
+
+def _check_shapes(values: Mapping[str, np.ndarray], what: str) -> None:
+  shapes = spec.variable_shapes(
+    in_channels=values[release.FIRST_KERNEL].shape[-2] if values[release.FIRST_KERNEL].ndim == 5 else 3,
+    num_classes=values[release.HEAD_BIAS].size,
+  )
+  fits = lambda array, shape: array.dtype == np.float32 and shape in (array.shape, (array.size,))
+  misshapen = [
+    f"{name} {array.dtype} {array.shape} for {shapes[name]}"
+    for name, array in values.items()
+    if not fits(array, shapes[name])
+  ]
+  tensorflow1.raise_for({"misshapen": misshapen}, what)
+
+
+I3D = Family(find=lambda arrays, path: "i3d", convert=_i3d_from_torch)
+
+
+_ARCHITECTURE = s3d.s3d_torchvision()
+_ENDPOINTS = spec.endpoints(_ARCHITECTURE)
+_NUM_CLASSES = 400  # as published, for a message about a state dict without a classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class _S3dLayout:
+  """How a project names what S3D has; both number the rows, pools included, and the layers of branches.
+
+  Attributes:
+    trunk: Module that holds the rows.
+    classifier: Name of that convolution.
+    branch_0: What follows 'branch0', whose only layer has no number in torchvision.
+    parts: Convolution and batch norm of a unit or a half of one, by `spec.PARTS`.
+  """
+
+  trunk: str
+  classifier: str
+  branch_0: str
+  parts: Mapping[str, tuple[str, str]]
+
+  def unit(self, unit: spec.Unit) -> str:
+    """The module of a unit of the trunk, for example 'features.5.branch1.1'."""
+    block, *inner = unit.name.removesuffix(f"/{spec.TEMPORAL_NAME}").split("/")
+    row = f"{self.trunk}.{_ENDPOINTS.index(block)}"
+    if not inner:
+      return row
+    branch, layer = int(inner[0].removeprefix("Branch_")), inner[1]
+    if branch == 0:
+      return f"{row}.branch0{self.branch_0}"
+    # In branch 3 the pool comes first.
+    return f"{row}.branch{branch}.{int(branch == 3 or layer.endswith('3x3'))}"
+
+  def names(self) -> dict[str, str]:
+    """The names of all variables by ours."""
+    found = {}
+    for unit in spec.units(_ARCHITECTURE):
+      if unit.endpoint == spec.LOGITS:
+        conv, module = self.classifier, ""
+      else:
+        conv, module = (f"{self.unit(unit)}.{part}" for part in self.parts[unit.part])
+      found[f"{unit.name}/conv_3d/w"] = f"{conv}.weight"
+      for vector in spec.vectors(unit, _ARCHITECTURE):
+        last = vector.rpartition("/")[-1]
+        found[f"{unit.name}/{vector}"] = f"{module}.{VECTORS[last]}" if module else f"{conv}.bias"
+    return found
+
+
+# By the names of the networks in the zoo.
+S3D_LAYOUTS: Mapping[str, _S3dLayout] = {
+    "s3d_torchvision": _S3dLayout(
+        "features", "classifier.1", "",
+        {spec.WHOLE: ("0", "1"), spec.SPATIAL: ("0.0", "0.1"), spec.TEMPORAL: ("1.0", "1.1")},
+    ),
+    "s3d_kylemin": _S3dLayout(
+        "base", "fc.0", ".0",
+        {spec.WHOLE: ("conv", "bn"), spec.SPATIAL: ("conv_s", "bn_s"), spec.TEMPORAL: ("conv_t", "bn_t")},
+    ),
+}  # fmt: skip
+
+
+def _find_s3d(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
+  """Finds the network by the name of its first kernel."""
+  del path
+  first = f"{next(spec.units(_ARCHITECTURE)).name}/conv_3d/w"
+  return next((model for model, layout in S3D_LAYOUTS.items() if layout.names()[first] in arrays), None)
+
+
+def _s3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
+  layout = S3D_LAYOUTS[model]
+  bias = arrays.get(f"{layout.classifier}.bias")
+  shapes = spec.variable_shapes(_ARCHITECTURE, num_classes=_NUM_CLASSES if bias is None else bias.size)
+  return convert(arrays, layout.names(), shapes, f"{path} is not of {model}")
+
+
+S3D = Family(find=_find_s3d, convert=_s3d_from_torch)

@@ -15,7 +15,6 @@ from i3d_tf.weights import tensorflow1
 
 # Of I3D.
 FIRST_KERNEL = "Conv3d_1a_7x7/conv_3d/w"
-HEAD_KERNEL = "Logits/Conv3d_0c_1x1/conv_3d/w"
 HEAD_BIAS = "Logits/Conv3d_0c_1x1/conv_3d/b"
 
 

@@ -23,7 +23,6 @@ from i3d_tf.models import preprocess as preprocess_lib
 from i3d_tf.models import zoo
 from i3d_tf.weights import hub
 from i3d_tf.weights import pytorch
-from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import pytorch_resnet
 from i3d_tf.weights import release
 from i3d_tf.weights import sources
@@ -33,7 +32,7 @@ INFO = "model.json"
 BEST = "best"  # the folder of a run's best network
 # The first that recognizes a state dict converts it. X3D comes before other networks of the same projects, whose first
 # kernel has the name of one of X3D's; I3D takes whatever is left, and says what is wrong with it.
-_TORCH_FAMILIES = (pytorch_resnet.X3D, pytorch_inception.S3D, pytorch_resnet.RESNET, pytorch_inception.I3D)
+_TORCH_FAMILIES = (pytorch_resnet.X3D, pytorch.S3D, pytorch_resnet.RESNET, pytorch.I3D)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,7 +166,7 @@ def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], inf
 
 
 def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tuple[base.Network, ModelInfo]:
-  """Loads a network from any checkpoint that the project reads.
+  """Returns a network from any checkpoint that the project reads, and what it is.
 
   Args:
     name_or_path: A published checkpoint's name, which is fetched to the cache if it is not there; the folder of a
@@ -175,9 +174,6 @@ def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tup
       a folder with model.ckpt) or in TF-slim's of Inception-v1; or a PyTorch state dict.
     average_space: Whether to take clips of any height and width, see `inception.InceptionI3d`, even if the network was
       not trained so.
-
-  Returns:
-    The network with its weights, and what it is.
 
   Raises:
     I3dError: If the network has no choice of `average_space`.
@@ -225,13 +221,10 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
 
 
 def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
-  """Finds a network's checkpoint and its description, without reading the weights.
+  """Returns a network's description (None without a model.json) and its checkpoint's path or name; reads no weights.
 
   Args:
     name_or_path: As `load` takes it.
-
-  Returns:
-    The description, None if there is no model.json; and the checkpoint's path or name.
 
   Raises:
     CheckpointError: If a model.json cannot be read, or a training run has no network yet.
@@ -256,14 +249,11 @@ def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
 
 
 def from_state_dict(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> tuple[str, dict[str, np.ndarray]]:
-  """Recognizes the network of a PyTorch state dict and converts its weights.
+  """Returns the name in the zoo of a PyTorch state dict's network, and its variables as `release.named_variables`.
 
   Args:
     arrays: The state dict.
     path: Its file, for messages, and because X3D-XS, S and M are told apart by its name.
-
-  Returns:
-    The network's name in the zoo, and its variables by the names of `release.named_variables`.
 
   Raises:
     CheckpointError: If it is of no network that is known, or weights are missing, unmatched or misshapen.

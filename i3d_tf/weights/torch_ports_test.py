@@ -13,7 +13,6 @@ import numpy as np
 
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.weights import pytorch
-from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import saved
 
 
@@ -101,13 +100,13 @@ def _make(port: str):
 
 @absltest.skipIf(importlib.util.find_spec("torch") is None, "torch is not installed")
 class PortsTest(parameterized.TestCase):
-  @parameterized.parameters(*pytorch_inception.I3D_LAYOUTS)
+  @parameterized.parameters(*pytorch.I3D_LAYOUTS)
   def test_the_released_network_gives_the_same_logits(self, port):
     import torch
 
     values, _ = saved.read("rgb_scratch")
     path = pathlib.Path(self.create_tempdir().full_path, "model.pt")
-    pytorch.write(path, pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS[port]))
+    pytorch.write(path, pytorch.to_torch(values, pytorch.I3D_LAYOUTS[port]))
     network = _make(port)
     network.load_state_dict(torch.load(path, weights_only=True), strict=True)
     clip = np.random.default_rng(0).uniform(-1, 1, [1, 17, 224, 224, 3]).astype(np.float32)

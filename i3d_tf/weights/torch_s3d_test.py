@@ -11,7 +11,7 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import s3d
-from i3d_tf.weights import pytorch_inception
+from i3d_tf.weights import pytorch
 from i3d_tf.weights import saved
 
 # Some names of the versions' own state dicts (torchvision 0.29.1; kylemin/S3D at 539b28a3) with what they are here.
@@ -47,7 +47,7 @@ def _values(num_classes: int = 7) -> dict[str, np.ndarray]:
 
 def _arrays(model: str) -> dict[str, np.ndarray]:
   """The state dict that holds `_values`, with the counters of PyTorch's batch norm."""
-  names = pytorch_inception.S3D_LAYOUTS[model].names()
+  names = pytorch.S3D_LAYOUTS[model].names()
   to_torch = lambda value: value.transpose(4, 3, 0, 1, 2) if value.ndim == 5 else value
   arrays = {names[name]: to_torch(value) for name, value in _values().items()}
   counters = [name.replace("running_var", "num_batches_tracked") for name in arrays if name.endswith("running_var")]
@@ -55,13 +55,13 @@ def _arrays(model: str) -> dict[str, np.ndarray]:
 
 
 class TorchS3dTest(parameterized.TestCase):
-  @parameterized.parameters(*pytorch_inception.S3D_LAYOUTS)
+  @parameterized.parameters(*pytorch.S3D_LAYOUTS)
   def test_every_variable_has_its_place(self, model):
     arrays = _arrays(model)
     # 1 + 1 + 1 + 9 * 6 convolutions, of which 1 + 1 + 9 * 2 have a second half; each with a batch norm of five.
     self.assertLen(arrays, (57 + 20) * 6 + 2)
     for theirs, ours in _NAMES[model].items():
-      self.assertEqual(pytorch_inception.S3D_LAYOUTS[model].names()[ours], theirs)
+      self.assertEqual(pytorch.S3D_LAYOUTS[model].names()[ours], theirs)
     found, values = saved.from_state_dict(arrays, "made.pth")
     self.assertEqual(found, model)
     self.assertEqual(set(values), set(_values()))

@@ -19,10 +19,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from i3d_tf import exporting
 from i3d_tf import testing
-from i3d_tf.exporting import config
 from i3d_tf.exporting import exports
-from i3d_tf.exporting import saved_model
 from i3d_tf.inference import classifier as classifier_lib
 
 _SHAPE = (2, 5, 8, 9, 3)
@@ -38,7 +37,7 @@ class FreezingTest(parameterized.TestCase):
     bias = tf.Variable(np.linspace(-1, 1, 3), dtype=tf.float32)
     function = tf.function(lambda clip: {"pooled": pool(clip - bias, *window, padding) * bias})
     function = function.get_concrete_function(tf.TensorSpec(_SHAPE))
-    changed = saved_model.with_2d_pools(saved_model.freeze(function))
+    changed = exports.with_2d_pools(exports.freeze(function))
     kinds = [operation.type for operation in changed.graph.get_operations()]
     self.assertEqual(kinds.count("MaxPool3D") + kinds.count("AvgPool3D"), 0)
     self.assertEqual(kinds.count("MaxPool") + kinds.count("AvgPool"), 2)
@@ -135,11 +134,11 @@ class SavedModelTest(absltest.TestCase):
     testing.write_network(cls.flow, **_SMALL, stream="flow")
     draw = lambda channels: np.random.default_rng(channels).uniform(-1, 1, [2, 17, 64, 48, channels])
     cls.clips = {"rgb": draw(3).astype(np.float32), "flow": draw(2).astype(np.float32)}
-    exports.write_graph(cls.folder / "one", (cls.rgb,), config.GraphConfig(endpoints=("Mixed_3c",)))
+    exports.write_graph(cls.folder / "one", (cls.rgb,), exporting.GraphConfig(endpoints=("Mixed_3c",)))
 
   def test_a_process_that_has_only_tensorflow_computes_the_same(self):
-    exports.write_graph(self.folder / "folded", (self.rgb,), config.GraphConfig(fold_batch_norm=True))
-    exports.write_graph(self.folder / "two", (self.rgb, self.flow), config.GraphConfig())
+    exports.write_graph(self.folder / "folded", (self.rgb,), exporting.GraphConfig(fold_batch_norm=True))
+    exports.write_graph(self.folder / "two", (self.rgb, self.flow), exporting.GraphConfig())
     np.savez(self.folder / "clips.npz", **self.clips)
     with _start(_LOADER, self.folder, os.fspath(self.folder), os.fspath(self.folder / "clips.npz")) as process:
       printed, complaints = process.communicate(timeout=300)
@@ -183,7 +182,7 @@ class SavedModelTest(absltest.TestCase):
 
   def test_a_network_with_a_gradient_of_its_own_is_saved_without_it(self):
     testing.write_network(self.folder / "x3d", model="x3d_xs", num_frames=4, short_side=48, crop=48)
-    exports.write_graph(self.folder / "exported", (os.fspath(self.folder / "x3d"),), config.GraphConfig())
+    exports.write_graph(self.folder / "exported", (os.fspath(self.folder / "x3d"),), exporting.GraphConfig())
     clip = {"rgb": tf.constant(self.clips["rgb"])}
     actual = tf.saved_model.load(self.folder / "exported").signatures["serving_default"](**clip)["logits"]
     expected = classifier_lib.Classifier([self.folder / "x3d"])(clip)["Logits"]

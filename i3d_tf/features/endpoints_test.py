@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import testing
-from i3d_tf.inference import endpoints as endpoints_lib
+from i3d_tf.features import networks
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -53,7 +53,7 @@ class I3dFeaturesTest(parameterized.TestCase):
       (["StepLogits", "Mixed_4f", "Logits"],), (["Predictions", "Logits"],), (_ENDPOINTS,),
   )  # fmt: skip
   def test_they_are_the_networks(self, names):
-    values = endpoints_lib.I3dFeatures(_checkpoint(), names)(_clips())
+    values = networks.I3dFeatures(_checkpoint(), names)(_clips())
     self.assertEqual(tuple(values), tuple(names))
     expected = _expected()
     for name in names:
@@ -61,7 +61,7 @@ class I3dFeaturesTest(parameterized.TestCase):
       np.testing.assert_allclose(values[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
 
   def test_an_endpoint_asked_for_twice_is_given_once(self):
-    features = endpoints_lib.I3dFeatures(_checkpoint(), ["Mixed_3c", "Conv3d_1a_7x7", "Mixed_3c"])
+    features = networks.I3dFeatures(_checkpoint(), ["Mixed_3c", "Conv3d_1a_7x7", "Mixed_3c"])
     self.assertEqual(tuple(features(_clips())), ("Mixed_3c", "Conv3d_1a_7x7"))
 
   def test_every_endpoint_of_the_network_is_offered(self):
@@ -72,7 +72,7 @@ class I3dFeaturesTest(parameterized.TestCase):
       (["Mixed_3c", "PooledFeatures"], "Logits"), (["StepLogits"], "Logits"), (["Predictions"], "Logits"),
   )  # fmt: skip
   def test_only_the_rows_needed_are_there_and_are_run(self, names, last):
-    features = endpoints_lib.I3dFeatures(_checkpoint(), names)
+    features = networks.I3dFeatures(_checkpoint(), names)
     rows = spec.ENDPOINTS[: spec.ENDPOINTS.index(last) + 1]
     wanted = [name for name in spec.variable_shapes() if name.split("/")[0] in rows]
     self.assertLen(features.variables, len(wanted))
@@ -81,13 +81,13 @@ class I3dFeaturesTest(parameterized.TestCase):
     self.assertEqual(kinds.count("Conv3D"), sum(unit.endpoint in rows for unit in spec.units()))
 
   def test_in_tf_data(self):
-    features = endpoints_lib.I3dFeatures(_checkpoint(), ["Mixed_3c"])
+    features = networks.I3dFeatures(_checkpoint(), ["Mixed_3c"])
     dataset = tf.data.Dataset.from_tensor_slices(_clips(3)).batch(2).map(features, tf.data.AUTOTUNE)
     values = np.concatenate([batch["Mixed_3c"] for batch in dataset])
     np.testing.assert_allclose(values, _expected(3)["Mixed_3c"], rtol=0, atol=1e-5)
 
   def test_in_a_function_of_open_lengths(self):
-    features = endpoints_lib.I3dFeatures(_checkpoint(), ["StepLogits"])
+    features = networks.I3dFeatures(_checkpoint(), ["StepLogits"])
     signature = [tf.TensorSpec([None, None, 32, 32, 3], tf.float32)]
     function = tf.function(lambda clips: features(clips)["StepLogits"], input_signature=signature)
     for frames in (9, 24):
@@ -95,7 +95,7 @@ class I3dFeaturesTest(parameterized.TestCase):
       np.testing.assert_allclose(function(clips), _expected(1, frames)["StepLogits"], rtol=0, atol=1e-5)
 
   def test_in_keras_the_layers_around_it_are_trained(self):
-    features = endpoints_lib.I3dFeatures(_checkpoint(), ["PooledFeatures"])
+    features = networks.I3dFeatures(_checkpoint(), ["PooledFeatures"])
     inputs = tf.keras.Input([16, 32, 32, 3])
     pooled = tf.keras.layers.Lambda(lambda clips: features(clips)["PooledFeatures"])(inputs)
     self.assertEqual(tuple(pooled.shape), (None, 1, _expected()["PooledFeatures"].shape[-1]))
@@ -110,7 +110,7 @@ class I3dFeaturesTest(parameterized.TestCase):
       np.testing.assert_array_equal(old, variable)
 
   def test_gradients_are_the_networks(self):
-    features = endpoints_lib.I3dFeatures(_checkpoint(), ["Logits"])
+    features = networks.I3dFeatures(_checkpoint(), ["Logits"])
     model = saved.load(_checkpoint())[0]
     self.assertLen(features.trainable_variables, len(model.trainable_variables))
     clips = tf.constant(_clips())
@@ -133,7 +133,7 @@ class I3dFeaturesTest(parameterized.TestCase):
     np.testing.assert_allclose(rise, 2e-3 * tf.norm(got[0]), rtol=0.05)
 
   def test_gradients_of_one_endpoint_of_several(self):
-    features = endpoints_lib.I3dFeatures(_checkpoint(), ["Mixed_3b", "PooledFeatures"])
+    features = networks.I3dFeatures(_checkpoint(), ["Mixed_3b", "PooledFeatures"])
     with tf.GradientTape() as tape:
       loss = tf.reduce_sum(features(_clips())["PooledFeatures"])
     got = tape.gradient(loss, features.trainable_variables)
@@ -144,7 +144,7 @@ class I3dFeaturesTest(parameterized.TestCase):
         self.assertGreater(np.abs(one).max(), 0, variable.name)
 
   def test_two_know_nothing_of_each_other(self):
-    one, other = (endpoints_lib.I3dFeatures(_checkpoint(seed), ["Logits"]) for seed in ("", "another "))
+    one, other = (networks.I3dFeatures(_checkpoint(seed), ["Logits"]) for seed in ("", "another "))
     self.assertEmpty({v.ref() for v in one.variables} & {v.ref() for v in other.variables})
     for seed, features in (("", one), ("another ", other)):
       np.testing.assert_allclose(features(_clips())["Logits"], _expected(seed=seed)["Logits"], rtol=0, atol=1e-5)
@@ -152,14 +152,14 @@ class I3dFeaturesTest(parameterized.TestCase):
   def test_clips_of_any_size_if_asked_for(self):
     path = _checkpoint(average_space=False)
     with self.assertRaisesRegex(ValueError, "height 32; Logits needs 193 to 224, or average_space=True"):
-      endpoints_lib.I3dFeatures(path, ["StepLogits"])(_clips())
-    features = endpoints_lib.I3dFeatures(path, ["StepLogits"], average_space=True)
+      networks.I3dFeatures(path, ["StepLogits"])(_clips())
+    features = networks.I3dFeatures(path, ["StepLogits"], average_space=True)
     np.testing.assert_allclose(features(_clips())["StepLogits"], _expected()["StepLogits"], rtol=0, atol=1e-5)
     self.assertTrue(features.info.average_space)
-    self.assertTrue(endpoints_lib.I3dFeatures(_checkpoint(), ["StepLogits"]).info.average_space)
+    self.assertTrue(networks.I3dFeatures(_checkpoint(), ["StepLogits"]).info.average_space)
 
   def test_clips_that_do_not_fit_are_refused(self):
-    features = endpoints_lib.I3dFeatures(_checkpoint(), ["StepLogits"])
+    features = networks.I3dFeatures(_checkpoint(), ["StepLogits"])
     for clips, message in (
       (_clips(1, 8), "8 frames; Logits needs at least 9"),
       (_clips().astype(np.uint8), "scaled to"),
@@ -174,11 +174,11 @@ class I3dFeaturesTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       errors.I3dError, "^endpoints is .*; .* is a network i3d, which has Conv3d_1a_7x7.*StepLogits"
     ):
-      endpoints_lib.I3dFeatures(_checkpoint(), names)
+      networks.I3dFeatures(_checkpoint(), names)
 
   def test_another_network(self):
     path = _checkpoint(model="r3d_18", average_space=False, num_frames=4, crop=32)
-    features = endpoints_lib.I3dFeatures(path, ["PooledFeatures", "Logits"])
+    features = networks.I3dFeatures(path, ["PooledFeatures", "Logits"])
     clips = _clips(1, 4)
     logits, expected = saved.load(path)[0](tf.constant(clips))
     values = features(clips)
@@ -187,7 +187,7 @@ class I3dFeaturesTest(parameterized.TestCase):
     np.testing.assert_allclose(values["PooledFeatures"], expected["PooledFeatures"], rtol=1e-4, atol=1e-5)
 
   def test_the_documented_example_runs(self):
-    example = endpoints_lib.__doc__.split("\n\n", 1)[1].split("\n\nKeras trains")[0]
+    example = networks.__doc__.split("\n\n", 1)[1].split("\n\nKeras trains")[0]
     example = textwrap.dedent(example)
     lines = [line for line in example.splitlines() if line]
     self.assertLen(lines, 10)

@@ -16,7 +16,6 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.weights import pytorch
-from i3d_tf.weights import pytorch_inception
 from i3d_tf.weights import saved
 from i3d_tf.weights import tensorflow1
 
@@ -51,10 +50,10 @@ def _values(in_channels=3, num_classes=400) -> dict[str, np.ndarray]:
 
 
 class TorchI3dTest(parameterized.TestCase):
-  @parameterized.parameters(*pytorch_inception.I3D_LAYOUTS)
+  @parameterized.parameters(*pytorch.I3D_LAYOUTS)
   def test_names_kernels_and_scales_are_the_port_s(self, layout):
     values = _values()
-    arrays = pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS[layout])
+    arrays = pytorch.to_torch(values, pytorch.I3D_LAYOUTS[layout])
     self.assertLen(arrays, 230 + 57)
     for theirs, name in _NAMES[layout].items():
       expected = np.moveaxis(values[name], [4, 3], [0, 1]) if values[name].ndim == 5 else values[name]
@@ -69,22 +68,22 @@ class TorchI3dTest(parameterized.TestCase):
     values = _values(in_channels=2 if stream == "flow" else 3, num_classes=600 if stream == "rgb600" else 400)
     tensorflow1.write_release(folder / "first" / "model.ckpt", values, tensorflow1.LAYOUTS[stream])
     ours, _ = saved.read(folder / "first")
-    for layout in pytorch_inception.I3D_LAYOUTS.values():
-      ours = pytorch_inception.I3D.convert(pytorch_inception.to_torch(ours, layout), "i3d", "made.pt")
+    for layout in pytorch.I3D_LAYOUTS.values():
+      ours = pytorch.I3D.convert(pytorch.to_torch(ours, layout), "i3d", "made.pt")
     tensorflow1.write_release(folder / "second" / "model.ckpt", ours, tensorflow1.LAYOUTS[stream])
     for suffix in (tensorflow1.INDEX_SUFFIX, tensorflow1.DATA_SUFFIX):
       first, second = ((folder / name / f"model.ckpt{suffix}").read_bytes() for name in ("first", "second"))
       self.assertEqual(first, second)
 
   def test_a_trained_scale_goes_into_kernel_and_mean(self):
-    layout = pytorch_inception.I3D_LAYOUTS["pytorch_i3d"]
+    layout = pytorch.I3D_LAYOUTS["pytorch_i3d"]
     values = _values()
-    arrays = pytorch_inception.to_torch(values, layout)
+    arrays = pytorch.to_torch(values, layout)
     scale = np.linspace(-0.5, 2, 32).astype(np.float32)
     arrays["Mixed_3b.b2b.bn.weight"] = scale
     arrays["Mixed_3b.b2b.bn.num_batches_tracked"] = np.array(7)
     unit = "Mixed_3b/Branch_2/Conv3d_0b_3x3"
-    found = pytorch_inception.I3D.convert(arrays, "i3d", "made.pt")
+    found = pytorch.I3D.convert(arrays, "i3d", "made.pt")
     changed = [name for name in values if (values[name] != found[name]).any()]
     self.assertCountEqual(changed, [f"{unit}/conv_3d/w", f"{unit}/batch_norm/moving_mean"])
     # Of any response r of the old kernel, scale * (r - mean) / deviation + beta stays, where r becomes scale * r.
@@ -104,25 +103,25 @@ class TorchI3dTest(parameterized.TestCase):
     ({"Conv3d_1a_7x7.conv3d.weight": None}, "is not of I3D in pytorch_i3d or kinetics_i3d_pytorch; its names"),
   )
   def test_what_does_not_fit_is_named(self, changes, sentence):
-    arrays = pytorch_inception.to_torch(_values(), pytorch_inception.I3D_LAYOUTS["pytorch_i3d"]) | changes
+    arrays = pytorch.to_torch(_values(), pytorch.I3D_LAYOUTS["pytorch_i3d"]) | changes
     arrays = {name: array for name, array in arrays.items() if array is not None}
     with self.assertRaisesRegex(errors.CheckpointError, f"made.pt {sentence}|made.pt is not of I3D: {sentence}"):
-      pytorch_inception.I3D.convert(arrays, "i3d", "made.pt")
+      pytorch.I3D.convert(arrays, "i3d", "made.pt")
 
   def test_a_network_of_another_width_is_refused(self):
     shapes = spec.variable_shapes(width_multiplier=0.05)
     values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     with self.assertRaisesRegex(errors.CheckpointError, "not one that the ports have: .* misshapen"):
-      pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS["pytorch_i3d"])
+      pytorch.to_torch(values, pytorch.I3D_LAYOUTS["pytorch_i3d"])
 
   @absltest.skipUnless(_HAS_TORCH, "torch is not installed")
-  @parameterized.parameters(*pytorch_inception.I3D_LAYOUTS)
+  @parameterized.parameters(*pytorch.I3D_LAYOUTS)
   def test_files_are_read_as_networks_however_they_were_saved(self, layout):
     import torch
 
     folder = pathlib.Path(self.create_tempdir().full_path)
     values = _values(in_channels=2)
-    arrays = pytorch_inception.to_torch(values, pytorch_inception.I3D_LAYOUTS[layout])
+    arrays = pytorch.to_torch(values, pytorch.I3D_LAYOUTS[layout])
     pytorch.write(folder / "ours.pt", arrays)
     tensors = {f"module.{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
     torch.save({"state_dict": tensors, "epoch": 3}, folder / "wrapped.pth")
