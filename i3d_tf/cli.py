@@ -9,9 +9,11 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 import tempfile
 import textwrap
+import types
 from typing import Any, NoReturn, TypeVar
 
 from absl import app
@@ -203,6 +205,7 @@ def run(main: Callable[[list[str]], int | None], *, usage: str, takes_arguments:
   # Started as a console script, the main's module is not __main__, and --helpfull would not show its flags.
   for flag in own:
     FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  signal.signal(signal.SIGTERM, _terminate)
   parse = lambda argv: _parse(argv, usage, own)
   app.run(lambda argv: _guarded(main, argv[1:], takes_arguments), flags_parser=parse)
 
@@ -220,8 +223,20 @@ def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], take
     return _discard_output()
   except OSError as error:
     return fail(errors.describe_os_error(error))
+  except _Terminated:
+    fail("ended by SIGTERM")
+    return 128 + signal.SIGTERM
   except KeyboardInterrupt:
     return fail("interrupted")
+
+
+class _Terminated(KeyboardInterrupt):
+  """SIGTERM, which ends a program as Ctrl-C does, so that it cleans up."""
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> None:
+  del number, frame
+  raise _Terminated
 
 
 def _discard_output() -> int:

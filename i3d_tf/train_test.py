@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import tempfile
@@ -318,6 +319,44 @@ class OptionsTest(RunTest):
     self.assertEqual(again, result)
     with self.assertRaisesRegex(errors.I3dError, "stands at step 2, beyond num_steps, 1"):
       run(num_steps=1)
+
+  def test_a_damaged_run_goes_on_from_the_newest_checkpoint_that_is_whole(self):
+    flags = ("--num_steps=4", "--save_every=2", "--keep_checkpoints=9", "--log_every=3", "--dropout=0")
+    self._train(*flags, "--output=whole")
+    folder = self.folder / "run" / "checkpoints"
+    cut = lambda path: path.write_bytes(path.read_bytes()[:-1000])
+    for name, damage, first_step in (
+      ("checkpoint", pathlib.Path.unlink, 4),
+      ("checkpoint", lambda path: path.write_bytes(b"\xff{"), 4),
+      ("checkpoint", lambda path: path.write_bytes(b""), 4),
+      ("ckpt-4.index", lambda path: path.write_bytes(b"damaged"), 2),
+      ("ckpt-4.index", pathlib.Path.unlink, 2),
+      ("ckpt-4.data-00000-of-00001", cut, 2),
+      ("ckpt-4.data-00000-of-00001", pathlib.Path.unlink, 2),
+    ):
+      with self.subTest(f"{name}, {first_step}"):
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+        shutil.copytree(self.folder / "whole", self.folder / "run")
+        damage(folder / name)
+        (folder / "ckpt-4_temp").mkdir()  # as a process leaves it that is killed while it saves
+        output = self._train(*flags, "--output=run")
+        if first_step == 4:
+          self.assertIn("all 4 steps are done", output)
+        else:
+          self.assertRegex(output, r"Warning: \S+ckpt-4 cannot be restored \(.*\); ckpt-2 is the newest that can")
+          self.assertIn("Going on from step 2 of run", output)
+        losses = [[(line["step"], line["loss"]) for line in self._metrics(run)] for run in ("run", "whole")]
+        self.assertEqual([step for step, _ in losses[0]], [3, 4])
+        np.testing.assert_allclose(*losses, rtol=1e-4)
+        self.assertEmpty(list(folder.glob("*_temp")))
+    for path in folder.glob("ckpt-*.index"):
+      path.write_bytes(b"damaged")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    self.assertRegex(self._fails(*flags, "--output=run"), "ckpt-4 cannot.*ckpt-2 cannot.*; no other one is there to go")
+    self.assertEqual({path: path.read_bytes() for path in folder.iterdir()}, before)
+    for content in ("", "[]", '{"a": '):
+      (self.folder / "run" / "options.json").write_text(content)
+      self.assertRegex(self._fails(*flags, "--output=run"), "run/options.json: it is damaged; put a copy back")
 
   def test_another_run_s_weights_start_this_one(self):
     self._train("--num_steps=2", "--output=rgb")

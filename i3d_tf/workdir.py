@@ -8,9 +8,13 @@ a JSON file with the parameters that made it, and refuses others. `replacing`, `
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import errno
+import glob
 import json
 import os
 import pathlib
+import re
+import shutil
+import socket
 import tempfile
 from typing import Any, BinaryIO
 
@@ -151,7 +155,7 @@ class Workdir:
         return info
     except (ValueError, LookupError, TypeError):
       pass
-    raise errors.I3dError(f"{self._info}: it is damaged; remove {self.path} and start anew, or choose another folder")
+    raise errors.I3dError(f"{self._info}: it is damaged; put a copy back, or choose another folder")
 
   def write_info(self, info: Mapping[str, Any]) -> None:
     """Replaces the content of `info`, for example by one that says that the work is done.
@@ -205,6 +209,13 @@ def locked(
       raise errors.I3dError(f"{folder}: another process is working in it; wait for it or stop it") from None
     on_wait()
     lock.acquire()
+  except (OSError, NotImplementedError) as error:
+    if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+      raise
+    raise errors.I3dError(
+      f"{folder}: its file system cannot lock files ({error}), so that two processes could work there at once; choose "
+      "a folder on another one, or mount it with locks"
+    ) from None
   try:
     yield
   finally:
@@ -268,6 +279,8 @@ def replacing(path: str | os.PathLike, *, scratch: str | os.PathLike | None = No
     raise OSError(errno.EINVAL, "this is not a regular file", os.fspath(path))
   folder = target.parent if scratch is None else pathlib.Path(scratch)
   prefix = f".{target.name[:32]}."  # the whole could be too long with what comes behind
+  _remove_leftovers(folder, prefix)
+  prefix += _owner()
   try:
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=_TEMPORARY)
     try:
@@ -287,6 +300,49 @@ def replacing(path: str | os.PathLike, *, scratch: str | os.PathLike | None = No
     if hidden and error.errno is not None:
       raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     raise
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: str | os.PathLike, name: str) -> Iterator[pathlib.Path]:
+  """Makes a hidden folder for the time of the body, and removes those that killed processes left.
+
+  Args:
+    parent: Folder to make it in.
+    name: Part of its name, by which those that were left are known.
+
+  Yields:
+    The folder.
+
+  Raises:
+    OSError: If it cannot be made.
+  """
+  _remove_leftovers(pathlib.Path(parent), f".{name}.")
+  with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}.{_owner()}") as folder:
+    yield pathlib.Path(folder)
+
+
+def _owner() -> str:
+  """The part of a temporary name that says which process of which machine writes it."""
+  return f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:32]}_{os.getpid()}_"
+
+
+def _remove_leftovers(folder: pathlib.Path, prefix: str) -> None:
+  """Removes temporary files and folders that processes of this machine left there when they were killed."""
+  host = _owner().partition("_")[0]
+  for path in folder.glob(f"{glob.escape(prefix + host)}_*_*"):
+    number = path.name[len(prefix + host) + 1 :].partition("_")[0]
+    if number.isdecimal() and int(number) != os.getpid() and not _is_alive(int(number)):
+      shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except OSError:
+    pass
+  return True
 
 
 @contextlib.contextmanager
@@ -312,8 +368,8 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   made = [parent for parent in target.parents if not parent.exists()]
   target.parent.mkdir(parents=True, exist_ok=True)
   try:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as staging:
-      complete = pathlib.Path(staging, target.name)
+    with temporary_folder(target.parent, target.name) as staging:
+      complete = staging / target.name
       complete.mkdir()
       yield complete
       complete.rename(target)

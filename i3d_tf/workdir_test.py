@@ -299,7 +299,7 @@ class WorkdirTest(parameterized.TestCase):
   def test_a_damaged_file_is_refused(self, content):
     self._claim({})
     (self.path / "info.json").write_bytes(content)
-    with self.assertRaisesRegex(errors.I3dError, "out/info.json: it is damaged; remove "):
+    with self.assertRaisesRegex(errors.I3dError, "out/info.json: it is damaged; put a copy back"):
       self._claim({})
 
   def test_one_process_at_a_time(self):

@@ -6,6 +6,7 @@ import multiprocessing
 from multiprocessing import connection
 import os
 import signal
+import threading
 from typing import Any
 
 from i3d_tf import errors
@@ -118,6 +119,7 @@ class _Worker:
 def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
   """The worker's side: answers every task until the other side is gone."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   while True:
     try:
       task = pipe.recv()
@@ -138,6 +140,14 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
       pipe.send(answer)
     except OSError:
       return
+
+
+def _end_with_parent() -> None:
+  """Ends this process when the one that started it has ended, even by a signal that lets it do nothing more."""
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def available_cores() -> int:

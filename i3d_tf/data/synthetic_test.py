@@ -369,7 +369,7 @@ class DatasetTest(TemporaryFolderTest):
   def test_damaged_settings_are_refused(self, content):
     self._write()
     (self.folder / "a" / synthetic.SETTINGS_FILE).write_bytes(content)
-    with self.assertRaisesRegex(errors.I3dError, f"^{self.folder}/a/synthetic.json: it is damaged; remove "):
+    with self.assertRaisesRegex(errors.I3dError, f"^{self.folder}/a/synthetic.json: it is damaged; put a copy back"):
       self._write()
 
   def test_settings_that_lack_some_are_refused(self):

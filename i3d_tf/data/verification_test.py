@@ -275,7 +275,7 @@ class VerificationTest(parameterized.TestCase):
     path = self.folder / shards.INFO
     for text in ("{", "[]", "{}"):
       path.write_text(text)
-      self.assertRegex(self._problems()[0], "^dataset.json: it is damaged; remove .* and start anew")
+      self.assertRegex(self._problems()[0], "^dataset.json: it is damaged; put a copy back")
     path.write_text('{"parameters": {"streams": []}, "complete": true, "splits": {"a": {}}}')
     self.assertEqual(self._problems(), ["dataset.json: this is not what prepare_dataset writes"])
 

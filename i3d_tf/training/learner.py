@@ -87,7 +87,8 @@ class Learner:
         optimizer=self._optimizer,
     )  # fmt: skip
     self.notes = []
-    if self._checkpoints.restore():
+    if (warnings := self._checkpoints.restore()) is not None:
+      self.notes += warnings
       self.notes.append(f"Going on from step {self.progress.step} of {run.output}.")
       self.plateau.restore(self.progress.plateau)
       self.loss_scale.restore(self.progress.loss_scale)
@@ -163,6 +164,7 @@ class Progress(tf.train.experimental.PythonState):
     loss_scale: state of `optimizers.LossScale`.
     is_validation_due: whether this step is still to be validated.
     unreadable: the records that could not be read, with their reasons.
+    sums: `run_folder.Monitor.sums`, of the steps since the last line of the metrics.
   """
 
   def __init__(self):
@@ -173,6 +175,7 @@ class Progress(tf.train.experimental.PythonState):
     self.loss_scale: Any = None
     self.is_validation_due = False
     self.unreadable: list[str] = []
+    self.sums: list[float] = []
 
   def serialize(self) -> str:
     """Returns the state as JSON; TensorFlow calls it on saving."""
@@ -201,27 +204,47 @@ class _Checkpoints:
     self._progress = progress
     self._checkpoint = tf.train.Checkpoint(progress=progress, **parts)
     self._folder = folder / run_folder.CHECKPOINTS
+    for leftover in self._folder.glob("ckpt-*_temp*"):  # of a process that was killed while it saved
+      shutil.rmtree(leftover, ignore_errors=True)
     # All workers save, since averages over replicas are formed then, but the chief's files alone are kept.
     place = os.fspath(self._folder)
     if not workers.is_chief:
       self._scratch = tempfile.TemporaryDirectory(prefix="i3d_tf.")
       place = self._scratch.name
-    self._manager = tf.train.CheckpointManager(self._checkpoint, place, max_to_keep=keep)
+    self._make_manager = lambda: tf.train.CheckpointManager(self._checkpoint, place, max_to_keep=keep)
+    self._manager = self._make_manager()
 
-  def restore(self) -> bool:
-    """Restores the newest checkpoint, if there is one; a CheckpointError if it is damaged or of another network."""
-    latest = tf.train.latest_checkpoint(os.fspath(self._folder))
-    if latest is None:
-      return False
-    try:
-      status = self._checkpoint.restore(latest)
-      status.assert_existing_objects_matched()
-      status.assert_consumed()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-      raise errors.CheckpointError(
-        f"{latest} cannot be restored: {errors.first_line(error)}; remove it to go on from the one before"
-      ) from None
-    return True
+  def restore(self) -> list[str] | None:
+    """Restores the newest checkpoint that can be restored.
+
+    Which ones there are is told by the files and not by TensorFlow's list of them, so that nothing is lost where that
+    list is damaged. Checkpoints that are passed over stay until the run saves its own at that step.
+
+    Returns:
+      Sentences about those that were passed over, or None if the run has no checkpoint.
+
+    Raises:
+      CheckpointError: If there are checkpoints, but none of this network is whole.
+    """
+    found = run_folder.checkpoint_steps(self._folder.parent)
+    notes: list[str] = []
+    for number in reversed(range(len(found))):
+      path = self._folder / f"ckpt-{found[number]}"
+      try:
+        status = self._checkpoint.restore(os.fspath(path))
+        status.assert_existing_objects_matched()
+        status.assert_consumed()
+      except Exception as error:  # TensorFlow's readers raise many kinds for bytes that are not theirs
+        notes.append(f"{path} cannot be restored ({errors.first_line(error)})")
+        continue
+      if self._manager.directory == os.fspath(self._folder):
+        whole = [os.fspath(self._folder / f"ckpt-{each}") for each in found[: number + 1]]
+        tf.compat.v1.train.update_checkpoint_state(os.fspath(self._folder), whole[-1], whole)
+        self._manager = self._make_manager()
+      return [f"Warning: {note}; {path.name} is the newest that can" for note in notes]
+    if notes:
+      raise errors.CheckpointError(f"{'; '.join(notes)}; no other one is there to go on from; give another output")
+    return None
 
   def save(self) -> None:
     """Writes a checkpoint of the current state.

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import time
 
 import numpy as np
@@ -19,6 +20,7 @@ from i3d_tf.models import base
 from i3d_tf.weights import release
 
 OPTIONS = "options.json"
+_CHECKPOINT_FILE = re.compile(r"ckpt-(\d+)\.(?:index|data-\d+-of-\d+)")
 METRICS = "metrics.jsonl"
 _FRAMES_SHOWN = 8  # of a clip, in TensorBoard
 CHECKPOINTS = "checkpoints"  # folder
@@ -49,15 +51,15 @@ def claim(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_repli
   # Runs of earlier versions lack the options that were added later; these are compared with their defaults.
   known = [field for part in options for field in dataclasses.fields(part)]
   defaults = {field.name: field.default for field in known if field.default is not dataclasses.MISSING}
-  step = _last_step(folder)
-  if step is not None and step > new["num_steps"]:
+  steps = checkpoint_steps(folder)
+  if steps and steps[-1] > new["num_steps"]:
     raise errors.I3dError(
-      f"{folder} stands at step {step}, beyond num_steps, {new['num_steps']}; give at least as many, or another output"
+      f"{folder} stands at step {steps[-1]}, beyond num_steps, {new['num_steps']}; give at least as many, or another "
+      "output"
     )
   run = workdir.Workdir(folder, OPTIONS, section=None)
   parameters = {**new, "num_replicas": num_replicas}
-  has_checkpoint = any((folder / CHECKPOINTS).glob("ckpt-*.index"))
-  with run.claim(parameters, defaults=defaults, free=_FREE, compare=has_checkpoint):
+  with run.claim(parameters, defaults=defaults, free=_FREE, compare=bool(steps)):
     (folder / "flags.txt").write_text(flags_text, encoding="utf-8")
     rows = "".join(f"{name}\t{value}\n" for name, value in resources.provenance().items())
     (folder / "versions.txt").write_text(rows, encoding="utf-8")
@@ -82,10 +84,17 @@ def describe(folder: pathlib.Path, model: base.Network, steps: Mapping[str, Sequ
   (folder / "input_steps.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def _last_step(folder: pathlib.Path) -> int | None:
-  """Returns the step of the newest checkpoint of the run in `folder`; None if it has none."""
-  latest = tf.train.latest_checkpoint(os.fspath(folder / CHECKPOINTS))
-  return None if latest is None else int(latest.rpartition("-")[2])
+def checkpoint_steps(folder: pathlib.Path) -> list[int]:
+  """Lists the checkpoints of a run by their files, since TensorFlow's own list of them may be damaged.
+
+  Args:
+    folder: Folder of the run.
+
+  Returns:
+    The steps of all checkpoints of which there is a file, in ascending order.
+  """
+  names = [path.name for path in (folder / CHECKPOINTS).glob("ckpt-*")]
+  return sorted({int(found[1]) for name in names if (found := _CHECKPOINT_FILE.fullmatch(name))})
 
 
 class Monitor:
@@ -98,6 +107,7 @@ class Monitor:
     first_step: int,
     num_steps: int,
     log_every: int,
+    sums: Sequence[float] = (),
     is_shown: bool = False,
     profile_steps: tuple[int, ...] = (),
   ):
@@ -108,6 +118,7 @@ class Monitor:
       first_step: Steps done before.
       num_steps: Last step.
       log_every: Steps between two lines.
+      sums: `sums` of the run's last monitor, where it goes on between two lines.
       is_shown: Whether lines are printed, and a bar on a terminal.
       profile_steps: First and last step to profile; empty for none.
     """
@@ -122,7 +133,7 @@ class Monitor:
     self._writer = tf.summary.create_file_writer(os.fspath(folder)) if folder else tf.summary.create_noop_writer()
     if folder:
       _drop_lines_after(folder / METRICS, first_step)
-    self._reset()
+    self._reset(sums)
 
   def __enter__(self):
     return self
@@ -132,9 +143,15 @@ class Monitor:
     self._bar.close()
     self._writer.close()
 
-  def _reset(self) -> None:
-    self._loss = self._correct = self._count = self._wait = 0.0
+  def _reset(self, sums: Sequence[float] = ()) -> None:
+    self._loss, self._correct, self._count = sums or (0.0, 0.0, 0.0)
+    self._timed = self._wait = 0.0
     self._since = time.perf_counter()
+
+  @property
+  def sums(self) -> list[float]:
+    """What the next line will be of so far: the sum of the losses, the correct clips, and the clips."""
+    return [self._loss, self._correct, self._count]
 
   def step(self, step: int, *, loss: float, correct: float, count: float, rate: float, wait: float) -> None:
     """Logs a step.
@@ -150,6 +167,7 @@ class Monitor:
     self._loss += loss
     self._correct += correct
     self._count += count
+    self._timed += count
     self._wait += wait
     self._bar.update()
     if step % self._log_every and step != self._bar.total:
@@ -160,7 +178,7 @@ class Monitor:
       "loss": self._loss / clips,
       "accuracy": self._correct / clips,
       "rate": rate,
-      "clips_per_second": self._count / seconds,
+      "clips_per_second": self._timed / seconds,
       "input_wait": self._wait / seconds,
     }
     self._bar.set_postfix(

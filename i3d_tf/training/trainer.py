@@ -232,6 +232,7 @@ class _Trainer:
       if self._validation is not None and progress.is_validation_due and not self._stop:
         self._validate(self._validation, monitor)
       if is_saved or self._stop:
+        progress.sums = monitor.sums
         self._learner.save()
       if is_last and self._validation is None:
         self._learner.save_model(self._folder)
@@ -296,6 +297,7 @@ class _Trainer:
       first_step=self._progress.step,
       num_steps=self._run.num_steps,
       log_every=self._run.log_every,
+      sums=self._progress.sums,
       is_shown=self._is_shown,
       profile_steps=self._run.profile_steps,
     )

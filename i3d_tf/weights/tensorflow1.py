@@ -12,12 +12,12 @@ import dataclasses
 import os
 import pathlib
 import re
-import tempfile
 
 import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import workdir
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import sources
@@ -139,7 +139,7 @@ def write(prefix: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   names = sorted(arrays)
   try:
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=prefix.parent, prefix=f".{prefix.name}.") as folder:
+    with workdir.temporary_folder(prefix.parent, "checkpoint") as folder:
       staged = os.path.join(folder, "checkpoint")
       tf.raw_ops.SaveV2(
         prefix=staged,
