@@ -91,7 +91,7 @@ def _draw(path: str) -> int:
   from i3d_tf.visualization import canvas
 
   entries = inspection.choose(path, FLAGS.show, FLAGS.id) or inspection.spread(path, FLAGS.sheet_records)
-  picture = canvas.draw([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
+  picture = canvas.contact_sheet([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
   with workdir.replacing(FLAGS.contact_sheet) as file:
     file.write(canvas.png(picture))
   print(f"{FLAGS.contact_sheet}: {len(entries)} records, {picture.shape[1]}x{picture.shape[0]} pixels")

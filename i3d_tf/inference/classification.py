@@ -113,7 +113,7 @@ def protocol(info: saved.ModelInfo, **given: object) -> clip_config.EvalClips:
   return clip_config.EvalClips(**{**trained, **zoo.get(info.model).test, **given, "streams": info.streams})
 
 
-def read(video: Video, clips: clip_config.EvalClips) -> dict[str, np.ndarray]:
+def read_views(video: Video, clips: clip_config.EvalClips) -> dict[str, np.ndarray]:
   """Returns all views of a video: float32 `[V, T, crop, crop, C]` in [-1, 1] by stream.
 
   Args:
@@ -210,7 +210,7 @@ def classify(
   opened = _open(video, list(tests.values()), max_frames, threads, progress)
   logits, num_frames = [], 0
   for stream, network in networks.networks.items():
-    clips = read(opened, tests[stream])
+    clips = read_views(opened, tests[stream])
     num_frames = num_frames or next(iter(clips.values())).shape[1]
     logits.append(network.logits(clips).mean(axis=0, dtype=np.float64).astype(np.float32))
   return _describe(os.fspath(video), num_frames, sum(logits), networks.class_names, top_k)

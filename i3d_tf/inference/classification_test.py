@@ -156,7 +156,7 @@ class ClassifyTest(TemporaryFolderTest):
     result = classification.classify(self.folder / "a.avi", self.folder / "net", top_k=2)
     network = classifier.LoadedNetwork(self.folder / "net")
     clips = classification.protocol(network.info)
-    seen = classification.read(classification.Video(self.folder / "a.avi", short_side=clips.short_side), clips)
+    seen = classification.read_views(classification.Video(self.folder / "a.avi", short_side=clips.short_side), clips)
     self.assertEqual(seen["rgb"].shape[:2], views_and_frames)
     np.testing.assert_allclose(result.logits, network.logits(seen).mean(axis=0), rtol=1e-5)
     self.assertEqual(result.num_frames, views_and_frames[1])
@@ -209,7 +209,7 @@ class ReadTest(parameterized.TestCase):
 
   def _read(self, streams=("rgb",), *, max_frames=250, progress=False) -> dict[str, np.ndarray]:
     video = classification.Video(self.folder / "a.mp4", max_frames=max_frames + ("flow" in streams), progress=progress)
-    return classification.read(video, clip_config.EvalClips(streams=streams, max_frames=max_frames))
+    return classification.read_views(video, clip_config.EvalClips(streams=streams, max_frames=max_frames))
 
   def test_shape_range_and_values(self):
     _write_video(self.folder / "a.mp4", 12)
@@ -274,7 +274,7 @@ class ProtocolsTest(parameterized.TestCase):
     clips = clip_config.EvalClips(
       protocol=protocol, num_frames=4, frame_stride=2, num_clips=3, short_side=40, crop=32, flip=protocol == "clips"
     )
-    got = classification.read(classification.Video(path, short_side=40), clips)["rgb"]
+    got = classification.read_views(classification.Video(path, short_side=40), clips)["rgb"]
     frames = decode.read_video(path, short_side=40)
     images = [tf.io.encode_png(frame).numpy() for frame in frames]
     state = {"parsed": {records.IMAGES["rgb"]: tf.constant(images)}}

@@ -295,7 +295,7 @@ def _lay(picture: np.ndarray, words: np.ndarray, left: int) -> None:
   place[:] = np.minimum(place, words)
 
 
-def draw(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
+def contact_sheet(chosen: Sequence[records.Record], *, columns: int = 8, tile_height: int = 128) -> np.ndarray:
   """Returns a strip with a caption for each record, RGB uint8 `[H, W, 3]`.
 
   All flow of a record is drawn in one scale, which its caption states; for the colours see `codec.draw`.
@@ -317,10 +317,10 @@ def draw_images(record: records.Record, *, columns: int = 8, tile_height: int = 
 
   Args:
     record: with frames, flow or both.
-    columns, tile_height: as in `draw`.
+    columns, tile_height: as in `contact_sheet`.
 
   Raises:
-    I3dError: as `draw`.
+    I3dError: as `contact_sheet`.
   """
   return stack(_rows(record, columns, tile_height)[0])
 

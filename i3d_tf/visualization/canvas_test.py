@@ -136,7 +136,7 @@ def _tiles(sheet: np.ndarray, columns: int) -> list[list[np.ndarray]]:
 
 class ContactSheetTest(absltest.TestCase):
   def test_frames_stand_above_their_flow(self):
-    sheet = canvas.draw([_record(motion=(5, 0))], columns=4, tile_height=_HEIGHT)
+    sheet = canvas.contact_sheet([_record(motion=(5, 0))], columns=4, tile_height=_HEIGHT)
     frames, flows = _tiles(sheet, 4)
     for step, tile in enumerate(frames):
       self.assertLess(np.abs(tile.astype(int) - 40 * step).max(), 4)
@@ -146,41 +146,41 @@ class ContactSheetTest(absltest.TestCase):
     np.testing.assert_array_equal(sheet[:, -4:], 255)
 
   def test_steps_are_spread_over_the_time(self):
-    frames, _ = _tiles(canvas.draw([_record()], columns=2, tile_height=_HEIGHT), 2)
+    frames, _ = _tiles(canvas.contact_sheet([_record()], columns=2, tile_height=_HEIGHT), 2)
     self.assertLess(np.abs(frames[0].astype(int)).max(), 4)
     self.assertLess(np.abs(frames[1].astype(int) - 120).max(), 4)
-    self.assertLen(_tiles(canvas.draw([_record()], columns=9, tile_height=_HEIGHT), 4), 2)
+    self.assertLen(_tiles(canvas.contact_sheet([_record()], columns=9, tile_height=_HEIGHT), 4), 2)
 
   def test_standing_is_white_though_truncated(self):
-    _, flows = _tiles(canvas.draw([_record()], columns=4, tile_height=_HEIGHT), 4)
+    _, flows = _tiles(canvas.contact_sheet([_record()], columns=4, tile_height=_HEIGHT), 4)
     self.assertGreater(np.min(flows), 252)
 
   def test_one_stream_alone(self):
     both = _record(motion=(0, 4))
     flowless = records.Record(id="a", dataset="d", frames=both.frames, timestamps=both.timestamps)
-    self.assertLen(_tiles(canvas.draw([flowless], columns=5, tile_height=_HEIGHT), 5), 1)
+    self.assertLen(_tiles(canvas.contact_sheet([flowless], columns=5, tile_height=_HEIGHT), 5), 1)
     frameless = records.Record(id="a", dataset="d", flow_frames=both.flow_frames)  # a reader of others' records
-    (flows,) = _tiles(canvas.draw([frameless], columns=4, tile_height=_HEIGHT), 4)
+    (flows,) = _tiles(canvas.contact_sheet([frameless], columns=4, tile_height=_HEIGHT), 4)
     expected = codec.draw(np.float32([[[0, 4]]]), full_scale=4)[0, 0]
     self.assertLess(np.abs(flows[0].astype(int) - expected).max(), 12)
 
   def test_images_alone_are_those_of_the_sheet(self):
-    sheet = canvas.draw([_record(motion=(5, 0))], columns=4, tile_height=_HEIGHT)
+    sheet = canvas.contact_sheet([_record(motion=(5, 0))], columns=4, tile_height=_HEIGHT)
     images = canvas.draw_images(_record(motion=(5, 0)), columns=4, tile_height=_HEIGHT)
     self.assertEqual(images.shape, (2 * _HEIGHT + 8, 4 * (_WIDTH + 4), 3))
     top = 16 + 2 * 22  # margin and caption
     np.testing.assert_array_equal(images, sheet[top : top + images.shape[0], 16 : 16 + images.shape[1]])
 
   def test_several_records_and_long_names(self):
-    one = canvas.draw([_record()], columns=4, tile_height=_HEIGHT)
-    wide = canvas.draw([_record(), _record(label="long name " * 20)], columns=4, tile_height=_HEIGHT)
+    one = canvas.contact_sheet([_record()], columns=4, tile_height=_HEIGHT)
+    wide = canvas.contact_sheet([_record(), _record(label="long name " * 20)], columns=4, tile_height=_HEIGHT)
     self.assertEqual(wide.shape[0] - 16, 2 * (one.shape[0] - 16))
     self.assertGreater(wide.shape[1], 1000)
     self.assertTrue((wide[:, -12:] == 255).all())
     self.assertFalse((wide[:, -60:-12] == 255).all())
 
   def test_captions_differ(self):
-    sheets = [canvas.draw([_record(label=label)], columns=4, tile_height=_HEIGHT) for label in ("run", "nur")]
+    sheets = [canvas.contact_sheet([_record(label=label)], columns=4, tile_height=_HEIGHT) for label in ("run", "nur")]
     top = slice(16, 38)
     self.assertFalse(np.array_equal(sheets[0][top], sheets[1][top]))
     np.testing.assert_array_equal(sheets[0][38:], sheets[1][38:])
@@ -188,10 +188,10 @@ class ContactSheetTest(absltest.TestCase):
 
   def test_what_cannot_be_drawn(self):
     with self.assertRaisesRegex(errors.I3dError, "^empty: the record holds neither frames nor flow$"):
-      canvas.draw([records.Record(id="empty", dataset="d")])
+      canvas.contact_sheet([records.Record(id="empty", dataset="d")])
     torn = records.Record(id="torn", dataset="d", frames=(cv2.imencode(".jpg", np.zeros((9, 9)))[1].tobytes()[:-9],))
     with self.assertRaisesRegex(errors.I3dError, "^torn: an image cannot be decoded$"):
-      canvas.draw([torn])
+      canvas.contact_sheet([torn])
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class ComputeTest(parameterized.TestCase):
     curve = self._compute(network)
     self.assertIsNone(curve.hop)
     video = classification.Video(self.folder / "made.avi", short_side=48)
-    clips = classification.read(video, classification.protocol(network.info))
+    clips = classification.read_views(video, classification.protocol(network.info))
     np.testing.assert_allclose(curve.logits, network.endpoints(clips, ["StepLogits"])["StepLogits"][0], rtol=1e-4)
     np.testing.assert_allclose(curve.mean, network.logits(clips)[0], rtol=1e-4)
     layers = network.model.time_layers("StepLogits")
@@ -98,7 +98,9 @@ class ComputeTest(parameterized.TestCase):
     self.assertAlmostEqual(curve.hop, hop / 25)
     self.assertAlmostEqual(curve.field, length / 25)
     clips = classification.protocol(network.info, protocol="clips", num_clips=2, flip=False)
-    ends = network.logits(classification.read(classification.Video(self.folder / "made.avi", short_side=48), clips))
+    ends = network.logits(
+      classification.read_views(classification.Video(self.folder / "made.avi", short_side=48), clips)
+    )
     first_and_last = curve.logits[[0, -1]]
     np.testing.assert_allclose(first_and_last, ends, rtol=1e-4, atol=1e-5)
     offset = 0.5 if stream == "flow" else 0

@@ -128,7 +128,7 @@ def windows(
       del images[: start - first]
       images.extend(itertools.islice(sources[stream], min(start + span, count) - start - len(images)))
     first = start
-    yield start, classification.read(_Window(video, kept, min(span, count) + has_flow), clips)
+    yield start, classification.read_views(_Window(video, kept, min(span, count) + has_flow), clips)
 
 
 class _Window(classification.Video):
