@@ -1,5 +1,6 @@
 """What learns in a run: the network, the optimizer and the state of the schedule, as they are saved and restored."""
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -207,12 +208,21 @@ class _Checkpoints:
     for leftover in self._folder.glob("ckpt-*_temp*"):  # of a process that was killed while it saved
       shutil.rmtree(leftover, ignore_errors=True)
     # All workers save, since averages over replicas are formed then, but the chief's files alone are kept.
-    place = os.fspath(self._folder)
+    self._is_chief = workers.is_chief
+    self._place = os.fspath(self._folder)
     if not workers.is_chief:
       self._scratch = tempfile.TemporaryDirectory(prefix="i3d_tf.")
-      place = self._scratch.name
-    self._make_manager = lambda: tf.train.CheckpointManager(self._checkpoint, place, max_to_keep=keep)
-    self._manager = self._make_manager()
+      self._place = self._scratch.name
+    self._keep = keep
+
+  def _begin(self, whole: Sequence[int]) -> None:
+    """Begins to save after the checkpoints of these steps; TensorFlow's list of them is written anew."""
+    if self._is_chief and whole:
+      paths = [os.fspath(self._folder / f"ckpt-{step}") for step in whole]
+      tf.compat.v1.train.update_checkpoint_state(self._place, paths[-1], paths)
+    elif self._is_chief:
+      (self._folder / "checkpoint").unlink(missing_ok=True)
+    self._manager = tf.train.CheckpointManager(self._checkpoint, self._place, max_to_keep=self._keep)
 
   def restore(self) -> list[str] | None:
     """Restores the newest checkpoint that can be restored.
@@ -237,13 +247,11 @@ class _Checkpoints:
       except Exception as error:  # TensorFlow's readers raise many kinds for bytes that are not theirs
         notes.append(f"{path} cannot be restored ({errors.first_line(error)})")
         continue
-      if self._manager.directory == os.fspath(self._folder):
-        whole = [os.fspath(self._folder / f"ckpt-{each}") for each in found[: number + 1]]
-        tf.compat.v1.train.update_checkpoint_state(os.fspath(self._folder), whole[-1], whole)
-        self._manager = self._make_manager()
+      self._begin(found[: number + 1])
       return [f"Warning: {note}; {path.name} is the newest that can" for note in notes]
     if notes:
       raise errors.CheckpointError(f"{'; '.join(notes)}; no other one is there to go on from; give another output")
+    self._begin([])
     return None
 
   def save(self) -> None:
