@@ -115,6 +115,13 @@ class CliTest(parameterized.TestCase):
   def test_errors_are_sentences(self, body, sentence):
     self._assert_fails(self._run(body), sentence)
 
+  def test_sigterm_ends_it_as_an_interruption_does(self):
+    body = "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(9)\n  finally:\n    print('cleaned up')"
+    done = self._run(f"import os, signal, time\n  {body}")
+    self.assertEqual(
+      (done.returncode, done.stdout, done.stderr), (143, "cleaned up\n", "mymain: error: ended by SIGTERM\n")
+    )
+
   def test_a_reader_who_has_enough_ends_it_in_silence(self):
     main = self.folder / "mymain.py"
     main.write_text(_MAIN.format(body="print('a line\\n' * 100_000)", takes_arguments=False))

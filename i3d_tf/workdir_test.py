@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+from unittest import mock
 import urllib.error
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import filelock
 
 from i3d_tf import errors
 from i3d_tf import workdir
@@ -322,6 +324,30 @@ class WorkdirTest(parameterized.TestCase):
     with self._dir().claim({}):
       self.assertEqual(os.listdir(self.path / ".work"), ["kept.json"])
     self.assertTrue((self.path / ".work" / "kept.json").exists())
+
+  def test_what_killed_processes_left_beside_a_file_is_removed_by_the_next_that_writes_it(self):
+    script = (
+      "import os, signal, sys\nfrom i3d_tf import workdir\n"
+      "with workdir.replacing(sys.argv[1] + '.npz') as file, workdir.new_folder(sys.argv[1]) as folder:\n"
+      "  file.write(b'half')\n  (folder / 'part').touch()\n  os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(workdir.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script, self.path], env=environment, check=False)
+    parent = self.path.parent
+    self.assertLen(os.listdir(parent), 2)
+    (parent / f".{self.path.name}.npz.elsewhere_1_x").touch()  # of another machine, whose process may be alive
+    file = f"{self.path}.npz"
+    with workdir.replacing(file), workdir.replacing(file):  # nor is what this process writes removed
+      pass
+    with workdir.new_folder(self.path):
+      pass
+    self.assertCountEqual(os.listdir(parent), [".out.npz.elsewhere_1_x", "out.npz", "out"])
+
+  @parameterized.parameters(OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock"))
+  def test_a_file_system_without_locks(self, error):
+    with mock.patch.object(filelock.FileLock, "acquire", side_effect=error):
+      with self.assertRaisesRegex(errors.I3dError, "out: its file system cannot lock files .*; choose a folder on "):
+        self._claim({})
 
   def test_parts_of_a_folder_are_worked_on_at_the_same_time(self):
     first, second = (self._dir(part=f"part-{number}") for number in (1, 2))

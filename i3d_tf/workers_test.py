@@ -1,5 +1,6 @@
 """Workers that answer, fail, die, and are outlived by their tasks."""
 
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -34,6 +35,22 @@ def _work(task):
   raise ZeroDivisionError("a defect")
 
 
+def _sleep(folder):
+  pathlib.Path(folder, str(os.getpid())).touch()
+  time.sleep(60)
+
+
+def _keep_busy(folder):
+  list(workers.run(_sleep, [folder] * 2, num_workers=2))
+
+
+def _is_running(pid: int) -> bool:
+  try:
+    return "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+  except OSError:
+    return False
+
+
 class WorkersTest(absltest.TestCase):
   def test_every_task_has_one_outcome(self):
     tasks = [("square", n) for n in range(20)]
@@ -53,6 +70,20 @@ class WorkersTest(absltest.TestCase):
     self.assertEqual(outcomes[("exit", 3)].error, "the worker process died (exit status 3), 2 times")
     self.assertEqual(outcomes[("die once", mark)].value, "second try")
     self.assertEqual([outcomes[("square", n)].value for n in range(1, 6)], [1, 4, 9, 16, 25])
+
+  def test_workers_end_when_their_parent_is_killed(self):
+    with tempfile.TemporaryDirectory() as folder:
+      parent = multiprocessing.get_context("spawn").Process(target=_keep_busy, args=(folder,))
+      parent.start()
+      while len(os.listdir(folder)) < 2:
+        time.sleep(0.01)
+      parent.kill()
+      parent.join()
+      pids = [int(name) for name in os.listdir(folder)]
+    deadline = time.monotonic() + 5
+    while any(_is_running(pid) for pid in pids) and time.monotonic() < deadline:
+      time.sleep(0.01)
+    self.assertEqual([_is_running(pid) for pid in pids], [False, False])
 
   def test_a_defect_is_raised(self):
     with self.assertRaisesRegex(RuntimeError, "(?s)a worker failed on .*ZeroDivisionError: a defect"):
