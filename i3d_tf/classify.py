@@ -11,6 +11,7 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workdir
+from i3d_tf import workers
 
 USAGE = """Classifies videos with a trained network, or with one of RGB and one of flow whose logits are added.
 
@@ -113,7 +114,7 @@ def _classify(checkpoints: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
 
   networks = classifier.Classifier(checkpoints)
   results, last = [], None
-  for name in tqdm.tqdm(inputs, unit="video", disable=None):
+  for name in workers.Bar(inputs, unit="video"):
     try:
       last = _classify_one(name, networks)
     except (errors.I3dError, OSError) as error:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 import i3d_tf
+from i3d_tf import cli
 from i3d_tf import resources
 from i3d_tf import testing
 from i3d_tf.inference import classification
@@ -94,6 +95,13 @@ class QuickTest(ClassifyTestCase):
     self.assertIn("of I3D 250. (at least 9; default: 250)", " ".join(self.run_classify("--help").stdout.split()))
     info = saved.make_info(stream="rgb", num_classes=400)
     self.assertEqual((classification.protocol(info).max_frames, inception.MIN_FRAMES), (250, 9))
+
+  def test_a_gpu_that_tensorflow_cannot_use_is_spoken_of(self):
+    with mock.patch.object(cli, "_has_gpu", return_value=True), contextlib.redirect_stderr(io.StringIO()) as stderr:
+      cli._warn_of_unused_gpu()
+    self.assertRegex(
+      stderr.getvalue(), "has an NVIDIA GPU, but TensorFlow 2.* cannot use it, since it (does not|is a b)"
+    )
 
 
 class ErrorsBeforeTheWorkTest(ClassifyTestCase):

@@ -274,6 +274,26 @@ def import_tensorflow(*, quiet: bool | None = None) -> None:
   if quiet:
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.WARNING)  # not of its logger: TensorFlow sets that to absl's own at times
+  _warn_of_unused_gpu()
+
+
+def _warn_of_unused_gpu() -> None:
+  """Says so where the machine has an NVIDIA GPU that TensorFlow cannot use, and how it could."""
+  import tensorflow as tf
+
+  if not _has_gpu() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    return
+  if not tf.config.list_physical_devices("GPU"):
+    reason = "does not find the CUDA libraries" if tf.test.is_built_with_cuda() else "is a build without CUDA"
+    print(
+      f"{program()}: warning: this machine has an NVIDIA GPU, but TensorFlow {tf.__version__} cannot use it, since it "
+      f"{reason}; the CPU does the work. To mend it: pip install 'tensorflow[and-cuda]'",
+      file=sys.stderr,
+    )
+
+
+def _has_gpu() -> bool:
+  return any(pathlib.Path("/dev").glob("nvidia[0-9]*"))
 
 
 def is_quiet() -> bool:

@@ -9,6 +9,7 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import resources
+from i3d_tf import workers
 from i3d_tf.data import beam as beam_lib
 from i3d_tf.features import profiles
 from i3d_tf.input import clip_config
@@ -157,7 +158,7 @@ def _run(tasks: list, num_sources: int, extractor, folder) -> None:
   """Does what is left to do, with a progress bar over the videos and one over the current one."""
   from i3d_tf.features import extraction
 
-  with tqdm.tqdm(total=num_sources, initial=num_sources - len(tasks), unit="video", disable=None) as bar:
+  with workers.Bar(total=num_sources, initial=num_sources - len(tasks), unit="video") as bar:
     for source in tasks:
       with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
         entry = extraction.extract(source, extractor, folder, bar=current)

@@ -159,7 +159,7 @@ def _run(folder: shards.Folder, num_clips: int, make) -> None:
   num_workers = min(FLAGS.num_workers or workers.available_cores(), len(tasks))
   if not tasks:
     return
-  with tqdm.tqdm(total=num_clips, initial=num_clips - len(tasks), unit="video", disable=None) as bar:
+  with workers.Bar(total=num_clips, initial=num_clips - len(tasks), unit="video") as bar:
     for outcome in workers.run(make, tasks, num_workers=num_workers):
       folder.put(outcome.task, outcome.value, outcome.error)
       if outcome.error is not None:

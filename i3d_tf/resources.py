@@ -2,13 +2,13 @@
 
 import datetime
 import importlib.metadata
+import os
 import pathlib
 import platform
 import shlex
 import sys
 
 import i3d_tf
-from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import workers
 
@@ -62,7 +62,7 @@ def class_names(num_classes: int) -> tuple[str, ...]:
 def provenance() -> dict[str, str]:
   """Returns 'command', 'date', 'machine', 'system' of this process, and of `VERSIONS` those that are installed."""
   rows = {
-    "command": shlex.join(["python", "-m", f"i3d_tf.{cli.program()}", *sys.argv[1:]]),
+    "command": _command(),
     "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     "machine": machine(),
     "system": platform.platform(),
@@ -75,6 +75,16 @@ def provenance() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
       pass  # some are wanted for a few options only
   return rows
+
+
+def _command() -> str:
+  """The command line of this process: a program of ours, a console script, or someone's own program."""
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  if spec is not None:
+    start = ["python", "-m", spec.name.removesuffix(".__main__")]
+  else:
+    start = ["python", sys.argv[0]] if sys.argv[0].endswith(".py") else [os.path.basename(sys.argv[0])]
+  return shlex.join([*start, *sys.argv[1:]])
 
 
 def machine() -> str:

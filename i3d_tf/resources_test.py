@@ -67,10 +67,19 @@ class PathTest(absltest.TestCase):
 
 
 class ProvenanceTest(absltest.TestCase):
+  def test_the_command_is_what_was_started(self):
+    of_module = mock.Mock(__spec__=mock.Mock())
+    of_module.__spec__.name = "i3d_tf.models.__main__"
+    for main, program, expected in (
+      (of_module, "/x/i3d_tf/models/__main__.py", "python -m i3d_tf.models '--records=a b'"),
+      (mock.Mock(__spec__=None), "/x/mine.py", "python /x/mine.py '--records=a b'"),
+      (mock.Mock(__spec__=None), "/x/bin/i3d_evaluate", "i3d_evaluate '--records=a b'"),
+    ):
+      with mock.patch.object(sys, "argv", [program, "--records=a b"]), mock.patch.dict(sys.modules, __main__=main):
+        self.assertEqual(resources.provenance()["command"], expected)
+
   def test_what_is_told(self):
-    with mock.patch.object(sys, "argv", ["/some/where/evaluate.py", "--records=a b"]):
-      rows = resources.provenance()
-    self.assertEqual(rows["command"], "python -m i3d_tf.evaluate '--records=a b'")
+    rows = resources.provenance()
     self.assertRegex(rows["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d$")
     self.assertEqual(rows["numpy"], np.__version__)
     self.assertEndsWith(rows["machine"], f", {workers.available_cores()} cores")

@@ -1,16 +1,22 @@
-"""Many tasks over worker processes, where a task that kills its worker costs that task only."""
+"""Many tasks: how far they are, and worker processes, where a task that kills its worker costs that task only."""
 
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
+import math
 import multiprocessing
 from multiprocessing import connection
 import os
 import signal
+import sys
 import threading
+import time
 from typing import Any
+
+import tqdm
 
 from i3d_tf import errors
 
+_LINE_EVERY = 60  # seconds between the lines of a bar that is on no terminal
 _TRIES = 2  # a worker may also die of what others do, such as a lack of memory
 
 
@@ -21,6 +27,61 @@ class Outcome:
   task: Any
   value: Any = None
   error: str | None = None
+
+
+class Bar(tqdm.tqdm):
+  """A progress bar on stderr; where that is no terminal, as in the log of a batch job, a line a minute."""
+
+  def __init__(self, *args: Any, is_shown: bool = True, **options: Any):
+    """Begins to show.
+
+    Args:
+      *args: As of tqdm.
+      is_shown: Whether to show anything.
+      **options: As of tqdm.
+    """
+    self._has_lines = not sys.stderr.isatty()
+    self._last_line = time.monotonic()
+    if self._has_lines:
+      options |= {"mininterval": _LINE_EVERY, "maxinterval": math.inf, "miniters": 1, "leave": False}
+    super().__init__(*args, disable=not is_shown, **options)
+
+  def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+    """Shows the state; tqdm calls it.
+
+    Args:
+      msg: What to show in its place; '' to remove the bar.
+      pos: Line of the bar.
+
+    Returns:
+      What tqdm's own returns.
+    """
+    if not self._has_lines:
+      return super().display(msg, pos)
+    if time.monotonic() - self._last_line >= _LINE_EVERY:
+      self._last_line = time.monotonic()
+      print(self._line(), file=sys.stderr, flush=True)
+    return None
+
+  def clear(self, nolock: bool = False) -> None:
+    """Makes room for other output; tqdm calls it.
+
+    Args:
+      nolock: As of tqdm.
+    """
+    if not self._has_lines:
+      super().clear(nolock)
+
+  def _line(self) -> str:
+    state = self.format_dict
+    size = (lambda number: self.format_sizeof(number)) if self.unit_scale else str
+    text = f"{self.desc}: " if self.desc else ""
+    text += f"{size(self.n)}{f' of {size(self.total)}' if self.total else ''} {self.unit}s"
+    done = self.n - self.initial
+    if self.total and done:
+      left = state["elapsed"] / done * (self.total - self.n)
+      text += f" ({100 * self.n / self.total:.0f} %), {self.format_interval(left)} left"
+    return f"{text}, {self.postfix}" if self.postfix else text
 
 
 def run(function: Callable[[Any], Any], tasks: Iterable[Any], *, num_workers: int) -> Iterator[Outcome]:

@@ -1,11 +1,14 @@
 """Workers that answer, fail, die, and are outlived by their tasks."""
 
+import contextlib
+import io
 import multiprocessing
 import os
 import pathlib
 import signal
 import tempfile
 import time
+from unittest import mock
 
 from absl.testing import absltest
 
@@ -102,6 +105,24 @@ class WorkersTest(absltest.TestCase):
     while multiprocessing.active_children() and time.time() < deadline:
       time.sleep(0.05)
     self.assertEmpty(multiprocessing.active_children())
+
+
+class BarTest(absltest.TestCase):
+  def test_where_there_is_no_terminal_it_is_a_line_at_intervals(self):
+    with mock.patch.object(workers, "_LINE_EVERY", 0), contextlib.redirect_stderr(io.StringIO()) as stderr:
+      with workers.Bar(total=4, initial=1, unit="step") as bar:
+        bar.update()
+        bar.set_postfix(loss=0.5, refresh=False)
+        bar.update(2)
+      list(workers.Bar(range(3), unit="step", is_shown=False))
+    lines = stderr.getvalue().splitlines()
+    self.assertRegex(lines[-1], r"^4 of 4 steps \(100 %\), 00:00 left, loss=0.5$")
+    self.assertIn("2 of 4 steps (50 %), 00:00 left", lines)
+
+  def test_short_work_says_nothing_there(self):
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+      list(workers.Bar(range(3), unit="step"))
+    self.assertEqual(stderr.getvalue(), "")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ import types
 
 import cv2
 import numpy as np
-import tqdm
 
 from i3d_tf import errors
 from i3d_tf import workdir
+from i3d_tf import workers
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.video import decode
 
@@ -371,7 +371,7 @@ def write_dataset(
   ]
   paths = [clip_path(folder, *clip) for clip in clips]
   with output.claim(_settings(differ_in, clips_per_class, seed, num_frames, size, fps)):
-    for clip, path in zip(tqdm.tqdm(clips, unit="clip", disable=None if progress else True), paths):
+    for clip, path in zip(workers.Bar(clips, unit="clip", is_shown=progress), paths):
       if not _is_sound(path, num_frames, size, fps):
         path.parent.mkdir(parents=True, exist_ok=True)
         frames = render_clip(clip[1], seed=clip_seed(seed, *clip), num_frames=num_frames, size=size, fps=fps)

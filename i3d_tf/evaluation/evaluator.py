@@ -10,12 +10,12 @@ from typing import Any
 import zlib
 
 import numpy as np
-import tqdm
 
 from i3d_tf import errors
 from i3d_tf import evaluation
 from i3d_tf import resources
 from i3d_tf import workdir
+from i3d_tf import workers
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.evaluation import predictions as predictions_lib
@@ -198,8 +198,8 @@ def predict(
   store.resume()
   videos = pipeline.eval_videos(source, clips, skip=store.numbers)
   saved_at = time.monotonic()
-  with tqdm.tqdm(
-    videos, network.info.stream, source.num_records, initial=len(store.numbers), unit="video", disable=not progress
+  with workers.Bar(
+    videos, network.info.stream, source.num_records, initial=len(store.numbers), unit="video", is_shown=progress
   ) as bar:
     for video in bar:
       _add(store, network, pipeline.scaled(video), on_failure)

@@ -33,6 +33,7 @@ _MOST_CLASSES_WITH_NAMES = 60
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 9.5, "text.color": _INK, "axes.labelcolor": _FAINT,
     "axes.edgecolor": "#c9d1dc", "xtick.color": _FAINT, "ytick.color": _FAINT, "axes.titlesize": 10.5,
+    "text.parse_math": False,  # a class may have '$' in its name
 }  # fmt: skip
 
 

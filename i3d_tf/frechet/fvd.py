@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import zlib
 
 import numpy as np
-import tqdm
 
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import workdir
+from i3d_tf import workers
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding
 from i3d_tf.video import decode
@@ -148,7 +148,7 @@ def _embed(
     failures.append(message)
     on_failure(message)
 
-  with tqdm.tqdm(sources, name, unit="video", disable=not progress) as bar:
+  with workers.Bar(sources, name, unit="video", is_shown=progress) as bar:
     for clips in _batches(_read_all(bar, config, fail), config.batch):
       accumulator.update(clips, real=name == "real")
   if (good := len(sources) - len(failures)) < 2:

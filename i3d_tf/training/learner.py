@@ -161,6 +161,7 @@ class Progress(tf.train.experimental.PythonState):
   Attributes:
     step: steps done.
     best: the best validation accuracy so far, None before the first validation.
+    best_loss: the validation loss of the same step.
     plateau: state of `optimizers.Plateau`.
     loss_scale: state of `optimizers.LossScale`.
     is_validation_due: whether this step is still to be validated.
@@ -172,6 +173,7 @@ class Progress(tf.train.experimental.PythonState):
     super().__init__()
     self.step = 0
     self.best: float | None = None
+    self.best_loss: float | None = None
     self.plateau: Any = None
     self.loss_scale: Any = None
     self.is_validation_due = False

@@ -16,6 +16,7 @@ import tqdm
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import workdir
+from i3d_tf import workers
 from i3d_tf.models import base
 from i3d_tf.weights import release
 
@@ -127,9 +128,7 @@ class Monitor:
     self._is_profiling = False
     self._folder = folder
     self._log_every = log_every
-    self._bar = tqdm.tqdm(
-      total=num_steps, initial=first_step, unit="step", disable=None if is_shown else True, dynamic_ncols=True
-    )
+    self._bar = workers.Bar(total=num_steps, initial=first_step, unit="step", is_shown=is_shown, dynamic_ncols=True)
     self._writer = tf.summary.create_file_writer(os.fspath(folder)) if folder else tf.summary.create_noop_writer()
     if folder:
       _drop_lines_after(folder / METRICS, first_step)

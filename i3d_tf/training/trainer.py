@@ -150,7 +150,7 @@ class _Trainer:
     names = ("loss", "accuracy") if self._validation is None else ("validation_loss", "validation_accuracy")
     lines = [line for line in lines if names[0] in line]
     if self._validation is not None:
-      lines.sort(key=lambda line: line[names[1]])  # and by step: of equal accuracies the last one is kept
+      lines.sort(key=lambda line: (line[names[1]], -line[names[0]]))
     return {name: lines[-1][name] for name in names} if lines else {}
 
   def run(self) -> None:
@@ -175,6 +175,9 @@ class _Trainer:
         monitor.profile(progress.step)
         self._train_step(train_step, batches, monitor)
         self._keep(monitor)
+    if not self._stop and self._is_shown and self._workers.is_chief:
+      metrics = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.metrics().items())
+      print(f"The network is in {self._folder / saved.BEST}: {metrics}", flush=True)
     if self._stop and self._is_shown:
       print(f"Stopped at step {progress.step} and saved; the same command goes on from there", flush=True)
     if self._stop and self._signal == signal.SIGINT:
@@ -250,8 +253,9 @@ class _Trainer:
     monitor.say(f"step {progress.step}: validation loss {loss:.4f}, accuracy {accuracy:.4f}")
     if self._optimization.schedule == "plateau" and self._learner.plateau.update(loss):
       monitor.say(f"step {progress.step}: the validation loss has saturated; the rate drops")
-    if progress.best is None or accuracy >= progress.best:
-      progress.best = accuracy
+    best_loss = math.inf if progress.best_loss is None else progress.best_loss  # of runs of version 0.1
+    if progress.best is None or (accuracy, -loss) >= (progress.best, -best_loss):
+      progress.best, progress.best_loss = accuracy, loss
       self._learner.save_model(self._folder)
 
   def _check_readable(self, batches: Sequence, count: float) -> None:

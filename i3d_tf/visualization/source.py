@@ -8,9 +8,9 @@ import tempfile
 from typing import TypeVar
 
 import numpy as np
-import tqdm
 
 from i3d_tf import errors
+from i3d_tf import workers
 from i3d_tf.data import inspection
 from i3d_tf.data import prepare
 from i3d_tf.data import shards
@@ -28,7 +28,7 @@ _SETTINGS = shards.RecordConfig()
 
 
 def progress_bar(things: Iterable[_T], name: str, total: int, *, shown: bool) -> Iterator[_T]:
-  """Returns things as they are, and shows a bar on stderr, if that is a terminal.
+  """Returns things as they are, and shows a bar on stderr.
 
   Args:
     things: what is passed on.
@@ -36,7 +36,7 @@ def progress_bar(things: Iterable[_T], name: str, total: int, *, shown: bool) ->
     total: how many there are.
     shown: whether there is a bar at all.
   """
-  return iter(tqdm.tqdm(things, desc=name, total=total, unit="frame", disable=None if shown else True))
+  return iter(workers.Bar(things, desc=name, total=total, unit="frame", is_shown=shown))
 
 
 @dataclasses.dataclass(frozen=True)
