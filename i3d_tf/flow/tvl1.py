@@ -12,7 +12,9 @@ from concurrent import futures
 import dataclasses
 import itertools
 import math
+import pathlib
 import queue
+import threading
 from typing import Any
 
 import cv2
@@ -89,6 +91,7 @@ class TvL1:
     """
     if min(height, width) < _MIN_SIDE:
       raise ValueError(f"frames of {height} x {width} pixels; allowed are sides from {_MIN_SIDE} pixels")
+    _check_kernels()
     self._params = params
     shapes = _level_shapes(height, width, params)
     self._scheme = _scheme(params)
@@ -140,6 +143,26 @@ class TvL1:
           tvl1_filters.resize(
             flow[component], finer[component], step_y, step_x, np.float32(1 / self._params.scale_step)
           )
+
+
+_checking = threading.RLock()
+_is_checked = False
+
+
+def _check_kernels() -> None:
+  """Computes a small flow once in a process, so that kernels whose code on disk is damaged are compiled anew."""
+  global _is_checked
+  with _checking:
+    if _is_checked:
+      return
+    _is_checked = True
+    frame = np.zeros((_MIN_SIDE, _MIN_SIDE), np.uint8)
+    try:
+      TvL1(*frame.shape).flow(frame, frame)
+    except Exception:  # whatever unpickling a damaged file raises
+      for kernel in (tvl1_filters.resize, tvl1_kernels.solve_level):
+        for path in pathlib.Path(kernel.stats.cache_path).glob("tvl1_*.nb[ci]"):
+          path.unlink(missing_ok=True)
 
 
 def tvl1_flow(

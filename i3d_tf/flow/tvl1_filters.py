@@ -9,8 +9,10 @@ side. Rows start on cache lines and are computed in whole vectors. What the colu
 finite; column -1 of the dual variables stays 0.
 """
 
+from collections.abc import Callable
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import njit
@@ -20,7 +22,24 @@ import numpy as np
 
 # Not "nnan" or "ninf": a broken flow field must stay visibly broken.
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
-compiled = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+
+
+def compiled(function: Callable) -> Any:
+  """Has Numba compile a kernel at its first call and keep the code beside this file or in the user's cache folder.
+
+  Where neither can be written, as in a read-only container without a home, the code is for this process only.
+
+  Args:
+    function: The kernel.
+
+  Returns:
+    What to call in its place.
+  """
+  compile_with = functools.partial(njit, nogil=True, fastmath=_FAST, error_model="numpy")
+  try:
+    return compile_with(cache=True)(function)
+  except RuntimeError:  # Numba has no place for its cache
+    return compile_with(cache=False)(function)
 
 
 @intrinsic

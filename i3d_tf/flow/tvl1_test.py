@@ -1,12 +1,17 @@
 """Tests of tvl1: exact cases, properties, agreement with OpenCV on real clips and with a ground truth."""
 
 import dataclasses
+import os
 import pathlib
+import subprocess
+import sys
 import threading
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import cv2
+from numba.core import caching
 import numpy as np
 
 from i3d_tf import errors
@@ -343,6 +348,31 @@ class AgreementTest(parameterized.TestCase):
     known = np.abs(truth).max(axis=-1) < 1e9
     ours, theirs = tvl1.tvl1_flow(frames)[0], tvl1.tvl1_flow(frames, engine="opencv")[0]
     self.assertLess(_epe(ours, truth)[known].mean(), _epe(theirs, truth)[known].mean() + 0.005)
+
+
+class KernelCacheTest(absltest.TestCase):
+  def test_a_damaged_one_is_made_anew(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    program = (
+      "import pathlib\nimport numpy as np\nfrom i3d_tf.flow import tvl1, tvl1_filters\n"
+      "folder = pathlib.Path(tvl1_filters.resize.stats.cache_path)\n"
+      "name = tvl1_filters.resize._cache._impl.filename_base\n"
+      "folder.mkdir(parents=True, exist_ok=True)\n(folder / f'{name}.nbi').write_bytes(b'damaged')\n"
+      "frames = np.zeros([2, 20, 20], np.uint8)\nframes[0, 5] = 99\nframes[1, 6] = 99\n"
+      "print(float(np.abs(tvl1.tvl1_flow(frames)).sum()))"
+    )
+    root = os.fspath(pathlib.Path(tvl1.__file__).parents[2])
+    environment = os.environ | {"NUMBA_CACHE_DIR": os.fspath(folder), "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    self.assertEqual((done.returncode, done.stderr), (0, ""))
+    frames = np.zeros([2, 20, 20], np.uint8)
+    frames[0, 5] = frames[1, 6] = 99
+    self.assertAlmostEqual(float(done.stdout), float(np.abs(tvl1.tvl1_flow(frames)).sum()), places=3)
+    self.assertNotIn(b"damaged", [path.read_bytes() for path in folder.rglob("*.nbi")])
+
+  def test_where_there_is_no_place_for_one(self):
+    with mock.patch.object(caching.CacheImpl, "_locator_classes", []):
+      self.assertEqual(tvl1_filters.compiled(lambda number: number + 1)(2), 3)
 
 
 if __name__ == "__main__":
