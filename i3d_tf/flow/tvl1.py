@@ -156,7 +156,7 @@ def _check_kernels() -> None:
     if _is_checked:
       return
     _is_checked = True
-    frame = np.zeros((_MIN_SIDE, _MIN_SIDE), np.uint8)
+    frame = np.zeros((2 * _MIN_LEVEL, 2 * _MIN_LEVEL), np.uint8)  # of several levels, so that all kernels are called
     try:
       TvL1(*frame.shape).flow(frame, frame)
     except Exception:  # whatever unpickling a damaged file raises
