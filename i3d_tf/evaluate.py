@@ -1,6 +1,5 @@
 """Evaluates trained networks on a split of a data set. See `--help`."""
 
-import sys
 
 from absl import flags
 
@@ -77,7 +76,7 @@ def main(arguments: list[str]) -> int:
   from i3d_tf.evaluation import metrics
 
   on_failure = lambda message: tqdm.tqdm.write(f"failed: {message}")
-  report = evaluator.evaluate(config, progress=sys.stderr.isatty(), on_failure=on_failure)
+  report = evaluator.evaluate(config, progress=True, on_failure=on_failure)
   print(metrics.table(report.metrics))
   print(report.report_path)
   if report.failures:

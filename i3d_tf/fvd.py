@@ -83,7 +83,7 @@ def _run() -> distance.FvdResult:
     FLAGS.generated or None,
     checkpoint={stream: path for stream, path in checkpoints.items() if path is not None},
     save_stats=FLAGS.save_stats,
-    progress=sys.stderr.isatty(),
+    progress=True,
     on_failure=lambda message: tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr),
     **cli.flag_values(distance.FvdConfig),
   )
