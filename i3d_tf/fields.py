@@ -18,12 +18,13 @@ A configuration is a frozen dataclass whose fields are numbers, texts, booleans,
 `cli.define_flags` makes the flags of a program from such a class; the text under `Attributes:` is their help.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import inspect
 import numbers
 import os
 import re
+import textwrap
 import types
 import typing
 from typing import Any
@@ -116,6 +117,8 @@ def kinds(cls: type) -> dict[str, Kind]:
     cls: Dataclass.
   """
   hints = typing.get_type_hints(cls)
+  # A dictionary is an object of JSON, whatever it holds.
+  hints = {name: dict if typing.get_origin(hint) is dict else hint for name, hint in hints.items()}
   return {field.name: _kind(hints[field.name]) for field in dataclasses.fields(cls)}
 
 
@@ -136,6 +139,80 @@ def check(config: Any) -> None:
     value, kind = getattr(config, field.name), of_class[field.name]
     if kind.of in _KINDS and not (value is None and field.default is None):
       object.__setattr__(config, field.name, _checked(field.name, value, kind, limits(field)))
+
+
+def from_json(
+  cls: type,
+  content: Any,
+  where: str | os.PathLike,
+  *,
+  most: Mapping[str, float] | None = None,
+  has_others: bool = False,
+) -> Any:
+  """Returns an instance of a dataclass from a JSON object that may be damaged, or made to do harm.
+
+  Args:
+    cls: Dataclass whose fields are numbers, texts, booleans, objects (`dict`), or tuples of them.
+    content: The object; a field with a default may be absent.
+    where: File that it stands in, for the message.
+    most: Further limits of numbers by name, for what is read but not for what is configured.
+    has_others: Whether the object may have further names, which are left out.
+
+  Raises:
+    I3dError: If it is no object, a name is unknown or missing, or a value is of another type or outside the limits.
+  """
+  if not isinstance(content, dict):
+    raise errors.I3dError(f"{where}: it holds {_shown(content)}, which is no JSON object")
+  of_class = kinds(cls)
+  if unknown := [name for name in content if name not in of_class and not has_others]:
+    raise errors.I3dError(f"{where}: it holds {_shown(unknown[0])}, which is unknown; known are {', '.join(of_class)}")
+  values = {}
+  for field in dataclasses.fields(cls):
+    if field.name in content:
+      values[field.name] = _from_json(field, of_class[field.name], content[field.name], where, most or {})
+    elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+      raise errors.I3dError(f"{where}: it has no {field.name}")
+  try:
+    return cls(**values)
+  except errors.I3dError as error:
+    raise errors.I3dError(f"{where}: {error}") from None
+
+
+def is_text(value: Any) -> bool:
+  """Returns whether a value is a text of whole characters, which every file and terminal takes.
+
+  Args:
+    value: The value.
+  """
+  return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _from_json(field: dataclasses.Field, kind: Kind, value: Any, where: Any, most: Mapping[str, float]) -> Any:
+  """Returns the value of a field, checked, with lists as tuples."""
+  if value is None and field.default is None:
+    return None
+  allowed, name = limits(field), field.name
+  elements = value if kind.is_tuple else [value]
+  if not isinstance(elements, list):
+    raise errors.I3dError(f"{where}: {name} is {_shown(value)}; it must be a list")
+  if kind.length not in (None, len(elements)) and kind.is_tuple:
+    raise errors.I3dError(f"{where}: {name} has {len(elements)} elements; it must have {kind.length}")
+  for element in elements:
+    is_object = kind.of is dict and isinstance(element, dict)
+    if not is_object and not (kind.of in _KINDS and _fits(element, kind.of, allowed)):
+      wanted = (
+        "it must be an object" if kind.of is dict else _wanted("each" if kind.is_tuple else "it", kind.of, allowed)
+      )
+      raise errors.I3dError(f"{where}: {name} is {_shown(element)}; {wanted}")
+  if name in most and max(elements, default=0) > most[name]:
+    raise errors.I3dError(f"{where}: {name} is {_shown(value)}; it must be at most {most[name]:,}")
+  made = [element if kind.of is dict else kind.of(element) for element in elements]
+  return tuple(made) if kind.is_tuple else made[0]
+
+
+def _shown(value: Any) -> str:
+  """A value for a message, shortened; what cannot be printed is escaped."""
+  return ascii(value) if len(text := repr(value)) <= 80 and not text.isprintable() else textwrap.shorten(text, 80)
 
 
 def descriptions(cls: type) -> dict[str, str]:
@@ -164,7 +241,7 @@ def _kind(hint: Any) -> Kind:
     others = [argument for argument in typing.get_args(hint) if argument is not type(None)]
     return _kind(others[0]) if len(others) == 1 else Kind(hint)
   if typing.get_origin(hint) is tuple:
-    first, *rest = typing.get_args(hint)
+    first, *rest = (dict if typing.get_origin(each) is dict else each for each in typing.get_args(hint))
     if rest == [...]:
       return Kind(first, is_tuple=True)
     return Kind(first, is_tuple=True, length=1 + len(rest)) if set(rest) <= {first} else Kind(hint)
@@ -190,7 +267,9 @@ def _checked(name: str, value: Any, kind: Kind, allowed: Limits) -> Any:
 def _fits(value: Any, of: type, allowed: Limits) -> bool:
   types_allowed = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str}[of]
   is_of_type = isinstance(value, types_allowed) and isinstance(value, bool) == (of is bool)
-  return is_of_type and value == value and allowed.allow(value)  # NaN differs from itself
+  # NaN differs from itself, and a larger whole number is none of NumPy's.
+  is_number = value == value and not (is_of_type and of is int and not -(2**63) <= value < 2**63)
+  return is_of_type and is_number and allowed.allow(value)
 
 
 def _wanted(what: str, of: type, allowed: Limits) -> str:

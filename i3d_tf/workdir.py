@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import filelock
 
 from i3d_tf import errors
+from i3d_tf import files
 
 LOCK = ".lock"
 WORK = ".work"
@@ -150,10 +151,10 @@ class Workdir:
       OSError: if it cannot be read.
     """
     try:
-      info = json.loads(self._info.read_bytes())
+      info = files.read_json(self._info)
       if isinstance(info if self._section is None else info[self._section], dict):
         return info
-    except (ValueError, LookupError, TypeError):
+    except (errors.I3dError, LookupError, TypeError):
       pass
     raise errors.I3dError(f"{self._info}: it is damaged; put a copy back, or choose another folder")
 

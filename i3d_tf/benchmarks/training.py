@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import statistics
@@ -249,8 +248,7 @@ def measure_training(options: TrainingBenchmark) -> TrainingReport:
         average_space=options.clip.crop != ops.CROP and "average_space" in zoo.get(options.model).options,
         optimization=optimization, clips=clips,
     )  # fmt: skip
-    lines = (pathlib.Path(folder) / run_folder.METRICS).read_text(encoding="utf-8").splitlines()[1:]
-  steps = [json.loads(line) for line in lines]
+    steps = run_folder.read_metrics(pathlib.Path(folder) / run_folder.METRICS)[1:]
   clips_per_second = statistics.median(step["clips_per_second"] for step in steps)
   return TrainingReport(
     machine=resources.machine(),

@@ -251,15 +251,16 @@ def _read_info(folder: shards.Folder) -> _Info | None:
   """dataset.json; None if there is none. I3dError if it is not as `shards.Folder` writes it."""
   if not (folder.path / shards.INFO).exists():
     return None
-  content = folder.read_info()
+  folder.read_info()  # explains a damaged file
   try:
-    streams = frozenset(content["parameters"]["streams"])
-    if not content["complete"]:
+    about = folder.describe()
+    streams = frozenset(about.streams)
+    if not about.complete:
       return _Info(streams, complete=False)
     counts = ("listed", "written", "failed", "missing", "shards")
-    splits = {split: {what: int(values[what]) for what in counts} for split, values in content["splits"].items()}
-    return _Info(streams, True, content["name"], tuple(content["classes"]), splits)
-  except (LookupError, TypeError, ValueError, AttributeError):
+    splits = {split: {what: about.count(split, what) for what in counts} for split in about.splits}
+    return _Info(streams, True, about.name, about.classes, splits)
+  except errors.I3dError:
     raise errors.I3dError(f"{folder.path / shards.INFO}: this is not what prepare_dataset writes") from None
 
 

@@ -322,14 +322,16 @@ class _Info:
 def _read_info(path: pathlib.Path, split: str) -> _Info:
   if not (path / shards.INFO).exists():
     return _Info()
-  content = shards.Folder(path, ()).read_info()
+  folder = shards.Folder(path, ())
+  folder.read_info()  # explains a damaged file
   try:
-    if not content["complete"]:
-      raise errors.I3dError(f"{path}: the data set is not complete; start prepare_dataset again with the same flags")
-    streams, written = tuple(content["parameters"]["streams"]), int(content["splits"][split]["written"])
-    return _Info(tuple(content["classes"]), content["name"], streams, written)
-  except (LookupError, TypeError, AttributeError):
+    about = folder.describe()
+    streams, written = about.streams, about.count(split, "written") if about.complete else None
+  except errors.I3dError:
     raise errors.I3dError(f"{path / shards.INFO}: this is not what prepare_dataset writes for {split}") from None
+  if not about.complete:
+    raise errors.I3dError(f"{path}: the data set is not complete; start prepare_dataset again with the same flags")
+  return _Info(about.classes, about.name, streams, written)
 
 
 def _check_count(files: Sequence[pathlib.Path]) -> None:

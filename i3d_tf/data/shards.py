@@ -21,6 +21,7 @@ import google_crc32c
 
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import files
 from i3d_tf import flow
 from i3d_tf import workdir
 from i3d_tf.data import clips as clips_lib
@@ -134,6 +135,68 @@ def checksum(content: bytes) -> bytes:
   return struct.pack("<I", manifest.mask(google_crc32c.value(content)))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+  """What dataset.json says; what is written last is empty before the folder is complete.
+
+  Attributes:
+    complete: whether all clips are done.
+    parameters: how the records were made.
+    name: the data set's.
+    classes: names in the order of the labels.
+    splits: by split the counts of clips that were 'listed', 'written', 'failed' and 'missing', and of 'shards'.
+  """
+
+  complete: bool
+  parameters: dict[str, Any]
+  name: str = ""
+  classes: tuple[str, ...] = ()
+  splits: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def streams(self) -> tuple[str, ...]:
+    """What a record holds."""
+    return fields.from_json(_Streams, self.parameters, INFO, has_others=True).streams
+
+  def count(self, split: str, what: str) -> int:
+    """Returns one of the counts of a split.
+
+    Args:
+      split: its name.
+      what: 'written', for example.
+
+    Raises:
+      I3dError: if there is none.
+    """
+    counts = self.splits.get(split)
+    number = counts.get(what) if isinstance(counts, dict) else None
+    if type(number) is not int or not 0 <= number < 2**63:
+      raise errors.I3dError(f"{INFO}: {split} has no count {what}")
+    return number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Streams:
+  streams: tuple[str, ...] = fields.option(choices=STREAMS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Failure:
+  """Why a clip has no record."""
+
+  id: str
+  path: str
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Summary:
+  """What became of a shard."""
+
+  records: int = fields.option(least=0)
+  failures: tuple[dict[str, Any], ...]
+
+
 class Folder:
   """The output folder: which clips are done, and putting in what comes."""
 
@@ -157,6 +220,15 @@ class Folder:
   def read_info(self) -> dict[str, Any]:
     """Returns the content of dataset.json; see `workdir.Workdir.read_info`."""
     return self._workdir.read_info()
+
+  def describe(self) -> Description:
+    """Returns what dataset.json says.
+
+    Raises:
+      I3dError: if it is not what `finish` writes.
+      OSError: if it cannot be read.
+    """
+    return fields.from_json(Description, self.read_info(), self.path / INFO, has_others=True)
 
   def num_clips(self, name: str) -> int:
     """Returns how many clips a shard has.
@@ -215,7 +287,7 @@ class Folder:
       return
     pieces = [self._pieces(name, index) for index in range(num_clips)]
     written = [record for record, _ in pieces if record.exists()]
-    failures = [json.loads(failure.read_text()) for record, failure in pieces if not record.exists()]
+    failures = [_read_failure(failure) for record, failure in pieces if not record.exists()]
     self._summary_path(name).parent.mkdir(exist_ok=True)
     self._place(self._summary_path(name), json.dumps({"records": len(written), "failures": failures}).encode())
     with self._workdir.replacing(self._final(name)) as file:  # last: it says that the shard is done
@@ -297,12 +369,21 @@ class Folder:
 
     Args:
       name: of the shard.
+
+    Raises:
+      I3dError: if its file is damaged.
+      OSError: if it cannot be read.
     """
-    return json.loads(self._summary_path(name).read_text(encoding="utf-8"))
+    path = self._summary_path(name)
+    return dataclasses.asdict(fields.from_json(_Summary, files.read_json(path), path))
 
   def _place(self, path: pathlib.Path, content: bytes) -> None:
     with self._workdir.replacing(path) as file:
       file.write(content)
+
+
+def _read_failure(path: pathlib.Path) -> dict[str, str]:
+  return dataclasses.asdict(fields.from_json(_Failure, files.read_json(path), path))
 
 
 def parameters(dataset: clips_lib.Dataset, settings: RecordConfig, *, clips_per_shard: int) -> dict[str, Any]:

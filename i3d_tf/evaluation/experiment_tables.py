@@ -36,6 +36,8 @@ from typing import Any, TypeAlias
 
 from i3d_tf import errors
 from i3d_tf import evaluation as evaluation_lib
+from i3d_tf import fields
+from i3d_tf import files
 from i3d_tf import workdir
 from i3d_tf.models import preprocess
 
@@ -132,7 +134,7 @@ def load(path: str | os.PathLike) -> Table:
     OSError: if the file cannot be read.
   """
   path = pathlib.Path(path)
-  content = _read_json(path)
+  content = files.read_json(path)
   _check_keys(content, _KEYS, required=set(_KEYS) - _OPTIONAL, where=f"{path}")
   for name, kind in {**dict.fromkeys(_LISTS, str), "seeds": int, "rows": dict}.items():
     values = content.get(name, [])
@@ -180,13 +182,6 @@ def _check_keys(content: Any, kinds: Mapping[str, type], *, required: set[str], 
       raise errors.I3dError(f"{where}: {name} is {value!r}; it must be of type {kinds[name].__name__}")
 
 
-def _read_json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_bytes())
-  except ValueError as error:
-    raise errors.I3dError(f"{path}: this is no JSON: {error}") from None
-
-
 def recipe_flags(path: pathlib.Path) -> list[str]:
   """Returns the lines of a recipe without comments.
 
@@ -210,8 +205,9 @@ class Results:
       I3dError: if the file does not hold results.
     """
     self._path = path
-    self._entries = _read_json(path) if path.exists() else {}
-    if not isinstance(self._entries, dict):
+    self._entries = files.read_json(path) if path.exists() else {}
+    rows = self._entries.values() if isinstance(self._entries, dict) else [None]
+    if not all(isinstance(row, dict) and all(isinstance(each, dict) for each in row.values()) for row in rows):
       raise errors.I3dError(f"{path}: these are no results of experiments")
 
   def get(self, row: str, repeat: str) -> dict[str, Any]:
@@ -496,15 +492,25 @@ def _is_finished(folder: pathlib.Path) -> bool:
   options = folder / "options.json"
   if not options.is_file():
     return False
-  num_steps = json.loads(options.read_text(encoding="utf-8"))["num_steps"]
+  num_steps = fields.from_json(_Options, files.read_json(options), options, has_others=True).num_steps
   return (folder / "checkpoints" / f"ckpt-{num_steps}.index").exists()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options:
+  """What is used of a training's options.json."""
+
+  num_steps: int = fields.option(least=0)
 
 
 def _outcome(path: pathlib.Path) -> dict:
   """The part of an evaluation's results.json that is kept: no paths."""
-  content = json.loads(path.read_text(encoding="utf-8"))
-  figures = {name: {key: measured[key] for key in _FIGURES} for name, measured in content["results"].items()}
-  return {**{key: content[key] for key in _PROVENANCE}, "results": figures}
+  content = files.read_json(path)
+  try:
+    figures = {name: {key: measured[key] for key in _FIGURES} for name, measured in content["results"].items()}
+    return {**{key: content[key] for key in _PROVENANCE}, "results": figures}
+  except (LookupError, TypeError, AttributeError):
+    raise errors.I3dError(f"{path}: this is not what evaluate writes") from None
 
 
 def _check(command: Sequence[str], run_command: RunCommand, on_message: Callable[[str], None]) -> None:

@@ -98,7 +98,7 @@ class TablesTest(parameterized.TestCase):
   def test_missing_key_and_no_table_at_all(self):
     for text, sentence in (
         (json.dumps({"title": "x"}), "records is missing"), ("[1]", "this is no table of experiments"),
-        ("{", "this is no JSON"),
+        ("{", "this is not JSON"),
     ):  # fmt: skip
       self.path.write_text(text)
       with self.assertRaisesRegex(errors.I3dError, sentence):

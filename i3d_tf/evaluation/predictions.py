@@ -7,11 +7,12 @@ import json
 import os
 import pathlib
 from typing import Any
-import zipfile
 
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import fields
+from i3d_tf import files
 from i3d_tf import workdir
 
 _NUM_NAMED = 3  # names in a message
@@ -51,6 +52,28 @@ class Predictions:
     return dataclasses.replace(self, ids=tuple(self.ids[index] for index in chosen), **arrays)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _About:
+  """What a score file says in JSON."""
+
+  stream: str = fields.option(choices=("rgb", "flow", "joint"))
+  made_with: dict[str, Any]
+  failures: tuple[dict[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Failure:
+  """An element of `failures`."""
+
+  number: int = fields.option(least=0)
+  id: str
+  reason: str
+
+
+# Kind of the values of each array of a score file, and number of axes.
+_ARRAYS = {"ids": ("U", 1), "classes": ("U", 1), "labels": ("i", 1), "logits": ("f", 2), "numbers": ("i", 1)}
+
+
 def save(path: str | os.PathLike, predictions: Predictions) -> None:
   """Writes predictions to an .npz file; equal predictions give equal bytes.
 
@@ -88,28 +111,44 @@ def load(path: str | os.PathLike) -> Predictions:
     I3dError: if it is not such a file, or it is damaged.
     OSError: if it cannot be read.
   """
+  damaged = errors.I3dError(f"{path}: this is no score file of evaluate, or it is damaged")
   try:
-    with np.load(path, allow_pickle=False) as archive:
-      arrays = dict(archive)
-    plain = json.loads(str(arrays.pop("about")))
-    predictions = Predictions(
-      ids=tuple(arrays.pop("ids").tolist()),
-      classes=tuple(arrays.pop("classes").tolist()),
-      failures=tuple(plain.pop("failures")),
-      **arrays,
-      **plain,
-    )
-  except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
-    raise errors.I3dError(f"{path}: this is no score file of evaluate, or it is damaged") from None
-  count = len(predictions.ids)
-  if predictions.logits.shape != (count, len(predictions.classes)) or predictions.labels.shape != (count,):
-    raise errors.I3dError(
-      f"{path}: {count} ids and {len(predictions.classes)} classes do not fit logits of shape "
-      f"{predictions.logits.shape} and labels of shape {predictions.labels.shape}"
-    )
+    arrays = files.read_arrays(path)
+    about = fields.from_json(_About, files.read_facts(arrays, "about", path), path)
+    failures = tuple(fields.from_json(_Failure, failure, path) for failure in about.failures)
+  except errors.I3dError:
+    raise damaged from None
+  if {name: (array.dtype.kind, array.ndim) for name, array in arrays.items()} != _ARRAYS:
+    raise damaged
+  predictions = Predictions(
+    stream=about.stream,
+    made_with=about.made_with,
+    failures=tuple(map(dataclasses.asdict, failures)),
+    ids=tuple(arrays.pop("ids").tolist()),
+    classes=tuple(arrays.pop("classes").tolist()),
+    **arrays,
+  )
+  _check_values(predictions, path)
   if repeated := _repeated_ids(predictions.ids):
     raise errors.I3dError(f"{path}: {len(repeated)} videos are in it more than once ({some(repeated)})")
   return predictions
+
+
+def _check_values(predictions: Predictions, path: str | os.PathLike) -> None:
+  """Raises I3dError unless the arrays of a file go together and hold what can be."""
+  count, num_classes = len(predictions.ids), len(predictions.classes)
+  labels, numbers, logits = predictions.labels, predictions.numbers, predictions.logits
+  if logits.shape != (count, num_classes) or labels.shape != (count,) or numbers.shape != (count,):
+    raise errors.I3dError(
+      f"{path}: {count} ids and {num_classes} classes do not fit logits of shape {logits.shape} and labels of shape "
+      f"{labels.shape}, and record numbers of shape {numbers.shape}"
+    )
+  if wrong := labels[(labels < 0) | (labels >= num_classes)].tolist():
+    raise errors.I3dError(f"{path}: label {wrong[0]} is of none of the {num_classes} classes; evaluate again")
+  if (numbers < 0).any() or not np.isfinite(logits).all():
+    raise errors.I3dError(f"{path}: it holds negative numbers, or logits that are not finite; evaluate again")
+  if wrong := [name for name in predictions.classes if not fields.is_text(name)]:
+    raise errors.I3dError(f"{path}: the class name {wrong[0]!r} is no text; evaluate again")
 
 
 def _repeated_ids(ids: Sequence[str]) -> list[str]:

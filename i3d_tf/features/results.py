@@ -8,6 +8,7 @@ a work folder. So a process can be killed at any moment, and several can work in
 
 from collections.abc import Mapping
 import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ import zipfile
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import fields
+from i3d_tf import files
 from i3d_tf import workdir
 
 INFO = "extraction.json"
@@ -129,15 +132,12 @@ class Folder(workdir.Workdir):
 
   def _entries(self) -> dict[str, Entry]:
     found = {}
-    lines = self.manifest.read_text(encoding="utf-8").splitlines() if self.manifest.exists() else []
+    lines = self.manifest.read_bytes().splitlines() if self.manifest.exists() else []
     for number, line in enumerate(lines, start=1):
-      try:
-        entry = json.loads(line)
-        found[entry["input"]] = entry
-      except (ValueError, LookupError, TypeError):
-        raise errors.I3dError(f"{self.manifest}: line {number} is not what extract_features writes") from None
+      entry = _parse_entry(line, f"{self.manifest}: line {number}")
+      found[entry["input"]] = entry
     for piece in sorted(self._pieces.glob("*.json")):
-      entry = json.loads(piece.read_text(encoding="utf-8"))
+      entry = _parse_entry(piece.read_bytes(), f"{piece}: this")
       found[entry["input"]] = entry
     return found
 
@@ -152,7 +152,7 @@ class Folder(workdir.Workdir):
       return False
     if "error" in entry:
       return not retry_failures
-    return all((self.path / output["path"]).is_file() for output in entry["outputs"])
+    return "outputs" in entry and all((self.path / output["path"]).is_file() for output in entry["outputs"])
 
   def put(self, entry: Entry) -> None:
     """Keeps an entry in place of an earlier one of its input.
@@ -194,6 +194,33 @@ class Folder(workdir.Workdir):
             file.write(json.dumps(entries[name]).encode() + b"\n")
       for piece in pieces:
         piece.unlink()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Entry:
+  """What is used of an entry."""
+
+  input: str
+  outputs: tuple[dict[str, Any], ...] = ()
+  error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Output:
+  """What is used of an entry's outputs."""
+
+  path: str
+
+
+def _parse_entry(content: bytes, where: str) -> Entry:
+  """Returns an entry; I3dError if it is none, `where` being the beginning of the sentence."""
+  try:
+    entry = files.parse_json(content, where)
+    for output in fields.from_json(_Entry, entry, where, has_others=True).outputs:
+      fields.from_json(_Output, output, where, has_others=True)
+    return entry
+  except errors.I3dError:
+    raise errors.I3dError(f"{where} is not what extract_features writes") from None
 
 
 def _digest(name: str) -> str:

@@ -8,12 +8,12 @@ import dataclasses
 import json
 import os
 from typing import Any, BinaryIO
-import zipfile
 
 import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import files
 
 RESIZE = "bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres"
 PUBLISHED_WEIGHTS = "c1621a70"  # CRC-32 of rgb_scratch's, the network of deepmind/i3d-kinetics-400/1
@@ -366,14 +366,18 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]
     I3dError: if it is not such a file, or it is damaged.
     OSError: if it cannot be read.
   """
+  damaged = errors.I3dError(f"{path}: these are not statistics that fvd wrote, or they are damaged")
   try:
-    with np.load(path, allow_pickle=False) as archive:
-      facts = json.loads(archive[_FACTS].item())
-      arrays = {name.removesuffix(_FEATURES): archive[name] for name in archive.files if name.endswith(_FEATURES)}
-    alike = {values.ndim == 2 and np.issubdtype(values.dtype, np.floating) for values in arrays.values()} == {True}
-    if isinstance(facts, dict) and alike and len({len(values) for values in arrays.values()}) == 1:
-      return arrays, facts
-  # An array file that is no archive has no `with`, and an array of other things no `item`.
-  except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
-    pass
-  raise errors.I3dError(f"{path}: these are not statistics that fvd wrote, or they are damaged")
+    archive = files.read_arrays(path)
+    facts = files.read_facts(archive, _FACTS, path)
+  except errors.I3dError:
+    raise damaged from None
+  arrays = {name.removesuffix(_FEATURES): values for name, values in archive.items() if name.endswith(_FEATURES)}
+  alike = {values.ndim == 2 and np.issubdtype(values.dtype, np.floating) for values in arrays.values()} == {True}
+  if (
+    not alike or len({len(values) for values in arrays.values()}) != 1 or not isinstance(facts.get("weights", {}), dict)
+  ):
+    raise damaged
+  if infinite := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
+    raise errors.I3dError(f"{path}: the features of {infinite[0]} are not finite; make the statistics again")
+  return arrays, facts

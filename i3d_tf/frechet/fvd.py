@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf import workers
@@ -221,12 +222,7 @@ def _open_source(name: str, path: pathlib.Path) -> list[_Source]:
 
 def _open_array(path: pathlib.Path) -> np.ndarray:
   """An array `[T, H, W, 3]` or `[N, T, H, W, 3]` of bytes, left in its file."""
-  try:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (ValueError, EOFError) as error:
-    raise errors.I3dError(f"{path}: this is not an array in NumPy's .npy format: {error}") from None
-  if not isinstance(array, np.ndarray):
-    raise errors.I3dError(f"{path}: this is an .npz archive; it must be one array in NumPy's .npy format")
+  array = files.map_array(path)
   embedding.check_array(array, str(path))
   return array
 

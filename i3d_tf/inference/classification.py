@@ -5,13 +5,13 @@ import dataclasses
 import itertools
 import os
 from typing import Any
-import zipfile
 
 import numpy as np
 from scipy import special
 import tqdm
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.inference import classifier as classifier_lib
@@ -276,13 +276,7 @@ def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
   Raises:
     I3dError: If the file is no such array.
   """
-  try:
-    clip = np.load(path, allow_pickle=False)
-  except (ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-    raise errors.I3dError(f"{path}: this is not an array in NumPy's .npy format: {error}") from None
-  if not isinstance(clip, np.ndarray):
-    clip.close()
-    raise errors.I3dError(f"{path}: this is an .npz archive; give one array in NumPy's .npy format")
+  clip = files.read_array(path)
   if clip.ndim != 5 or clip.shape[0] != 1:
     raise errors.I3dError(f"{path}: the array has shape {clip.shape}; it must be [1, frames, height, width, channels]")
   # Written so that NaN fails, too.

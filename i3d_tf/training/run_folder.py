@@ -14,6 +14,7 @@ import tensorflow as tf
 import tqdm
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf import workers
@@ -281,6 +282,17 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
 
   Args:
     path: The file.
+
+  Raises:
+    I3dError: If a complete line is damaged.
+    OSError: If the file cannot be read.
   """
-  lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-  return [json.loads(line) for line in lines if line.endswith("\n")]
+  whole, _, _ = path.read_bytes().rpartition(b"\n")
+  found = []
+  for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
+    values = files.parse_json(line, f"{path}: line {number}", "what train writes", finite=False)
+    is_number = lambda value: isinstance(value, int | float) or value is None
+    if not isinstance(values, dict) or not all(map(is_number, values.values())) or type(values.get("step")) is not int:
+      raise errors.I3dError(f"{path}: line {number} is not what train writes; remove it")
+    found.append(values)
+  return found

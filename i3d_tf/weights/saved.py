@@ -16,6 +16,7 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import files
 from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf.models import base
@@ -29,6 +30,17 @@ from i3d_tf.weights import sources
 from i3d_tf.weights import tensorflow1
 
 INFO = "model.json"
+# The most that a model.json may state, so that a damaged one does not ask for all memory.
+_MOST = {
+  "num_classes": 1_000_000,
+  "width_multiplier": 16,
+  "frame_rate": 1_000_000,
+  "num_frames": 100_000,
+  "frame_stride": 100_000,
+  "flow_stack": 1_000,
+  "short_side": 16_384,
+  "crop": 16_384,
+}
 BEST = "best"  # the folder of a run's best network
 # The first that recognizes a state dict converts it. X3D comes before other networks of the same projects, whose first
 # kernel has the name of one of X3D's; I3D takes whatever is left, and says what is wrong with it.
@@ -55,11 +67,11 @@ class ModelInfo:
   stream: str
   num_classes: int = fields.option(least=0)
   classes: tuple[str, ...] = ()
-  width_multiplier: float = 1.0
+  width_multiplier: float = fields.option(1.0, above=0)
   average_space: bool = False
   preprocess: preprocess_lib.Preprocess = preprocess_lib.Preprocess()
   dataset: str = ""
-  step: int | None = None
+  step: int | None = fields.option(None, least=0)
 
   @property
   def streams(self) -> tuple[str, ...]:
@@ -203,10 +215,11 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
     DownloadError: If a published checkpoint cannot be fetched.
   """
   info, checkpoint = find(name_or_path)
-  if info is not None and info.model != "i3d":
-    return tensorflow1.read(tensorflow1.find_prefix(checkpoint)), info
   if info is not None:
-    return release.read(checkpoint)[1], info
+    prefix = tensorflow1.find_prefix(checkpoint)
+    values = tensorflow1.read_release(prefix)[1] if info.model == "i3d" else tensorflow1.read(prefix)
+    _check_sizes(values, info, os.fspath(name_or_path))
+    return values, info
   if checkpoint == sources.INCEPTION_V1:
     checkpoint = hub.fetch(checkpoint)
   if pytorch.is_torch(checkpoint):
@@ -232,16 +245,7 @@ def find(name_or_path: str | os.PathLike) -> tuple[ModelInfo | None, str]:
   path = pathlib.Path(name_or_path)
   for folder in (path, path / BEST):
     if name_or_path not in hub.NAMES and (folder / INFO).is_file():
-      content = _read_info(folder / INFO)
-      checkpoint = content.pop("checkpoint")
-      try:
-        info = make_info(**{**content, "classes": tuple(content["classes"])})
-        fields.check(info)
-        zoo.check_stream(info.model, info.stream)
-      except errors.I3dError as error:
-        raise errors.CheckpointError(f"{folder / INFO}: {error}") from None
-      except (TypeError, LookupError):
-        raise errors.CheckpointError(f"{folder / INFO}: this is not what train writes") from None
+      info, checkpoint = _read_info(folder / INFO)
       return info, os.fspath(folder / checkpoint)
   if path.is_dir() and (path / "checkpoints").is_dir():
     raise errors.CheckpointError(f"{path}: this run has no network yet; it writes the first when it validates or ends")
@@ -291,14 +295,59 @@ def check_stream(info: ModelInfo, name_or_path: str | os.PathLike, stream: str) 
     )
 
 
-def _read_info(path: pathlib.Path) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Checkpoint:
+  """What model.json says beside the network's description."""
+
+  checkpoint: str
+
+
+def _read_info(path: pathlib.Path) -> tuple[ModelInfo, str]:
+  """Returns what a model.json describes, and the name of the checkpoint beside it."""
   try:
-    content = json.loads(path.read_bytes())
-    if isinstance(content, dict) and isinstance(content.get("checkpoint"), str):
-      return content
-  except (ValueError, OSError):
-    pass
-  raise errors.CheckpointError(f"{path}: this is not what train writes")
+    content = files.read_json(path, "what train writes")
+    if not isinstance(content, dict) or not {"checkpoint", "stream", "num_classes", "classes"} <= set(content):
+      raise errors.I3dError(f"{path}: this is not what train writes")
+    names = {field.name for field in dataclasses.fields(preprocess_lib.Preprocess)}
+    part = lambda keys: {name: value for name, value in content.items() if name in keys}
+    others = part(set(content) - names - {"checkpoint", "preprocess"})
+    checkpoint = fields.from_json(_Checkpoint, part({"checkpoint"}), path).checkpoint
+    clip = fields.from_json(preprocess_lib.Preprocess, part(names), path, most=_MOST)
+    info = dataclasses.replace(fields.from_json(ModelInfo, others, path, most=_MOST), preprocess=clip)
+    _check_info(info, checkpoint, path)
+  except errors.I3dError as error:
+    raise errors.CheckpointError(str(error)) from None
+  return info, checkpoint
+
+
+def _check_info(info: ModelInfo, checkpoint: str, path: pathlib.Path) -> None:
+  """Raises I3dError unless the values of a model.json go together."""
+  for name, text in (("model", info.model), ("stream", info.stream)):
+    if not text.isascii() or len(text) > 100:
+      raise errors.I3dError(f"{path}: {name} is {ascii(text[:40])}, which is none that there is")
+  try:
+    zoo.check_stream(info.model, info.stream)
+  except errors.I3dError as error:
+    raise errors.I3dError(f"{path}: {error}") from None
+  if wrong := [text for text in (checkpoint, info.dataset, *info.classes) if not fields.is_text(text)]:
+    raise errors.I3dError(f"{path}: {ascii(wrong[0][:40])} is no text")
+  # One of version 0.1.0 may name a path below its folder.
+  if not checkpoint or "\0" in checkpoint or len(checkpoint) > 1000 or ".." in checkpoint.split("/"):
+    raise errors.I3dError(f"{path}: checkpoint is {files.printable(checkpoint, 60)!r}, which is no file beside it")
+  if info.classes and len(info.classes) != info.num_classes:
+    raise errors.I3dError(f"{path}: it names {len(info.classes)} classes, but num_classes is {info.num_classes}")
+
+
+def _check_sizes(values: Mapping[str, np.ndarray], info: ModelInfo, path: str) -> None:
+  """Raises CheckpointError if a description states more classes than the weights have, before it is built so."""
+  biases = [value.size for name, value in values.items() if release.is_head(name) and name.endswith("/b")]
+  if info.num_classes and biases and min(biases) != info.num_classes:
+    raise errors.CheckpointError(
+      f"{path}: the checkpoint has {min(biases)} classes, but {INFO} says that num_classes is {info.num_classes}"
+    )
+  largest = max((value.size for value in values.values()), default=0)
+  if info.width_multiplier**2 > 4 * largest:
+    raise errors.CheckpointError(f"{path}: the checkpoint is not of width_multiplier {info.width_multiplier:g}")
 
 
 def _describe(path: str, values: Mapping[str, np.ndarray], model: str) -> ModelInfo:
