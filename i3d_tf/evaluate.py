@@ -1,6 +1,5 @@
 """Evaluates trained networks on a split of a data set. See `--help`."""
 
-
 from absl import flags
 
 from i3d_tf import cli
@@ -61,7 +60,7 @@ cli.define_flags(
 cli.define_flags(
   evaluation.EvaluationConfig,
   group="Fusion and report",
-  names=("fusion", "flow_weight", "svm_train_scores", "num_examples"),
+  names=("fusion", "flow_weight", "svm_train_scores", "num_examples", "retry_failures"),
   unset={"flow_weight": "0.5"},
 )
 
@@ -80,7 +79,10 @@ def main(arguments: list[str]) -> int:
   print(metrics.table(report.metrics))
   print(report.report_path)
   if report.failures:
-    return cli.fail(f"{len(report.failures)} records could not be evaluated; results.json names them")
+    return cli.fail(
+      f"{len(report.failures)} records could not be evaluated; results.json names them, and "
+      "--retry_failures tries them again"
+    )
   return 0
 
 

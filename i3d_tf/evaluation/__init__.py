@@ -39,6 +39,7 @@ class EvaluationConfig:
     flow_weight: Weight of flow in the fusion; RGB has the rest.
     svm_train_scores: For the fusion 'svm', score files of the training split, RGB.npz,FLOW.npz.
     num_examples: Number of best clips in the report, and of worst ones.
+    retry_failures: Try again the records that failed in an earlier evaluation in this folder.
   """
 
   output: str
@@ -52,6 +53,7 @@ class EvaluationConfig:
   flow_weight: float | None = fields.option(None, least=0, most=1)
   svm_train_scores: tuple[str, ...] = ()
   num_examples: int = fields.option(4, least=0)
+  retry_failures: bool = False
 
   def __post_init__(self):
     fields.check(self)

@@ -136,7 +136,10 @@ def _predict(
   _check_clips(network, clips)
   assert config.records is not None  # the configuration has checked that checkpoints have records
   source = pipeline.open_source(config.records, config.split, streams=clip_config.stored(clips))
-  return predict(network, source, clips, config.output, progress=progress, on_failure=on_failure)
+  return predict(
+      network, source, clips, config.output, retry_failures=config.retry_failures, progress=progress,
+      on_failure=on_failure,
+  )  # fmt: skip
 
 
 def _check_clips(network: classifier.LoadedNetwork, clips: clip_config.EvalClips) -> None:
@@ -173,6 +176,7 @@ def predict(
   folder: str | os.PathLike,
   *,
   save_seconds: float = 20.0,
+  retry_failures: bool = False,
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
 ) -> predictions_lib.Predictions:
@@ -184,6 +188,7 @@ def predict(
     clips: the views of each video.
     folder: for scores_STREAM.npz, and scores_STREAM.partial.npz until it is finished.
     save_seconds: the time between two writes of the unfinished predictions, which a later call resumes.
+    retry_failures: whether records that failed in an earlier call are tried again.
     progress: whether to show a progress bar on stderr.
     on_failure: called with a sentence for each record that cannot be evaluated.
 
@@ -193,9 +198,9 @@ def predict(
   """
   classes = _match_classes(network, source)
   store = predictions_lib.PredictionStore(network.info.stream, classes, _describe(network, source, clips), folder)
-  if (finished := store.load_finished()) is not None:
+  if (finished := store.load_finished()) is not None and not (retry_failures and finished.failures):
     return finished
-  store.resume()
+  store.resume(retry_failures=retry_failures)
   videos = pipeline.eval_videos(source, clips, skip=store.numbers)
   saved_at = time.monotonic()
   with workers.Bar(

@@ -73,11 +73,12 @@ class PredictTest(parameterized.TestCase):
     self.addCleanup(folder.cleanup)
     self.folder = pathlib.Path(folder.name)
 
-  def _evaluate(self, network, videos=None, *, folder=None, clips=_CLIPS, source=None, save_seconds=0.0):
+  def _evaluate(self, network, videos=None, *, folder=None, clips=_CLIPS, source=None, save_seconds=0.0, **more):
     videos = [_video(number) for number in range(6)] if videos is None else videos
     give = lambda source, clips, *, skip: [video for video in videos if int(video["record"]) not in skip]
     with mock.patch.object(evaluator.pipeline, "eval_videos", side_effect=give):
-      return evaluator.predict(network, source or _source(), clips, folder or self.folder, save_seconds=save_seconds)
+      folder = folder or self.folder
+      return evaluator.predict(network, source or _source(), clips, folder, save_seconds=save_seconds, **more)
 
   def test_scores_of_every_video(self):
     scores = self._evaluate(_FakeNetwork())
@@ -115,6 +116,15 @@ class PredictTest(parameterized.TestCase):
     self.assertEqual(network.calls, 3)
     self.assertEqual(scores.ids, ("v0", "v2", "v3", "v4", "v5"))
     self.assertEqual(scores.failures, ({"number": 1, "id": "v1", "reason": "test, record 1: torn"},))
+
+  def test_failures_are_tried_again_when_asked(self):
+    videos = [_video(number, error="torn" if number == 1 else "") for number in range(6)]
+    self._evaluate(_FakeNetwork(), videos)
+    network = _FakeNetwork()
+    self.assertLen(self._evaluate(network).failures, 1)
+    scores = self._evaluate(network, retry_failures=True)
+    self.assertEqual((network.calls, scores.failures), (1, ()))
+    self.assertCountEqual(scores.ids, [f"v{number}" for number in range(6)])
 
   def test_no_scores_at_all_are_an_error_and_no_file(self):
     videos = [_video(number, error="torn") for number in range(6)]

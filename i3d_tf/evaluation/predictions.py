@@ -240,16 +240,20 @@ class PredictionStore:
     """
     return self._load(self._final) if self._final.exists() else None
 
-  def resume(self) -> None:
+  def resume(self, *, retry_failures: bool = False) -> None:
     """Loads the predictions of an interrupted evaluation, if there was one.
+
+    Args:
+      retry_failures: whether records that failed are left to be tried again, those of a finished evaluation, too.
 
     Raises:
       I3dError: if they depend on something else than now, for example on other weights.
     """
-    if self._partial.exists():
-      found = self._load(self._partial)
+    path = self._final if retry_failures and self._final.exists() else self._partial
+    if path.exists():
+      found = self._load(path)
       self._rows = list(zip(found.ids, found.labels.tolist(), found.logits, found.numbers.tolist()))
-      self._failures = list(found.failures)
+      self._failures = [] if retry_failures else list(found.failures)
 
   def add(self, number: int, name: str, label: int, logits: np.ndarray) -> None:
     """Adds the prediction for a video.
