@@ -1,7 +1,8 @@
 """InceptionI3d: the release's interface, its goldens, and small networks."""
 
 import collections
-import math
+import functools
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -15,6 +16,10 @@ from i3d_tf.weights import release
 
 # What two correct float32 implementations reach (golden/README.md), relative to the largest value.
 TOLERANCE = 1e-4
+# AutoGraph would take several times as long as the tracing itself, for branches that depend on no tensor.
+_function = functools.partial(tf.function, autograph=False)
+# All pools and three of the Mixed rows, where the whole network would only take longer.
+_FEW_ROWS = tuple(row for row in spec.ROWS if row.name not in ("3b", "3c", "4b", "4c", "4d", "4e"))
 
 
 def _golden_model(stream, channels):
@@ -32,7 +37,7 @@ def _sampled(golden, key, tensor):
 class GoldenTest(parameterized.TestCase):
   def _check_endpoints(self, model, clip, case, names):
     golden = np.load(testing.shared("golden/kinetics_i3d_forward.npz"))
-    _, endpoints = tf.function(model)(clip)
+    _, endpoints = _function(model)(clip)
     self.assertEqual(tuple(endpoints)[: len(names)], names)
     for name in names:
       key = f"{case}/{name}"
@@ -60,55 +65,18 @@ class GoldenTest(parameterized.TestCase):
     np.testing.assert_allclose(logits[:3], [0.74221, 2.82973, 0.39994], atol=1e-5)
     np.testing.assert_allclose(logits[-3:], [-0.38092, 0.65540, -1.40211], atol=1e-5)
 
-  def test_gradients_and_moving_averages(self):
-    golden = np.load(testing.shared("golden/kinetics_i3d_gradient.npz"))
-    model = _golden_model("RGB", 3)
-    clip = np.concatenate([testing.golden_noise(f"b{i}/input/RGB/16", 16, 3) for i in range(2)])
-    variables = release.named_variables(model)
-    before = {name: variable.numpy() for name, variable in variables.items()}
-
-    @tf.function  # eagerly TensorFlow's CPU kernel gives tied maxima of a pool too much gradient
-    def step():
-      with tf.GradientTape() as tape:
-        logits = model(clip, is_training=True)[1]["Logits"]
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[3, 77], logits=logits))
-      trained = {name: variable for name, variable in variables.items() if variable.trainable}
-      return loss, logits, tape.gradient(loss, trained)
-
-    loss, logits, gradients = step()
-    np.testing.assert_allclose(loss, golden["loss"], rtol=TOLERANCE)
-    self.assertLess(testing.relative_error(logits, golden["logits"]), TOLERANCE)
-    self.assertLen(gradients, 116)
-    # Batch norm over the 196 positions of Mixed_5 makes the gradients below it chaotic: one weight of the first kernel
-    # moved by one unit in the last place moves them by 0.7 % (median) to 7 % of their largest value, since a few ReLUs
-    # there change sides. So those are held to that spread, and the ones that no such ReLU can reach to TOLERANCE.
-    exact = 0
-    for name, gradient in gradients.items():
-      key = f"gradient/RGB/inception_i3d/{name}"
-      sampled, expected = _sampled(golden, key, gradient), golden[f"{key}/value"]
-      self.assertLess(np.linalg.norm(sampled - expected), 0.08 * np.linalg.norm(expected), name)
-      np.testing.assert_allclose(np.linalg.norm(gradient), golden[f"{key}/l2norm"], rtol=0.02, err_msg=name)
-      exact += np.abs(sampled - expected).max() < TOLERANCE * np.abs(gradient).max()
-      if name.startswith("Logits") or name == "Mixed_5c/Branch_3/Conv3d_0b_1x1/conv_3d/w":
-        self.assertLess(np.abs(sampled - expected).max(), TOLERANCE * np.abs(gradient).max(), name)
-    self.assertGreaterEqual(exact, 5)
-    units = {key.removeprefix("batch_mean/") for key in golden.files if key.startswith("batch_mean/")}
-    self.assertLen(units, 57)
-    for unit in units:
-      for statistic, key in (("moving_mean", "batch_mean"), ("moving_variance", "batch_variance")):
-        name = f"{unit.removeprefix('RGB/inception_i3d/')}/{statistic}"
-        expected = 0.999 * before[name] + 0.001 * golden[f"{key}/{unit}"].ravel()
-        self.assertLess(testing.relative_error(variables[name].numpy(), expected), TOLERANCE * 1e-2, name)
-
 
 class InterfaceTest(parameterized.TestCase):
   def _trace(self, model, shape):
-    return tf.function(model).get_concrete_function(tf.TensorSpec(shape, tf.float32)).structured_outputs
+    """Output and endpoints in a graph, where variables have a shape and take neither time nor memory."""
+    with tf.Graph().as_default():
+      return model(tf.zeros(shape))
 
   @parameterized.parameters((3, 400), (2, 51))
   def test_variables_are_named_as_in_the_release(self, channels, classes):
     model = inception.InceptionI3d(num_classes=classes)
-    model.build(channels)
+    with tf.Graph().as_default():
+      model.build(channels)
     self.assertEqual(
       {variable.name: tuple(variable.shape) for variable in model.variables},
       {
@@ -132,25 +100,26 @@ class InterfaceTest(parameterized.TestCase):
     self.assertEqual(tuple(endpoints["StepLogits"].shape), (2, 7, 400))
     self.assertEqual(tuple(endpoints["Logits"].shape), (2, 400))
 
-  @parameterized.parameters((9, 1), (16, 1), (17, 2), (32, 3), (79, 9), (250, 31))
-  def test_logit_steps(self, frames, steps):
-    _, endpoints = self._trace(inception.InceptionI3d(5, width_multiplier=0.1), [1, frames, 224, 224, 3])
-    self.assertEqual(tuple(endpoints["StepLogits"].shape), (1, steps, 5))
-
   def test_without_squeezing_space_stays(self):
     model = inception.InceptionI3d(7, spatial_squeeze=False, final_endpoint="Predictions", width_multiplier=0.1)
     output, endpoints = self._trace(model, [2, 16, 224, 250, 3])
     self.assertEqual(tuple(output.shape), (2, 1, 2, 7))
     self.assertEqual(tuple(endpoints["StepLogits"].shape), (2, 1, 1, 2, 7))
 
-  @parameterized.parameters(*spec.ENDPOINTS)
-  def test_building_stops_at_the_final_endpoint(self, final):
+  def test_building_stops_at_the_final_endpoint(self):
+    for index, final in enumerate(spec.ENDPOINTS):
+      model = inception.InceptionI3d(final_endpoint=final, width_multiplier=0.05)
+      released = [name for name in model.endpoint_names if name in spec.ENDPOINTS]
+      self.assertEqual(released, list(spec.ENDPOINTS[: index + 1]))
+
+  # Of a convolution, a pool, a Mixed row, the last of the trunk, and the head.
+  @parameterized.parameters("Conv3d_1a_7x7", "MaxPool3d_3a_3x3", "Mixed_4b", "Mixed_5c", "Predictions")
+  def test_the_final_endpoint_is_the_output(self, final):
     model = inception.InceptionI3d(final_endpoint=final, width_multiplier=0.05)
     output, endpoints = self._trace(model, [1, 9, 224, 224, 3])
-    released = [name for name in endpoints if name in spec.ENDPOINTS]
-    self.assertEqual(released, list(spec.ENDPOINTS[: spec.ENDPOINTS.index(final) + 1]))
-    self.assertEqual(output.shape, endpoints[final].shape)
-    wanted = {u.name for u in spec.units() if u.endpoint in released}
+    self.assertEqual(tuple(endpoints), model.endpoint_names)
+    self.assertIs(output, endpoints[final])
+    wanted = {u.name for u in spec.units() if u.endpoint in endpoints}
     self.assertEqual({name.rsplit("/", 2)[0] for name in release.named_variables(model)}, wanted)
 
   @parameterized.parameters(
@@ -189,12 +158,17 @@ class InterfaceTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "2 channels; inception_i3d was built for 3"):
       model(clip[..., :2])
 
-  def test_too_few_frames_of_an_unknown_number_are_an_error_not_nan(self):
+  def test_logit_steps_and_too_few_frames_of_an_unknown_number_which_are_an_error_not_nan(self):
     model = inception.InceptionI3d(5, width_multiplier=0.05)
-    apply = tf.function(model, input_signature=[tf.TensorSpec([1, None, 224, 224, 3])])
-    self.assertTrue(np.isfinite(apply(tf.zeros([1, 9, 224, 224, 3]))[0]).all())
+    apply = _function(
+      lambda clip: model(clip)[1][spec.STEP_LOGITS], input_signature=[tf.TensorSpec([1, None, 193, 193, 3])]
+    )
+    for frames, steps in ((9, 1), (16, 1), (17, 2), (32, 3), (79, 9), (250, 31)):
+      logits = apply(tf.zeros([1, frames, 193, 193, 3]))
+      self.assertEqual(logits.shape, (1, steps, 5))
+      self.assertTrue(np.isfinite(logits).all())
     with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "too few frames"):
-      apply(tf.zeros([1, 8, 224, 224, 3]))
+      apply(tf.zeros([1, 8, 193, 193, 3]))
 
 
 class HeadTest(parameterized.TestCase):
@@ -217,8 +191,8 @@ class HeadTest(parameterized.TestCase):
     model = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True)
     model.build(3)
     apply = lambda clip: {name: model(clip)[1][name] for name in ("PooledFeatures", "Logits")}
-    unknown = tf.function(apply, input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.float32)])
-    for frames, height, width in ((16, 32, 224), (17, 64, 256), (24, 300, 96)):
+    unknown = _function(apply, input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.float32)])
+    for frames, height, width in ((9, 32, 224), (17, 64, 250), (10, 300, 64)):
       clip = tf.random.stateless_uniform([1, frames, height, width, 3], [0, frames], -1, 1)
       expected, actual = apply(clip), unknown(clip)
       for name, value in expected.items():
@@ -286,54 +260,71 @@ class HeadTest(parameterized.TestCase):
 class ReceptiveFieldTest(absltest.TestCase):
   def test_one_step_of_mixed_5c_sees_99_frames(self):
     model = inception.InceptionI3d(final_endpoint="Mixed_5c", width_multiplier=0.05)
-    clip = tf.random.stateless_uniform([1, 160, 16, 16, 3], [0, 0], -1, 1)
-
-    @tf.function
-    def gradient():
-      with tf.GradientTape() as tape:
-        tape.watch(clip)
-        output = tf.reduce_sum(model(clip)[0][:, 10])
-      return tape.gradient(output, clip)
-
-    seen = np.flatnonzero(np.abs(gradient()).sum((0, 2, 3, 4)))
+    clip = tf.random.stateless_uniform([1, 112, 16, 16, 3], [0, 0], -1, 1)
+    with tf.GradientTape() as tape:
+      tape.watch(clip)
+      output = tf.reduce_sum(model(clip)[0][:, 7])
+    seen = np.flatnonzero(np.abs(tape.gradient(output, clip)).sum((0, 2, 3, 4)))
+    self.assertBetween(seen[0], 1, seen[-1])  # not cut by the clip's ends
+    self.assertLess(seen[-1], 111)
     self.assertLessEqual(seen[-1] - seen[0] + 1, 99)
     self.assertGreater(seen[-1] - seen[0] + 1, 83)  # the field of Mixed_5b
+
+
+_CLIPS = tf.random.stateless_uniform([2, 9, 32, 32, 3], [0, 3], -1, 1)
+
+
+def _filled(rows=_FEW_ROWS, **arguments):
+  with mock.patch.object(spec, "ROWS", rows):
+    model = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True, **arguments)
+    model.build(3)
+  _fill(model)
+  return model
+
+
+def _fill(model):
+  for name, variable in release.named_variables(model).items():
+    variable.assign(testing.golden_values(name, variable.shape.as_list()))
+
+
+def _step(model):
+  """A traced step that returns logits and gradients by name, and its graph's numbers of operations by type."""
+
+  def step():
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+      tape.watch(model.trained_variables)
+      logits, _ = model(_CLIPS, is_training=True, dropout_keep_prob=0.5, dropout_seeds=[[1, 2], [3, 4]])
+      loss = tf.reduce_sum(logits[:, 0])
+    return logits, tape.gradient(loss, {variable.name: variable for variable in model.trained_variables})
+
+  function = _function(step).get_concrete_function()
+  return function, collections.Counter(operation.type for operation in function.graph.get_operations())
+
+
+@functools.cache
+def _traced(recompute):
+  """A model with its step and operations, for several tests, which find it with the values of the goldens."""
+  model = _filled(recompute=recompute)
+  return model, *_step(model)
 
 
 class TrainingTest(parameterized.TestCase):
   """Options of the training mode, on small networks."""
 
-  CLIPS = tf.random.stateless_uniform([2, 9, 32, 32, 3], [0, 3], -1, 1)
-
-  def _model(self, **arguments):
-    model = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True, **arguments)
-    model.build(3)
-    for name, variable in release.named_variables(model).items():
-      variable.assign(testing.golden_values(name, variable.shape.as_list()))
-    return model
-
-  def _step(self, model):
-    """A traced step that returns logits and gradients by name, and its graph's numbers of operations by type."""
-
-    def step():
-      with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(model.trained_variables)
-        logits, _ = model(self.CLIPS, is_training=True, dropout_keep_prob=0.5, dropout_seeds=[[1, 2], [3, 4]])
-        loss = tf.reduce_sum(logits[:, 0])
-      return logits, tape.gradient(loss, {variable.name: variable for variable in model.trained_variables})
-
-    function = tf.function(step).get_concrete_function()
-    return function, collections.Counter(operation.type for operation in function.graph.get_operations())
+  def _traced(self, recompute):
+    model, step, operations = _traced(recompute)
+    self.addCleanup(lambda: (_fill(model), model.freeze(None)))
+    return model, step, operations
 
   def test_recomputation_changes_nothing_but_the_work(self):
-    plain, recomputing = self._model(), self._model(recompute=True)
-    (plain_step, plain_operations), (step, operations) = self._step(plain), self._step(recomputing)
+    plain, plain_step, plain_operations = self._traced(False)
+    recomputing, step, operations = self._traced(True)
     # Once for the output, again for its gradient, and for the endpoints, which are not asked for and so left out.
-    self.assertEqual((plain_operations["Conv3D"], operations["Conv3D"]), (58, 58 + 57 + 57))
+    self.assertEqual((plain_operations["Conv3D"], operations["Conv3D"]), (22, 22 + 21 + 21))
     self.assertEqual(operations["Conv3DBackpropFilterV2"], plain_operations["Conv3DBackpropFilterV2"])
     (logits, gradients), (expected, expected_gradients) = step(), plain_step()
     np.testing.assert_array_equal(logits, expected)
-    self.assertLen(gradients, 116)
+    self.assertLen(gradients, 44)
     for name, gradient in gradients.items():
       self.assertLess(testing.relative_error(gradient, expected_gradients[name].numpy()), 1e-5, name)
     moved = release.named_variables(plain)
@@ -345,12 +336,11 @@ class TrainingTest(parameterized.TestCase):
   # With recomputation the gradient of the lowest pool is traced, too, but left out when the graph is run.
   @parameterized.parameters((False, 1), (True, 2))
   def test_a_frozen_trunk_costs_no_gradient(self, recompute, num_pools):
-    model = self._model(recompute=recompute)
-    _, whole = self._step(model)
+    model, _, whole = self._traced(recompute)
     model.freeze("Conv3d|Mixed_[34]")
     self.assertLen(model.trained_variables, 26)
-    step, operations = self._step(model)
-    self.assertEqual((whole["Conv3DBackpropFilterV2"], operations["Conv3DBackpropFilterV2"]), (58, 13))
+    step, operations = _step(model)
+    self.assertEqual((whole["Conv3DBackpropFilterV2"], operations["Conv3DBackpropFilterV2"]), (22, 13))
     self.assertEqual(operations["MaxPool3DGrad"], num_pools)
     _, gradients = step()
     self.assertLen(gradients, 26)
@@ -360,7 +350,7 @@ class TrainingTest(parameterized.TestCase):
       self.assertEqual(not np.array_equal(variable, golden), moved, name)
 
   def test_freezing_by_name(self):
-    model = self._model()
+    model = _filled(spec.ROWS)
     released = lambda: {v.name.removeprefix("inception_i3d/")[:-2] for v in model.trained_variables}
     everything = released()
     self.assertLen(everything, 116)
@@ -371,7 +361,7 @@ class TrainingTest(parameterized.TestCase):
     self.assertEqual(everything - released(), {unit + "conv_3d/w", unit + "batch_norm/beta"})
     model.freeze(".*")
     self.assertEmpty(released())
-    np.testing.assert_array_equal(model(self.CLIPS, is_training=True)[0], model(self.CLIPS)[0])
+    np.testing.assert_array_equal(model(_CLIPS, is_training=True)[0], model(_CLIPS)[0])
     model.freeze(None)
     self.assertEqual(released(), everything)
 
@@ -380,7 +370,7 @@ class TrainingTest(parameterized.TestCase):
     ("Mixed_(", r"'Mixed_\(' is not a regular expression"),
   )
   def test_freezing_nothing_is_an_error(self, pattern, message):
-    model = self._model()
+    model = _filled(spec.ROWS)
     model.freeze("Conv3d")
     with self.assertRaisesRegex(ValueError, message):
       model.freeze(pattern)
@@ -390,43 +380,16 @@ class TrainingTest(parameterized.TestCase):
   def test_other_types_compute_about_the_same(self, dtype, tolerance):
     if dtype == "float16" and not tf.config.list_physical_devices("GPU"):
       self.skipTest("TensorFlow has no 3D max pool of float16 for CPUs")
-    exact, model = self._model(), self._model(compute_dtype=dtype)
-    logits, endpoints = model(self.CLIPS)
+    exact, model = self._traced(False)[0], _filled(compute_dtype=dtype)
+    logits, endpoints = model(_CLIPS)
     self.assertEqual(endpoints["Mixed_5c"].dtype.name, dtype)
     self.assertEqual({v.dtype.name for v in model.variables} | {logits.dtype.name}, {"float32"})
-    self.assertLess(testing.relative_error(logits, exact(self.CLIPS)[0].numpy()), tolerance)
-    self.assertGreater(testing.relative_error(logits, exact(self.CLIPS)[0].numpy()), 1e-5)
-    _, gradients = self._step(model)[0]()
-    self.assertLen(gradients, 116)
+    self.assertLess(testing.relative_error(logits, exact(_CLIPS)[0].numpy()), tolerance)
+    self.assertGreater(testing.relative_error(logits, exact(_CLIPS)[0].numpy()), 1e-5)
+    _, gradients = _step(model)[0]()
+    self.assertLen(gradients, 44)
     # Not that they are finite: on a CPU one kernel's came out of bfloat16 as no number, once in several runs.
     self.assertEqual({gradient.dtype.name for gradient in gradients.values()}, {"float32"})
-
-
-class SmallNetworkTest(absltest.TestCase):
-  def test_it_overfits_eight_clips(self):
-    tf.random.set_seed(1)
-    model = inception.InceptionI3d(8, width_multiplier=0.1, average_space=True)
-    clips = tf.random.stateless_uniform([8, 16, 32, 32, 3], [0, 3], -1, 1)
-    labels = tf.range(8)
-    model.build(3)
-
-    @tf.function
-    def step():
-      with tf.GradientTape() as tape:
-        logits, _ = model(clips, is_training=True)
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
-      for variable, gradient in zip(
-        model.trainable_variables, tape.gradient(loss, model.trainable_variables), strict=True
-      ):
-        variable.assign_sub(0.1 * gradient)
-      return loss, logits
-
-    first, _ = step()
-    for _ in range(40):
-      loss, logits = step()
-    self.assertGreater(first, math.log(8) / 2)
-    self.assertLess(loss, 0.1)
-    np.testing.assert_array_equal(tf.argmax(logits, 1), labels)
 
 
 if __name__ == "__main__":

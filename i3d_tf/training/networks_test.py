@@ -1,5 +1,6 @@
 """A network of every class learns, trains on replicas, goes on where it was, and is evaluated, by the same code."""
 
+import contextlib
 import json
 import pathlib
 from unittest import mock
@@ -39,26 +40,39 @@ def _clip(name: str) -> dict[str, int]:
   return _CLIPS.get(name) or {"num_frames": min(3, zoo.get(name).training["num_frames"])}
 
 
-def _keep_few_rows() -> None:
-  """In a process of its own, makes networks short, whose many units take long to build for each replica."""
-  inception_spec.ROWS = tuple(row for row in inception_spec.ROWS if row.name in ("1a_7x7", "2a_3x3", "2c_3x3", "5c"))
-  x3d.STAGES = x3d.STAGES[:1]
-  resnet_spec.NUM_BLOCKS = {18: (1, 1)}
+def _few_rows() -> contextlib.ExitStack:
+  """Makes networks short, whose many units take long to build, while it is entered."""
+  rows = tuple(row for row in inception_spec.ROWS if row.name in ("1a_7x7", "2a_3x3", "2c_3x3", "5c"))
+  stack = contextlib.ExitStack()
+  stack.enter_context(mock.patch.object(inception_spec, "ROWS", rows))
+  stack.enter_context(mock.patch.object(x3d, "STAGES", x3d.STAGES[:1]))
+  stack.enter_context(mock.patch.object(resnet_spec, "NUM_BLOCKS", {18: (1, 1)}))
+  return stack
 
 
 def _average(name: str) -> dict[str, bool]:
   return {"average_space": True} if "average_space" in zoo.get(name).options else {}
 
 
+# Those that differ most in what replicas and evaluation ask of them: two towers for two streams, a loss over all steps
+# with statistics for each, and rows one after the other. train_test has I3D.
+_TRAINED_TWICE = ("fused_two_stream", "convnet_lstm", "r3d_18")
+
+
 def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
   """Trains to step 2 on two replicas, goes on to step 4 and evaluates the run; returns the figures.
 
-  In a process of its own, since devices are divided at its start.
+  In a process of its own, since devices are divided at its start; of each network, since TensorFlow takes the
+  collective operations of a second strategy for those of the first.
   """
   from i3d_tf.evaluation import evaluator
   from i3d_tf.training import trainer
 
-  _keep_few_rows()
+  with _few_rows():
+    return _train_twice_and_evaluate(evaluator, trainer, folder, name)
+
+
+def _train_twice_and_evaluate(evaluator, trainer, folder, name):
   stream = _STREAMS[name]
   clips = clip_config.TrainClips(streams=preprocess.STREAMS_OF[stream], short_side=36, crop=32, **_clip(name))
   for num_steps in (2, 4):
@@ -79,7 +93,7 @@ def train_twice_and_evaluate(folder: pathlib.Path, name: str) -> dict:
 class NetworksTest(parameterized.TestCase):
   @parameterized.parameters(*_STREAMS)
   def test_it_overfits_eight_clips_and_then_trains_its_classifier_alone(self, name):
-    self.enter_context(mock.patch.object(x3d, "STAGES", x3d.STAGES[:1]))
+    self.enter_context(_few_rows())
     tf.random.set_seed(0)
     options_of = {"width_multiplier": 0.1, "crop": 32, **_average(name), **_clip(name)}
     info = saved.make_info(model=name, stream=_STREAMS[name], num_classes=4, **options_of)
@@ -99,12 +113,18 @@ class NetworksTest(parameterized.TestCase):
         **clips, "label": tf.range(8) % 4, "weight": tf.ones([8]), "seed": tf.zeros([8, 2], tf.int32),
     }  # fmt: skip
     first = step.apply(batch, rate=5e-3, step=0)
+    self.assertGreater(first.loss / 8, 1.0)
+    is_learned = False
     for number in range(1, 80):
       last = step.apply(batch, rate=5e-3, step=number)
-    self.assertGreater(first.loss / 8, 1.0)
+      # In inference, too, whose averages come later than the batch's statistics.
+      if number % 10 == 9 and last.loss / 8 < 0.1:
+        logits = model(base.clip_of(batch, info.streams))[0].numpy()
+        is_learned = np.array_equal(logits.argmax(1), batch["label"])
+      if is_learned:
+        break
     self.assertLess(last.loss / 8, 0.1)
-    logits = model(base.clip_of(batch, info.streams))[0].numpy()
-    np.testing.assert_array_equal(logits.argmax(1), batch["label"])
+    self.assertTrue(is_learned)
     values = lambda: {key: variable.numpy() for key, variable in release.named_variables(model).items()}
     before = values()
     model.freeze(r"(?!((rgb|flow)/)?Logits)")
@@ -112,15 +132,15 @@ class NetworksTest(parameterized.TestCase):
     changed = {key for key, value in values().items() if not np.array_equal(value, before[key])}
     self.assertEqual(changed, {key for key in before if "Logits" in key})
 
-  # train_test has I3D, from which S3D differs in units alone.
-  @parameterized.parameters(*(name for name in _STREAMS if name not in ("i3d", "s3d")))
+  @parameterized.parameters(*_TRAINED_TWICE)
   def test_two_steps_on_two_replicas_then_two_more_then_evaluation(self, name):
     folder = pathlib.Path(self.create_tempdir())
     testing.write_records(folder / "records")
     found = testing.in_own_process(train_twice_and_evaluate, folder, name)
-    lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    run = folder / "run"
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     self.assertEqual([json.loads(line)["step"] for line in lines], [1, 2, 3, 4])
-    info = json.loads((folder / "run" / "best" / "model.json").read_text(encoding="utf-8"))
+    info = json.loads((run / "best" / "model.json").read_text(encoding="utf-8"))
     self.assertEqual((info["model"], info["stream"], info["step"]), (name, _STREAMS[name], 4))
     self.assertEqual((found["videos"], found["failures"]), (6, []))
     test = dict(zoo.get(name).test)

@@ -1,5 +1,6 @@
 """The training step: the release's golden gradients, replicas, accumulation, and what it refuses to apply."""
 
+import functools
 from unittest import mock
 
 from absl.testing import absltest
@@ -62,6 +63,16 @@ class _Training:
         self.model, self.optimizer, strategy, optimization, streams=("rgb",), batch_size=batch_size
       )
 
+    self._start = [variable.numpy() for variable in self._variables()]
+
+  def _variables(self):
+    return [*self.model.variables, *(slot for slots in self.optimizer.slots for slot in slots)]
+
+  def restart(self):
+    """Gives all variables and slots the values that they began with."""
+    for variable, value in zip(self._variables(), self._start, strict=True):
+      variable.assign(value)
+
   def distributed(self, batch):
     """The batch, divided evenly over the replicas."""
     size = len(batch["label"]) // self.strategy.num_replicas_in_sync
@@ -75,9 +86,21 @@ class _Training:
     return {name: variable.numpy() for name, variable in release.named_variables(self.model).items()}
 
 
-def _trained_on_replicas(num_replicas):
+@functools.cache
+def _training(batch_size, freeze, **settings):
+  """A network with a traced step, for all tests that want these settings."""
+  optimization = training_lib.OptimizationConfig(**{"dropout": 0.0, **settings})
+  return _Training(tf.distribute.get_strategy(), optimization, batch_size=batch_size, freeze=freeze)
+
+
+def _trained_on_one_and_on_two():
+  """In a process of its own, since devices are divided at its start: what came of one replica and of two."""
+  two, _ = distribution.make_strategy(2)
+  return _trained_on_replicas(tf.distribute.MirroredStrategy(["CPU:0"]), 1), _trained_on_replicas(two, 2)
+
+
+def _trained_on_replicas(strategy, num_replicas):
   """The weights before and after 20 steps on batches of 4 clips, divided over the replicas."""
-  strategy, _ = distribution.make_strategy(num_replicas)
   optimization = training_lib.OptimizationConfig(dropout=0.5, sync_batch_norm=True)
   training = _Training(strategy, optimization, batch_size=4 // num_replicas)
   before = training.weights()
@@ -88,8 +111,7 @@ def _trained_on_replicas(num_replicas):
 
 class ReplicasTest(absltest.TestCase):
   def test_two_replicas_equal_one_with_the_full_batch(self):
-    start, one, one_outcome = testing.in_own_process(_trained_on_replicas, 1)
-    _, two, two_outcome = testing.in_own_process(_trained_on_replicas, 2)
+    (start, one, one_outcome), (_, two, two_outcome) = testing.in_own_process(_trained_on_one_and_on_two)
     np.testing.assert_allclose(two_outcome, one_outcome, rtol=1e-5)
     self.assertEqual(two_outcome[2:4], (4, 1))
     moved = {}
@@ -104,8 +126,15 @@ class ReplicasTest(absltest.TestCase):
 
 class StepTest(parameterized.TestCase):
   def _training(self, *, batch_size=2, freeze=None, **settings):
-    optimization = training_lib.OptimizationConfig(**{"dropout": 0.0, **settings})
-    return _Training(tf.distribute.get_strategy(), optimization, batch_size=batch_size, freeze=freeze)
+    training = _training(batch_size, freeze, **settings)
+    training.restart()
+    return training
+
+  def _trained(self, training, batches, **more):
+    """The weights after steps over batches, see `_run`."""
+    training.restart()
+    self._run(training, batches, **more)
+    return training.weights()
 
   def _run(self, training, batches, *, num_steps=3, **more):
     """Steps over batches, all but the last of a step accumulated."""
@@ -132,11 +161,10 @@ class StepTest(parameterized.TestCase):
           np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
   def test_recomputation_changes_nothing(self):
-    plain, again = self._training(dropout=0.5), self._training(dropout=0.5, recompute=True)
-    for training in (plain, again):
-      self._run(training, [_clips(2)])
-    for name, value in plain.weights().items():
-      self.assertLess(testing.relative_error(again.weights()[name], value), 1e-5, name)
+    plain = self._trained(self._training(), [_clips(2)])
+    again = self._trained(self._training(recompute=True), [_clips(2)])
+    for name, value in plain.items():
+      self.assertLess(testing.relative_error(again[name], value), 1e-5, name)
 
   def test_what_is_frozen_stands_still(self):
     training = self._training(freeze="Conv3d")
@@ -158,16 +186,16 @@ class StepTest(parameterized.TestCase):
       np.testing.assert_allclose(difference, factor * before[name], rtol=0, atol=1e-6, err_msg=name)
 
   def test_clips_of_weight_zero_count_for_nothing(self):
-    training, other = self._training(freeze="(?!Logits)"), self._training(freeze="(?!Logits)")
+    training = self._training(freeze="(?!Logits)")
     batch = _clips(2)
     batch["weight"][1] = 0
     changed = {**batch, "rgb": batch["rgb"] * np.float32([1, 0])[:, None, None, None, None]}
     outcome = self._run(training, [batch])
-    self._run(other, [changed])
+    weights = training.weights()
     self.assertEqual(outcome.num_clips, 1)
     self.assertNotEqual(outcome.loss, 0)
-    for name, value in training.weights().items():
-      np.testing.assert_array_equal(other.weights()[name], value, name)
+    for name, value in self._trained(training, [changed]).items():
+      np.testing.assert_array_equal(weights[name], value, name)
 
   def test_gradients_are_clipped_by_their_global_norm(self):
     training = self._training(clip_norm=0.01, weight_decay=0.0)
@@ -176,11 +204,11 @@ class StepTest(parameterized.TestCase):
     self.assertAlmostEqual(float(tf.linalg.global_norm(accumulators)), 0.01, places=6)
 
   def test_a_loss_scale_cancels_out(self):
-    plain, scaled = self._training(), self._training()
-    self._run(plain, [_clips(2)])
-    self._run(scaled, [_clips(2)], loss_scale=1024.0)
-    for name, value in plain.weights().items():
-      self.assertLess(testing.relative_error(scaled.weights()[name], value), 1e-5, name)
+    training = self._training()
+    plain = self._trained(training, [_clips(2)])
+    scaled = self._trained(training, [_clips(2)], loss_scale=1024.0)
+    for name, value in plain.items():
+      self.assertLess(testing.relative_error(scaled[name], value), 1e-5, name)
 
   def test_what_is_not_finite_moves_nothing_trained(self):
     training = self._training()
