@@ -182,8 +182,6 @@ def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config:
     CheckpointError, DownloadError: as `saved.load`, and if the files cannot be written.
     OSError: likewise.
   """
-  if config.format in exporting.PYTORCH_FORMATS:
-    pytorch.import_torch()  # fails at once if it is not installed
   values, info = saved.read(name_or_path)
   if config.format != "network" and info.model != "i3d":
     raise errors.I3dError(f"{name_or_path} is a network {info.model}; the format {config.format} is for i3d only")
