@@ -7,8 +7,8 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import resources
 from i3d_tf import workdir
-from i3d_tf import workers
 
 USAGE = """Verifies TFRecords that prepare_dataset wrote, or others with MediaSequence's keys; or shows some of them.
 
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 def _verify(path: str) -> int:
   from i3d_tf.data import inspection
 
-  num_threads = workers.available_cores() if FLAGS.num_threads is None else FLAGS.num_threads
+  num_threads = resources.available_cores() if FLAGS.num_threads is None else FLAGS.num_threads
   verifier = inspection.Verifier(path, decode=FLAGS.decode, num_threads=num_threads)
   num_problems = 0
   with tqdm.tqdm(total=verifier.num_bytes, unit="B", unit_scale=True, disable=None) as bar:

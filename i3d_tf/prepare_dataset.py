@@ -7,7 +7,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
-from i3d_tf import workers
+from i3d_tf import resources
 from i3d_tf.data import beam
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import datasets
@@ -156,11 +156,11 @@ def _run(folder: shards.Folder, num_clips: int, make) -> None:
   """Does what is left to do, on worker processes, with a progress bar."""
   tasks = folder.tasks()
   folder.finish_shards()
-  num_workers = min(FLAGS.num_workers or workers.available_cores(), len(tasks))
+  num_workers = min(FLAGS.num_workers or resources.available_cores(), len(tasks))
   if not tasks:
     return
   with tqdm.tqdm(total=num_clips, initial=num_clips - len(tasks), unit="video", disable=None) as bar:
-    for outcome in workers.run(make, tasks, num_workers=num_workers):
+    for outcome in resources.run(make, tasks, num_workers=num_workers):
       folder.put(outcome.task, outcome.value, outcome.error)
       if outcome.error is not None:
         tqdm.tqdm.write(f"failed: {outcome.task.clip.id}: {outcome.error}")

@@ -10,7 +10,6 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf import testing
-from i3d_tf import workers
 
 
 class ClassNamesTest(parameterized.TestCase):
@@ -73,7 +72,7 @@ class ProvenanceTest(absltest.TestCase):
     self.assertEqual(rows["command"], "python -m i3d_tf.evaluate '--records=a b'")
     self.assertRegex(rows["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d$")
     self.assertEqual(rows["numpy"], np.__version__)
-    self.assertEndsWith(rows["machine"], f", {workers.available_cores()} cores")
+    self.assertEndsWith(rows["machine"], f", {resources.available_cores()} cores")
 
 
 if __name__ == "__main__":

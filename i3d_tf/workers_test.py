@@ -10,7 +10,7 @@ import time
 from absl.testing import absltest
 
 from i3d_tf import errors
-from i3d_tf import workers
+from i3d_tf import resources
 
 
 def _work(task):
@@ -41,7 +41,7 @@ def _sleep(folder):
 
 
 def _keep_busy(folder):
-  list(workers.run(_sleep, [folder] * 2, num_workers=2))
+  list(resources.run(_sleep, [folder] * 2, num_workers=2))
 
 
 def _is_running(pid: int) -> bool:
@@ -54,7 +54,7 @@ def _is_running(pid: int) -> bool:
 class WorkersTest(absltest.TestCase):
   def test_every_task_has_one_outcome(self):
     tasks = [("square", n) for n in range(20)]
-    outcomes = list(workers.run(_work, tasks, num_workers=3))
+    outcomes = list(resources.run(_work, tasks, num_workers=3))
     self.assertCountEqual([(o.task, o.value) for o in outcomes], [(t, t[1] ** 2) for t in tasks])
 
   def test_errors_and_deaths_cost_their_task_only(self):
@@ -62,7 +62,7 @@ class WorkersTest(absltest.TestCase):
       mark = os.path.join(folder, "mark")
       tasks = [("square", 1), ("fail", "x.mp4"), ("die", 0), ("missing", "/no/file"), ("exit", 3), ("die once", mark)]
       tasks += [("square", n) for n in range(2, 6)]
-      outcomes = {o.task: o for o in workers.run(_work, tasks, num_workers=2)}
+      outcomes = {o.task: o for o in resources.run(_work, tasks, num_workers=2)}
     self.assertLen(outcomes, len(tasks))
     self.assertEqual(outcomes[("fail", "x.mp4")].error, "x.mp4: bad")
     self.assertEqual(outcomes[("missing", "/no/file")].error, "/no/file: No such file or directory")
@@ -87,15 +87,15 @@ class WorkersTest(absltest.TestCase):
 
   def test_a_defect_is_raised(self):
     with self.assertRaisesRegex(RuntimeError, "(?s)a worker failed on .*ZeroDivisionError: a defect"):
-      list(workers.run(_work, [("defect", 0)], num_workers=1))
+      list(resources.run(_work, [("defect", 0)], num_workers=1))
 
   def test_no_task(self):
-    self.assertEmpty(list(workers.run(_work, [], num_workers=2)))
+    self.assertEmpty(list(resources.run(_work, [], num_workers=2)))
 
   def test_leaving_early_stops_the_workers(self):
     import multiprocessing
 
-    running = workers.run(_work, [("square", n) for n in range(10)], num_workers=2)
+    running = resources.run(_work, [("square", n) for n in range(10)], num_workers=2)
     next(running)
     running.close()
     deadline = time.time() + 10

@@ -12,7 +12,6 @@ import tqdm
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import resources
-from i3d_tf import workers
 from i3d_tf.evaluation import figures
 from i3d_tf.models import zoo
 
@@ -105,7 +104,7 @@ def measure(options: ZooBenchmark) -> ComparisonReport:
 
 def _measure_alone(options: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of the `network.NetworkReport` of a new process; I3dError if it fails or is killed."""
-  [outcome] = workers.run(_measure, [options], num_workers=1)
+  [outcome] = resources.run(_measure, [options], num_workers=1)
   if outcome.error is not None:
     raise errors.I3dError(outcome.error)
   return outcome.value

@@ -14,7 +14,6 @@ import numpy as np
 from i3d_tf import benchmarks
 from i3d_tf import errors
 from i3d_tf import resources
-from i3d_tf import workers
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.flow import tvl1_filters
@@ -115,7 +114,7 @@ def measure(options: FlowBenchmark) -> FlowReport:
   # OpenCV 4 warps at multiples of 1/32 pixel; equal parameters are those of the OpenCV that is there.
   params = tvl1.TvL1Params(warp_subpixels=32 if cv2.__version__.startswith("4.") else 0)
   difference = codec.end_point_error(*(tvl1.tvl1_flow(frames, params=params, engine=e) for e in tvl1.ENGINES))
-  comparisons = [_compare(frames, params, threads, options.rounds) for threads in (1, workers.available_cores())]
+  comparisons = [_compare(frames, params, threads, options.rounds) for threads in (1, resources.available_cores())]
   shares, per_iteration = _breakdown(frames, params)
   return FlowReport(
     machine=resources.machine(),

@@ -15,7 +15,6 @@ import tensorflow as tf
 from i3d_tf import benchmarks
 from i3d_tf import resources
 from i3d_tf import training
-from i3d_tf import workers
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
 from i3d_tf.data import records
@@ -110,7 +109,7 @@ def measure_input(options: InputBenchmark) -> InputReport:
   )
   batches = iter(pipeline.train_batches(source, clips, batch_size=1, seed=_SEED))
   # The pipeline prefetches: the buffers must be as full at the end of a round as at its beginning.
-  num_ahead = 2 * workers.available_cores() + 4
+  num_ahead = 2 * resources.available_cores() + 4
   encoded = _encoded_clips(source, clips)
   formats: dict[str, str] = {}
 
@@ -184,7 +183,7 @@ def _decode_seconds(clips: Sequence[_Encoded], image_format: str) -> float:
     "PNG": lambda image, box: tf.io.decode_png(image, channels=3),
   }[image_format]
   dataset = tf.data.Dataset.from_tensor_slices((images, boxes))
-  dataset = dataset.map(lambda image, box: decode(image, box)[0, 0, 0], num_parallel_calls=workers.available_cores())
+  dataset = dataset.map(lambda image, box: decode(image, box)[0, 0, 0], num_parallel_calls=resources.available_cores())
   decoded = iter(dataset.batch(len(images)))
   start = time.perf_counter()
   next(decoded)

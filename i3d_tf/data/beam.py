@@ -155,7 +155,7 @@ def prepare_records(pipeline, folder: shards.Folder, make: Callable[[shards.Task
 
   The workers put records into the output folder with the code of the local runner (`shards.Folder`), so that both write
   the same bytes, either goes on where the other stopped, and a worker holds one record in memory at a time. A record
-  that cannot be made for an I3dError or OSError is its clip's failure, as in `workers.run`. Any other exception, and
+  that cannot be made for an I3dError or OSError is its clip's failure, as in `resources.run`. Any other exception, and
   the death of a worker, is the runner's to retry; if it gives up, what was done stays.
 
   Args:

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from i3d_tf import workers
+from i3d_tf import resources
 from i3d_tf.flow import tvl1_filters
 from i3d_tf.flow import tvl1_kernels
 
@@ -200,7 +200,7 @@ def iter_flow(
 def _check_threads(threads: int | None) -> int:
   if threads is not None and threads < 1:
     raise ValueError(f"threads = {threads!r}; allowed are None and integers from 1")
-  return workers.available_cores() if threads is None else threads
+  return resources.available_cores() if threads is None else threads
 
 
 def _numba_flow(gray: Iterable[np.ndarray], params: TvL1Params, threads: int) -> Iterator[np.ndarray]:
