@@ -249,7 +249,7 @@ def read_exactly(file: IO[bytes], count: int) -> np.ndarray:
     ValueError: If the file ends before.
   """
   values = np.empty(count, np.uint8)
-  view, done = memoryview(values), 0
+  view, done = values.data, 0
   while done < count:
     piece = file.read(min(1 << 18, count - done))
     if not piece:

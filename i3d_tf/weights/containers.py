@@ -79,7 +79,7 @@ class _Other:
   def _ignore(self, *_: Any) -> None:
     pass
 
-  __init__ = __setstate__ = __setitem__ = append = extend = add = _ignore  # type: ignore[assignment]
+  __init__ = __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +117,7 @@ def read_torch(path: str | os.PathLike) -> tuple[Any, "TorchFile"]:
     CheckpointError: If it is no such file, or damaged.
     OSError: If it cannot be read.
   """
+  places: Mapping[str, Any]
   with open(path, "rb") as file, files.guarded(path, _WHAT_TORCH, errors.CheckpointError):
     if zipfile.is_zipfile(file):
       places, pickled = _open_zip(file)
@@ -224,7 +225,7 @@ def _unpickle(stream: io.BytesIO, content: bytes, storages: dict[str, _Storage] 
     if operation.name not in _OPERATIONS:
       raise ValueError(f"its pickle has the operation {operation.name}")
     # The memo is a list as long as the largest number.
-    if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= count + 256:
+    if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument) <= count + 256:
       raise ValueError("its pickle numbers more values than it has")
   end = stream.tell()
   value = _Unpickler(io.BytesIO(content[start:end]), storages).load()

@@ -444,7 +444,7 @@ def _slim_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   return shape[1:] if name.endswith("/w") else shape
 
 
-def _is_bookkeeping(name: str, variables: Mapping[str, tuple[int, ...]]) -> bool:
+def _is_bookkeeping(name: str, variables: Mapping[str, Any]) -> bool:
   return name.rpartition("/")[-1] in _SLIM_COUNTERS or (
     _SLIM_SLOT.search(name) is not None and _SLIM_SLOT.sub("", name) in variables
   )
