@@ -84,7 +84,7 @@ def read_json(path: str | os.PathLike, what: str = "JSON") -> Any:
     OSError: If it cannot be read.
   """
   with open(path, "rb") as file:
-    content = file.read(_MAX_JSON_BYTES + 1)
+    content = read_bounded(file, _MAX_JSON_BYTES + 1)
   return parse_json(content, path, what)
 
 
@@ -236,6 +236,17 @@ def _read_header(file: IO[bytes], size: int) -> _Header:
     held = max(0, size - header.offset)
     raise ValueError(f"its shape {printable(shape, 80)} takes {header.nbytes:,} bytes, of which it has {held:,}")
   return header
+
+
+def read_bounded(file: BinaryIO, most: int) -> bytes:
+  """Returns what is left of a file, or its first bytes.
+
+  Args:
+    file: Open for reading.
+    most: Number of bytes at most.
+  """
+  size = os.fstat(file.fileno()).st_size  # a read takes as much memory as it asks for
+  return file.read(min(most, size + 1) if size else most)
 
 
 def read_exactly(file: IO[bytes], count: int) -> np.ndarray:

@@ -196,7 +196,7 @@ def _open_old(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
   """Returns the object and the places of the storages in a file of the format before PyTorch 1.6."""
   size = file.seek(0, os.SEEK_END)
   file.seek(0)
-  content = file.read(_MAX_PICKLE_BYTES)
+  content = files.read_bounded(file, _MAX_PICKLE_BYTES)
   stream = io.BytesIO(content)
   if _unpickle(stream, content) != _OLD_MAGIC:
     raise ValueError("it begins otherwise")
@@ -383,7 +383,7 @@ def read_table(path: str | os.PathLike) -> dict[bytes, bytes]:
     OSError: If it cannot be read.
   """
   with open(path, "rb") as file, files.guarded(path, "the index of a checkpoint", errors.CheckpointError):
-    content = file.read(_MAX_TABLE_BYTES + 1)
+    content = files.read_bounded(file, _MAX_TABLE_BYTES + 1)
     footer = content[-_FOOTER_BYTES:]
     if len(content) > _MAX_TABLE_BYTES or footer[40:] != struct.pack("<Q", _TABLE_MAGIC):
       raise ValueError("it does not end as one")

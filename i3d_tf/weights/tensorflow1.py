@@ -399,7 +399,7 @@ def _listed(folder: str) -> str:
   """The newest checkpoint by the file `checkpoint` that TensorFlow keeps in a folder; '' if there is none."""
   try:
     with open(os.path.join(folder, "checkpoint"), "rb") as file:
-      text = file.read(1 << 20).decode("utf-8", "replace")
+      text = files.read_bounded(file, 1 << 20).decode("utf-8", "replace")
   except (OSError, ValueError):
     return ""
   match = re.search(r'^model_checkpoint_path: "([^"\\\0]+)"', text, re.MULTILINE)
