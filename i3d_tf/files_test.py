@@ -173,7 +173,9 @@ class FuzzTest(parameterized.TestCase):
 
   def test_tfrecord(self):
     path = self.folder / "test.tfrecord"
-    record = records.Record(frames=(b"1", b"2"), timestamps=(0, 40000), id="a", dataset="d", labels=("x",), label_indices=(0,))
+    record = records.Record(
+      frames=(b"1", b"2"), timestamps=(0, 40000), id="a", dataset="d", labels=("x",), label_indices=(0,)
+    )
     path.write_bytes(shards.frame(records.serialize(record)))
     self._check(path, _mutate_record, lambda path: [entry.load() for entry in record_index.scan(path)])
 
