@@ -225,7 +225,7 @@ def _unpickle(stream: io.BytesIO, content: bytes, storages: dict[str, _Storage] 
     if operation.name not in _OPERATIONS:
       raise ValueError(f"its pickle has the operation {operation.name}")
     # The memo is a list as long as the largest number.
-    if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument) <= count + 256:
+    if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= count + 256:
       raise ValueError("its pickle numbers more values than it has")
   end = stream.tell()
   value = _Unpickler(io.BytesIO(content[start:end]), storages).load()

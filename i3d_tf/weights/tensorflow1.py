@@ -31,6 +31,7 @@ INDEX_SUFFIX = ".index"
 DATA_SUFFIX = ".data-00000-of-00001"
 _SAVED_MODEL = "variables/variables"  # prefix of the checkpoint in a SavedModel
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # end of the keys in checkpoints of objects
+_SAVE_COUNTER = "save_counter"  # of tf.train.Checkpoint itself
 _STRING = tf.string.as_datatype_enum
 _MAX_OLD_BYTES = 1 << 34
 _MOST_NAMED = 5
@@ -181,7 +182,7 @@ def _by_full_name(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.nd
   for node in graph.nodes:
     for attribute in node.attributes:
       key, name = attribute.checkpoint_key, attribute.full_name
-      if key in arrays and name:
+      if key in arrays and name and name != _SAVE_COUNTER:
         if name in found:
           raise errors.CheckpointError(f"{prefix} holds several networks; give the checkpoint of one")
         found[name] = arrays[key]
@@ -445,6 +446,4 @@ def _slim_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _is_bookkeeping(name: str, variables: Mapping[str, Any]) -> bool:
-  return name.rpartition("/")[-1] in _SLIM_COUNTERS or (
-    _SLIM_SLOT.search(name) is not None and _SLIM_SLOT.sub("", name) in variables
-  )
+  return name in _SLIM_COUNTERS or (_SLIM_SLOT.search(name) is not None and _SLIM_SLOT.sub("", name) in variables)
