@@ -21,7 +21,7 @@ from typing import Any
 
 BOUNDS = {
   "modules": 120,
-  "lines": 26_900,  # 20,000 is where they should arrive
+  "lines": 27_300,  # 20,000 is where they should arrive
   "lines of BUILD files": 600,
   "modules that load a checkpoint and compile it": 1,
   "modules that scale frames to a network's input": 1,

@@ -1,5 +1,7 @@
 """Exports trained networks for other programs. See `--help`."""
 
+import os
+
 from absl import flags
 
 from i3d_tf import cli
@@ -34,11 +36,11 @@ These two converters cannot convert networks with a loop, such as convnet_lstm.
 Weights alone:
   --format=network               for the programs of this project, from any checkpoint that they read
   --format=release               TensorFlow 1 checkpoints in the layouts of google-deepmind/kinetics-i3d
-  --format=pytorch_i3d           a PyTorch state dict for piergiaj/pytorch-i3d (pip install 'i3d_tf[torch]')
+  --format=pytorch_i3d           a PyTorch state dict for piergiaj/pytorch-i3d
   --format=kinetics_i3d_pytorch  the same for hassony2/kinetics_i3d_pytorch
-PyTorch state dicts, files *.pt, *.pth or *.pyth, are accepted wherever a checkpoint is: of these two; of torchvision's
-R3D, MC3, R(2+1)D, S3D and ResNet-50; of SlowFast's and PyTorchVideo's I3D-ResNets, C2D and X3D; of MMAction2's I3D and
-TSM; and of temporal-shift-module and kylemin/S3D."""
+PyTorch state dicts, whatever their files are called, are accepted wherever a checkpoint is: of these two; of
+torchvision's R3D, MC3, R(2+1)D, S3D and ResNet-50; of SlowFast's and PyTorchVideo's I3D-ResNets, C2D and X3D; of
+MMAction2's I3D and TSM; and of temporal-shift-module and kylemin/S3D."""
 
 FLAGS = flags.FLAGS
 cli.define_paths(
@@ -47,7 +49,12 @@ cli.define_paths(
   required=True,
 )
 with cli.group_of("Output"):
-  flags.DEFINE_string("output", None, "Folder to write to, a new or an empty one.", required=True)
+  flags.DEFINE_string(
+    "output",
+    None,
+    "Folder to write to, a new or an empty one; or a new file *.pt or *.pth, for PyTorch.",
+    required=True,
+  )
   flags.DEFINE_enum(
     "format", "saved_model", [*exporting.GRAPH_FORMATS, *exporting.WEIGHT_FORMATS], "What is written, see above."
   )
@@ -71,6 +78,8 @@ def main(arguments: list[str]) -> None:
   """Exports what the flags say, and prints what was written."""
   del arguments
   _check_flags()
+  if FLAGS.format in exporting.PYTORCH_FORMATS and FLAGS.output.endswith(exporting.PYTORCH_SUFFIXES):
+    return _write_state_dict()
   with workdir.new_folder(FLAGS.output) as folder:
     cli.import_tensorflow()
     from i3d_tf.exporting import exports
@@ -80,6 +89,17 @@ def main(arguments: list[str]) -> None:
     else:
       lines = [exports.write_weights(folder, FLAGS.checkpoint[0], cli.from_flags(exporting.WeightsConfig))]
   print(f"{FLAGS.output}: {FLAGS.format} of " + "\n".join(lines))
+
+
+def _write_state_dict() -> None:
+  """Exports to a file of PyTorch's rather than a folder."""
+  if os.path.lexists(FLAGS.output):
+    raise errors.I3dError(f"--output={FLAGS.output} is there already; name a new file")
+  cli.import_tensorflow()
+  from i3d_tf.exporting import exports
+
+  line = exports.write_state_dict(FLAGS.output, FLAGS.checkpoint[0], FLAGS.format)
+  print(f"{FLAGS.output}: {FLAGS.format} of {line}")
 
 
 def _check_flags() -> None:

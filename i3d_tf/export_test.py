@@ -1,6 +1,5 @@
 """`python -m i3d_tf.export`, with tiny networks of made weights."""
 
-import importlib.util
 import os
 import pathlib
 import re
@@ -13,13 +12,13 @@ import onnxruntime
 
 from i3d_tf import exporting
 from i3d_tf import testing
+from i3d_tf.models import inception_spec as spec
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 from i3d_tf.weights import tensorflow1
 
 _SMALL = {"average_space": True, "num_frames": 16, "short_side": 72, "crop": 64}
-_HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 class FlagsTest(absltest.TestCase):
@@ -130,19 +129,28 @@ class ExportTest(parameterized.TestCase):
     self.assertEqual(output, "")
     self.assertFalse(self.output.parent.exists())
 
-  @absltest.skipIf(_HAS_TORCH, "torch is installed")
-  def test_without_torch_there_are_no_state_dicts(self):
-    self.assertRegex(self._run("rgb", format="pytorch_i3d")[1], r"pip install 'i3d_tf\[torch\]'")
-
-  @absltest.skipUnless(_HAS_TORCH, "torch is not installed")
   @parameterized.parameters("pytorch_i3d", "kinetics_i3d_pytorch")
   def test_state_dicts_are_read_again_bit_for_bit(self, form):
+    values = {name: testing.golden_values(name, shape) for name, shape in spec.variable_shapes().items()}
     first, second, third = (self.output.with_name(name) for name in ("first", "second", "third"))
-    self.assertEqual(self._run("rgb_scratch", format="release", output=first)[1], "")
+    tensorflow1.write_release(first / "model.ckpt", values, tensorflow1.LAYOUTS["rgb"])
     self.assertEqual(self._run(first, format=form, output=second)[1], "")
     self.assertEqual(self._run(second / "model.pt", format="release", output=third)[1], "")
     for name in ("model.ckpt.index", "model.ckpt.data-00000-of-00001"):
       self.assertEqual((first / name).read_bytes(), (third / name).read_bytes())
+    file = self.output.with_name("i3d.pt")
+    self.assertIn("i3d for rgb, 230 variables", self._run(first, format=form, output=file)[0])
+    self.assertEqual(file.read_bytes(), (second / "model.pt").read_bytes())
+    self.assertRegex(self._run(first, format=form, output=file)[1], "i3d.pt is there already; name a new file")
+
+  def test_a_saved_model_is_a_checkpoint_too(self):
+    self.assertEqual(self._run("rgb")[1], "")
+    values, info = saved.read(self.output)
+    expected, _ = saved.read(self.networks / "rgb")
+    self.assertEqual((info.model, info.stream, info.num_classes), ("i3d", "rgb", 3))
+    self.assertCountEqual(values, expected)
+    for name, value in expected.items():
+      np.testing.assert_array_equal(values[name], value, name)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def read_json(path: str | os.PathLike, what: str = "JSON") -> Any:
     OSError: If it cannot be read.
   """
   with open(path, "rb") as file:
-    content = file.read(_MAX_JSON_BYTES + 1)
+    content = read_bounded(file, _MAX_JSON_BYTES + 1)
   return parse_json(content, path, what)
 
 
@@ -238,17 +238,42 @@ def _read_header(file: IO[bytes], size: int) -> _Header:
   return header
 
 
-def _read_array(file: IO[bytes], size: int) -> np.ndarray:
-  """Reads an array whose file has `size` bytes, in pieces, since a compressed one may end early."""
-  header = _read_header(file, size)
-  values = np.empty(header.nbytes, np.uint8)
-  view, done = memoryview(values), 0
-  while done < len(values):
-    piece = file.read(min(1 << 18, len(values) - done))
+def read_bounded(file: BinaryIO, most: int) -> bytes:
+  """Returns what is left of a file, or its first bytes.
+
+  Args:
+    file: Open for reading.
+    most: Number of bytes at most.
+  """
+  size = os.fstat(file.fileno()).st_size  # a read takes as much memory as it asks for
+  return file.read(min(most, size + 1) if size else most)
+
+
+def read_exactly(file: IO[bytes], count: int) -> np.ndarray:
+  """Returns bytes of a file, uint8 `[count]`.
+
+  Args:
+    file: Open for reading, at the first of them.
+    count: Their number, which was compared with the file's size before.
+
+  Raises:
+    ValueError: If the file ends before.
+  """
+  values = np.empty(count, np.uint8)
+  view, done = values.data, 0
+  while done < count:
+    piece = file.read(min(1 << 18, count - done))
     if not piece:
-      raise ValueError(f"it ends after {done:,} of {len(values):,} bytes")
+      raise ValueError(f"it ends after {done:,} of {count:,} bytes")
     view[done : done + len(piece)] = piece
     done += len(piece)
+  return values
+
+
+def _read_array(file: IO[bytes], size: int) -> np.ndarray:
+  """Reads an array whose file has `size` bytes."""
+  header = _read_header(file, size)
+  values = read_exactly(file, header.nbytes)
   array = values.view(header.dtype).reshape(header.shape, order=header.order)
   if header.dtype.kind == "U" and array.size and np.max(array.reshape(-1).view(_points(header.dtype))) > 0x10FFFF:
     raise ValueError("its texts are no Unicode")

@@ -19,7 +19,6 @@ from i3d_tf import workers
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.evaluation import predictions as predictions_lib
-from i3d_tf.evaluation import report
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier
 from i3d_tf.input import clip_config
@@ -313,7 +312,7 @@ def _write(config: evaluation.EvaluationConfig, found: EvaluationReport) -> None
     "results": {name: metrics_lib.plain(metrics, classes) for name, metrics in found.metrics.items()},
     "failures": list(found.failures),
   }
-  page = report.render(
+  page = figures.render(
     about=content,
     measured=found.metrics,
     classes=classes,

@@ -10,7 +10,6 @@ import numpy as np
 
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics
-from i3d_tf.evaluation import report
 
 _CLASSES = ("run <fast>", "sit & rest", "lie")
 _LABELS = np.array([0, 0, 1, 1, 2])
@@ -75,7 +74,7 @@ def _render(**changes) -> tuple[str, _Reader]:
     "runs": {},
     "examples": {"best": [], "worst": [clip]},
   }
-  page = report.render(**{**values, **changes})
+  page = figures.render(**{**values, **changes})
   return page, _Reader(page)
 
 

@@ -6,6 +6,7 @@ from i3d_tf import fields
 
 GRAPH_FORMATS = ("saved_model", "tflite", "onnx")
 PYTORCH_FORMATS = ("pytorch_i3d", "kinetics_i3d_pytorch")  # see `pytorch.I3D_LAYOUTS`
+PYTORCH_SUFFIXES = (".pt", ".pth")  # of a state dict that is written as that very file
 WEIGHT_FORMATS = ("network", "release", *PYTORCH_FORMATS)
 RELEASE_LAYOUTS = ("rgb", "flow", "rgb600")  # see `tensorflow1.LAYOUTS`
 

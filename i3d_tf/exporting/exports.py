@@ -14,6 +14,7 @@ import tempfile
 import textwrap
 from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
@@ -182,11 +183,7 @@ def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config:
     CheckpointError, DownloadError: as `saved.load`, and if the files cannot be written.
     OSError: likewise.
   """
-  if config.format in exporting.PYTORCH_FORMATS:
-    pytorch.import_torch()  # fails at once if it is not installed
-  values, info = saved.read(name_or_path)
-  if config.format != "network" and info.model != "i3d":
-    raise errors.I3dError(f"{name_or_path} is a network {info.model}; the format {config.format} is for i3d only")
+  values, info = _read_weights(name_or_path, config.format)
   if config.format == "network":
     saved.save_values(folder, values, info)
   elif config.format == "release":
@@ -195,6 +192,38 @@ def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config:
     pytorch.write(folder / "model.pt", pytorch.to_torch(values, pytorch.I3D_LAYOUTS[config.format]))
   for name, content in signatures_lib.class_list(info.classes).items():
     (folder / name).write_bytes(content)
+  return _describe_weights(values, info)
+
+
+def write_state_dict(path: str | os.PathLike, name_or_path: str | os.PathLike, layout: str) -> str:
+  """Writes the weights of an I3D to a file of PyTorch's.
+
+  Args:
+    path: the file.
+    name_or_path: the network, as `saved.load` takes it.
+    layout: one of `exporting.PYTORCH_FORMATS`.
+
+  Returns:
+    What was written, in a few words.
+
+  Raises:
+    I3dError: if the network is no I3D.
+    CheckpointError, DownloadError: as `saved.load`.
+    OSError: if the file cannot be written.
+  """
+  values, info = _read_weights(name_or_path, layout)
+  pytorch.write(path, pytorch.to_torch(values, pytorch.I3D_LAYOUTS[layout]))
+  return _describe_weights(values, info)
+
+
+def _read_weights(name_or_path: str | os.PathLike, layout: str) -> tuple[Mapping[str, np.ndarray], saved.ModelInfo]:
+  values, info = saved.read(name_or_path)
+  if layout != "network" and info.model != "i3d":
+    raise errors.I3dError(f"{name_or_path} is a network {info.model}; the format {layout} is for i3d only")
+  return values, info
+
+
+def _describe_weights(values: Mapping[str, np.ndarray], info: saved.ModelInfo) -> str:
   number = sum(value.size for value in values.values())
   return f"{info.model} for {info.stream}, {len(values)} variables with {number:,} values"
 

@@ -1,25 +1,27 @@
 """PyTorch's state dicts: their files as named arrays, and from names and shapes to our variables, here of Inceptions.
 
-The files need torch, the extra `torch`; nothing else here does. The names of ResNets are in pytorch_resnet.
+The files are read and written without torch, see containers. The names of ResNets are in pytorch_resnet.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import os
-import pickle
-from typing import Any
 
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import workdir
+from i3d_tf import files
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import s3d
+from i3d_tf.weights import containers
 from i3d_tf.weights import release
 from i3d_tf.weights import tensorflow1
 
 SUFFIXES = (".pt", ".pth", ".pyth")
-_WRAPPERS = ("state_dict", "model_state")  # under which training scripts keep the weights beside other things
+# Names under which training scripts keep the weights beside other things, and what wrappers put before every name.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
+_PREFIXES = ("module.", "_orig_mod.", "i3d.", "backbone.", "model.", "encoder.", "net.", "network.")
+_MAX_DEPTH = 3
 _PARALLEL = "module."  # what DataParallel puts before every name
 # PyTorch's names of batch norm's vectors by the last part of ours.
 VECTORS: Mapping[str, str] = {
@@ -44,42 +46,67 @@ class Family:
 
 
 def is_torch(path: str | os.PathLike) -> bool:
-  """Returns whether a file is there and `read` is the one to read it, by its suffix.
+  """Returns whether a file is there and `read` is the one to read it, by its content or its suffix.
 
   Args:
     path: The file.
   """
-  return os.fspath(path).endswith(SUFFIXES) and os.path.isfile(path)
+  return os.path.isfile(path) and (os.fspath(path).endswith(SUFFIXES) or containers.is_torch(path))
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Returns a state dict, alone in its file or beside other things, with or without DataParallel's prefix.
 
-  Only tensors are unpickled, so that a file cannot run code.
+  Only tensors are rebuilt, so that a file cannot run code; float16 and bfloat16 are converted to float32.
 
   Args:
     path: The file.
 
   Raises:
-    I3dError: If torch is not installed.
-    CheckpointError: If the file holds no state dict.
+    CheckpointError: If the file holds no state dict, or tensors that cannot be read or are not finite.
     OSError: If the file cannot be read.
   """
-  torch = import_torch()
-  try:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-  except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError):
-    # What torch says advises to let the file run code.
-    raise errors.CheckpointError(
-      f"{path} cannot be read as PyTorch's weights: it is damaged or holds more than tensors; save model.state_dict()"
-    ) from None
-  for wrapper in _WRAPPERS:
-    if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-      content = content[wrapper]
-  is_state_dict = isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
+  content, file = containers.read_torch(path)
+  for _ in range(_MAX_DEPTH):
+    wrapped = [content[name] for name in _WRAPPERS if isinstance(content, Mapping) and name in content]
+    content = next((value for value in wrapped if isinstance(value, Mapping)), content)
+  is_state_dict = isinstance(content, Mapping) and all(
+    isinstance(value, containers.Tensor) for value in content.values()
+  )
   if not is_state_dict or not content:
     raise errors.CheckpointError(f"{path} holds no state dict of PyTorch; save model.state_dict()")
-  return {str(name).removeprefix(_PARALLEL): tensor.numpy() for name, tensor in content.items()}
+  arrays = file.load({str(name).removeprefix(_PARALLEL): tensor for name, tensor in content.items()})
+  tensorflow1.check_finite(arrays, path)
+  return arrays
+
+
+def strip_prefix(
+  arrays: Mapping[str, np.ndarray], is_known: Callable[[Mapping[str, np.ndarray]], bool]
+) -> Mapping[str, np.ndarray]:
+  """Returns a state dict without a prefix that all its names have, if its names are known then.
+
+  Args:
+    arrays: The state dict.
+    is_known: Tells whether a network has the names of a state dict.
+  """
+  found = arrays
+  for _ in range(_MAX_DEPTH):
+    if is_known(found):
+      return found
+    prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in found)), None)
+    if prefix is None:
+      break
+    found = {name.removeprefix(prefix): array for name, array in found.items()}
+  return arrays
+
+
+def is_i3d(arrays: Mapping[str, np.ndarray]) -> bool:
+  """Returns whether a state dict has the first kernel of a port of I3D.
+
+  Args:
+    arrays: The state dict.
+  """
+  return any(layout.name(release.FIRST_KERNEL) in arrays for layout in I3D_LAYOUTS.values())
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -90,26 +117,9 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     arrays: Arrays by name.
 
   Raises:
-    I3dError: If torch is not installed.
     OSError: If the file cannot be written.
   """
-  torch = import_torch()
-  tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
-  with workdir.replacing(path) as file:
-    torch.save(tensors, file)
-
-
-def import_torch() -> Any:
-  """Returns the module torch.
-
-  Raises:
-    I3dError: If it is not installed.
-  """
-  try:
-    import torch
-  except ImportError as error:
-    raise errors.I3dError(f"PyTorch's files need torch ({error}): pip install 'i3d_tf[torch]'") from None
-  return torch
+  containers.write_torch(path, arrays)
 
 
 def convert(
@@ -266,7 +276,7 @@ def _find_i3d_layout(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) 
   for layout in I3D_LAYOUTS.values():
     if layout.name(release.FIRST_KERNEL) in arrays:
       return layout
-  some = ", ".join(list(arrays)[:3])
+  some = ", ".join(files.printable(name, 80) for name in list(arrays)[:3])
   raise errors.CheckpointError(f"{path} is not of I3D in {' or '.join(I3D_LAYOUTS)}; its names begin with {some}")
 
 

@@ -121,7 +121,8 @@ class StrictnessTest(parameterized.TestCase):
 
   def test_truncated_index(self):
     self._refused(
-      r"model.ckpt.index cannot be read", damage=lambda prefix: os.truncate(f"{prefix}{tensorflow1.INDEX_SUFFIX}", 1000)
+      r"model.ckpt.index: this is not the index of a checkpoint, or it is damaged",
+      damage=lambda prefix: os.truncate(f"{prefix}{tensorflow1.INDEX_SUFFIX}", 1000),
     )
 
   def test_missing_data_file(self):

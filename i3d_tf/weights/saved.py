@@ -183,7 +183,8 @@ def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tup
   Args:
     name_or_path: A published checkpoint's name, which is fetched to the cache if it is not there; the folder of a
       training run, which means its best network; a checkpoint in the release's layout (a prefix, one of its files, or
-      a folder with model.ckpt) or in TF-slim's of Inception-v1; or a PyTorch state dict.
+      a folder with model.ckpt, with TensorFlow's list of checkpoints, or of a SavedModel) or in TF-slim's of
+      Inception-v1; or a PyTorch state dict, whatever its file is called.
     average_space: Whether to take clips of any height and width, see `inception.InceptionI3d`, even if the network was
       not trained so.
 
@@ -262,6 +263,8 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -
   Raises:
     CheckpointError: If it is of no network that is known, or weights are missing, unmatched or misshapen.
   """
+  is_known = lambda arrays: pytorch.is_i3d(arrays) or any(each.find(arrays, path) for each in _TORCH_FAMILIES[:-1])
+  arrays = pytorch.strip_prefix(arrays, is_known)
   models = ((family, family.find(arrays, path)) for family in _TORCH_FAMILIES)
   family, model = next((family, model) for family, model in models if model is not None)
   return model, family.convert(arrays, model, path)

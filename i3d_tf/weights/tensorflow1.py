@@ -9,23 +9,32 @@ which is read like the newer one.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 import os
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf import workdir
 from i3d_tf.models import inception_spec as spec
+from i3d_tf.weights import containers
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import sources
 
 INDEX_SUFFIX = ".index"
 DATA_SUFFIX = ".data-00000-of-00001"
-# What TensorFlow raises for damaged files.
-_READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, LookupError, MemoryError)
+_SAVED_MODEL = "variables/variables"  # prefix of the checkpoint in a SavedModel
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # end of the keys in checkpoints of objects
+_SAVE_COUNTER = "save_counter"  # of tf.train.Checkpoint itself
+_STRING = tf.string.as_datatype_enum
+_MAX_OLD_BYTES = 1 << 34
+_MOST_NAMED = 5
 _SLOT = "/Momentum"
 _FIRST_KERNEL = "Conv3d_1a_7x7/conv_3d/w"
 _SLIM_KERNEL, _SLIM_BIAS = "InceptionV1/Conv2d_1a_7x7/weights", "InceptionV1/Logits/Conv2d_0c_1x1/biases"
@@ -80,13 +89,14 @@ def find_prefix(path: str | os.PathLike) -> str:
   """Returns the prefix, the path without '.index', of the checkpoint that a path means.
 
   Args:
-    path: A checkpoint's prefix, one of its two files, or a folder that holds model.ckpt.
+    path: A checkpoint's prefix, one of its two files, or a folder that holds model.ckpt, TensorFlow's list of
+      checkpoints, or a SavedModel.
 
   Raises:
     CheckpointError: If there is no checkpoint.
   """
   path = os.fspath(path)
-  if (prefix := next(iter(_prefixes(path, "model.ckpt")), None)) is not None:
+  if (prefix := next(iter(_prefixes(path, "model.ckpt", _SAVED_MODEL)), None)) is not None:
     return prefix
   raise errors.CheckpointError(
     f"there is no checkpoint at {path}: give the folder of a run of train, the prefix of a TensorFlow checkpoint "
@@ -105,15 +115,20 @@ def read(prefix: str, manifest: manifests.Manifest | None = None) -> dict[str, n
   Raises:
     CheckpointError: If tensors are damaged, missing, extra or misshapen; all are listed.
   """
-  names = _names(prefix, f"{prefix}{INDEX_SUFFIX}")
-  reader = tf.train.load_checkpoint(prefix)
+  if os.path.isfile(f"{prefix}{INDEX_SUFFIX}"):
+    places = containers.read_index(prefix)
+    names = [name for name, place in places.items() if place.dtype != _STRING]
+    get = lambda name: _read_tensor(prefix, name, places[name])
+  else:  # a file of the older format
+    names = _names(prefix)
+    get = tf.train.load_checkpoint(prefix).get_tensor
   arrays, damaged = {}, []
   for name in names:
     try:
-      arrays[name] = reader.get_tensor(name)
-    except _READ_ERRORS as error:
+      arrays[name] = get(name)
+    except Exception as error:  # as in `files.guarded`: TensorFlow's readers and NumPy raise many kinds
       damaged.append(f"{name} ({errors.first_line(error)})")
-  problems = {"damaged": damaged}
+  problems = {"damaged": damaged, "not finite": _infinite(arrays)}
   if manifest is not None:
     read_or_damaged = set(names)
     problems["missing"] = [name for name in manifest.tensors if name not in read_or_damaged]
@@ -122,7 +137,68 @@ def read(prefix: str, manifest: manifests.Manifest | None = None) -> dict[str, n
       name for name in arrays if name in manifest.tensors and not _equals(arrays[name], *manifest.tensors[name])
     ]
   raise_for(problems, f"checkpoint {prefix} is not sound")
-  return arrays
+  return _by_full_name(prefix, arrays)
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
+  """Checks that weights have neither NaN nor infinite values, which a network's answers need not show.
+
+  Args:
+    arrays: The weights by name.
+    path: Their file, for the message.
+
+  Raises:
+    CheckpointError: If they have; the tensors are named.
+  """
+  raise_for({"not finite": _infinite(arrays)}, f"{path} is not sound")
+
+
+def _infinite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+  return [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+
+
+def _read_tensor(prefix: str, name: str, place: containers.Place) -> np.ndarray:
+  """Reads a tensor of a checkpoint; short floating-point numbers become float32."""
+  dtype = tf.dtypes.as_dtype(place.dtype)
+  if not (dtype.is_floating or dtype.is_integer or dtype.is_bool) or dtype.is_quantized:
+    raise ValueError(f"it is of type {dtype.name}")
+  if not place.is_sliced and math.prod(place.shape) * dtype.size != place.size:
+    raise ValueError(f"its shape {place.shape} does not fit its {place.size} bytes")
+  if place.is_sliced:  # one of several parts, which TensorFlow puts together
+    if math.prod(place.shape) * dtype.size > os.path.getsize(place.path):
+      raise ValueError(f"its shape {place.shape} is larger than the file")
+    array = tf.train.load_checkpoint(prefix).get_tensor(name)
+  else:
+    array = np.frombuffer(place.read(), dtype.as_numpy_dtype).reshape(place.shape)
+  return array.astype(np.float32) if dtype in (tf.float16, tf.bfloat16) else array
+
+
+def _by_full_name(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Names the variables of a checkpoint of objects, such as that in a SavedModel, as they were called."""
+  if not any(name.endswith(_VALUE) for name in arrays):
+    return arrays
+  graph = _read_graph(prefix)
+  found: dict[str, np.ndarray] = {}
+  for node in graph.nodes:
+    for attribute in node.attributes:
+      key, name = attribute.checkpoint_key, attribute.full_name
+      if key in arrays and name and name != _SAVE_COUNTER:
+        if name in found:
+          raise errors.CheckpointError(f"{prefix} holds several networks; give the checkpoint of one")
+        found[name] = arrays[key]
+  return found or arrays
+
+
+def _read_graph(prefix: str) -> Any:
+  """Reads which objects a checkpoint is of: a scalar text after its length and that number's checksum."""
+  path = f"{prefix}{INDEX_SUFFIX}"
+  with files.guarded(path, "the index of a checkpoint", errors.CheckpointError):
+    place = containers.read_index(prefix)["_CHECKPOINTABLE_OBJECT_GRAPH"]
+    with open(place.path, "rb") as file:
+      file.seek(place.offset)
+      content = file.read(min(place.size, os.path.getsize(place.path)))
+    start = next(index for index, byte in enumerate(content[:10]) if byte < 128) + 1 + 4
+    return trackable_object_graph_pb2.TrackableObjectGraph.FromString(content[start:])
 
 
 def write(prefix: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -168,20 +244,30 @@ def read_release(
     CheckpointError: If it is damaged, or in none of the layouts.
   """
   arrays = read(prefix, manifest)
-  for stream, layout in LAYOUTS.items():
+  for stream, layout in _layouts_of(arrays).items():
     if layout.prefix + _FIRST_KERNEL in arrays:
       # A name without the layout's prefix keeps its full name, and so is reported as unmatched.
       stripped = {name.removeprefix(layout.prefix): array for name, array in arrays.items()}
       slots = {name.removesuffix(_SLOT): array for name, array in stripped.items() if name.endswith(_SLOT)}
       values = {name: array for name, array in stripped.items() if not name.endswith(_SLOT)}
+      values = {name: array for name, array in values.items() if not _is_bookkeeping(name, values)}
       strangers = [name + _SLOT for name in slots if name not in values]
       raise_for({"unmatched": strangers}, f"checkpoint {prefix} has slots of no variable")
       return LoadedCheckpoint(prefix, stream, slots), values
-  some = ", ".join(list(arrays)[:3])
+  some = ", ".join(files.printable(name, 80) for name in list(arrays)[:3])
   raise errors.CheckpointError(
     f"{prefix} is not an I3D checkpoint of the release's layouts: no name ends in {_FIRST_KERNEL}; it begins with "
     f"{some}"
   )
+
+
+def _layouts_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Layout]:
+  """The release's layouts, and for I3D within other scopes, as in SavedModels, that of the stream with their prefix."""
+  found = [name for name in arrays if name.endswith(f"/{_FIRST_KERNEL}")]
+  if len(found) != 1 or any(found[0] == layout.prefix + _FIRST_KERNEL for layout in LAYOUTS.values()):
+    return dict(LAYOUTS)
+  stream = "flow" if arrays[found[0]].shape[-2:-1] == (2,) else "rgb"
+  return {**LAYOUTS, stream: Layout(found[0].removesuffix(_FIRST_KERNEL), vector_rank=1)}
 
 
 def write_release(
@@ -288,18 +374,38 @@ def raise_for(problems: Mapping[str, list[str]], what: str, advice: str = "") ->
     advice: End of the message.
 
   Raises:
-    CheckpointError: If there is a problem; all are listed by kind.
+    CheckpointError: If there is a problem; of each kind the first are listed.
   """
-  found = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names]
+  found = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
   if found:
     raise errors.CheckpointError(f"{what}: {'; '.join(found)}{advice}")
+
+
+def _some(names: list[str]) -> str:
+  """The first names of a list that may be long, and how many there are beside them."""
+  listed = ", ".join(files.printable(name, 200) for name in names[:_MOST_NAMED])
+  return listed + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
 
 
 def _prefixes(path: str, *files: str) -> list[str]:
   """The checkpoints with an index that a path may mean: itself, one of `files` in it, or what its suffix belongs to."""
   places = [path, *(os.path.join(path, file) for file in files)]
+  if listed := _listed(path):
+    places.append(listed)
   places += [path.removesuffix(suffix) for suffix in (INDEX_SUFFIX, DATA_SUFFIX) if path.endswith(suffix)]
   return [place for place in places if os.path.isfile(place + INDEX_SUFFIX)]
+
+
+def _listed(folder: str) -> str:
+  """The newest checkpoint by the file `checkpoint` that TensorFlow keeps in a folder; '' if there is none."""
+  try:
+    with open(os.path.join(folder, "checkpoint"), "rb") as file:
+      text = files.read_bounded(file, 1 << 20).decode("utf-8", "replace")
+  except (OSError, ValueError):
+    return ""
+  match = re.search(r'^model_checkpoint_path: "([^"\\\0]+)"', text, re.MULTILINE)
+  # A folder that was moved lists the paths that it had.
+  return os.path.join(folder, os.path.basename(match[1])) if match else ""
 
 
 def _find_slim(path: str | os.PathLike) -> str | None:
@@ -312,8 +418,15 @@ def _find_slim(path: str | os.PathLike) -> str | None:
 def _names(prefix: str, what: str = "") -> list[str]:
   """The names of a checkpoint's tensors, sorted; `what` is the file in the error's message, the prefix by default."""
   try:
+    if os.path.isfile(f"{prefix}{INDEX_SUFFIX}"):
+      return list(containers.read_index(prefix))
+    with open(prefix, "rb") as file:  # TensorFlow reads no more of it than it has
+      if file.seek(0, os.SEEK_END) > _MAX_OLD_BYTES:
+        raise ValueError("it is too large for the older format")
     return sorted(tf.train.load_checkpoint(prefix).get_variable_to_shape_map())
-  except _READ_ERRORS as error:
+  except errors.CheckpointError:
+    raise
+  except Exception as error:  # as in `files.guarded`: TensorFlow raises many kinds
     reason = errors.first_line(error)
     raise errors.CheckpointError(f"{what or prefix} cannot be read as a checkpoint: {reason}") from None
 
@@ -332,5 +445,5 @@ def _slim_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   return shape[1:] if name.endswith("/w") else shape
 
 
-def _is_bookkeeping(name: str, variables: Mapping[str, tuple[int, ...]]) -> bool:
+def _is_bookkeeping(name: str, variables: Mapping[str, Any]) -> bool:
   return name in _SLIM_COUNTERS or (_SLIM_SLOT.search(name) is not None and _SLIM_SLOT.sub("", name) in variables)
