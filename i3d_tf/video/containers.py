@@ -249,9 +249,11 @@ def _frame_rate(ticks: np.ndarray, stream: VideoStream) -> float:
     return float(next((rate for rate in declared if 1 / MAX_GAP <= rate <= _MAX_RATE), FRAME_RATE))
   unit = stream.time_base or fractions.Fraction(1, 1)
   median = np.median(intervals)
-  agrees = lambda rate: abs(1 / float(rate * unit) - median) <= min(1, 0.05 * median)
-  # The mean of what differs by the rounding to the container's unit only: 33, 33 and 34 ms are 30 frames per second.
-  measured = 1 / float(intervals[np.abs(intervals - median) <= 1].mean() * unit)
+  rounding = max(1.0, 0.001 / float(unit))  # of timestamps, to the container's unit or to milliseconds
+  # The mean of what differs by rounding only: 33, 33 and 34 ms are 30 frames per second.
+  near = intervals[np.abs(intervals - median) <= max(rounding, 0.05 * median)]
+  agrees = lambda rate: abs(1 / float(rate * unit) - near.mean()) <= rounding / len(near) + 0.001 * near.mean()
+  measured = 1 / float(near.mean() * unit)
   rate = next((float(rate) for rate in declared if agrees(rate)), measured)
   return rate if 1 / MAX_GAP <= rate <= _MAX_RATE else FRAME_RATE
 

@@ -116,12 +116,13 @@ def write_video(
   frames: Sequence[np.ndarray] | None = None,
   codec: str = "libx264",
   time_base: fractions.Fraction = fractions.Fraction(1, 1000),
+  rate: int = 25,
   **options: str,
 ) -> None:
-  """Writes numbered frames, or `frames`, to be shown at `times` in seconds."""
+  """Writes numbered frames, or `frames`, to be shown at `times` in seconds; the header declares `rate`."""
   frames = [numbered_frame(i) for i in range(len(times))] if frames is None else frames
   with av.open(os.fspath(path), "w", options=options) as container:
-    stream = container.add_stream(codec, rate=25)
+    stream = container.add_stream(codec, rate=rate)
     stream.height, stream.width = frames[0].shape[:2]
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = time_base

@@ -162,7 +162,7 @@ class _Reader:
     self._container, self._stream = container, stream
     self._damage: list[str] = []
     self._num_packets = self._num_frames = 0  # from the first key frame on
-    self._is_interlaced = self._has_failed = False
+    self._is_interlaced = self._has_failed = self._is_cut = False
     self._first_key: int | None = None  # its tick
     self._end = 0.0  # seconds, of the packets of all streams
     # Audio and video Interchange Format has no presentation times, and what FFmpeg makes of packed frames is wrong.
@@ -199,12 +199,13 @@ class _Reader:
 
   def check_end(self) -> None:
     """Looks for what is missing, when all is read."""
+    stated = containers.stated_seconds(self.path, self._container)
     if missing := containers.missing_bytes(self.path, self._container, self._stream):
+      self._is_cut = True
       self.add_damage(f"the file has {missing[0]:,} of the {missing[1]:,} bytes that it should have")
-    else:
-      stated = containers.stated_seconds(self.path, self._container)
-      if self._end < (1 - _MISSING_FRACTION) * stated - _MISSING_FRAMES / containers.FRAME_RATE:
-        self.add_damage(f"the file ends after {self._end:.2f} of the {stated:.2f} s that its header states")
+    elif self._end < (1 - _MISSING_FRACTION) * stated - _MISSING_FRAMES / containers.FRAME_RATE:
+      self._is_cut = True
+      self.add_damage(f"the file ends after {self._end:.2f} of the {stated:.2f} s that its header states")
     expected = self._num_packets // 2 if self._is_interlaced else self._num_packets  # a packet may be a field
     lacking = expected - self._num_frames
     may_hide = self._stream.codec_context.codec.canonical_name in _HIDDEN_PACKETS
@@ -235,6 +236,8 @@ class _Reader:
   def _expected(self) -> int:
     """The number of frames that the video should have, as far as the file tells."""
     scanned = containers.scan(self.path)
+    if not self._is_cut:
+      return scanned.num_packets
     stated = containers.stated_seconds(self.path, self._container) * scanned.frame_rate
     return max(scanned.num_packets, scanned.num_declared, round(stated))
 
@@ -273,6 +276,7 @@ class _Reader:
     time = float(packet.pts * packet.time_base)
     is_far = time - self._end > 0.2  # whatever the stream, time has been lost
     if end and packet.pos is not None and packet.pos - end > _HOLE and is_far:
+      self._is_cut = True
       self.add_damage(
         f"{packet.pos - end:,} bytes cannot be read, with what belongs between {self._end:.2f} and {time:.2f} s"
       )
