@@ -69,7 +69,7 @@ with cli.group_of("What is taken"):
     "1: the centre; 5: the corners, too; 10: and their mirror images. Default: 1, or the profile's.",
   )  # fmt: skip
 cli.define_flags(
-    profiles.FeatureConfig, group="Frames", names=("fps", "short_side", "crop"),
+    profiles.FeatureConfig, group="Frames", names=("fps", "short_side", "crop", "allow_damaged"),
     unset={"short_side": "the network's", "crop": "the network's"},
 )  # fmt: skip
 cli.define_flags(

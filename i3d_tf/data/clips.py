@@ -9,13 +9,14 @@ import os
 import pathlib
 import re
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from i3d_tf import errors
 from i3d_tf.data import tfds_videos
 from i3d_tf.video import decode
+from i3d_tf.video import listing
 
 SPLITS = ("train", "val", "test")
 
@@ -144,7 +145,12 @@ def relative_path(clip: Clip, root: str | os.PathLike) -> str:
 
 
 def iter_frames(
-  clip: Clip, *, fps: float = decode.FRAME_RATE, short_side: int | None = decode.SHORT_SIDE
+  clip: Clip,
+  *,
+  fps: float = decode.FRAME_RATE,
+  short_side: int | None = decode.SHORT_SIDE,
+  allow_damaged: bool = False,
+  note: Callable[[str], None] = lambda remark: None,
 ) -> Iterator[np.ndarray]:
   """Yields the clip's RGB frames as `decode.iter_frames` does, from `start` to `end` only.
 
@@ -155,6 +161,8 @@ def iter_frames(
     clip: what to read.
     fps: frames per second.
     short_side: pixels of the frames' shorter side; None: as it is.
+    allow_damaged: as in `decode.iter_frames`.
+    note: as in `decode.iter_frames`.
 
   Yields:
     Frames, uint8 `[H, W, 3]`.
@@ -165,7 +173,8 @@ def iter_frames(
   first = 0 if clip.start is None else round(clip.start * fps)
   last = None if clip.end is None else round(clip.end * fps)
   is_empty = True
-  with contextlib.closing(_whole_video(clip.path, fps, short_side)) as frames:
+  options = {"fps": fps, "short_side": short_side, "allow_damaged": allow_damaged, "note": note}
+  with contextlib.closing(_whole_video(clip.path, **options)) as frames:
     for frame in itertools.islice(frames, first, last):
       is_empty = False
       yield frame
@@ -173,19 +182,19 @@ def iter_frames(
     raise errors.VideoError(f"{clip.path}: the video has no frames from {clip.start} to {clip.end} seconds")
 
 
-def _whole_video(path: str, fps: float, short_side: int | None) -> Generator[np.ndarray]:
+def _whole_video(path: str, **options: Any) -> Generator[np.ndarray]:
   if not path.startswith(tfds_videos.PREFIX):
-    yield from decode.iter_frames(path, fps=fps, short_side=short_side)
+    yield from decode.iter_frames(path, **options)
     return
   video = tfds_videos.read_example(path)
   if isinstance(video, np.ndarray):
-    yield from (decode.resize(frame, short_side) for frame in video)
+    yield from (decode.resize(frame, options["short_side"]) for frame in video)
     return
   with tempfile.NamedTemporaryFile() as file:
     file.write(video)
     file.flush()
     try:
-      yield from decode.iter_frames(file.name, fps=fps, short_side=short_side)
+      yield from decode.iter_frames(file.name, **options)
     except errors.VideoError as error:
       raise errors.VideoError(str(error).replace(file.name, path)) from None
 
@@ -265,33 +274,15 @@ class VideoFiles:
 
 
 def find_videos(root: pathlib.Path) -> list[str]:
-  """Lists the videos at any depth below a folder, sorted by the parts of their paths.
+  """Lists the videos at any depth below a folder, sorted by the parts of their paths; see `listing.list_folder`.
 
   Args:
-    root: the folder. Links are followed, but none back to where it came from; hidden files are left out.
+    root: the folder.
 
   Returns:
     Their paths.
 
   Raises:
-    I3dError: if there are none.
+    VideoError: if there are none, or the folder cannot be read.
   """
-  if not root.is_dir():
-    raise errors.I3dError(f"{root}: there is no such folder of videos")
-  videos = list(_walk(os.fspath(root), ()))
-  if not videos:
-    raise errors.I3dError(f"{root}: the folder holds no video ({' '.join(sorted(decode.VIDEO_SUFFIXES))})")
-  return videos
-
-
-def _walk(folder: str, ancestors: tuple[str, ...]) -> Iterator[str]:
-  real = os.path.realpath(folder)
-  if real in ancestors:
-    return
-  for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-    if entry.name.startswith("."):
-      continue
-    if entry.is_dir():
-      yield from _walk(entry.path, (*ancestors, real))
-    elif os.path.splitext(entry.name)[1].lower() in decode.VIDEO_SUFFIXES and entry.is_file():
-      yield entry.path
+  return [os.fspath(path) for path in listing.list_folder(root).videos]

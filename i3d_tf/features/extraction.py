@@ -41,6 +41,7 @@ class Features:
     checkpoints, weights: By stream the checkpoint's name and the checksum of its variables.
     layers: By endpoint the layers along time that lead to it; None if it has no steps of its own in time.
     stride: Frames from one position of a clip to the next.
+    notes: What was done with the video's frames, see `decode.iter_frames`.
   """
 
   source: sources.Source
@@ -52,6 +53,7 @@ class Features:
   weights: Mapping[str, str]
   layers: Mapping[str, Layers | None]
   stride: int
+  notes: tuple[str, ...] = ()
 
   def timestamps(self, endpoint: str) -> np.ndarray:
     """Returns the middle of what each value sees, padding counted, in seconds from the start of the video.
@@ -159,7 +161,7 @@ class Extractor:
       try:
         video = video or sources.open_video(
             source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps, short_side=first.short_side,
-            threads=options.threads,
+            threads=options.threads, allow_damaged=options.allow_damaged,
         )  # fmt: skip
         fill = self._fill_whole if options.window == profiles.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
@@ -169,7 +171,7 @@ class Extractor:
           source, options, video.fps, num_positions, arrays,
           {stream: each.checkpoint for stream, each in networks.items()},
           {stream: each.weights for stream, each in networks.items()},
-          {name: first.time_layers(name) for name in options.endpoints}, first.stride,
+          {name: first.time_layers(name) for name in options.endpoints}, first.stride, tuple(video.notes),
       )  # fmt: skip
 
   def _fill_windows(self, video: sources.Video, arrays: Arrays, on_frames: OnFrames) -> int:
@@ -306,6 +308,7 @@ class VideoFeatures:
     fps: Frames per second after resampling.
     num_frames: Frames, or flow fields, that were seen.
     config: How they were taken.
+    notes: What was done with the video's frames, see `decode.iter_frames`.
   """
 
   features: Mapping[str, Mapping[str, np.ndarray]]
@@ -313,6 +316,7 @@ class VideoFeatures:
   fps: float
   num_frames: int
   config: profiles.FeatureConfig
+  notes: tuple[str, ...] = ()
 
   def __getitem__(self, stream: str) -> Mapping[str, np.ndarray]:
     return self.features[stream]
@@ -359,7 +363,9 @@ def extract_features(
       for stream, by_endpoint in features.arrays.items()
     }
     times = {name: features.timestamps(name) for name in extractor.options.endpoints}
-    return VideoFeatures(arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options)
+    return VideoFeatures(
+        arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options, features.notes
+    )  # fmt: skip
 
 
 def _config(checkpoint: Any, options: dict[str, Any]) -> profiles.FeatureConfig:
@@ -392,6 +398,8 @@ def extract(
     with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
       outputs = folder.write(profiles.PROFILES[extractor.options.profile].files(features))
       entry |= {"outputs": outputs, "frames": features.num_positions, "fps": features.fps}
+      if features.notes:
+        entry["notes"] = list(features.notes)
     entry["seconds"] = round(time.monotonic() - start, 3)
   except errors.I3dError as error:
     entry["error"] = str(error)

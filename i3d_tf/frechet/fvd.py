@@ -22,6 +22,7 @@ from i3d_tf import workers
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding
 from i3d_tf.video import decode
+from i3d_tf.video import listing
 
 Videos: TypeAlias = str | os.PathLike | np.ndarray
 _ARRAY_SUFFIX = ".npy"
@@ -201,10 +202,7 @@ def _list_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
     if not root.exists():
       raise errors.I3dError(f"{root}: there is no such file or folder")
     return [(root.name, root)]
-  suffixes = decode.VIDEO_SUFFIXES | {_ARRAY_SUFFIX}
-  files = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-  if not files:
-    raise errors.I3dError(f"{root}: the folder holds no video ({' '.join(sorted(suffixes))})")
+  files = listing.list_folder(root, more=(_ARRAY_SUFFIX,)).videos
   return [(file.relative_to(root).as_posix(), file) for file in files]
 
 

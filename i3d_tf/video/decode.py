@@ -3,32 +3,49 @@
 Frames are placed on the output grid by their timestamps, as MediaSequence's resampler does: the frame nearest to each
 grid point from time 0 on, the later one of two equally near, gaps filled by the last frame
 (google/mediapipe PacketResamplerCalculator).
+
+Files are decoded by FFmpeg through PyAV, with the bytes that OpenCV's VideoCapture gives. What a header says about
+counts, rates and lengths is an estimate; timestamps are used instead. What is done with special pictures:
+
+* Interlaced frames are deinterlaced, one frame each.
+* The display matrix is applied: quarter turns and mirror images.
+* Pixels that are not square are kept as stored, as the networks' training data were.
+* HDR (PQ, HLG) is converted without tone mapping, which is logged.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
 import dataclasses
 import itertools
 import os
 import pathlib
-from typing import Any
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf.video import containers
+from i3d_tf.video import frames as frames_lib
+from i3d_tf.video import listing
 
-FRAME_RATE = 25.0  # frames per second of the release's clips (paper, section 2.4)
+FRAME_RATE = containers.FRAME_RATE
 SHORT_SIDE = 256  # pixels; crops of 224 are taken from it (paper, section 2.4)
-VIDEO_SUFFIXES = frozenset(".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
-# Containers may declare a frame or two more than they hold (packed Xvid) or estimate the count from the duration.
-_MISSING_FRAMES = 2
-_MISSING_FRACTION = 0.05
-_RETRIES = 100  # damaged frames in a row that are looked past
+VIDEO_SUFFIXES = listing.VIDEO_SUFFIXES
+
+_Item = TypeVar("_Item")
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-  """What a container declares: average frame rate, frames (0 if unknown), and size after rotation in pixels."""
+  """What a video's packets and its first frame tell.
+
+  Attributes:
+    frame_rate: Its own frame rate, from the median interval of its timestamps.
+    num_frames: Frames that are shown, if every packet decodes into one.
+    width: Pixels after rotation.
+    height: Pixels after rotation.
+  """
 
   frame_rate: float
   num_frames: int
@@ -37,22 +54,26 @@ class VideoInfo:
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-  """Returns what a video's container declares.
+  """Returns what a video holds. Its packets are all read, its first frame only is decoded.
 
   Args:
     path: of the video.
 
+  Returns:
+    Frame rate, number of frames, and size.
+
   Raises:
-    VideoError: if the file is missing, empty, or no video.
+    VideoError: if the file is missing, empty, no video, or no frame can be decoded.
   """
-  capture = _open(path)
-  try:
-    return _info(capture)
-  finally:
-    capture.release()
+  scanned = containers.scan(path)
+  with contextlib.closing(frames_lib.timed_frames(path, allow_damaged=True)) as frames:
+    _, frame = next(frames)
+  transposed, _, _ = containers.orientation(frame) or (False, False, False)
+  width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
+  return VideoInfo(scanned.frame_rate, scanned.num_packets, width, height)
 
 
-def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE) -> int:
+def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE, allow_damaged: bool = False) -> int:
   """Counts the frames that `iter_frames` yields, by a pass that decodes the video but converts and keeps no frame.
 
   No header tells it: frames are placed by their timestamps, and containers declare frames that they do not hold.
@@ -60,44 +81,54 @@ def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE) -> int:
   Args:
     path: of the video.
     fps: frames per second.
+    allow_damaged: as in `iter_frames`.
 
   Returns:
     The number of frames.
 
   Raises:
-    VideoError: as `iter_frames`, but for frames of several sizes, which are not looked at.
+    VideoError: as `iter_frames`.
   """
   _check_rate(fps)
-  count = 0
-  for _ in _resample(_timed_frames(path, retrieve=False), fps):
-    count += 1
-  return count
+  times = ((time, None) for time, _ in frames_lib.timed_frames(path, allow_damaged=allow_damaged))
+  return sum(1 for _ in _resample(times, fps))
 
 
 def iter_frames(
-  path: str | os.PathLike, *, fps: float = FRAME_RATE, short_side: int | None = SHORT_SIDE
+  path: str | os.PathLike,
+  *,
+  fps: float = FRAME_RATE,
+  short_side: int | None = SHORT_SIDE,
+  allow_damaged: bool = False,
+  note: Callable[[str], None] = lambda remark: None,
 ) -> Iterator[np.ndarray]:
   """Yields the video's RGB frames one at a time, at `fps` frames per second.
 
   Args:
-    path: any file that OpenCV's FFmpeg can decode. Rotation is applied.
+    path: any file that FFmpeg can decode. Interlaced frames are deinterlaced, rotation and mirroring are applied, and
+      pixels that are not square are kept as stored.
     fps: frames per second of the result.
     short_side: pixels of the shorter side after bilinear resizing; None: the size is kept.
+    allow_damaged: take what there is of a damaged or incomplete video, and leave out gaps of more than
+      `containers.MAX_GAP` seconds.
+    note: called with each remark on what was done, one sentence, for the metadata of what is made of the frames: that
+      the video was deinterlaced, salvaged, is HDR, or has pixels that are not square.
 
   Yields:
     Frames, uint8 `[H, W, 3]`.
 
   Raises:
-    VideoError: if the file cannot be opened, holds no frames, or ends well before the length it declares. The last
-      is found out only after the frames it does hold.
+    VideoError: if the file cannot be opened, holds no frames, is damaged, or its clock jumps by more than
+      `containers.MAX_GAP` seconds. Damage is found out only after the frames before it.
   """
   _check_rate(fps)
   if short_side is not None and short_side < 1:
     raise ValueError(f"short_side is {short_side}; it must be at least 1")
+  convert = frames_lib.Converter()
   source = None
-  for frame in _resample(_timed_frames(path), fps):
+  for frame in _resample(frames_lib.timed_frames(path, allow_damaged=allow_damaged, note=note), fps):
     if frame is not source:  # a repeated frame is converted once
-      converted, source = resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), short_side), frame
+      converted, source = resize(convert(frame), short_side), frame
     yield converted
 
 
@@ -107,14 +138,18 @@ def read_video(
   short_side: int | None = SHORT_SIDE,
   *,
   max_frames: int | None = None,
+  allow_damaged: bool = False,
+  note: Callable[[str], None] = lambda remark: None,
 ) -> np.ndarray:
   """Reads a video as RGB frames; see `iter_frames`.
 
   Args:
-    path: any file that OpenCV's FFmpeg can decode.
+    path: any file that FFmpeg can decode.
     fps: frames per second of the result.
     short_side: pixels of its shorter side, or None to keep the size.
     max_frames: stop after so many frames; what follows is neither decoded nor checked.
+    allow_damaged: as in `iter_frames`.
+    note: as in `iter_frames`.
 
   Returns:
     uint8 `[T, H, W, 3]`.
@@ -124,8 +159,8 @@ def read_video(
   """
   if max_frames is not None and max_frames < 1:
     raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
-  frames = list(itertools.islice(iter_frames(path, fps=fps, short_side=short_side), max_frames))
-  return np.stack(frames)
+  frames = iter_frames(path, fps=fps, short_side=short_side, allow_damaged=allow_damaged, note=note)
+  return np.stack(list(itertools.islice(frames, max_frames)))
 
 
 def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray:
@@ -147,29 +182,23 @@ def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray
 
 
 def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
-  """Expands folders into the videos below them.
+  """Expands folders into the videos below them; `listing.list_folder` says which those are.
 
   Args:
     paths: of folders and videos.
 
   Returns:
-    The videos of each folder, by file name ending, sorted; other paths stay as they are.
+    The videos of each folder, sorted; other paths stay as they are.
 
   Raises:
-    VideoError: if a folder holds no video, or a path is empty.
+    VideoError: if a folder holds no video or cannot be read, or a path is empty.
   """
-  videos = []
+  videos: list[pathlib.Path] = []
   for path in paths:
     if not os.fspath(path):  # pathlib would take it for the current folder
       raise errors.VideoError("the list of videos has an empty path; is there a comma too many?")
     path = pathlib.Path(path)
-    if not path.is_dir():
-      videos.append(path)
-      continue
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
-    if not found:
-      raise errors.VideoError(f"{path}: the folder holds no video ({' '.join(sorted(VIDEO_SUFFIXES))})")
-    videos += found
+    videos += listing.list_folder(path).videos if path.is_dir() else [path]
   return videos
 
 
@@ -178,112 +207,10 @@ def _check_rate(fps: float) -> None:
     raise ValueError(f"fps is {fps}; it must be positive and finite")
 
 
-def _open(path: str | os.PathLike) -> cv2.VideoCapture:
-  path = os.fspath(path)
-  if not os.path.exists(path):
-    raise errors.VideoError(f"{path}: there is no such file")
-  if os.path.isdir(path):
-    raise errors.VideoError(f"{path}: this is a folder, not a video")
-  with open(path, "rb") as file:  # says if it may not be read
-    if not file.read(1):
-      raise errors.VideoError(f"{path}: the file is empty")
-  # FFmpeg would take 'a:b.mp4' for an address, hence the absolute path; OpenCV crashes on a name that is not UTF-8
-  # unless it comes as bytes.
-  name: Any = os.fsencode(os.path.abspath(path))  # which its type stubs do not know
-  capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
-  if not capture.isOpened():
-    raise errors.VideoError(f"{path}: this is not a video that OpenCV can open, or its header is damaged")
-  return capture
-
-
-def _info(capture: cv2.VideoCapture) -> VideoInfo:
-  declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-  rate = capture.get(cv2.CAP_PROP_FPS)
-  return VideoInfo(
-    frame_rate=rate if np.isfinite(rate) and rate > 0 else FRAME_RATE,
-    num_frames=max(0, int(declared)),
-    width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-    height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-  )
-
-
-def _timed_frames(path: str | os.PathLike, *, retrieve: bool = True) -> Iterator[tuple[float, np.ndarray]]:
-  """Yields (seconds since the first frame, BGR frame) and checks at the end that the file was whole.
-
-  Unless `retrieve`, the frames are decoded only, and one empty array stands for each.
-  """
-  nothing = np.empty((0, 0, 3), np.uint8)
-  capture = _open(path)
-  try:
-    info = _info(capture)
-    count = num_gaps = 0
-    duration = 1 / info.frame_rate
-    times = _MonotonicClock(duration)
-    last = 0.0
-    while True:
-      decoded, frame = capture.read() if retrieve else (capture.grab(), nothing)
-      if not decoded:
-        break
-      count += 1
-      if retrieve and frame.shape[:2] != (info.height, info.width):
-        raise errors.VideoError(
-          f"{path}: frame {count} has {frame.shape[1]}x{frame.shape[0]} pixels, the video {info.width}x{info.height}"
-        )
-      time = times.next(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-      num_gaps += time - last > 1.5 * duration
-      last = time
-      yield time, frame
-    # Reading ends at a damaged frame as it does at the file's end, but there frames follow it.
-    resumes = any(capture.grab() for _ in range(_RETRIES))
-  finally:
-    capture.release()
-  if not count:
-    raise errors.VideoError(f"{path}: no frame can be decoded")
-  if resumes or _is_incomplete(info, count, last + duration, num_gaps):
-    raise errors.VideoError(
-      f"{path}: only {count} of {info.num_frames or 'its'} frames can be decoded; the video is damaged or incomplete"
-    )
-
-
-def _is_incomplete(info: VideoInfo, count: int, seconds: float, num_gaps: int) -> bool:
-  """Whether a video of `count` frames, ending at `seconds`, lacks more of what it declares than healthy ones do.
-
-  Containers that hold no count (Matroska, MPEG-TS, FLV, ASF) declare duration times nominal rate, more than a video of
-  variable rate has. Such a video reaches its end and has many intervals longer than nominal; where a few long gaps
-  account for all that is missing, it was lost.
-  """
-  allowed = max(_MISSING_FRAMES, _MISSING_FRACTION * info.num_frames)
-  if count >= info.num_frames - allowed:
-    return False
-  reaches_end = seconds >= (info.num_frames - allowed) / info.frame_rate
-  return not reaches_end or num_gaps <= _MISSING_FRACTION * count
-
-
-class _MonotonicClock:
-  """Timestamps from 0 on, with the containers' quirks repaired.
-
-  Packed Xvid files begin at two frame durations and report 0 for their last frame; others may repeat a time. A
-  timestamp that does not move on is replaced by one duration after the one before.
-  """
-
-  def __init__(self, duration: float):
-    self._duration = duration
-    self._first: float | None = None
-    self._last = 0.0
-
-  def next(self, reported: float) -> float:
-    if self._first is None:
-      self._first = reported
-      return 0.0
-    time = reported - self._first
-    self._last = time if time > self._last else self._last + self._duration
-    return self._last
-
-
-def _resample(timed_frames: Iterator[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
+def _resample(timed_frames: Iterator[tuple[float, _Item]], fps: float) -> Iterator[_Item]:
   """Yields for each k the frame nearest to k/fps; of two equally near, the later one."""
   step = 0
-  last: tuple[float, np.ndarray] | None = None
+  last: tuple[float, _Item] | None = None
   for time, frame in timed_frames:
     if last is not None:
       # The grid points that are nearer to the last frame than to this one. The small term keeps exact halves,

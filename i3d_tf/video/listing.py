@@ -1,0 +1,168 @@
+"""Finds the videos below folders: the one lister of all programs."""
+
+from collections.abc import Collection, Iterator
+import dataclasses
+import logging
+import os
+import pathlib
+import stat
+
+from i3d_tf import errors
+
+VIDEO_SUFFIXES = frozenset(
+  ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
+)
+# Files that often lie beside videos; they are not opened to see what they are.
+_OTHER_SUFFIXES = frozenset(
+  ".aac .avif .bmp .csv .flac .gz .h5 .heic .jpeg .jpg .json .jsonl .log .m4a .md .mka .mp3 .npy .npz .ogg .opus .part "
+  ".pdf .pickle .pkl .png .pt .py .sh .srt .tar .tfrecord .tif .tiff .tsv .txt .vtt .wav .weba .webp .xls .xlsx .xml "
+  ".yaml .yml .zip".split()
+)
+_HEAD = 4096  # bytes that are read to tell what a file is
+_NAMED = 3  # files of each kind that a message names
+
+# What video files begin with. ISO files (MP4, MOV, 3GP), RIFF, Ogg, GIF and MPEG-TS need a closer look.
+_MAGIC = (
+  b"\x1aE\xdf\xa3",  # Matroska, WebM
+  b"FLV\x01",
+  b"0&\xb2u\x8ef\xcf\x11",  # ASF, WMV
+  b"\x00\x00\x01\xba",  # MPEG program stream, VOB
+  b"\x00\x00\x01\xb3",  # MPEG-1 and MPEG-2 video
+  b"DKIF",  # IVF
+  b"YUV4MPEG2",
+  b".RMF",
+  b"\x06\x0e+4\x02\x05\x01\x01",  # MXF
+  b"nut/multimedia container",
+)
+_ISO_BOXES = frozenset((b"ftyp", b"moov", b"mdat", b"wide", b"skip", b"free"))
+_NO_VIDEO_BRANDS = (b"M4A", b"M4B", b"avif", b"avis", b"heic", b"heix", b"mif1")
+_TRANSPORT_PACKETS = ((0, 188), (4, 192), (0, 204))  # offset of the sync byte, and bytes of a packet
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """The files below a folder.
+
+  Attributes:
+    videos: Paths of the videos, sorted by their parts.
+    unused: By kind, such as 'no video', the paths that are not among them.
+  """
+
+  videos: tuple[pathlib.Path, ...]
+  unused: dict[str, tuple[pathlib.Path, ...]]
+
+  def describe_unused(self) -> str:
+    """Returns one clause that counts and names what is not used; empty if all is."""
+    parts = []
+    for kind, paths in self.unused.items():
+      names = ", ".join(path.name for path in paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
+      parts.append(f"{len(paths)} {kind} ({names})")
+    return "; ".join(parts)
+
+
+def list_folder(root: str | os.PathLike, *, more: Collection[str] = ()) -> Listing:
+  """Lists the videos at any depth below a folder, and logs one line about what is not used.
+
+  Files with the endings in `VIDEO_SUFFIXES` are taken; files of unknown endings, or none, are videos if they begin as
+  videos do. A linked folder is followed unless what it leads to is listed already. Hidden files, among them the `._x`
+  that macOS leaves, links to nothing, and folders that cannot be read are left out.
+
+  Args:
+    root: The folder.
+    more: Further file name endings to take, in lower case.
+
+  Returns:
+    The videos and what is not used.
+
+  Raises:
+    VideoError: If there is no such folder, it cannot be read, or it holds no video.
+  """
+  root = pathlib.Path(root)
+  if not root.is_dir():
+    raise errors.VideoError(f"{root}: there is no such folder of videos")
+  videos: list[pathlib.Path] = []
+  unused: dict[str, list[pathlib.Path]] = {}
+  for path, kind in _walk(root, VIDEO_SUFFIXES | frozenset(more)):
+    (videos if kind is None else unused.setdefault(kind, [])).append(path)
+  listing = Listing(tuple(sorted(videos)), {kind: tuple(sorted(paths)) for kind, paths in sorted(unused.items())})
+  if not videos:
+    rest = f"; it has {listing.describe_unused()}" if unused else ""
+    endings = " ".join(sorted(VIDEO_SUFFIXES | frozenset(more)))
+    raise errors.VideoError(f"{root}: the folder holds no video ({endings}){rest}")
+  if unused:
+    logging.getLogger(__name__).warning("%s: not used are %s", root, listing.describe_unused())
+  return listing
+
+
+def is_video(path: str | os.PathLike) -> bool:
+  """Returns whether a file begins as video files do; a GIF must be animated.
+
+  Args:
+    path: Path of the file. One that cannot be read is none.
+  """
+  try:
+    with open(path, "rb") as file:
+      head = file.read(_HEAD)
+      if head.startswith((b"GIF87a", b"GIF89a")):
+        return (head + file.read()).count(b"\x21\xf9\x04") > 1  # a graphic control extension before each picture
+  except OSError:
+    return False
+  if head[4:8] in _ISO_BOXES:
+    return not (head[4:8] == b"ftyp" and head[8:12].startswith(_NO_VIDEO_BRANDS))
+  if head.startswith(b"OggS"):
+    return b"theora" in head or b"video" in head
+  if head.startswith(b"RIFF"):
+    return head[8:12] == b"AVI "
+  return head.startswith(_MAGIC) or _is_transport_stream(head)
+
+
+def _is_transport_stream(head: bytes) -> bool:
+  """Whether sync bytes stand where they should, in what is no text."""
+  is_text = min(head, default=9) >= 9
+  return not is_text and any(
+    len(head) > start + 4 * size and all(head[start + size * i] == 0x47 for i in range(5))
+    for start, size in _TRANSPORT_PACKETS
+  )
+
+
+def _walk(root: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathlib.Path, str | None]]:
+  """Yields the files below a folder, each with why it is not used, or None if it is a video."""
+  seen: set[str] = set()
+  folders, links = [root], list[pathlib.Path]()
+  while folders or links:
+    # A folder is listed under its own path, and under that of a link only if it has no other.
+    folder = folders.pop() if folders else links.pop(0)
+    real = os.path.realpath(folder)
+    if real in seen:
+      continue
+    seen.add(real)
+    try:
+      entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+      if folder == root:
+        raise errors.VideoError(f"{root}: the folder cannot be read: {error.strerror}") from None
+      yield folder, "folders that cannot be read"
+      continue
+    for entry in entries:
+      path = folder / entry.name
+      if not entry.name.startswith(".") and entry.is_dir():
+        (links if entry.is_symlink() else folders).append(path)
+      else:
+        yield from _classify(path, suffixes)
+
+
+def _classify(path: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathlib.Path, str | None]]:
+  suffix = path.suffix.lower()
+  if path.name.startswith("."):
+    if path.is_dir() or suffix in suffixes or path.name.startswith("._"):
+      yield path, "hidden"
+    return
+  try:
+    mode = path.stat().st_mode
+  except OSError:
+    yield path, "links to nothing"
+    return
+  if stat.S_ISREG(mode) and (suffix in suffixes or suffix not in _OTHER_SUFFIXES and is_video(path)):
+    yield path, None
+  else:
+    yield path, "no video"
