@@ -67,7 +67,7 @@ with cli.group_of("What is taken"):
     "1: the centre; 5: the corners, too; 10: and their mirror images. Default: 1, or the profile's.",
   )  # fmt: skip
 cli.define_flags(
-    config.FeatureConfig, group="Frames", names=("fps", "short_side", "crop"),
+    config.FeatureConfig, group="Frames", names=("fps", "short_side", "crop", "allow_damaged"),
     unset={"short_side": "the network's", "crop": "the network's"},
 )  # fmt: skip
 cli.define_flags(

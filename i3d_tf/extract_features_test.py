@@ -20,8 +20,8 @@ _BROKEN = {
   "corrupted.mp4": "only 28 of 50 frames can be decoded",
   "cut.avi": "frames can be decoded; the video is damaged or incomplete",
   "empty.mp4": "the file is empty",
-  "header.avi": "this is not a video that OpenCV can open, or its header is damaged",
-  "text.mp4": "this is not a video that OpenCV can open, or its header is damaged",
+  "header.avi": "this is not a video that FFmpeg can open, or its header is damaged",
+  "text.mp4": "this is not a video that FFmpeg can open, or its header is damaged",
 }
 
 
@@ -80,6 +80,19 @@ class ExtractFeaturesTest(absltest.TestCase):
     if not (self.folder / name).exists():
       self._run(name)
     return self.folder / name
+
+  def test_damaged_videos_are_salvaged_and_marked(self):
+    finished = self._run("salvaged", f"--input={self.videos / 'corrupted.mp4'}", "--allow_damaged")
+    self.assertEqual(finished.status, 0, finished.stderr)
+    (entry,) = _entries(self.folder / "salvaged")
+    self.assertRegex(
+      entry["notes"][0], "^damaged: only [0-9]+ of 50 frames can be decoded; after frame 28 a packet does"
+    )
+    with np.load(self.folder / "salvaged" / entry["outputs"][0]["path"]) as arrays:
+      self.assertEqual(arrays["notes"].tolist(), entry["notes"])
+    other = self._run("salvaged", f"--input={self.videos / 'corrupted.mp4'}")
+    self.assertEqual(other.status, 1)
+    self.assertIn("allow_damaged", other.stderr)
 
   def test_broken_inputs_are_named_and_a_second_run_does_nothing_more(self):
     missing = self.videos / "missing.avi"

@@ -24,8 +24,9 @@ USAGE = f"""Turns a data set of videos into TFRecords: frames at 25 per second a
 {_DATASETS}
 
 The output holds SPLIT-NNNNN-of-NNNNN.tfrecord with MediaSequence SequenceExamples, dataset.json (how it was made, the
-classes, the counts), failures.tsv (videos that could not be used, and why) and missing.tsv (listed videos without a
-file).
+classes, the counts), failures.tsv (videos that could not be used, and why), missing.tsv (listed videos without a
+file) and, if there are such, notes.tsv (videos that were deinterlaced or salvaged, are HDR, or have pixels that are
+not square).
 
 It can be stopped or killed at any moment: start it again with the same flags and it goes on after the last finished
 video. The result has the same bytes whatever the number of workers and interruptions. The exit status is 1 if more than
@@ -111,8 +112,8 @@ def main(arguments: list[str]) -> int:
 
 def _make_serialized(
   task: shards.Task, *, dataset: str, classes: tuple[str, ...], settings: shards.RecordConfig, root: str, quiet: bool
-) -> bytes:
-  """The serialized record of one clip; runs in a worker. See `prepare.make_record` for what it raises."""
+) -> shards.Made:
+  """The record of one clip; runs in a worker. See `prepare.make_record` for what it raises."""
   cli.import_tensorflow(quiet=quiet)
   import cv2
 
@@ -120,9 +121,8 @@ def _make_serialized(
   from i3d_tf.data import records
 
   cv2.setNumThreads(1)
-  return records.serialize(
-    prepare.make_record(task.clip, dataset=dataset, classes=classes, settings=settings, root=root)
-  )
+  record = prepare.make_record(task.clip, dataset=dataset, classes=classes, settings=settings, root=root)
+  return shards.Made(records.serialize(record), record.notes)
 
 
 def _streams() -> tuple[str, ...]:

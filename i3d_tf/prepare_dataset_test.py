@@ -131,6 +131,18 @@ class PrepareDatasetTest(absltest.TestCase):
     self.assertEqual(_run(self.videos, self.folder / "again", "--streams=rgb").status, 0)
     self.assertEqual(_files(self.output), _files(self.folder / "again"))
 
+  def test_damaged_videos_are_salvaged_and_listed(self):
+    _make_videos(self.videos, 2)
+    shutil.copy(testing.shared("clips/broken/corrupted.mp4"), self.videos / "train" / "run" / "corrupted.mp4")
+    done = _run(self.videos, self.output, "--streams=rgb", "--allow_damaged")
+    self.assertEqual(done.status, 0, done.stderr)
+    rows = [line.split("\t") for line in (self.output / "notes.tsv").read_text().splitlines()[1:]]
+    self.assertEqual([row[1] for row in rows], ["train/run/corrupted"])
+    self.assertRegex(rows[0][3], "^damaged: only [0-9]+ of 50 frames can be decoded; after frame 28")
+    (record,) = [record for record in _records(self.output, "train") if record.id == "train/run/corrupted"]
+    self.assertEqual(record.notes, (rows[0][3],))
+    self.assertTrue(json.loads((self.output / "dataset.json").read_text())["parameters"]["allow_damaged"])
+
   def test_other_parameters_are_refused_with_the_difference(self):
     _make_videos(self.videos, 2)
     self.assertEqual(_run(self.videos, self.output, "--streams=rgb").status, 0)

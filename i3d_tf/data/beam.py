@@ -156,7 +156,7 @@ def _no_warnings():
     logging.disable(before)
 
 
-def prepare_records(pipeline, folder: shards.Folder, make: Callable[[shards.Task], bytes]) -> None:
+def prepare_records(pipeline, folder: shards.Folder, make: Callable[[shards.Task], bytes | shards.Made]) -> None:
   """Does what is left to do in `folder` on the workers of `pipeline`, and waits for it.
 
   The workers put records into the output folder with the code of the local runner (`shards.Folder`), so that both write
@@ -182,7 +182,9 @@ def prepare_records(pipeline, folder: shards.Folder, make: Callable[[shards.Task
   folder.finish_shards()
 
 
-def _build(pipeline, folder: shards.Folder, tasks: Iterable[shards.Task], make: Callable[[shards.Task], bytes]) -> None:
+def _build(
+  pipeline, folder: shards.Folder, tasks: Iterable[shards.Task], make: Callable[[shards.Task], bytes | shards.Made]
+) -> None:
   """Adds the steps: clips, spread over the workers -> their pieces in the work folder -> shards.
 
   Beam's TFRecord IO (`apache-beam[tfrecord]`) has no part in this: it would itself choose the order of the records and
@@ -201,7 +203,7 @@ def _build(pipeline, folder: shards.Folder, tasks: Iterable[shards.Task], make: 
 
 
 def _make_piece(
-  task: shards.Task, num_clips: int, *, output: str, make: Callable[[shards.Task], bytes]
+  task: shards.Task, num_clips: int, *, output: str, make: Callable[[shards.Task], bytes | shards.Made]
 ) -> tuple[str, int]:
   """Keeps the record of a clip, or why there is none; returns its shard's name and number of clips."""
   record = failure = None

@@ -45,7 +45,8 @@ def make_record(
   """
   if clip.label is not None and clip.label not in classes:
     raise errors.I3dError(f"{clip.id}: the label {clip.label!r} is not in the class list")
-  images, size = _encode(clip, settings)
+  notes: list[str] = []
+  images, size = _encode(clip, settings, notes)
   rgb_images, flow_images, backward_images = (images[stream] for stream in records.IMAGES)
   times = [round(1_000_000 * step / settings.fps) for step in range(max(len(rgb_images), len(flow_images)))]
   start = round(1_000_000 * (clip.start or 0))
@@ -53,6 +54,7 @@ def make_record(
     id=clip.id,
     dataset=dataset,
     path=clip.path if root is None else clips_lib.relative_path(clip, root),
+    notes=tuple(notes),
     labels=(clip.label,) if clip.label is not None else (),
     label_indices=(classes.index(clip.label),) if clip.label is not None else (),
     start=start,
@@ -72,11 +74,20 @@ def make_record(
   )
 
 
-def _encode(clip: clips_lib.Clip, settings: shards.RecordConfig) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
+def _encode(
+  clip: clips_lib.Clip, settings: shards.RecordConfig, notes: list[str]
+) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
   """The encoded images of a clip by stream, one frame in memory at a time, and the frames' (height, width)."""
   images: dict[str, list[bytes]] = {stream: [] for stream in records.IMAGES}
   previous = None
-  for frame in clips_lib.iter_frames(clip, fps=settings.fps, short_side=settings.short_side):
+  frames = clips_lib.iter_frames(
+    clip,
+    fps=settings.fps,
+    short_side=settings.short_side,
+    allow_damaged=settings.allow_damaged,
+    note=notes.append,
+  )
+  for frame in frames:
     if "rgb" in settings.streams:
       images["rgb"].append(encode_rgb(frame, settings.jpeg_quality))
     if "flow" in settings.streams:

@@ -3,7 +3,7 @@
 Keys are those of google/mediapipe media_sequence, so that its readers and DMVR's read these records and we read theirs.
 Two sources differ in the key of the label's text: MediaSequence writes `clip/label/string`, DMVR expects
 `clip/label/text`; both are written and either is read. What MediaSequence has no key for (how flow became bytes) stands
-under `FORWARD_FLOW/encoding/`, for backward flow, too.
+under `FORWARD_FLOW/encoding/`, for backward flow, too; what was done with special videos under `clip/notes`.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ class Record:
     id: names the clip within its data set.
     dataset: the data set's name.
     path: the video's path below the data set's folder.
+    notes: what was done with the video's frames, see `decode.iter_frames`: deinterlaced, salvaged, HDR and so on.
     labels: class names, none for an unlabelled clip; `label_indices` are their indices.
     start, end: microseconds in the original video.
     frame_rate: frames per second; kept as float32, as `flow_bound` is.
@@ -45,6 +46,7 @@ class Record:
   id: str
   dataset: str
   path: str = ""
+  notes: tuple[str, ...] = ()
   labels: tuple[str, ...] = ()
   label_indices: tuple[int, ...] = ()
   start: int = 0
@@ -83,6 +85,7 @@ SCHEMA: tuple[Field, ...] = (
   Field("id", ("example/id",)),
   Field("dataset", ("example/dataset_name",)),
   Field("path", ("clip/data_path",)),
+  Field("notes", ("clip/notes",)),
   Field("labels", ("clip/label/string", "clip/label/text")),
   Field("label_indices", ("clip/label/index",)),
   Field("start", ("clip/start/timestamp",)),

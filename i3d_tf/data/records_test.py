@@ -13,6 +13,7 @@ _RECORD = records.Record(
   id="train/run/ä",
   dataset="folder",
   path="train/run/ä.avi",
+  notes=("deinterlaced", "größer"),
   labels=("run", "jump"),
   label_indices=(7, 2),
   start=1_500_000,

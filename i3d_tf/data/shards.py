@@ -32,8 +32,10 @@ _SHUFFLE_SEED = 47  # MediaSequence's for Kinetics
 INFO = "dataset.json"
 FAILURES = "failures.tsv"
 MISSING = "missing.tsv"
+NOTES = "notes.tsv"  # written if there are any
 STREAMS = ("rgb", "flow", "backward_flow")
 FLOW_FORMATS = ("png", "jpeg")
+_NOTES_SUFFIX = ".notes"
 # Methods by the names that records had for them before there were others; any other method has its own name.
 _ENGINES = {"numba": "tvl1", "opencv": "tvl1_opencv"}
 FLOW_ENGINES = (*_ENGINES, *sorted(set(flow.METHODS) - set(_ENGINES.values())))
@@ -53,6 +55,7 @@ class RecordConfig:
     flow_rounding: how flow becomes bytes; truncate is MediaSequence's way.
     flow_bound: pixels per frame; larger motion is cut off.
     flow_engine: what computes the flow; opencv is many times slower than numba.
+    allow_damaged: take what there is of damaged or incomplete videos, and leave out jumps of their clocks.
   """
 
   streams: tuple[str, ...] = fields.option(("rgb", "flow"), choices=STREAMS)
@@ -63,6 +66,7 @@ class RecordConfig:
   flow_rounding: str = fields.option("truncate", choices=codec.ROUNDINGS)
   flow_bound: float = fields.option(codec.BOUND, above=0)
   flow_engine: str = fields.option("numba", choices=FLOW_ENGINES)
+  allow_damaged: bool = False
 
   def __post_init__(self):
     fields.check(self)
@@ -86,6 +90,14 @@ class Shard:
   name: str
   split: str
   clips: tuple[clips_lib.Clip, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+  """A clip's serialized `record`, and the `notes` on it that the folder is to list."""
+
+  record: bytes
+  notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,16 +193,21 @@ class Folder:
       todo += [Task(shard.name, i, shard.clips[i]) for i in left]
     return todo
 
-  def put(self, task: Task, record: bytes | None, error: str | None) -> None:
+  def put(self, task: Task, record: bytes | Made | None, error: str | None) -> None:
     """Keeps a clip's record, or why there is none.
 
     Args:
       task: the clip's place.
-      record: the serialized record, or None.
+      record: the serialized record, with its notes or without, or None.
       error: why there is none, or None.
     """
     record_path, failure_path = self._pieces(task.shard, task.index)
     record_path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(record, Made):
+      if record.notes:  # first: the record says that the clip is done
+        notes = {"id": task.clip.id, "path": task.clip.path, "notes": list(record.notes)}
+        self._place(record_path.with_suffix(_NOTES_SUFFIX), json.dumps(notes).encode())
+      record = record.record
     if record is not None:
       self._place(record_path, frame(record))
     else:
@@ -219,8 +236,12 @@ class Folder:
     pieces = [self._pieces(name, index) for index in range(num_clips)]
     written = [record for record, _ in pieces if record.exists()]
     failures = [json.loads(failure.read_text()) for record, failure in pieces if not record.exists()]
+    summary: dict[str, Any] = {"records": len(written), "failures": failures}
+    noted = [piece.with_suffix(_NOTES_SUFFIX) for piece in written]
+    if notes := [json.loads(path.read_text()) for path in noted if path.exists()]:
+      summary["notes"] = notes
     self._summary_path(name).parent.mkdir(exist_ok=True)
-    self._place(self._summary_path(name), json.dumps({"records": len(written), "failures": failures}).encode())
+    self._place(self._summary_path(name), json.dumps(summary).encode())
     with self._workdir.replacing(self._final(name)) as file:  # last: it says that the shard is done
       for piece in written:
         with open(piece, "rb") as source:
@@ -241,10 +262,13 @@ class Folder:
   def _take_apart(self, shard: Shard, written: Sequence[int]) -> None:
     """Turns a shard that holds the clips `written` back into pieces; until they are all there it stays."""
     (self.work / shard.name).mkdir(parents=True, exist_ok=True)
+    notes = {each["id"]: each for each in self.summary(shard.name).get("notes", ())}
     with open(self._final(shard.name), "rb") as file:
       for index in written:
         header = file.read(12)
         rest = file.read(struct.unpack("<Q", header[:8])[0] + 4)
+        if note := notes.get(shard.clips[index].id):
+          self._place(self._pieces(shard.name, index)[0].with_suffix(_NOTES_SUFFIX), json.dumps(note).encode())
         self._place(self._pieces(shard.name, index)[0], header + rest)
     self._final(shard.name).unlink()
 
@@ -261,7 +285,7 @@ class Folder:
     Raises:
       I3dError: if the counts do not add up.
     """
-    splits, failures = {}, []
+    splits, failures, notes = {}, [], []
     for split, clips in dataset.splits.items():
       summaries = [self.summary(shard.name) for shard in self._shards.values() if shard.split == split]
       failed = [{"split": split, **failure} for summary in summaries for failure in summary["failures"]]
@@ -273,8 +297,12 @@ class Folder:
       counts = {"listed": len(clips), "written": written, "failed": len(failed), "missing": len(dataset.missing[split])}
       splits[split] = {**counts, "shards": len(summaries)}
       failures += failed
+      noted = [each for summary in summaries for each in summary.get("notes", ())]
+      notes += [(split, each["id"], each["path"], "; ".join(each["notes"])) for each in noted]
     rows = [(f["split"], f["id"], f["path"], f["reason"]) for f in failures]
     self._place(self.path / FAILURES, _table(("split", "id", "path", "reason"), rows))
+    if notes:
+      self._place(self.path / NOTES, _table(("split", "id", "path", "notes"), notes))
     absent = [(split, clip.id, clip.path) for split, clips in dataset.missing.items() for clip in clips]
     self._place(self.path / MISSING, _table(("split", "id", "path"), absent))
     self._workdir.write_info(
@@ -299,7 +327,7 @@ class Folder:
     return self.path / ".shards" / f"{name}.json"
 
   def summary(self, name: str) -> dict:
-    """Returns what became of a finished shard: the number of `records`, and its `failures`.
+    """Returns what became of a finished shard: the number of `records`, its `failures`, and `notes` if there are any.
 
     Args:
       name: of the shard.
@@ -322,6 +350,8 @@ def parameters(dataset: clips_lib.Dataset, settings: RecordConfig, *, clips_per_
   values = dataclasses.asdict(settings)
   if settings.flow_bound == codec.BOUND:  # folders of today do not state it
     del values["flow_bound"]
+  if not settings.allow_damaged:  # nor this
+    del values["allow_damaged"]
   return {
     "dataset": dataset.name,
     "clips_per_shard": clips_per_shard,

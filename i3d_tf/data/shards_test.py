@@ -102,6 +102,26 @@ class FolderTest(absltest.TestCase):
       "split\tid\tpath\treason\ntrain\ttrain/3\t/videos/train/3.avi\ttorn in two\n",
     )
 
+  def test_notes_are_listed_and_survive_failures_that_are_tried_again(self):
+    folder = self._folder()
+    with folder.claim(self.parameters):
+      for task in folder.tasks():
+        bad = task.clip.id == "train/3"
+        notes = ("deinterlaced", "HDR") if task.clip.id in ("train/0", "train/1") else ()
+        folder.put(task, None if bad else shards.Made(self._record(task), notes), "torn" if bad else None)
+      folder.finish_shards()
+      folder.finish(self.dataset, self.parameters)
+      listed = (self.path / "notes.tsv").read_text()
+      lines = [f"train\ttrain/{number}\t/videos/train/{number}.avi\tdeinterlaced; HDR" for number in (0, 1)]
+      self.assertCountEqual(listed.splitlines(), ["split\tid\tpath\tnotes", *lines])
+      again = self._folder()
+      again.reopen_failures()
+      (task,) = again.tasks()
+      again.put(task, shards.Made(self._record(task)), None)
+      again.finish_shards()
+      again.finish(self.dataset, self.parameters)
+    self.assertEqual((self.path / "notes.tsv").read_text(), listed)
+
   def test_reopened_failures_are_asked_for_again_and_nothing_else_is(self):
     folder = self._folder()
     with folder.claim(self.parameters):

@@ -32,7 +32,8 @@ class FeatureConfig:
     tail: Frames at the end that fill no window: leave out, fill up with the last frame, or with the video from its
       beginning.
     crops: 1: the centre; 5: the corners, too; 10: and their mirror images.
-    fps: Frames per second to resample videos to; 0: each video's own average rate.
+    fps: Frames per second to resample videos to; 0: each video's own rate.
+    allow_damaged: Take what there is of damaged or incomplete videos, and leave out jumps of their clocks.
     short_side: Pixels of the frames' shorter side.
     crop: Pixels of the side of the square crop.
     batch: Windows that the network takes at once. The features do not depend on it beyond rounding.
@@ -52,6 +53,7 @@ class FeatureConfig:
   tail: str = fields.option("pad", choices=TAILS)
   crops: int = 1
   fps: float = fields.option(25.0, least=0)
+  allow_damaged: bool = False
   short_side: int | None = fields.option(None, least=16)
   crop: int | None = fields.option(None, least=16)
   batch: int | None = fields.option(None, least=1)
@@ -110,7 +112,9 @@ class FeatureConfig:
 
   def meaning(self) -> dict[str, Any]:
     """Returns what the features depend on, beside the weights and the videos."""
-    left_out = ("rgb_checkpoint", "flow_checkpoint", "joint_checkpoint", "batch", "chunk", "threads")
+    left_out = {"rgb_checkpoint", "flow_checkpoint", "joint_checkpoint", "batch", "chunk", "threads"}
+    if not self.allow_damaged:  # folders of today do not state it
+      left_out.add("allow_damaged")
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
   def _check_profile(self) -> None:

@@ -36,6 +36,7 @@ class Features:
     checkpoints, weights: By stream the checkpoint's name and the checksum of its variables.
     layers: By endpoint the layers along time that lead to it; None if it has no steps of its own in time.
     stride: Frames from one position of a clip to the next.
+    notes: What was done with the video's frames, see `decode.iter_frames`.
   """
 
   source: sources.Source
@@ -47,6 +48,7 @@ class Features:
   weights: Mapping[str, str]
   layers: Mapping[str, Layers | None]
   stride: int
+  notes: tuple[str, ...] = ()
 
   def timestamps(self, endpoint: str) -> np.ndarray:
     """Returns the middle of what each value sees, padding counted, in seconds from the start of the video.
@@ -154,7 +156,7 @@ class Extractor:
       try:
         video = video or sources.open_video(
             source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps, short_side=first.short_side,
-            threads=options.threads,
+            threads=options.threads, allow_damaged=options.allow_damaged,
         )  # fmt: skip
         fill = self._fill_whole if options.window == config.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
@@ -164,7 +166,7 @@ class Extractor:
           source, options, video.fps, num_positions, arrays,
           {stream: each.checkpoint for stream, each in networks.items()},
           {stream: each.weights for stream, each in networks.items()},
-          {name: first.time_layers(name) for name in options.endpoints}, first.stride,
+          {name: first.time_layers(name) for name in options.endpoints}, first.stride, tuple(video.notes),
       )  # fmt: skip
 
   def _fill_windows(self, video: sources.Video, arrays: Arrays, on_frames: OnFrames) -> int:

@@ -35,6 +35,7 @@ def _ours(features: "extraction.Features") -> "results.Files":
 
   Beside them `timestamps` in seconds, see `Features.timestamps`; `fps`; `num_frames`, positions seen; `stream`,
   `endpoint`, `pooling`, `window` (0: all), `hop`, `tail`, `crops`; `checkpoint`, `weights`; and `versions` as JSON.
+  Of a special video (deinterlaced, salvaged, HDR) there are `notes`.
   """
   options = features.options
   found = {}
@@ -55,6 +56,7 @@ def _ours(features: "extraction.Features") -> "results.Files":
         "checkpoint": np.array(features.checkpoints[stream]),
         "weights": np.array(features.weights[stream]),
         "versions": np.array(json.dumps(_versions())),
+        **({"notes": np.array(features.notes)} if features.notes else {}),
       }
   return found
 

@@ -101,7 +101,7 @@ class Folder(workdir.Workdir):
   """An output folder.
 
   An entry of its manifest has the `input` and its `id`, and either `outputs` (of each file its `path`, `shape` and
-  `sha256`), `frames`, `fps` and the `seconds` that it took, or the `error` in one sentence.
+  `sha256`), `frames`, `fps`, `seconds` that it took, and `notes` of special videos, or the `error` in one sentence.
 
   Attributes:
     manifest: Path of the manifest.

@@ -31,6 +31,7 @@ class VideoFeatures:
     fps: Frames per second after resampling.
     num_frames: Frames, or flow fields, that were seen.
     config: How they were taken.
+    notes: What was done with the video's frames, see `decode.iter_frames`.
   """
 
   features: Mapping[str, Mapping[str, np.ndarray]]
@@ -38,6 +39,7 @@ class VideoFeatures:
   fps: float
   num_frames: int
   config: config_lib.FeatureConfig
+  notes: tuple[str, ...] = ()
 
   def __getitem__(self, stream: str) -> Mapping[str, np.ndarray]:
     return self.features[stream]
@@ -87,7 +89,14 @@ def extract_features(
       for stream, by_endpoint in features.arrays.items()
     }
     times = {name: features.timestamps(name) for name in extractor.options.endpoints}
-    return VideoFeatures(arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options)
+    return VideoFeatures(
+      arrays,
+      dict.fromkeys(arrays, times),
+      features.fps,
+      features.num_positions,
+      extractor.options,
+      features.notes,
+    )
 
 
 def _config(checkpoint: Any, options: dict[str, Any]) -> config_lib.FeatureConfig:
@@ -123,6 +132,8 @@ def extract(
     with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
       outputs = folder.write(profiles.PROFILES[extractor.options.profile].files(features))
       entry |= {"outputs": outputs, "frames": features.num_positions, "fps": features.fps}
+      if features.notes:
+        entry["notes"] = list(features.notes)
     entry["seconds"] = round(time.monotonic() - start, 3)
   except errors.I3dError as error:
     entry["error"] = str(error)

@@ -109,12 +109,14 @@ class Video:
     estimate: Estimate of the number of frames, from what the file declares; for progress only.
     count: Counts the frames.
     positions: Yields them, see `iter_positions`.
+    notes: What was done with the frames, see `decode.iter_frames`; complete when all positions were yielded.
   """
 
   fps: float
   estimate: int
   count: Callable[[], int]
   positions: Callable[[], Iterator[Position]]
+  notes: dict[str, None] = dataclasses.field(default_factory=dict)
 
 
 def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
@@ -202,7 +204,14 @@ def _varint(content: bytes) -> tuple[int, int | None]:
 
 
 def open_video(
-  source: Source, *, streams: Sequence[str], pairs: bool, fps: float, short_side: int, threads: int | None
+  source: Source,
+  *,
+  streams: Sequence[str],
+  pairs: bool,
+  fps: float,
+  short_side: int,
+  threads: int | None,
+  allow_damaged: bool = False,
 ) -> Video:
   """Opens a source.
 
@@ -210,9 +219,10 @@ def open_video(
     source: What to open.
     streams: Streams of the positions, of 'rgb' and 'flow'.
     pairs: Whether to leave out the last frame, which has no flow.
-    fps: Frames per second; 0: the video's own average rate. A record has a rate, which cannot be changed.
+    fps: Frames per second; 0: the video's own rate. A record has a rate, which cannot be changed.
     short_side: Pixels of the frames' shorter side.
     threads: Threads for optical flow; None: one a core.
+    allow_damaged: As in `decode.iter_frames`.
 
   Returns:
     The opened video.
@@ -225,15 +235,23 @@ def open_video(
     rate = _check_record(record, source, streams, fps)
     num_frames = len(record.frames) or len(record.flow_frames) + 1
     positions = lambda: _record_positions(record, source, streams, pairs, short_side, threads)
-    return Video(rate, num_frames, lambda: num_frames, positions)
+    return Video(rate, num_frames, lambda: num_frames, positions, dict.fromkeys(record.notes))
   info = decode.probe(source.path)
   rate = fps or info.frame_rate
-  frames = lambda: decode.iter_frames(source.path, fps=rate, short_side=short_side)
+  notes: dict[str, None] = {}
+  frames = lambda: decode.iter_frames(
+    source.path,
+    fps=rate,
+    short_side=short_side,
+    allow_damaged=allow_damaged,
+    note=lambda remark: notes.update({remark: None}),
+  )
   return Video(
     rate,
     round(info.num_frames / info.frame_rate * rate),
-    lambda: decode.count_frames(source.path, fps=rate),
+    lambda: decode.count_frames(source.path, fps=rate, allow_damaged=allow_damaged),
     lambda: iter_positions(frames(), streams=streams, pairs=pairs, threads=threads),
+    notes,
   )
 
 

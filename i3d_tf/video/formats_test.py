@@ -371,7 +371,7 @@ class SalvageTest(FormatsTest):
     path = self._damaged()
     with self.assertRaisesRegex(
       errors.VideoError,
-      r"only 15 of 40 frames can be decoded; the video \(h264 in mov\) is damaged .*: after frame 15 a",
+      r"only 15 of 40 frames can be decoded; the video is damaged .*\(h264 in mov\): after frame 15 a",
     ):
       decode.read_video(path)
     frames = decode.read_video(path, short_side=None, max_frames=14)

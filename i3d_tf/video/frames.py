@@ -228,7 +228,7 @@ class _Reader:
     found = f"{'only ' if count < expected else ''}{count} of {expected} frames can be decoded"
     if not self.allow_damaged:
       raise errors.VideoError(
-        f"{self.path}: {found}; the video ({self.what}) is damaged or incomplete: {clauses}; allow_damaged=True takes "
+        f"{self.path}: {found}; the video is damaged or incomplete ({self.what}): {clauses}; allow_damaged=True takes "
         "what there is"
       )
     note(SALVAGED.format(f"{found}; {clauses}"))
