@@ -166,7 +166,7 @@ class CheckpointErrorsTest(ClassifyTestCase):
   def test_not_a_checkpoint(self):
     (self.folder / "model.ckpt.index").write_text("This is no checkpoint.\n" * 10)
     done = self.run_classify("--video=a.mp4", "--rgb_checkpoint=model.ckpt")
-    self.assert_fails(done, "model.ckpt.index cannot be read as a checkpoint")
+    self.assert_fails(done, "model.ckpt.index: this is not the index of a checkpoint")
 
   def test_no_way_to_the_released_checkpoint(self):
     self.assert_fails(self.run_classify("--video=a.mp4"), "rgb_imagenet")

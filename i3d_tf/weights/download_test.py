@@ -290,7 +290,7 @@ class VerificationTest(DownloadTest):
 
   @parameterized.parameters(0, 50, -1)
   def test_truncated_index(self, length):
-    self.assertRefused(self.index[:length], self.data, "model.ckpt.index cannot be read as a checkpoint")
+    self.assertRefused(self.index[:length], self.data, "model.ckpt.index: this is not the index of a checkpoint")
 
   def test_every_flipped_byte_of_the_index(self):
     folder = self._write(self.root / "mine", self.index, self.data)
@@ -308,7 +308,7 @@ class VerificationTest(DownloadTest):
   def test_a_page_instead_of_the_file(self, which):
     files = [self.index, self.data]
     files[which] = b"<!DOCTYPE html><html><body>Sign in to the network</body></html>"
-    self.assertRefused(*files, ("cannot be read as a checkpoint", "has 63 bytes instead of 2842028")[which])
+    self.assertRefused(*files, ("this is not the index of a checkpoint", "has 63 bytes instead of 2842028")[which])
 
   def _refuse_arrays(self, arrays, pattern):
     tensorflow1.write(self.root / "other" / "model.ckpt", arrays)
