@@ -66,11 +66,14 @@ class MonotonicClock:
     return self._last
 
   def skip(self, time: float, last: float) -> float:
-    """Takes back a time that is too late, puts one duration after `last` in its place, and returns that.
+    """Takes back a time that is too late, and puts one duration after the one before in its place.
 
     Args:
       time: What `next` returned.
       last: What it returned before.
+
+    Returns:
+      The time in its place.
     """
     self._last = last + self._duration()
     if self._first is not None:
