@@ -47,7 +47,7 @@ setuptools.setup(
   python_requires=">=3.10,<3.14",
   install_requires=[
     "absl-py>=2.1",
-    "av>=14",
+    "av>=17.1",
     "dm-sonnet>=2.0.2",
     "filelock>=3.12",
     "google-crc32c>=1.6",
