@@ -109,7 +109,7 @@ class TrunkTest(parameterized.TestCase):
     for model, given in ((flat, values), (deep, inflation.inflate(values, mode=mode))):
       model.build(3)
       release.assign(model, given, "made")
-    expected, actual = tf.function(flat)(image)[1], tf.function(deep)(_still(image, frames))[1]
+    expected, actual = flat(image)[1], deep(_still(image, frames))[1]
     self.assertLen(actual, 16)
     return {name: (actual[name], expected[flat_name]) for name, flat_name in zip(actual, expected, strict=True)}
 

@@ -1,6 +1,7 @@
 """Loading and writing the five released layouts, whole or not at all."""
 
 import filecmp
+import functools
 import os
 import pathlib
 
@@ -48,16 +49,27 @@ class LayoutTest(parameterized.TestCase):
     self.assertEqual(os.path.getsize(folder / f"out{tensorflow1.DATA_SUFFIX}"), entry.data_bytes)
 
 
+@functools.cache
+def _built():
+  """A network that nothing changes, since loading is refused."""
+  model = inception.InceptionI3d()
+  model.build(3)
+  return model
+
+
+@functools.cache
+def _values():
+  return {
+    f"RGB/inception_i3d/{name}": testing.golden_values(name, variable.shape.as_list())
+    for name, variable in release.named_variables(_built()).items()
+  }
+
+
 class StrictnessTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
-    self.arrays = {f"RGB/inception_i3d/{k}": v for k, v in self._values().items()}
-
-  def _values(self, classes=400):
-    model = inception.InceptionI3d(num_classes=classes)
-    model.build(3)
-    return {k: testing.golden_values(k, v.shape.as_list()) for k, v in release.named_variables(model).items()}
+    self.arrays = dict(_values())
 
   def _refused(self, pattern, arrays=None, damage=None, model=None):
     """Asserts that loading fails with `pattern` and leaves the model as it was."""
@@ -65,9 +77,7 @@ class StrictnessTest(parameterized.TestCase):
     tensorflow1.write(prefix, self.arrays if arrays is None else arrays)
     if damage is not None:
       damage(prefix)
-    if model is None:
-      model = inception.InceptionI3d()
-      model.build(3)
+    model = model or _built()
     before = {name: variable.numpy() for name, variable in release.named_variables(model).items()}
     with self.assertRaisesRegex(errors.CheckpointError, pattern) as caught:
       release.load_checkpoint(model, prefix)

@@ -1,10 +1,12 @@
 """X3D's weights by the names of two PyTorch projects, against pytorchvideo's own logits."""
 
+import functools
 import zlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.models import zoo
@@ -35,9 +37,18 @@ def _clip() -> np.ndarray:
   return np.random.default_rng(5).uniform(-1, 1, (1, 4, 182, 182, 3)).astype(np.float32)
 
 
-def _made(model: str = "x3d_xs", num_classes: int = 400):
-  network = zoo.get(model).make(num_classes, crop=160)
+def _made():
+  network = zoo.get("x3d_xs").make(400, crop=160)
   network.build(3)
+  return network
+
+
+@functools.cache
+def _described(model: str = "x3d_xs", num_classes: int = 400):
+  """A network whose variables have names and shapes, but no values."""
+  network = zoo.get(model).make(num_classes, crop=160)
+  with tf.Graph().as_default():
+    network.build(3)
   return network
 
 
@@ -77,7 +88,7 @@ class TorchX3DTest(parameterized.TestCase):
             "s5.pathway0_res6.branch2.se.fc2.bias", "s3.pathway0_res1.branch2.b_bn.bias", "head.lin_5.weight",
             "head.conv_5_bn.running_mean", "head.projection.bias",
         ),
-        arrays := _state_dict(_made(num_classes=9), "SlowFast"),
+        arrays := _state_dict(_described(num_classes=9), "SlowFast"),
     )  # fmt: skip
     values = pytorch_resnet.X3D.convert(arrays, "x3d_m", "x3d_m.pyth")
     kernel = arrays["s4.pathway0_res2.branch2.b.weight"]
@@ -94,7 +105,7 @@ class TorchX3DTest(parameterized.TestCase):
   )
   def test_which_it_is(self, made, project, path, expected):
     layout = pytorch_resnet.X3D_LAYOUTS[project]
-    names = [layout.name(own) for own in release.named_variables(_made(made))]
+    names = [layout.name(own) for own in release.named_variables(_described(made))]
     self.assertEqual(pytorch_resnet.X3D.find(dict.fromkeys(names), path), expected)
 
   def test_others_are_none_of_it(self):
@@ -103,7 +114,7 @@ class TorchX3DTest(parameterized.TestCase):
       self.assertIsNone(pytorch_resnet.X3D.find({name: np.zeros(1)}, "x3d_s.pyth"))
 
   def test_what_does_not_fit_is_listed(self):
-    arrays = _state_dict(_made(num_classes=3), "SlowFast")
+    arrays = _state_dict(_described(num_classes=3), "SlowFast")
     arrays["s2.pathway0_res0.branch2.a.weight"] = np.zeros([54, 24, 1, 1, 3], np.float32)
     with self.assertRaisesRegex(errors.CheckpointError, r"x.pyth is not of x3d_m: 1 misshapen: .*branch2.a.weight"):
       pytorch_resnet.X3D.convert(arrays, "x3d_m", "x.pyth")
