@@ -87,7 +87,7 @@ class QuickTest(ClassifyTestCase):
   def test_help_of_the_console_script_is_the_same(self):
     script = "import sys; sys.argv[0] = 'bin/i3d_classify'; from i3d_tf.classify import run; run()"
     of_script = self.run_python("-c", script, "--help").stdout
-    of_module = self.run_classify("--help").stdout
+    of_module = self.run_python("-m", "i3d_tf.classify", "--help").stdout
     self.assertIn("--rgb_checkpoint", of_script)
     self.assertEqual(of_script, of_module)
 

@@ -89,8 +89,9 @@ class RunTest(absltest.TestCase):
     """Everything in the newest checkpoint, save what is not the same twice."""
     path = tf.train.latest_checkpoint(os.fspath(self.folder / run / "checkpoints"))
     self.assertIsNotNone(path)
-    values = tensorflow1.read(path).items()
-    return {name: np.asarray(value) for name, value in values if name not in _BOOKKEEPING}
+    reader = tf.train.load_checkpoint(path)
+    names = set(reader.get_variable_to_shape_map()) - set(_BOOKKEEPING)
+    return {name: np.asarray(reader.get_tensor(name)) for name in sorted(names)}
 
   def _assert_same_state(self, run: str, other: str) -> None:
     expected, actual = self._state(other), self._state(run)
@@ -455,7 +456,7 @@ _BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIAB
 
 
 def _progress(run: pathlib.Path) -> str:
-  return tensorflow1.read(tf.train.latest_checkpoint(os.fspath(run / "checkpoints")))[_PROGRESS]
+  return tf.train.load_checkpoint(tf.train.latest_checkpoint(os.fspath(run / "checkpoints"))).get_tensor(_PROGRESS)
 
 
 if __name__ == "__main__":
