@@ -27,6 +27,9 @@ _STILL_SUFFIX = "_pipe"  # of FFmpeg's names for files that are one picture
 # Containers whose header may state the length of what was recorded, and the name that it has there.
 _STATES_LENGTH = {"matroska": b"\x44\x89", "flv": b"duration", "asf": b""}
 _HEAD = 1 << 16  # bytes
+# The identifiers of ASF's header and of the object in it that states the file's size.
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _COVERS = (
   av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails | av.stream.Disposition.still_image
 )
@@ -169,9 +172,11 @@ def missing_bytes(path: str | os.PathLike, container: InputContainer, stream: Vi
   """
   size = os.path.getsize(path)
   with open(path, "rb") as file:
-    head = file.read(64)
+    head = file.read(_HEAD)
     if head.startswith(b"\x1aE\xdf\xa3"):
-      wanted = _end_of_matroska(head)
+      wanted = _end_of_matroska(head[:64])
+    elif head.startswith(_ASF_HEADER):
+      wanted = _end_of_asf(head)
     elif head.startswith(b"RIFF"):
       wanted = 8 + struct.unpack("<I", head[4:8])[0]
       wanted = 0 if wanted >= 2**32 - 1 else wanted  # written without going back
@@ -274,6 +279,15 @@ def _end_of_matroska(head: bytes) -> int:
       return 0
     place += length + value
   return place
+
+
+def _end_of_asf(head: bytes) -> int:
+  """The file's size as its header states it; 0 where it does not, as in live recordings."""
+  _, found, properties = head.partition(_ASF_PROPERTIES)
+  # Behind the object's own size and the file's identifier stands the size; the lowest flag says that there is none.
+  if not found or len(properties) < 76 or properties[72] & 1:
+    return 0
+  return struct.unpack("<Q", properties[24:32])[0]
 
 
 def _end_of_boxes(file, size: int) -> int:

@@ -152,6 +152,28 @@ class HealthyTest(FormatsTest):
       container.mux(audio.encode())
     self.assertEqual(decode_test.numbers(path), list(range(20)))
 
+  @parameterized.parameters(("wmv2", False), ("wmv2", True), ("msmpeg4v3", True))
+  def test_asf_whose_header_states_its_length(self, codec, has_sound):
+    path = self.folder / "a.wmv"
+    with av.open(os.fspath(path), "w") as container:
+      video = container.add_stream(codec, rate=25)
+      video.height, video.width, video.pix_fmt = 64, 128, "yuv420p"
+      audio = container.add_stream("aac", rate=16000, layout="mono") if has_sound else None
+      for index in range(40):
+        container.mux(video.encode(av.VideoFrame.from_ndarray(decode_test.numbered_frame(index), format="rgb24")))
+      container.mux(video.encode())
+      for index in range(25 if has_sound else 0):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate, frame.pts = 16000, 1024 * index
+        container.mux(audio.encode(frame))
+      if has_sound:
+        container.mux(audio.encode())
+    self.assertEqual(decode_test.numbers(path), list(range(40)))
+    content = path.read_bytes()
+    (self.folder / "b.wmv").write_bytes(content[: len(content) * 6 // 10])
+    # The cut is behind the last frame of some: then it is the size in the header that tells.
+    self._assert_refused(self.folder / "b.wmv", f"damaged or incomplete .*{codec} in asf.*of the .* bytes")
+
   def test_packets_before_the_first_key_frame_are_left_out(self):
     write(self.folder / "a.ts", [decode_test.numbered_frame(i) for i in range(40)], options=_KEYS)
     with av.open(os.fspath(self.folder / "a.ts")) as source:

@@ -31,6 +31,7 @@ _HOLE = 4096  # bytes between two packets; what containers put there is shorter,
 _RETRIES = 100  # reads past damage in a row
 _FINDINGS = 3  # that a message names
 _SEQUENTIAL = ("matroska", "flv")  # containers whose packets follow one another without an index
+_TIMED = (*_SEQUENTIAL, "asf")  # containers that may state their length, see `containers.stated_seconds`
 
 
 class MonotonicClock:
@@ -246,7 +247,9 @@ class _Reader:
 
   def _packets(self) -> Iterator[Packet | None]:
     """The video's packets, and None at the end for what the decoder has left."""
-    wanted = () if self._container.format.name.startswith(_SEQUENTIAL) else (self._stream,)  # all streams, or one
+    name = self._container.format.name
+    wanted = () if name.startswith(_TIMED) else (self._stream,)  # all streams, or one
+    has_places = name.startswith(_SEQUENTIAL)
     failures = 0
     number = end = 0
     while True:
@@ -255,7 +258,7 @@ class _Reader:
           if not packet.size:
             continue
           if not wanted:
-            self._check_place(packet, end)
+            self._check_place(packet, end if has_places else 0)
             end = (packet.pos or 0) + packet.size
           if packet.stream is self._stream:
             number += 1
