@@ -211,6 +211,8 @@ def run(main: Callable[[list[str]], int | None], *, usage: str, takes_arguments:
 
 
 def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], takes_arguments: bool) -> int:
+  if is_quiet():
+    absl_logging.get_absl_handler().setFormatter(_Sentences())
   try:
     if arguments and not takes_arguments:
       raise errors.I3dError(f"unexpected argument {arguments[0]!r}; flags are written --name=value, see --help")
@@ -228,6 +230,13 @@ def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], take
     return 128 + signal.SIGTERM
   except KeyboardInterrupt:
     return fail("interrupted")
+
+
+class _Sentences(logging.Formatter):
+  """Logged warnings in the form of this program's errors, without the place in its code."""
+
+  def format(self, record: logging.LogRecord) -> str:
+    return f"{program()}: {record.levelname.lower()}: {record.getMessage()}"
 
 
 class _Terminated(KeyboardInterrupt):

@@ -108,6 +108,11 @@ class FolderSplit:
     except re.error as error:
       raise errors.I3dError(f"the group {self.group!r} is not a regular expression: {error}") from None
 
+  @property
+  def used(self) -> tuple[str, ...]:
+    """The splits that are to get clips."""
+    return tuple(split for split in SPLITS if getattr(self, split))
+
   def split_of(self, clip_id: str) -> str:
     """Returns the split of a clip.
 

@@ -8,6 +8,7 @@ import abc
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import csv
 import dataclasses
+import logging
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import tfds_videos
 
 _Paths = pathlib.Path | str | os.PathLike | None
+_NAMED_CLASSES = 10  # that a warning names
 
 
 class Source(abc.ABC):
@@ -269,38 +271,55 @@ class _Folder(Source):
   help = "one sub-folder a class, below train/, val/ and test/, or split by a seeded hash"
   takes_split = True
   _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # in a list of one clip a line, in UTF-8
+  _SPELLINGS: ClassVar[Mapping[str, str]] = {  # without case, of folders that hold folders
+    "training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test",
+  } | {split: split for split in clips_lib.SPLITS}  # fmt: skip
 
   def load(
     self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
   ) -> clips_lib.Dataset:
     videos = clips_lib.find_videos(root)
+    own = self._split_folders(root)
+    if own and folder_split is not None:
+      raise errors.I3dError(f"{root} is split already, into {', '.join(own)}; fractions, seed and group do not apply")
+    folder_split = clips_lib.FolderSplit() if folder_split is None else folder_split
+    rows = list(self._rows(videos, root, own, folder_split))
+    classes = sorted({label for base in (own or [""]) for label in _subfolders(root / base)})
+    if empty := set(classes) - {row.label for row in rows}:
+      raise errors.I3dError(f"{root}: the class {min(empty)} has no video; remove its folder or fill it")
+    _warn_of_gaps(root, rows, classes, set(own.values()) if own else folder_split.used)
+    return clips_lib.collect(spec, tuple(classes), rows, root, lambda clip: clip)
+
+  def _split_folders(self, root: pathlib.Path) -> dict[str, str]:
+    """The splits by the names of their folders; empty if the folders are those of classes."""
     folders = _subfolders(root)
-    own = [split for split in clips_lib.SPLITS if split in folders]
+    own: dict[str, str] = {}
+    for folder in folders:
+      split = self._SPELLINGS.get(folder.casefold())
+      if split is None or folder != split and not _subfolders(root / folder):
+        continue
+      if split in own.values():
+        raise errors.I3dError(f"{root / folder}: there is another folder for the split {split}; keep one of them")
+      own[folder] = split
     if own and len(folders) > len(own):
       stray = next(folder for folder in folders if folder not in own)
       raise errors.I3dError(
         f"{root / stray}: beside {', '.join(own)} this must be one of {', '.join(clips_lib.SPLITS)}"
       )
-    if own and folder_split is not None:
-      raise errors.I3dError(f"{root} is split already, into {', '.join(own)}; fractions, seed and group do not apply")
-    rows = list(self._rows(videos, root, bool(own), clips_lib.FolderSplit() if folder_split is None else folder_split))
-    classes = sorted({label for base in (own or [""]) for label in _subfolders(root / base)})
-    if empty := set(classes) - {row.label for row in rows}:
-      raise errors.I3dError(f"{root}: the class {min(empty)} has no video; remove its folder or fill it")
-    return clips_lib.collect(spec, tuple(classes), rows, root, lambda clip: clip)
+    return own
 
   def _rows(
-    self, videos: Iterable[str], root: pathlib.Path, is_split: bool, folder_split: clips_lib.FolderSplit
+    self, videos: Iterable[str], root: pathlib.Path, own: Mapping[str, str], folder_split: clips_lib.FolderSplit
   ) -> Iterator[clips_lib.Row]:
     for path in videos:
       relative = pathlib.PurePath(path).relative_to(root)
-      parts = relative.parts[1:] if is_split else relative.parts
+      parts = relative.parts[1:] if own else relative.parts
       if len(parts) < 2:
         raise errors.I3dError(f"{path}: the video is not in the folder of a class")
       if self._UNWRITABLE.search(str(relative)):
         raise errors.I3dError(f"{path!a}: the name has a control character or is not UTF-8; rename the file")
       clip_id = relative.with_suffix("").as_posix()
-      split = relative.parts[0] if is_split else folder_split.split_of(clip_id)
+      split = own[relative.parts[0]] if own else folder_split.split_of(clip_id)
       yield clips_lib.Row(path, split, clip_id, str(relative), parts[0])
 
 
@@ -324,6 +343,19 @@ class _Tfds(Source):
       for split, examples in listing.splits.items()
     }
     return clips_lib.Dataset(spec, listing.classes, splits, {split: () for split in splits})
+
+
+def _warn_of_gaps(
+  root: pathlib.Path, rows: Iterable[clips_lib.Row], classes: Collection[str], splits: Collection[str]
+) -> None:
+  """Logs which classes a split has no video of: what is not trained cannot be known, what is not tested is not."""
+  found = {(row.split, row.label) for row in rows}
+  for split in (split for split in clips_lib.SPLITS if split in splits):
+    if gaps := [label for label in classes if (split, label) not in found]:
+      names = ", ".join(gaps[:_NAMED_CLASSES]) + ", ..." * (len(gaps) > _NAMED_CLASSES)
+      logging.getLogger(__name__).warning(
+        "%s: %s has no video of %d of the %d classes (%s)", root, split, len(gaps), len(classes), names
+      )
 
 
 def _find_folder(name: str, needed: str, root: pathlib.Path, given: _Paths) -> pathlib.Path:

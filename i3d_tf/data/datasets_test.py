@@ -296,6 +296,7 @@ class FolderTest(DatasetsTestCase):
     ("loose_in_split", ["train/wave/a.mp4", "train/b.mp4"], "/train/b.mp4: the video is not in the folder of a cl"),
     ("one_id_twice", ["wave/a.mp4", "wave/a.avi"], "/wave/a.mp4: the clip wave/a is also at .*/wave/a.avi$"),
     ("split_and_class", ["train/wave/a.mp4", "wave/a.avi"], "/wave: beside train this must be one of train, val, "),
+    ("one_split_twice", ["val/wave/a.mp4", "Valid/wave/b.mp4"], "/val: there is another folder for the split val; "),
     ("empty_class", ["wave/a.mp4", "jump/notes.txt"], ": the class jump has no video; remove its folder or fill it$"),
     ("no_video", ["wave/a.txt"], ": the folder holds no video "),
     ("control_character", ["wave/a\nb.mp4"], r"wave/a\\nb.mp4': the name has a control character"),
@@ -304,6 +305,36 @@ class FolderTest(DatasetsTestCase):
   def test_wrong_folders(self, names, sentence):
     self.touch(*names)
     self.assert_refused(sentence, "folder")
+
+  def test_spellings_of_splits(self):
+    self.touch("Train/wave/a.mp4", "Train/jump/b.mp4", "validation/wave/c.mp4", "TESTING/jump/d.mp4")
+    dataset = datasets.load("folder", self.folder)
+    self.assertEqual(dataset.classes, ("jump", "wave"))
+    self.assertEqual({split: ids(clips) for split, clips in dataset.splits.items()}, {
+        "train": ["Train/jump/b", "Train/wave/a"], "val": ["validation/wave/c"], "test": ["TESTING/jump/d"],
+    })  # fmt: skip
+
+  def test_a_class_may_be_called_training(self):
+    self.touch("training/a.mp4", "running/b.mp4")
+    self.assertEqual(datasets.load("folder", self.folder).classes, ("running", "training"))
+
+  def test_classes_that_a_split_lacks_are_named(self):
+    self.touch("train/wave/a.mp4", "train/jump/b.mp4", "test/wave/c.mp4", "test/fall/d.mp4")
+    with self.assertLogs("i3d_tf", "WARNING") as logged:
+      datasets.load("folder", self.folder)
+    self.assertEqual([record.getMessage() for record in logged.records], [
+        f"{self.folder}: train has no video of 1 of the 3 classes (fall)",
+        f"{self.folder}: test has no video of 1 of the 3 classes (jump)",
+    ])  # fmt: skip
+
+  def test_a_hash_that_leaves_classes_without_test_videos(self):
+    self.touch(*(f"class{i:02}/a.mp4" for i in range(12)))
+    with self.assertLogs("i3d_tf", "WARNING") as logged:
+      datasets.load("folder", self.folder, folder_split=clips_lib.FolderSplit(0, 0, 1))
+      datasets.load("folder", self.folder, folder_split=clips_lib.FolderSplit(1 - 1e-9, 0, 1e-9))
+    names = ", ".join(f"class{i:02}" for i in range(10))
+    (message,) = [record.getMessage() for record in logged.records]
+    self.assertEqual(message, f"{self.folder}: test has no video of 12 of the 12 classes ({names}, ...)")
 
   def test_no_folder(self):
     with self.assertRaisesRegex(errors.I3dError, "^/nowhere: there is no such folder of videos$"):
