@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import json
+import os
 import sys
 from typing import Any
 
@@ -40,6 +41,7 @@ with cli.group_of("Input"):
     "Frames of a video to use, from its start. Default: those of the network's test protocol, of I3D 250.",
     lower_bound=9,
   )
+  flags.DEFINE_bool("allow_damaged", False, "Take what there is of damaged or incomplete videos.")
   flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
 with cli.group_of("Network"):
   flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
@@ -90,8 +92,9 @@ def _checkpoints() -> dict[str, str]:
     raise errors.I3dError(f"--{unused[0]}_checkpoint is given, but only the {wanted[0]} stream is used")
   if FLAGS.threads is not None and not (FLAGS.video and "flow" in wanted):
     raise errors.I3dError("--threads is for the optical flow of videos; give --video and --streams=flow or joint")
-  if given and FLAGS["max_frames"].present:
-    raise errors.I3dError("--max_frames is for videos; arrays are used whole")
+  for name in ("max_frames", "allow_damaged"):
+    if given and FLAGS[name].present:
+      raise errors.I3dError(f"--{name} is for videos; arrays are used whole")
   return {stream: FLAGS[f"{stream}_checkpoint"].value for stream in wanted}
 
 
@@ -119,7 +122,7 @@ def _classify(checkpoints: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
       last = _classify_one(name, networks)
     except (errors.I3dError, OSError) as error:
       message = errors.describe_os_error(error) if isinstance(error, OSError) else str(error)
-      message = message if FLAGS.video else f"{name}: {message}"
+      message = message if message.startswith(f"{name}: ") else f"{name}: {message}"
       tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr)
       results.append({"input": name, "error": message})
       continue
@@ -137,7 +140,10 @@ def _inputs(streams: Sequence[str]) -> list[str]:
     return [" and ".join(FLAGS[f"{stream}_npy"].value for stream in streams)]
   from i3d_tf.video import decode
 
-  return [str(path) for path in decode.list_videos(FLAGS.video)]
+  videos = [str(path) for path in decode.list_videos(FLAGS.video)]
+  if not any(map(os.path.exists, videos)):  # before weights are loaded, or downloaded
+    raise errors.VideoError(f"{videos[0]}: there is no such file")
+  return videos
 
 
 def _classify_one(name: str, networks: Any) -> Any:
@@ -149,8 +155,9 @@ def _classify_one(name: str, networks: Any) -> Any:
   # The default is the protocol's of I3D; other networks look at the whole video.
   max_frames = FLAGS.max_frames if FLAGS["max_frames"].present else None
   return classification.classify(
-    name, networks, top_k=FLAGS.top_k, max_frames=max_frames, threads=FLAGS.threads, progress=sys.stderr.isatty()
-  )
+      name, networks, top_k=FLAGS.top_k, max_frames=max_frames, threads=FLAGS.threads,
+      allow_damaged=FLAGS.allow_damaged, progress=sys.stderr.isatty(),
+  )  # fmt: skip
 
 
 def _format(result: Any) -> str:

@@ -132,6 +132,8 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
       ["--rgb_npy=a", "--flow_npy=b", "--rgb_checkpoint=rgb_scratch", "--expect=published"],
       "no joint figures for rgb_scratch and flow_imagenet",
     ),
+    ("unused_allow_damaged", ["--rgb_npy=a", "--allow_damaged"], "--allow_damaged is for videos"),
+    ("no_such_video", ["--video=a.mp4,b.mp4", "--rgb_checkpoint=none"], "a.mp4: there is no such file"),
     ("folder_without_videos", ["--video=."], "the folder holds no video"),
     ("comma_too_many", ["--video=a.mp4,"], "empty path"),
     ("json_in_missing_folder", ["--video=a.mp4", "--json=none/a.json"], "none/a.json: No such file or directory"),

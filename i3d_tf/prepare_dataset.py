@@ -172,6 +172,8 @@ def _report(folder: shards.Folder, failures: list[dict]) -> int:
   for split, counts in folder.read_info()["splits"].items():
     numbers = ", ".join(f"{number} {what}" for what, number in counts.items())
     print(f"{split}: {numbers}")
+  if (folder.path / shards.NOTES).exists():
+    print(f"what was done with special videos: {folder.path / shards.NOTES}")
   if failures:
     print(f"the videos that failed, and why: {folder.path / shards.FAILURES}")
   if len(failures) > FLAGS.max_failures:

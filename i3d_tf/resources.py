@@ -33,18 +33,25 @@ def path(folder: str, name: str = "") -> pathlib.Path:
 
 
 def class_list(name: str) -> tuple[str, ...]:
-  """Returns the class names of a list in the data folder, in index order.
+  """Returns the class names of a list, in index order.
 
   Args:
-    name: Name of the list, for example 'ucf101' or 'kinetics_400'.
+    name: Name of a list in the data folder, for example 'ucf101' or 'kinetics_400', or the path of a file with one name
+      a line.
 
   Raises:
-    I3dError: If there is no list of that name.
+    I3dError: If there is no such list, or a file has an empty line or a name twice.
   """
-  files = {file.stem: file for file in sorted(path("data").glob("*.txt"))}
-  if name not in files:
-    raise errors.I3dError(f"there is no class list {name!r}; there are {', '.join(files)}")
-  return tuple(files[name].read_text(encoding="utf-8").splitlines())
+  known = {file.stem: file for file in sorted(path("data").glob("*.txt"))}
+  if name not in known and not os.path.isfile(name):
+    raise errors.I3dError(f"there is no class list {name!r}; it must be a file, or one of {', '.join(known)}")
+  try:
+    names = tuple(known.get(name, pathlib.Path(name)).read_text(encoding="utf-8-sig").splitlines())
+  except UnicodeDecodeError:
+    raise errors.I3dError(f"{name}: this is not text in UTF-8") from None
+  if "" in names or len(set(names)) < len(names) or not names:
+    raise errors.I3dError(f"{name}: the class list must have a name on each line, and none twice")
+  return names
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Tests of resources: the class lists are the official ones, in their order."""
 
+import pathlib
 import sys
 from unittest import mock
 
@@ -55,8 +56,22 @@ class ClassListTest(parameterized.TestCase):
 
   @parameterized.parameters("ucf", "UCF101", "README", "../data/ucf101", "")
   def test_other_names_are_refused(self, name):
-    with self.assertRaisesRegex(errors.I3dError, f"no class list '{name}'; there are hmdb51, .*, ucf101"):
+    with self.assertRaisesRegex(
+      errors.I3dError, f"no class list '{name}'; it must be a file, or one of hmdb51, .*, ucf101"
+    ):
       resources.class_list(name)
+
+  def test_a_file_of_classes(self):
+    path = pathlib.Path(self.create_tempdir().full_path) / "classes.txt"
+    path.write_text("\ufefföffnen\nschließen\n", encoding="utf-8")
+    self.assertEqual(resources.class_list(str(path)), ("öffnen", "schließen"))
+    for content in (b"", b"a\n\nb\n", b"a\na\n"):
+      path.write_bytes(content)
+      with self.assertRaisesRegex(errors.I3dError, "must have a name on each line, and none twice"):
+        resources.class_list(str(path))
+    path.write_bytes(b"\xff")
+    with self.assertRaisesRegex(errors.I3dError, "this is not text in UTF-8"):
+      resources.class_list(str(path))
 
 
 class PathTest(absltest.TestCase):

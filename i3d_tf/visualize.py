@@ -41,6 +41,7 @@ _ENDINGS = {"video": (".mp4",), "filters": (".png", ".gif"), "activation": (".mp
 _SUBJECTS_OF = {
     "rgb_checkpoint": ("video", "activation"), "flow_checkpoint": ("video", "activation"),
     "joint_checkpoint": ("video",), "streams": ("video", "activation"), "threads": ("video", "activation"),
+    "allow_damaged": ("video", "activation"),
     "draw_flow": ("video",), "top_k": ("video",), "scale": ("filters",), "class_name": ("activation",),
     "view": ("activation",), "sheet_frames": ("activation",),
 }  # fmt: skip
@@ -52,6 +53,7 @@ with cli.group_of("video, activation"):
   flags.DEFINE_string("flow_checkpoint", "flow_scratch", "Flow weights: the same.")
   flags.DEFINE_enum("streams", "rgb", list(preprocess.STREAMS_OF), "The streams to show; activation takes rgb or flow.")
   flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: one per core.", lower_bound=1)
+  flags.DEFINE_boolean("allow_damaged", False, "Take what there is of a damaged or incomplete video.")
 with cli.group_of("video"):
   flags.DEFINE_string("joint_checkpoint", None, "Weights of a network of both streams at once, in place of two.")
   flags.DEFINE_boolean("draw_flow", True, "Show the flow even if --streams=rgb does not take it.")
@@ -142,7 +144,7 @@ def _video(names: list[str], opened: dict) -> None:
   networks = classifier.Classifier(checkpoints)
   annotations = pages.annotate(
       names[0], networks, opened[".mp4"], draw_flow=FLAGS.draw_flow, top_k=FLAGS.top_k, threads=FLAGS.threads,
-      progress=True,
+      allow_damaged=FLAGS.allow_damaged, progress=True,
   )  # fmt: skip
   for annotation in annotations:
     print(f"{pages.NAMES[annotation.name]}, whole video:")
@@ -175,7 +177,7 @@ def _activation(names: list[str], opened: dict) -> None:
   store = source.FlowStore() if network.info.stream == "flow" else None
   found = activation.compute(
       names[0], network, class_name=FLAGS.class_name, view=FLAGS.view, store=store, threads=FLAGS.threads,
-      progress=True,
+      allow_damaged=FLAGS.allow_damaged, progress=True,
   )  # fmt: skip
   painter = pages.Painter(found, store)
   if ".mp4" in opened:

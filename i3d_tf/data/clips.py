@@ -155,7 +155,7 @@ def iter_frames(
   fps: float = decode.FRAME_RATE,
   short_side: int | None = decode.SHORT_SIDE,
   allow_damaged: bool = False,
-  note: Callable[[str], None] = lambda remark: None,
+  note: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:
   """Yields the clip's RGB frames as `decode.iter_frames` does, from `start` to `end` only.
 

@@ -244,7 +244,7 @@ def _named(what: str, indices: list[int]) -> str:
 
 def _seconds(record: records.Record) -> float:
   steps = max(len(record.frames), len(record.flow_frames) + bool(record.flow_frames))
-  return steps / record.frame_rate if record.frame_rate > 0 else 0.0
+  return steps / record.rate if record.rate > 0 else 0.0
 
 
 def _read_info(folder: shards.Folder) -> _Info | None:
@@ -335,7 +335,7 @@ def describe(entry: record_index.Entry) -> list[str]:
 
 
 def decode_image(image: bytes) -> np.ndarray:
-  """Returns an image, decoded: RGB uint8 `[H, W, 3]`.
+  """Returns an image, decoded and upright: RGB uint8 `[H, W, 3]`.
 
   Args:
     image: encoded.
@@ -344,7 +344,8 @@ def decode_image(image: bytes) -> np.ndarray:
     I3dError: unless it is whole.
   """
   try:  # OpenCV fills up truncated images in some versions, and prints to stderr
-    return tf.io.decode_image(image, channels=3, expand_animations=False).numpy()
+    decoded = tf.io.decode_image(image, channels=3, expand_animations=False)
+    return records.upright(decoded, records.orientation(image)).numpy()
   except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
     raise errors.I3dError("an image cannot be decoded") from None
 

@@ -5,6 +5,7 @@ so that going on in the middle costs nothing.
 """
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -20,6 +21,7 @@ from i3d_tf.data import records
 from i3d_tf.data import shards
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")  # ours, MediaSequence's and DMVR's
+_GZIP, _GZIP_SUFFIX = b"\x1f\x8b", ".gz"
 _EXAMPLES, _EPOCHS = 0, 1  # what a seed is for
 
 
@@ -67,6 +69,8 @@ class Entry:
 def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
   """Returns the files named NAME.tfrecord or NAME-00000-of-00010 of a folder, sorted; or the file itself.
 
+  Those that end in .gz are among them; `scan` says what to do with them.
+
   Args:
     path: the folder, or one file.
 
@@ -78,7 +82,8 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
     raise errors.I3dError(f"{path}: there is no such file or folder")
   if not path.is_dir():
     return [path]
-  found = [file for file in path.iterdir() if file.suffix == ".tfrecord" or _SHARD.fullmatch(file.name)]
+  is_records = lambda name: name.endswith(".tfrecord") or _SHARD.fullmatch(name)
+  found = [file for file in path.iterdir() if is_records(file.name.removesuffix(_GZIP_SUFFIX))]
   if not found:
     raise errors.I3dError(f"{path}: the folder holds no TFRecords (NAME.tfrecord or NAME-00000-of-00010)")
   return sorted(found)
@@ -90,7 +95,7 @@ def split_of(file: pathlib.Path) -> str:
   Args:
     file: path of the file.
   """
-  name = file.name.removesuffix(".tfrecord")
+  name = file.name.removesuffix(_GZIP_SUFFIX).removesuffix(".tfrecord")
   match = _SHARD.fullmatch(name)
   return match["split"] if match else name
 
@@ -105,6 +110,9 @@ def scan(path: pathlib.Path) -> Iterator[Entry]:
 
   Yields:
     The places in order.
+
+  Raises:
+    I3dError: if the file is compressed.
   """
   size = path.stat().st_size
   with open(path, "rb") as file:
@@ -115,6 +123,12 @@ def scan(path: pathlib.Path) -> Iterator[Entry]:
       file.seek(offset)
       header = file.read(12)
       damage = ""
+      if header.startswith(_GZIP) and shards.checksum(header[:8]) != header[8:]:
+        name = path.name.removesuffix(_GZIP_SUFFIX)
+        raise errors.I3dError(
+          f"{path}: the file is compressed, and records are read from any place of a file; decompress it first, with "
+          f"zcat -f {path.name} > {name}{'.tfrecord' * (name == path.name)}"
+        )
       if len(header) == 12 and shards.checksum(header[:8]) != header[8:]:
         damage = "its length is damaged, and so it and what follows cannot be read; or this is no TFRecord file"
       elif len(header) < 12 or offset + 16 + struct.unpack("<Q", header[:8])[0] > size:
@@ -152,6 +166,11 @@ class Source:
     """The number of records."""
     return len(self.entries)
 
+  def first_image(self) -> bytes | None:
+    """Returns an encoded frame, or flow field, of the first record that can be read; None if none can."""
+    record = _first_record(self.entries)
+    return None if record is None else next(iter((*record.frames, *record.flow_frames)), None)
+
   def shard(self, index: int, num_shards: int) -> np.ndarray:
     """Returns the numbers of the records of every `num_shards`-th file, int64 `[records]`.
 
@@ -172,13 +191,14 @@ class Source:
     return np.array(found, np.int64)
 
 
-def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) -> Source:
+def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str], classes: Sequence[str] = ()) -> Source:
   """Returns the records of a split.
 
   Args:
     path: a folder of TFRecords, or one file.
     split: as in the files' names, 'train' in train-00000-of-00010.tfrecord.
     streams: that the records are to hold, of 'rgb', 'flow' and 'backward_flow'; see `clip_config.stored`.
+    classes: names in the order of the labels, for records that come without; those that have names must have these.
 
   Raises:
     I3dError: if there are no such files, some are missing, a file is torn, the data set is not complete, or it does not
@@ -206,7 +226,9 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str]) 
     if held and stream not in held:
       how = "with backward_flow" if stream == "backward_flow" else "that has it"
       raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one {how}")
-  return Source(path, split, files, entries, info.classes, info.dataset)
+  if classes and info.classes and tuple(classes) != info.classes:
+    raise errors.I3dError(f"{path}: {shards.INFO} has other classes than the class list, or in another order")
+  return Source(path, split, files, entries, info.classes or tuple(classes), info.dataset)
 
 
 class Places:
@@ -345,10 +367,12 @@ def _check_count(files: Sequence[pathlib.Path]) -> None:
 
 def _streams_of(entries: Sequence[Entry]) -> tuple[str, ...]:
   """The streams of the first record that can be read; () if none can."""
+  record = _first_record(entries)
+  return tuple(stream for stream, images in records.IMAGES.items() if record and getattr(record, images))
+
+
+def _first_record(entries: Sequence[Entry]) -> records.Record | None:
   for entry in entries:
-    try:
-      record = entry.load()
-    except errors.I3dError:
-      continue
-    return tuple(stream for stream, images in records.IMAGES.items() if getattr(record, images))
-  return ()
+    with contextlib.suppress(errors.I3dError):
+      return entry.load()
+  return None

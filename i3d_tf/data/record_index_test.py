@@ -54,6 +54,25 @@ class SourceTest(FolderTest):
     self.assertEqual(ids, ["0/0", "0/1", "0/2", "2/0", "2/1", "2/2", "2/3"])
     self.assertTrue(all(file.is_absolute() for file in source.files))
 
+  def test_compressed_files_are_named(self):
+    for name in ("train-00000-of-00001.tfrecord.gz", "train-00000-of-00001"):
+      path = self.folder / name
+      with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+        writer.write(self.record("a", ("rgb",)))
+      with self.assertRaisesRegex(
+        errors.I3dError, f"^{path}: the file is compressed, .* zcat -f {name} > train-00000-of-00001.tfrecord$"
+      ):
+        self.open()
+      path.unlink()
+
+  def test_a_class_list_for_records_without(self):
+    self.write(2)
+    self.assertEqual(record_index.open_source(self.folder, "train", streams=(), classes=("a", "b")).classes, ("a", "b"))
+    self.write_info(splits={"train": {"written": 2}})
+    record_index.open_source(self.folder, "train", streams=(), classes=("a", "b"))
+    with self.assertRaisesRegex(errors.I3dError, "dataset.json has other classes than the class list, or in another"):
+      record_index.open_source(self.folder, "train", streams=(), classes=("b", "a"))
+
   def test_without_dataset_json(self):
     self.write(2)
     self.assertEqual((self.open().classes, self.open().num_records), ((), 2))

@@ -11,6 +11,7 @@ import dataclasses
 import types
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
@@ -65,6 +66,15 @@ class Record:
   backward_flow_frames: tuple[bytes, ...] = ()
   backward_flow_timestamps: tuple[int, ...] = ()
 
+  @property
+  def rate(self) -> float:
+    """Frames per second: as stated, or from the median interval of the timestamps, or 0 if neither tells."""
+    if self.frame_rate > 0:
+      return self.frame_rate
+    intervals = np.diff(self.timestamps or self.flow_timestamps)
+    median = float(np.median(intervals)) if len(intervals) else 0.0
+    return round(1e6 / median, 3) if median >= _SHORTEST_INTERVAL else 0.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:
@@ -104,6 +114,11 @@ SCHEMA: tuple[Field, ...] = (
   Field("backward_flow_frames", (f"{_BACKWARD_FLOW}image/encoded",), is_sequence=True),
   Field("backward_flow_timestamps", (f"{_BACKWARD_FLOW}image/timestamp",), is_sequence=True),
 )
+_SHORTEST_INTERVAL = 1000  # microseconds; timestamps that are closer count something else
+_EXIF = b"Exif\0\0"
+_EXIF_PLACES = (6, 24)  # in a JPEG: behind its first marker, or behind JFIF's segment
+_EXIF_HEAD = 2048  # bytes of an image among which its orientation stands, if it has one
+_ORIENTATION = 0x0112  # the tag of it
 _TYPES = {field.name: field.type for field in dataclasses.fields(Record)}
 _DTYPES = {int: tf.int64, float: tf.float32, str: tf.string, bytes: tf.string}
 
@@ -204,6 +219,49 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
       value = tf.concat([value, tf.zeros([1], value.dtype)], axis=0)[0]  # a string's zero is ''
     parsed[field.attribute] = value
   return parsed
+
+
+def orientation(image: tf.Tensor) -> tf.Tensor:
+  """Returns how the pixels of an image are to be turned, as cameras write it into JPEGs: 1 to 8, an int32 scalar.
+
+  Args:
+    image: Encoded image, string; of one without Exif data the orientation is 1, upright.
+  """
+  head = tf.strings.join([tf.strings.substr(image, 0, 32), "\0" * 32])  # as long as all places
+  found = [tf.strings.substr(head, place, len(_EXIF)) == _EXIF for place in _EXIF_PLACES]
+  starts = [tf.where(is_there, place + len(_EXIF), 0) for is_there, place in zip(found, _EXIF_PLACES, strict=True)]
+  return tf.cond(tf.reduce_any(found), lambda: _read_orientation(image, tf.reduce_max(starts)), lambda: 1)
+
+
+def _read_orientation(image: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+  """The orientation in the first folder of the TIFF file that begins at `start`; 1 if there is none."""
+  head = tf.cast(tf.io.decode_raw(image, tf.uint8, fixed_length=_EXIF_HEAD), tf.int32)
+  at = lambda places: tf.gather(head, tf.clip_by_value(places, 0, _EXIF_HEAD - 1))
+  is_little = at(start) == ord("I")
+
+  def number(place: tf.Tensor, size: int) -> tf.Tensor:
+    found = [at(place + i) for i in range(size)]
+    little, big = (sum(byte * (1 << 8 * i) for i, byte in enumerate(order)) for order in (found, found[::-1]))
+    return tf.where(is_little, little, big)
+
+  folder = start + number(start + 4, 4)
+  entries = tf.range(_EXIF_HEAD // 12)
+  places = folder + 2 + 12 * entries
+  is_wanted = (number(places, 2) == _ORIENTATION) & (entries < number(folder, 2))
+  value = tf.reduce_max(tf.where(is_wanted, number(places + 8, 2), 1))
+  return tf.where(value <= 8, value, 1)
+
+
+def upright(pixels: tf.Tensor, how: tf.Tensor) -> tf.Tensor:
+  """Returns an image turned as its orientation says.
+
+  Args:
+    pixels: `[H, W, C]` as stored.
+    how: The orientation.
+  """
+  flips = tf.stack([tf.reduce_any(how == [3, 4, 7, 8]), tf.reduce_any(how == [2, 3, 6, 7]), False])
+  turned = tf.cond(how >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+  return tf.raw_ops.Reverse(tensor=turned, dims=flips)
 
 
 def _check(record: Record) -> None:

@@ -219,7 +219,8 @@ def open_video(
     source: What to open.
     streams: Streams of the positions, of 'rgb' and 'flow'.
     pairs: Whether to leave out the last frame, which has no flow.
-    fps: Frames per second; 0: the video's own rate. A record has a rate, which cannot be changed.
+    fps: Frames per second; 0: the video's own rate. A record has a rate, which cannot be changed; one that states none,
+      nor times, is taken for one of `fps`.
     short_side: Pixels of the frames' shorter side.
     threads: Threads for optical flow; None: one a core.
     allow_damaged: As in `decode.iter_frames`.
@@ -229,7 +230,8 @@ def open_video(
   """
   if source.entry is not None:
     record = source.entry.load()
-    rate = _check_record(record, source, streams, fps)
+    _check_record(record, source, streams, fps)
+    rate = record.rate or fps
     num_frames = len(record.frames) or len(record.flow_frames) + 1
     positions = lambda: _record_positions(record, source, streams, pairs, short_side, threads)
     return Video(rate, num_frames, lambda: num_frames, positions, dict.fromkeys(record.notes))
@@ -284,16 +286,17 @@ def _kept(frames: Iterator[np.ndarray], waiting: collections.deque) -> Iterator[
     yield frame
 
 
-def _check_record(record: records.Record, source: Source, streams: Sequence[str], fps: float) -> float:
-  """The record's frames per second; I3dError if it cannot give what is asked for."""
-  rate = record.frame_rate or decode.FRAME_RATE
-  if fps and abs(fps - rate) > 1e-3 * rate:
+def _check_record(record: records.Record, source: Source, streams: Sequence[str], fps: float) -> None:
+  """Raises I3dError if the record cannot give what is asked for."""
+  rate = record.rate
+  if not (rate or fps):
+    raise errors.I3dError(f"{source.name}: the record states neither its frame rate nor its times; give fps")
+  if rate and fps and abs(fps - rate) > 1e-3 * rate:
     raise errors.I3dError(
       f"{source.name}: the record has {rate:g} frames per second, not {fps:g}; take fps={rate:g}, or prepare others"
     )
   if "rgb" in streams and not record.frames or not (record.frames or record.flow_frames):
     raise errors.I3dError(f"{source.name}: the record has no frames; take streams=flow, or prepare them with rgb")
-  return rate
 
 
 def _record_positions(

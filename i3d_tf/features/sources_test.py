@@ -3,12 +3,14 @@
 Items from another thread: the same, no more ahead than allowed, with their errors, and without leftovers.
 """
 
+import dataclasses
 import itertools
 import os
 import pathlib
 import tempfile
 import threading
 import time
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -18,6 +20,7 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import prepare
+from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.features import sources
@@ -126,6 +129,24 @@ class SourcesTest(parameterized.TestCase):
     medians = [float(np.median(position["flow"][..., 0])) for position in (whole, half)]
     self.assertAlmostEqual(medians[1], medians[0] / 2, delta=0.01)
     self.assertLess(medians[0], -0.05)
+
+  @parameterized.parameters(
+    ((), 0.0, 25.0), ((), 12.5, 12.5), (range(0, 600_000, 100_000), 0.0, 10.0), (range(6), 0.0, None),
+    ((0,) * 6, 12.5, 12.5), ((0,) * 6, 0.0, None), (range(0, 600_000, 100_000), 25.0, None),
+  )  # fmt: skip
+  def test_the_rate_of_records_that_state_none(self, times, fps, expected):
+    """As DMVR's: from their timestamps, or what is asked for."""
+    self._write_records(ids=("a",))
+    (source,) = sources.list_sources([self.folder / "records"])
+    record = source.entry.load()
+    changed = {} if expected == 25 else {"frame_rate": 0.0, "timestamps": tuple(times)}
+    record = dataclasses.replace(record, **changed, flow_timestamps=())
+    with mock.patch.object(record_index.Entry, "load", return_value=record):
+      if expected is None:
+        with self.assertRaisesRegex(errors.I3dError, "the record (states neither its frame rate|has 1.* frames per s)"):
+          sources.open_video(source, **{**_OPEN, "fps": fps})
+      else:
+        self.assertEqual(sources.open_video(source, **{**_OPEN, "fps": fps}).fps, expected)
 
   @parameterized.parameters(
     (("flow",), dict(streams=("rgb",)), "record 0: the record has no frames; take streams=flow"),

@@ -34,6 +34,7 @@ class FvdConfig:
     seed: Draws the videos, the start of each clip and the resampled sets.
     batch: Clips that the network takes at once.
     resamples: Resampled sets for the interval; 0: no interval.
+    allow_damaged: Take what there is of damaged or incomplete videos.
   """
 
   num_frames: int = fields.option(16, least=9)
@@ -42,6 +43,7 @@ class FvdConfig:
   seed: int = fields.option(0, least=0)
   batch: int = fields.option(8, least=1)
   resamples: int = fields.option(200, least=0)
+  allow_damaged: bool = False
 
   def __post_init__(self):
     fields.check(self)

@@ -141,6 +141,19 @@ class ClipTest(FolderTestCase):
       fvd.read_clip(source, distance.FvdConfig())
     self.assertRegex(str(raised.exception), sentence)
 
+  def test_what_there_is_of_a_damaged_video(self):
+    path = self.folder / "gray.avi"
+    write_video(path, 40)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 4])
+    source = fvd._Source("gray.avi", path)
+    with self.assertRaisesRegex(errors.VideoError, "damaged or incomplete"):
+      fvd.read_clip(source, distance.FvdConfig())
+    with self.assertLogs("i3d_tf.video.frames", "WARNING") as logs:
+      clip = fvd.read_clip(source, distance.FvdConfig(allow_damaged=True))
+    np.testing.assert_array_equal(np.diff(gray_levels(clip)), 1)
+    self.assertRegex(logs.output[0], "gray.avi: damaged: only [0-9]+ of 40 frames can be decoded")
+
   def test_short_video(self):
     path = self.folder / "gray.avi"
     write_video(path, 12)

@@ -35,6 +35,7 @@ class Video:
     short_side: int = decode.SHORT_SIDE,
     max_frames: int | None = None,
     threads: int | None = None,
+    allow_damaged: bool = False,
     progress: bool = False,
   ):
     """Opens the video.
@@ -46,16 +47,18 @@ class Video:
       max_frames: Use so many frames from the start, which are kept in memory, and look no further. None: count all of
         them, and decode the video once more for those that are asked for.
       threads: Threads for optical flow; None: one a core.
+      allow_damaged: As in `decode.iter_frames`.
       progress: Whether to show a bar on stderr while flow is computed.
 
     Raises:
       VideoError: If the video cannot be read.
     """
     self.path = os.fspath(path)
-    self._open = lambda: decode.iter_frames(path, fps=frame_rate, short_side=short_side)
+    options: dict[str, Any] = {"fps": frame_rate, "allow_damaged": allow_damaged}
+    self._open = lambda: decode.iter_frames(path, short_side=short_side, **options)
     self._threads, self._progress = threads, progress
     self._kept = None if max_frames is None else list(itertools.islice(self._open(), max_frames))
-    self.num_frames = decode.count_frames(path, fps=frame_rate) if self._kept is None else len(self._kept)
+    self.num_frames = decode.count_frames(path, **options) if self._kept is None else len(self._kept)
     self.size = (next(self._open()) if self._kept is None else self._kept[0]).shape[:2]
 
   def count(self, stream: str) -> int:
@@ -182,6 +185,7 @@ def classify(
   top_k: int = 5,
   max_frames: int | None = None,
   threads: int | None = None,
+  allow_damaged: bool = False,
   progress: bool = False,
 ) -> Classification:
   """Returns the logits and the best classes of a video file.
@@ -196,6 +200,7 @@ def classify(
     top_k: Number of predictions.
     max_frames: Frames of the video to use, from its start, at the network's rate. None: the protocol's, of I3D 250.
     threads: Threads for optical flow; None: one a core.
+    allow_damaged: Take what there is of a damaged video, see `decode.iter_frames`.
     progress: Whether to show a bar on stderr while flow is computed.
 
   Raises:
@@ -207,7 +212,8 @@ def classify(
   check_together([network.info for network in networks.networks.values()])
   limit = {} if max_frames is None else {"max_frames": max_frames, "min_frames": min(max_frames, inception.MIN_FRAMES)}
   tests = {stream: protocol(network.info, **limit) for stream, network in networks.networks.items()}
-  opened = _open(video, list(tests.values()), max_frames, threads, progress)
+  options = {"threads": threads, "allow_damaged": allow_damaged, "progress": progress}
+  opened = _open(video, list(tests.values()), max_frames, **options)
   logits, num_frames = [], 0
   for stream, network in networks.networks.items():
     clips = read_views(opened, tests[stream])
@@ -286,11 +292,7 @@ def read_npy_clip(path: str | os.PathLike) -> np.ndarray:
 
 
 def _open(
-  video: str | os.PathLike,
-  tests: Sequence[clip_config.EvalClips],
-  max_frames: int | None,
-  threads: int | None,
-  progress: bool,
+  video: str | os.PathLike, tests: Sequence[clip_config.EvalClips], max_frames: int | None, **options: Any
 ) -> Video:
   """Opens the video at the tests' size; only its beginning if they look at no more."""
   first = tests[0]
@@ -302,6 +304,5 @@ def _open(
     frame_rate=first.frame_rate,
     short_side=first.short_side,
     max_frames=None if max_frames is None else max_frames + has_flow,
-    threads=threads,
-    progress=progress,
+    **options,
   )

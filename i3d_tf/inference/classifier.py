@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import logging
 import os
+import types
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +22,8 @@ from i3d_tf.weights import saved
 
 Checkpoint: TypeAlias = str | os.PathLike
 Checkpoints: TypeAlias = Checkpoint | Sequence[Checkpoint] | Mapping[str, Checkpoint]
+_LARGEST = types.MappingProxyType({"rgb": 1.01, "flow": 2.01})  # of flow with means subtracted, which is in [-2, 2]
+_log = logging.getLogger(__name__)
 _FRAMES_AT_ONCE = 250  # of all clips together; bounds the memory by that of the release's one pass
 
 
@@ -123,6 +127,7 @@ class LoadedNetwork(tf.Module):
       if not np.issubdtype(clip.dtype, np.floating) and clip.dtype != tf.bfloat16.as_numpy_dtype:
         raise errors.I3dError(f"clips are of type {clip.dtype}; they must be floating point in [-1, 1]")
     self.check({stream: clip.shape for stream, clip in by_stream.items()})
+    _check_values(by_stream)
     function = self.function(names, {stream: clip.shape[2:4] for stream, clip in by_stream.items()})
     count, num_frames = next(iter(by_stream.values())).shape[:2]
     step = max(1, frames_at_once // max(1, num_frames))
@@ -361,6 +366,18 @@ def _by_stream(clips: Any, streams: Sequence[str]) -> dict[str, Any]:
   if len(streams) > 1:
     raise errors.I3dError(f"clips is one array; it must be a mapping of {' and '.join(streams)}")
   return {streams[0]: clips}
+
+
+def _check_values(clips: Mapping[str, np.ndarray]) -> None:
+  """Refuses clips whose values are surely not in [-1, 1], and logs a doubt about RGB that may be in [0, 1]."""
+  for stream, clip in clips.items():
+    low, high = (float(bound(clip)) if clip.size else 0.0 for bound in (np.min, np.max))
+    if not max(-low, high) <= _LARGEST[stream] and np.isfinite([low, high]).all():
+      how = {"rgb": "for bytes that is x / 127.5 - 1", "flow": "for pixels per frame, cut off at 20, that is x / 20"}
+      raise errors.I3dError(f"the {stream} clips have values of {low:g} to {high:g}; they must be in [-1, 1]; "
+                            f"{how[stream]}")  # fmt: skip
+    if stream == "rgb" and low >= 0 and high > low:
+      _log.warning("the rgb clips have no value below 0, the middle gray; if they are in [0, 1], give 2 * x - 1")
 
 
 def _check_together(networks: Sequence[LoadedNetwork]) -> None:

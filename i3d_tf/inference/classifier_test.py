@@ -15,6 +15,29 @@ from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 
+class RgbValuesTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+    testing.write_network(folder, average_space=True, crop=32, short_side=32)
+    cls.network = classifier.Classifier(folder)
+    cls.clip = np.random.default_rng(0).uniform(0, 1, (1, 9, 32, 32, 3)).astype(np.float32)
+
+  def test_bytes_as_floating_point(self):
+    sentence = r"^the rgb clips have values of 0.* to 25.*; they must be in \[-1, 1\]; for bytes that is x / 127.5 - 1"
+    with self.assertRaisesRegex(errors.I3dError, sentence):
+      self.network.logits(255 * self.clip)
+
+  def test_a_range_from_0_to_1_is_doubted(self):
+    with self.assertLogs("i3d_tf.inference.classifier", "WARNING") as logs:
+      self.network.logits(self.clip)
+    self.assertRegex(logs.output[0], r"the rgb clips have no value below 0.*; if they are in \[0, 1\], give 2 \* x - 1")
+    with self.assertNoLogs("i3d_tf.inference.classifier"):
+      self.network.logits(2 * self.clip - 1)
+      self.network.logits(0 * self.clip)  # as goldens are
+
+
 class LoadedNetworkTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
@@ -63,6 +86,13 @@ class LoadedNetworkTest(parameterized.TestCase):
   def test_bytes_are_no_clips(self):
     with self.assertRaisesRegex(errors.I3dError, r"^clips are of type uint8; they must be floating point in \[-1, 1\]"):
       self.network.logits(np.zeros((1, 9, 224, 224, 2), np.uint8))
+
+  @parameterized.parameters((20, "values of 0 to 20; .* for pixels per frame"), (-3, "values of -3 to 0; "))
+  def test_values_that_are_surely_others(self, value, sentence):
+    clip = np.zeros((1, 9, 224, 224, 2), np.float32)
+    clip[0, 0, 0, 0] = value
+    with self.assertRaisesRegex(errors.I3dError, f"^the flow clips have {sentence}"):
+      self.network.logits(clip)
 
   @parameterized.parameters([[]], [""], [None])
   def test_no_checkpoint(self, nothing):

@@ -1,13 +1,15 @@
 """Pure functions from encoded images to clips, in TensorFlow: which frames, decoding, crops, flips, and colours.
 
-Only the window of an image that a clip takes is decoded where the format allows it (JPEG); the result is that of
-decoding the whole image, resizing it and cutting out the window. Functions on frames take arrays as well as tensors.
+Only the window of an image that a clip takes is decoded where the format allows it (upright JPEG); the result is that
+of decoding the whole image, turning it upright, resizing it and cutting out the window. Functions on frames take arrays
+as well as tensors.
 """
 
 from collections.abc import Callable
 
 import tensorflow as tf
 
+from i3d_tf.data import records
 from i3d_tf.flow import codec
 
 CROP = 224  # pixels; side of the network's input (paper, section 2.4)
@@ -243,12 +245,13 @@ def shuffled_segments(num_frames: int, num_segments: int, seed: tf.Tensor) -> tf
 
 
 def image_size(image: tf.Tensor) -> tf.Tensor:
-  """Returns (height, width), int32 `[2]`, from the header of an image.
+  """Returns (height, width), int32 `[2]`, from the header of an image, when it is upright.
 
   Args:
     image: Encoded JPEG or PNG, string.
   """
-  return tf.cond(_is_jpeg(image), lambda: tf.io.extract_jpeg_shape(image)[:2], lambda: _png_size(image))
+  size = tf.cond(_is_jpeg(image), lambda: tf.io.extract_jpeg_shape(image)[:2], lambda: _png_size(image))
+  return tf.where(records.orientation(image) >= 5, size[::-1], size)
 
 
 def resized_size(size: tf.Tensor, short_side: tf.Tensor) -> tf.Tensor:
@@ -344,18 +347,20 @@ def _decode_windows(
   # column more on either side makes the window's columns those of the whole image.
   start, end = tf.maximum(left - 1, 0), tf.minimum(left + width + 1, size[1])
   box = tf.stack([top, start, height, end - start])
-  is_jpeg = _is_jpeg(images[0])
+  orientation = records.orientation(images[0])
+  has_windows = _is_jpeg(images[0]) & (orientation == 1)
 
-  def from_jpeg(image: tf.Tensor) -> tf.Tensor:
+  def in_window(image: tf.Tensor) -> tf.Tensor:
     return decode_jpeg(image, box)[:, left - start : left - start + width, :channels]
 
-  def from_png(image: tf.Tensor) -> tf.Tensor:
-    whole = tf.io.decode_png(image, channels=3)
-    tf.debugging.Assert(tf.reduce_all(tf.equal(tf.shape(whole)[:2], size)), ["the images have several sizes"])
-    return whole[top : top + height, left : left + width, :channels]
+  def whole(image: tf.Tensor) -> tf.Tensor:
+    stored = tf.io.decode_jpeg(image, channels=3, dct_method=_DCT)  # of PNG, too
+    turned = records.upright(stored, orientation)
+    tf.debugging.Assert(tf.reduce_all(tf.equal(tf.shape(turned)[:2], size)), ["the images have several sizes"])
+    return turned[top : top + height, left : left + width, :channels]
 
   return tf.map_fn(
-    lambda image: tf.cond(is_jpeg, lambda: from_jpeg(image), lambda: from_png(image)),
+    lambda image: tf.cond(has_windows, lambda: in_window(image), lambda: whole(image)),
     images,
     fn_output_signature=tf.TensorSpec([None, None, channels], tf.uint8),
   )

@@ -1,10 +1,15 @@
 """Tests of ops: ramps with visible answers."""
 
+import io
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
+from PIL import ImageOps
 import tensorflow as tf
 
+from i3d_tf.data import inspection
 from i3d_tf.flow import codec
 from i3d_tf.input import ops
 
@@ -12,6 +17,42 @@ from i3d_tf.input import ops
 def _ramp(height: int, width: int) -> np.ndarray:
   """`[H, W, 2]` whose value at each pixel is its own (row, column)."""
   return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1)
+
+
+class OrientationTest(parameterized.TestCase):
+  """JPEGs that cameras wrote, against Pillow."""
+
+  def _write(self, orientation: int, *, order: bytes = b"MM", maker: str = "") -> bytes:
+    image = np.zeros((40, 64, 3), np.uint8)
+    image[:8, :16], image[-8:, :16] = (250, 0, 0), (0, 250, 0)
+    exif = Image.Exif()
+    exif.endian = {b"MM": ">", b"II": "<"}[order]
+    exif[0x010F], exif[0x0112] = maker, orientation
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=100, subsampling=0, exif=exif)
+    return file.getvalue()
+
+  def _expected(self, image: bytes) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(image)))).astype(int)
+
+  @parameterized.product(orientation=tuple(range(1, 9)), order=(b"MM", b"II"))
+  def test_windows_are_those_of_the_upright_image(self, orientation, order):
+    image = self._write(orientation, order=order, maker="M" * (100 * (orientation % 2)))
+    expected = self._expected(image)
+    size = ops.image_size(tf.constant(image))
+    self.assertEqual(tuple(size.numpy()), expected.shape[:2])
+    top, left = 3, 5
+    for window in ((30, 20), (16, 33)):
+      place = {"size": size, "resized": size, "offset": tf.constant([top, left]), "window": tf.constant(window)}
+      found = ops.decode_rgb(tf.constant([image] * 2), **place).numpy()
+      wanted = expected[top : top + window[0], left : left + window[1]]
+      np.testing.assert_allclose(found, [wanted] * 2, rtol=0, atol=2)
+    np.testing.assert_allclose(inspection.decode_image(image), expected, rtol=0, atol=2)
+
+  def test_what_has_none_is_upright(self):
+    image = self._write(9)
+    for each in (image, image[:14], image[:6] + image[40:], b"", b"\xff\xd8\xff\xe1\0\x20Exif\0\0II" + b"\xff" * 4000):
+      self.assertEqual(int(ops.records.orientation(tf.constant(each))), 1)
 
 
 class CenterCropTest(parameterized.TestCase):

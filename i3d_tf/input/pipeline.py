@@ -6,6 +6,8 @@ reason. Only TensorFlow's own ops are in the graphs, so that workers of a tf.dat
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+import contextlib
+import logging
 import socket
 from typing import Any
 
@@ -28,6 +30,22 @@ _DAMAGED = "its checksum is wrong, so it was damaged after it was written, or it
 _NO_EXAMPLE = "it is no SequenceExample of a clip"
 _NO_IMAGE = "an image of it cannot be decoded, or has another size"
 _SCALING = "RGB to [-1, 1]"
+
+
+def warn_of_enlarging(source: Source, clips: clip_config.TrainClips | clip_config.EvalClips) -> None:
+  """Logs it if frames are stored smaller than they are to be, by the size of the first.
+
+  Args:
+    source: Records.
+    clips: What is taken from them.
+  """
+  with contextlib.suppress(tf.errors.InvalidArgumentError):  # a damaged image is found out when it is used
+    height, width = ops.image_size(source.first_image() or b"").numpy()
+    if min(height, width) < clips.short_side:
+      logging.getLogger(__name__).warning(
+        "%s: the frames are stored as %dx%d and enlarged to a short_side of %d, which adds work and no detail; prepare "
+        "larger ones, or make short_side and crop smaller", source.path, width, height, clips.short_side,
+      )  # fmt: skip
 
 
 def train_batches(

@@ -152,6 +152,16 @@ class TrainBatchesTest(PipelineTest):
     np.testing.assert_allclose(scaled["rgb"], batch["rgb"].numpy() / 127.5 - 1, atol=1e-6)
     self.assertIs(pipeline.scaled(scaled)["rgb"], scaled["rgb"])
 
+  @parameterized.parameters((("rgb", "flow"),), (("flow",),))
+  def test_enlarging_is_said(self, streams):
+    self.write([_record("a", streams=streams)])
+    source = self.source(streams)
+    with self.assertLogs("i3d_tf", "WARNING") as logs:
+      pipeline.warn_of_enlarging(source, clip_config.TrainClips(streams=streams, short_side=25, crop=16))
+    self.assertIn("the frames are stored as 32x24 and enlarged to a short_side of 25", logs.output[0])
+    with self.assertNoLogs("i3d_tf"):
+      pipeline.warn_of_enlarging(source, clip_config.TrainClips(streams=streams, short_side=24, crop=16))
+
   def test_flow_without_rgb(self):
     self.write([_record("only", 7, streams=("flow",))])
     (batch,) = self.batches(1, streams=("flow",), batch_size=1, options={"num_frames": 6, "flip": False})

@@ -109,6 +109,8 @@ class TrainConfig:
     model: Name of the network; python -m i3d_tf.models lists them.
     stream: Stream to train; 'joint' is both at once, in one network.
     split: Split to train on.
+    class_list: Class names of records that come without dataset.json: a file with one a line, in the order of the
+      labels, or the name of a list in data/, such as ucf101.
     second_records: Records of another data set to train on at the same time: half of every batch, with classes of its
       own, and the two losses added. What is kept is the network with the classes of `records`.
     second_split: Split of `second_records`.
@@ -141,6 +143,7 @@ class TrainConfig:
   model: str = fields.option("i3d", choices=zoo.NAMES)
   stream: str = fields.option("rgb", choices=tuple(preprocess.STREAMS_OF))
   split: str = "train"
+  class_list: str = ""
   second_records: str = ""
   second_split: str = "train"
   validation_split: str = ""

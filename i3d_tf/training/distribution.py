@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import resources
 from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
@@ -162,17 +163,21 @@ class Sources:
       I3dError: if records do not hold what is needed.
     """
     stored = clip_config.stored(clips)
-    self.training = [pipeline.open_source(run.records, run.split, streams=stored)]
+    classes = resources.class_list(run.class_list) if run.class_list else ()
+    self.training = [pipeline.open_source(run.records, run.split, streams=stored, classes=classes)]
     if run.second_records:
       self.training.append(pipeline.open_source(run.second_records, run.second_split, streams=stored))
     self.validation = None
     if run.validation_split:
-      self.validation = pipeline.open_source(run.records, run.validation_split, streams=stored)
+      self.validation = pipeline.open_source(run.records, run.validation_split, streams=stored, classes=classes)
       if self.validation.classes != self.training[0].classes:
         raise errors.I3dError(f"{self.training[0].path}: the splits have different class lists")
     for source in self.training:
       if not source.classes:
-        raise errors.I3dError(f"{source.path} has no class list; prepare_dataset writes one, in dataset.json")
+        raise errors.I3dError(
+          f"{source.path} has no class list, which prepare_dataset writes, in dataset.json; give one as class_list"
+        )
+      pipeline.warn_of_enlarging(source, clips)
     self.sizes = [len(source.classes) for source in self.training]
 
   def __str__(self) -> str:

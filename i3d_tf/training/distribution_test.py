@@ -1,4 +1,5 @@
 import os
+import pathlib
 import signal
 
 from absl.testing import absltest
@@ -6,6 +7,9 @@ from absl.testing import parameterized
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import testing
+from i3d_tf import training
+from i3d_tf.input import clip_config
 from i3d_tf.training import distribution
 
 
@@ -30,6 +34,20 @@ class InterruptionsTest(parameterized.TestCase):
   def test_others_stay(self):
     with self.assertRaises(tf.errors.InternalError), distribution.explained():
       raise tf.errors.InternalError(None, None, "a defect")
+
+
+class SourcesTest(absltest.TestCase):
+  def test_records_without_classes_take_a_list(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    testing.write_records(folder / "records")
+    (folder / "records" / "dataset.json").unlink()
+    (folder / "classes.txt").write_text("down\nright\nstill\n")
+    options = {"records": str(folder / "records"), "output": "out", "num_steps": 1, "validation_split": "test"}
+    clips = clip_config.TrainClips(short_side=36, crop=32)
+    with self.assertRaisesRegex(errors.I3dError, "records has no class list, .* give one as class_list$"):
+      distribution.Sources(training.TrainConfig(**options), clips)
+    run = training.TrainConfig(**options, class_list=str(folder / "classes.txt"))
+    self.assertEqual(distribution.Sources(run, clips).training[0].classes, ("down", "right", "still"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ counts, rates and lengths is an estimate; timestamps are used instead. What is d
 * Interlaced frames are deinterlaced, one frame each.
 * The display matrix is applied: quarter turns and mirror images.
 * Pixels that are not square are kept as stored, as the networks' training data were.
-* HDR (PQ, HLG) is converted without tone mapping, which is logged.
+* HDR (PQ, HLG) is converted without tone mapping.
+
+Each of these is a remark, which goes to who asks for it with `note`, and is logged as a warning otherwise.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -66,7 +68,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     VideoError: if the file is missing, empty, no video, or no frame can be decoded.
   """
   scanned = containers.scan(path)
-  with contextlib.closing(frames_lib.timed_frames(path, allow_damaged=True)) as frames:
+  with contextlib.closing(frames_lib.timed_frames(path, allow_damaged=True, note=_ignore)) as frames:
     _, frame = next(frames)
   transposed, _, _ = containers.orientation(frame) or (False, False, False)
   width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
@@ -90,7 +92,7 @@ def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE, allow_dama
     VideoError: as `iter_frames`.
   """
   _check_rate(fps)
-  times = ((time, None) for time, _ in frames_lib.timed_frames(path, allow_damaged=allow_damaged))
+  times = ((time, None) for time, _ in frames_lib.timed_frames(path, allow_damaged=allow_damaged, note=_ignore))
   return sum(1 for _ in _resample(times, fps))
 
 
@@ -100,7 +102,7 @@ def iter_frames(
   fps: float = FRAME_RATE,
   short_side: int | None = SHORT_SIDE,
   allow_damaged: bool = False,
-  note: Callable[[str], None] = lambda remark: None,
+  note: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:
   """Yields the video's RGB frames one at a time, at `fps` frames per second.
 
@@ -112,7 +114,7 @@ def iter_frames(
     allow_damaged: take what there is of a damaged or incomplete video, and leave out gaps of more than
       `containers.MAX_GAP` seconds.
     note: called with each remark on what was done, one sentence, for the metadata of what is made of the frames: that
-      the video was deinterlaced, salvaged, is HDR, or has pixels that are not square.
+      the video was deinterlaced, salvaged, is HDR, or has pixels that are not square. None: they are logged.
 
   Yields:
     Frames, uint8 `[H, W, 3]`.
@@ -139,7 +141,7 @@ def read_video(
   *,
   max_frames: int | None = None,
   allow_damaged: bool = False,
-  note: Callable[[str], None] = lambda remark: None,
+  note: Callable[[str], None] | None = None,
 ) -> np.ndarray:
   """Reads a video as RGB frames; see `iter_frames`.
 
@@ -200,6 +202,10 @@ def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
     path = pathlib.Path(path)
     videos += listing.list_folder(path).videos if path.is_dir() else [path]
   return videos
+
+
+def _ignore(remark: str) -> None:
+  """Takes the remarks of a pass after which the frames are read."""
 
 
 def _check_rate(fps: float) -> None:

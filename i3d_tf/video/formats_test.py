@@ -315,6 +315,8 @@ class DisplayTest(FormatsTest):
   def test_hdr_is_said(self, curve, name):
     write(self.folder / "a.mp4", [ramp(0)] * 2, pix_fmt="yuv420p10le", color_trc=curve)
     with self.assertLogs("i3d_tf.video.frames") as logs:
+      for _ in range(2):
+        decode.read_video(self.folder / "a.mp4")
       _, notes = self._read(self.folder / "a.mp4")
     self.assertEqual(notes, [frames_lib.HIGH_DYNAMIC_RANGE.format(name)])
     self.assertLen(logs.records, 1)

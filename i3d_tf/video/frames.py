@@ -107,7 +107,7 @@ class Converter:
 
 
 def timed_frames(
-  path: str | os.PathLike, *, allow_damaged: bool = False, note: Callable[[str], None] = lambda remark: None
+  path: str | os.PathLike, *, allow_damaged: bool = False, note: Callable[[str], None] | None = None
 ) -> Generator[tuple[float, VideoFrame]]:
   """Yields decoded frames in the order in which they are shown, and checks at the end that the file was whole.
 
@@ -119,7 +119,7 @@ def timed_frames(
     path: Path of the video.
     allow_damaged: Whether to go on after damage and to leave out gaps of more than `containers.MAX_GAP` seconds.
       Decoding is on one thread then, so that what comes of it does not depend on the machine.
-    note: Called once with each remark on what is done with the frames.
+    note: Called once with each remark on what is done with the frames. None: remarks are logged, each once a file.
 
   Yields:
     (Seconds since the first frame, the frame), all of one size.
@@ -128,6 +128,7 @@ def timed_frames(
     VideoError: If the file cannot be opened, holds no frames, has frames of several sizes, is damaged, or its clock
       jumps.
   """
+  note = functools.partial(_log, os.fspath(path)) if note is None else note
   with containers.opened(path) as (container, stream):
     reader = _Reader(path, container, stream, allow_damaged)
     clock = MonotonicClock(lambda: 1 / containers.scan(path).frame_rate)
@@ -138,7 +139,7 @@ def timed_frames(
         if time - last > containers.MAX_GAP:
           time = _close_gap(reader, clock, time, last)
         if not count:
-          _remark(path, frame, stream, note)
+          _remark(frame, stream, note)
         count += 1
         yield time, frame
         last = time
@@ -320,7 +321,13 @@ class _Reader:
     return None if tick is None or unit is None else float(tick * unit)
 
 
-def _remark(path: str | os.PathLike, frame: VideoFrame, stream: VideoStream, note: Callable[[str], None]) -> None:
+@functools.lru_cache
+def _log(path: str, remark: str) -> None:
+  """Logs a remark, unless it was logged already: most programs read a video more than once."""
+  logging.getLogger(__name__).warning("%s: %s", path, remark)
+
+
+def _remark(frame: VideoFrame, stream: VideoStream, note: Callable[[str], None]) -> None:
   """Notes what is special about a video, by its first frame."""
   shape = stream.sample_aspect_ratio
   if shape is not None and shape > 0 and shape != 1:
@@ -328,6 +335,4 @@ def _remark(path: str | os.PathLike, frame: VideoFrame, stream: VideoStream, not
   if containers.orientation(frame) is None:
     note(OTHER_MATRIX)
   if curve := _HDR.get(frame.color_trc):
-    remark = HIGH_DYNAMIC_RANGE.format(curve)
-    note(remark)
-    logging.getLogger(__name__).warning("%s: %s", path, remark)
+    note(HIGH_DYNAMIC_RANGE.format(curve))

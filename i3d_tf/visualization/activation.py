@@ -220,6 +220,7 @@ def compute(
   view: str = "frame",
   store: source.FlowStore | None = None,
   threads: int | None = None,
+  allow_damaged: bool = False,
   progress: bool = False,
 ) -> Activation:
   """Returns the activation of a class over a video of any length, which the network sees as one clip.
@@ -235,6 +236,7 @@ def compute(
     view: 'frame', the whole frames, or 'crop', the central square that the network was trained on.
     store: keeps the flow that was computed, for pictures.
     threads: for flow; None: one per core.
+    allow_damaged: take what there is of a damaged video, see `decode.iter_frames`.
     progress: show progress on stderr.
 
   Raises:
@@ -244,7 +246,7 @@ def compute(
   index = None if class_name is None else _find_class(class_name, network.class_names)
   is_flow, stride = stream == "flow", clip.frame_stride
   least = (_least_steps(head) - 1) * stride + 1 + is_flow
-  video = source.survey(path, clip, least_frames=least)
+  video = source.survey(path, clip, least_frames=least, allow_damaged=allow_damaged)
   crop = clip.crop if view == "crop" else None
   total = video.num_frames - is_flow
   inputs = source.progress_bar(video.flow(threads) if is_flow else video.frames(), stream, total, shown=progress)

@@ -63,6 +63,7 @@ def annotate(
   draw_flow: bool = True,
   top_k: int = 5,
   threads: int | None = None,
+  allow_damaged: bool = False,
   progress: bool = False,
 ) -> list[Annotation]:
   """Draws the annotated video, frame by frame.
@@ -79,6 +80,7 @@ def annotate(
     draw_flow: show the flow even if no network takes it.
     top_k: classes in a ranking.
     threads: for flow; None: one per core.
+    allow_damaged: take what there is of a damaged video, see `decode.iter_frames`.
     progress: show progress on stderr.
 
   Returns:
@@ -90,7 +92,7 @@ def annotate(
   networks = classifier.networks
   clip = classification.check_together([network.info for network in networks.values()]).preprocess
   least = max(curves_lib.least_frames(each, curves_lib.step_layers(each)) for each in networks.values())
-  video = source.survey(path, clip, least_frames=least)
+  video = source.survey(path, clip, least_frames=least, allow_damaged=allow_damaged)
   store = source.FlowStore()
   compute = lambda network: curves_lib.compute(network, video, store, threads=threads, progress=progress)
   found = tuple(map(compute, networks.values()))

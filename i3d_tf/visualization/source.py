@@ -47,6 +47,7 @@ class Video:
     path: the file.
     short_side: pixels of the shorter side that frames are resized to.
     num_frames, height, width: number and size of these frames.
+    allow_damaged: whether what there is of a damaged video is taken.
   """
 
   path: str
@@ -54,6 +55,7 @@ class Video:
   num_frames: int
   height: int
   width: int
+  allow_damaged: bool = False
 
   @property
   def seconds(self) -> float:
@@ -62,7 +64,7 @@ class Video:
 
   def frames(self) -> Iterator[np.ndarray]:
     """Returns its RGB frames one after the other, uint8 `[H, W, 3]`."""
-    return decode.iter_frames(self.path, short_side=self.short_side)
+    return decode.iter_frames(self.path, short_side=self.short_side, allow_damaged=self.allow_damaged)
 
   def flow(self, threads: int | None = None) -> Iterator[np.ndarray]:
     """Returns its TV-L1 flow, one field less than frames, one after the other: float32 `[H, W, 2]`, pixels per frame.
@@ -73,13 +75,16 @@ class Video:
     return tvl1.iter_flow(self.frames(), threads=threads)
 
 
-def survey(path: str | os.PathLike, clip: preprocess.Preprocess, *, least_frames: int = 1) -> Video:
+def survey(
+  path: str | os.PathLike, clip: preprocess.Preprocess, *, least_frames: int = 1, allow_damaged: bool = False
+) -> Video:
   """Returns a video, which is read to find its length and size.
 
   Args:
     path: the file.
     clip: how the networks' clips are made.
     least_frames: the fewest frames that the networks take, at 25 per second.
+    allow_damaged: as in `decode.iter_frames`.
 
   Raises:
     VideoError: if it cannot be read whole, or has fewer frames.
@@ -87,14 +92,15 @@ def survey(path: str | os.PathLike, clip: preprocess.Preprocess, *, least_frames
   """
   if clip.frame_rate != decode.FRAME_RATE:
     raise errors.I3dError(f"frame_rate is {clip.frame_rate:g}; videos are drawn for networks of {decode.FRAME_RATE:g}")
-  count = decode.count_frames(path)
+  count = decode.count_frames(path, allow_damaged=allow_damaged)
   if count < least_frames:
     raise errors.VideoError(
       f"{path}: the video has {count} frames at {decode.FRAME_RATE:g} frames per second; "
       f"the network needs at least {least_frames}"
     )
-  height, width = next(decode.iter_frames(path, short_side=clip.short_side)).shape[:2]
-  return Video(os.fspath(path), clip.short_side, count, height, width)
+  video = Video(os.fspath(path), clip.short_side, count, 0, 0, allow_damaged)
+  height, width = next(video.frames()).shape[:2]
+  return dataclasses.replace(video, height=height, width=width)
 
 
 def windows(

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import testing
 from i3d_tf.flow import codec
 from i3d_tf.models import preprocess
 from i3d_tf.video import encode
@@ -61,6 +62,18 @@ class SurveyTest(parameterized.TestCase):
     self.assertEqual((video.height, video.width), (20, 30))
     self.assertEqual([frame.shape for frame in video.frames()], [(20, 30, 3)] * video.num_frames)
     self.assertLen(list(video.flow()), video.num_frames - 1)
+
+  def test_what_there_is_of_a_damaged_video(self):
+    self.path = self.path.with_suffix(".avi")
+    testing.write_moving_video(self.path, seed=0, num_frames=40)
+    content = self.path.read_bytes()
+    self.path.write_bytes(content[: len(content) // 2])
+    clip = preprocess.Preprocess(short_side=20, crop=20)
+    with self.assertRaisesRegex(errors.VideoError, "damaged or incomplete"):
+      source.survey(self.path, clip)
+    video = source.survey(self.path, clip, allow_damaged=True)
+    self.assertBetween(video.num_frames, 10, 25)
+    self.assertLen(list(video.frames()), video.num_frames)
 
   @parameterized.parameters((8, 9), (9, 10))
   def test_too_short(self, num_frames, least):
