@@ -30,7 +30,7 @@ assets/input.json describes the clips that the network expects.
 
 Models for other runtimes, with the default signature:
   --format=tflite  TensorFlow Lite, now LiteRT: float32, built-in operations only; one clip of a fixed length and size
-  --format=onnx    ONNX (pip install 'i3d_tf[onnx]')
+  --format=onnx    ONNX (pip install '.[onnx]')
 These two converters cannot convert networks with a loop, such as convnet_lstm.
 
 Weights alone:

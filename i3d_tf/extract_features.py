@@ -40,7 +40,7 @@ The layouts are those of the projects of these names, and so are the defaults ex
 The output holds manifest.jsonl, a line an input: its files with their shapes and checksums, the seconds it took, or why
 it could not be used. Such inputs are named, too, and the exit status is 1. A run can be stopped or killed at any
 moment; started again it goes on with what is left. On several machines, give each --num_shards and its --shard, with
-one --output for all; or --runner for a cluster with Apache Beam (pip install 'i3d_tf[beam]'), whose workers must see
+one --output for all; or --runner for a cluster with Apache Beam (pip install '.[beam]'), whose workers must see
 --input and --output under the same paths.
 
 Endpoints of I3D: {", ".join(_ENDPOINTS[:3])}, ..., {", ".join(_ENDPOINTS[-4:])}. Every

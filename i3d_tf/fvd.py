@@ -34,8 +34,9 @@ which nothing is published.
 The interval is where the distance of as many other clips is expected (95 %). It is found by resampling both sets: the
 quantiles of the resampled distances, moved down by what repeated clips add to them on average.
 
-Videos that cannot be used are named, and the exit status is 1; the figure is then of the others."""
+Videos that cannot be used are named, here up to 20 and by --json all, and the exit status is 1; the figure is then of the others."""
 
+_NAMED_FAILURES = 20  # on stderr
 FLAGS = flags.FLAGS
 with cli.group_of("Sets of videos"):
   flags.DEFINE_string("real", None, "The reference: a folder or file, or an .npz of --save_stats.", required=True)
@@ -53,10 +54,11 @@ def main(arguments: list[str]) -> int:
   del arguments
   _check_flags()
   cli.import_tensorflow()
+  failures: list[str] = []
   with workdir.replacing(FLAGS.json) if FLAGS.json else contextlib.nullcontext() as file:
-    result = _run()
+    result = _run(failures)
     if file is not None:
-      file.write(json.dumps(_to_json(result), indent=2).encode() + b"\n")
+      file.write(json.dumps({**_to_json(result), "failures": failures}, indent=2).encode() + b"\n")
   return int(any(result.failed.values()))
 
 
@@ -71,11 +73,19 @@ def _check_flags() -> None:
         raise errors.I3dError(f"--{name} is for videos, but --real and --generated are statistics already")
 
 
-def _run() -> distance.FvdResult:
-  """Does what the flags say and prints the result."""
+def _run(failures: list[str]) -> distance.FvdResult:
+  """Does what the flags say and prints the result; adds the videos that cannot be used to `failures`."""
   import tqdm
 
   from i3d_tf.frechet import fvd
+
+  def complain(message: str) -> None:
+    failures.append(message)
+    if len(failures) <= _NAMED_FAILURES:
+      tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr)
+    elif len(failures) == _NAMED_FAILURES + 1:
+      rest = "--json lists them all" if FLAGS.json else "with --json they would all be listed"
+      tqdm.tqdm.write(f"{cli.program()}: error: further videos cannot be used; {rest}", file=sys.stderr)
 
   checkpoints = {"rgb": FLAGS.rgb_checkpoint, "flow": FLAGS.flow_checkpoint}
   result = fvd.fvd(
@@ -84,7 +94,7 @@ def _run() -> distance.FvdResult:
     checkpoint={stream: path for stream, path in checkpoints.items() if path is not None},
     save_stats=FLAGS.save_stats,
     progress=True,
-    on_failure=lambda message: tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr),
+    on_failure=complain,
     **cli.flag_values(distance.FvdConfig),
   )
   print("\n".join(_describe(result)))
@@ -117,12 +127,13 @@ def _figures(result: distance.FvdResult, stream: str) -> dict[str, Any]:
 def _describe(result: distance.FvdResult) -> list[str]:
   """The lines to print: the figures, and what they depend on."""
   lines = []
+  shown = lambda value: f"{round(value, 3) + 0.0:.3f}"  # no minus before 0
   for stream, found in result.distances.items():
-    lines.append(f"{'FVD' if stream == 'rgb' else 'flow FVD'}: {found.total:.3f}")
-    lines.append(f"  of the means {found.mean_term:.3f}, of the covariances {found.covariance_term:.3f}")
+    lines.append(f"{'FVD' if stream == 'rgb' else 'flow FVD'}: {shown(found.total)}")
+    lines.append(f"  of the means {shown(found.mean_term)}, of the covariances {shown(found.covariance_term)}")
     if interval := result.intervals[stream]:
       share = f"{100 * distance.CONFIDENCE:g} % interval"
-      lines.append(f"  {share} {interval.low:.3f} to {interval.high:.3f} ({FLAGS.resamples} resamples)")
+      lines.append(f"  {share} {shown(interval.low)} to {shown(interval.high)} ({FLAGS.resamples} resamples)")
   if lines:
     lines.append("comparable only with figures of the same:")
   for stream, weights in result.weights.items():

@@ -141,7 +141,7 @@ class FvdTest(parameterized.TestCase):
   def test_too_few_are_left(self):
     np.save(self.folder / "one.npy", np.zeros((10, 8, 8, 3), np.uint8))
     self._assert_refused(
-      "one.npy: of its 1 videos 1 can be used; FVD needs 2 at least", real="one.npy", save_stats="a.npz"
+      "one.npy: FVD needs at least 2 videos that can be used, and of its 1 it has 1", real="one.npy", save_stats="a.npz"
     )
     self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["generated", "one.npy", "real"])
 

@@ -32,8 +32,8 @@ It can be stopped or killed at any moment: start it again with the same flags an
 video. The result has the same bytes whatever the number of workers and interruptions. The exit status is 1 if more than
 --max_failures videos failed.
 
-With --runner, Apache Beam (pip install 'i3d_tf[beam]') does the same work on a cluster. Its workers, too, need
-i3d_tf[beam], and must see --videos and --output under the same paths. The bytes are the same, and one runner goes on
+With --runner, Apache Beam (pip install '.[beam]') does the same work on a cluster. Its workers, too, need
+that, and must see --videos and --output under the same paths. The bytes are the same, and one runner goes on
 where another stopped. On Flink, with Beam's worker pools (python -m apache_beam.runners.worker.worker_pool_main) on it:
 
   python -m i3d_tf.prepare_dataset ... --runner=FlinkRunner --beam_option=--flink_master=HOST:8081 \\

@@ -81,6 +81,8 @@ class Bar(tqdm.tqdm):
     if self.total and done:
       left = state["elapsed"] / done * (self.total - self.n)
       text += f" ({100 * self.n / self.total:.0f} %), {self.format_interval(left)} left"
+    elif not done:
+      text += f" after {self.format_interval(state['elapsed'])}"
     return f"{text}, {self.postfix}" if self.postfix else text
 
 

@@ -111,12 +111,14 @@ class BarTest(absltest.TestCase):
   def test_where_there_is_no_terminal_it_is_a_line_at_intervals(self):
     with mock.patch.object(workers, "_LINE_EVERY", 0), contextlib.redirect_stderr(io.StringIO()) as stderr:
       with workers.Bar(total=4, initial=1, unit="step") as bar:
+        bar.refresh()
         bar.update()
         bar.set_postfix(loss=0.5, refresh=False)
         bar.update(2)
       list(workers.Bar(range(3), unit="step", is_shown=False))
     lines = stderr.getvalue().splitlines()
     self.assertRegex(lines[-1], r"^4 of 4 steps \(100 %\), 00:00 left, loss=0.5$")
+    self.assertIn("1 of 4 steps after 00:00", lines)
     self.assertIn("2 of 4 steps (50 %), 00:00 left", lines)
 
   def test_short_work_says_nothing_there(self):

@@ -20,6 +20,7 @@ from matplotlib import axes as axes_lib
 from matplotlib import collections as collections_lib
 from matplotlib import colors
 from matplotlib import figure
+from matplotlib import font_manager
 from matplotlib.backends import backend_agg
 import numpy as np
 
@@ -140,10 +141,13 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], stream: str) -> bytes:
     spine.set_color(_GRID)
   if count <= _MOST_CLASSES_WITH_NAMES:
     size = float(np.clip(260 / count, 5, 9.5))
-    axes.set_xticks(range(count), [_short(name) for name in classes], rotation=90 if count > 8 else 45,
-                    ha="center" if count > 8 else "right", rotation_mode="default" if count > 8 else "anchor",
-                    fontsize=size)  # fmt: skip
-    axes.set_yticks(range(count), [_short(name) for name in classes], fontsize=size)
+    names, fonts = zip(*[canvas.drawable(_short(name)) for name in classes], strict=True)
+    axes.set_xticks(range(count), names, rotation=90 if count > 8 else 45, ha="center" if count > 8 else "right",
+                    rotation_mode="default" if count > 8 else "anchor")  # fmt: skip
+    axes.set_yticks(range(count), names)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+      for label, font in zip(labels, fonts, strict=True):
+        label.set_fontproperties(font_manager.FontProperties(fname=font, size=size))
     axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
     axes.grid(which="minor", color=_GRID, lw=0.6)
@@ -378,7 +382,8 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 def _title(about: Mapping[str, Any]) -> str:
   made_with = next(iter(about["streams"].values()))
-  return f"{made_with['dataset'] or 'Evaluation'}, {made_with['split']}"
+  streams = NAMES[evaluation.FUSED if about["fusion"] else next(iter(about["streams"]))]
+  return f"{streams}: {made_with['dataset'] or 'evaluation'}, {made_with['split']}"
 
 
 def _facts(about: Mapping[str, Any], num_videos: int, num_classes: int) -> list[str]:

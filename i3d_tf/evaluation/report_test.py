@@ -93,7 +93,7 @@ class ReportTest(absltest.TestCase):
 
   def test_names_are_escaped(self):
     page, reader = _usual()
-    names = ("run <fast>", "sit & rest", "test/<a>", "runs/<rgb>", "evaluate '<x>'", "d <1>, test")
+    names = ("run <fast>", "sit & rest", "test/<a>", "runs/<rgb>", "evaluate '<x>'", "RGB+Flow: d <1>, test")
     for name in (*names, "python 3.1, numpy 2.0"):
       self.assertIn(name, reader.texts)
     self.assertNotIn("<fast>", page)

@@ -77,6 +77,10 @@ for name in ("one", "folded", "two"):
 model = tf.saved_model.load(f"{folder}/one")
 results["hub"] = model.signatures["default"](clips["rgb"])["default"]
 results["hub/named"] = model.signatures["default"](rgb_input=clips["rgb"])["default"]
+layer = tf.keras.layers.TFSMLayer(f"{folder}/one", call_endpoint="serving_default")
+results["keras"] = layer(clips["rgb"])["logits"]
+image = tf.keras.Input([17, 64, 48, 3])
+results["keras/model"] = tf.keras.Model(image, layer(image)["logits"]).predict(clips["rgb"], verbose=0)
 with tf.GradientTape() as tape:
   loss = tf.nn.log_softmax(model(clips["rgb"]))[0, 0]
 results["gradients"] = [tf.norm(each) for each in tape.gradient(loss, model.trainable_variables)]
@@ -88,6 +92,7 @@ np.savez(f"{folder}/results.npz", **results)
 print([name for name in ("i3d_tf", "sonnet", "cv2", "numba") if name in sys.modules])
 """
 )
+_KERAS = ("keras", "keras/model")
 _SERVER = (
   _BARE
   + """
@@ -148,7 +153,7 @@ class SavedModelTest(absltest.TestCase):
       name: classifier_lib.Classifier(checkpoints)(self.clips)["Logits"].numpy()
       for name, checkpoints in {"one": [self.rgb], "two": [self.rgb, self.flow]}.items()
     }
-    for name in ("one", "one/called", "folded", "folded/called", "two", "two/called", "hub", "hub/named"):
+    for name in ("one", "one/called", "folded", "folded/called", "two", "two/called", "hub", "hub/named", *_KERAS):
       np.testing.assert_allclose(results[name], expected["two" if "two" in name else "one"], atol=1e-6, err_msg=name)
     numbers = {name: int(results[f"{name}/variables"]) for name in ("one", "folded", "two")}
     self.assertEqual(numbers, {"one": 230, "folded": 2 * 57 + 2, "two": 460})

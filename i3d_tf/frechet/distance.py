@@ -83,8 +83,8 @@ class Distance:
 
   @property
   def total(self) -> float:
-    """The distance."""
-    return self.mean_term + self.covariance_term
+    """The distance, at least 0, below which rounding may take the sum of the terms."""
+    return max(0.0, self.mean_term + self.covariance_term)
 
 
 @dataclasses.dataclass(frozen=True)

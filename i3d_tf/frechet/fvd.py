@@ -158,7 +158,8 @@ def _embed(
       accumulator.update(clips, real=name == "real")
   if (good := len(sources) - len(failures)) < 2:
     reason = f" ({failures[0]})" if failures else ""
-    raise errors.I3dError(f"{where}: of its {len(sources)} videos {good} can be used; FVD needs 2 at least{reason}")
+    has = f"of its {len(sources)} it has {good}"
+    raise errors.I3dError(f"{where}: FVD needs at least 2 videos that can be used, and {has}{reason}")
   return len(failures)
 
 

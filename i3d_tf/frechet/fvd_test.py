@@ -228,7 +228,7 @@ class FvdTest(FolderTestCase):
     self.assertEqual(facts["failed"], 2)
 
   def test_no_video_can_be_used(self):
-    sentence = "real: of its 2 videos 0 can be used; FVD needs 2 at least .*9 frames, fewer than num_frames, 10"
+    sentence = "real: FVD needs at least 2 videos that can be used, and of its 2 it has 0 .*9 frames, fewer than num_fr"
     with self.assertRaisesRegex(errors.I3dError, sentence):
       self._fvd(np.zeros((2, 9, 4, 4, 3), np.uint8), "generated")
 

@@ -32,7 +32,7 @@ class MonitorTest(absltest.TestCase):
     self.assertEqual(lines[0]["accuracy"], 0.5)
     self.assertEqual(lines[0]["input_wait"], 0)
     self.assertGreater(lines[0]["clips_per_second"], 0)
-    self.assertEqual(tf.make_ndarray(self._events()["validation_loss"].tensor), 0.5)
+    self.assertEqual(tf.make_ndarray(self._events()["loss/validation"].tensor), 0.5)
 
   def test_the_wait_is_a_share_of_the_time_without_pauses(self):
     clock = iter([0.0, 10.0, 16.0, 20.0, 20.0])  # made; a pause of 6 s; the line at 20 s

@@ -217,7 +217,7 @@ class Monitor:
       file.write(json.dumps({"step": step, **values}) + "\n")
     with self._writer.as_default(step):
       for name, value in values.items():
-        tf.summary.scalar(name, value)
+        tf.summary.scalar(_tag(name), value)
 
   def clips(self, step: int, stream: str, clips: np.ndarray) -> None:
     """Shows the frames of augmented clips in TensorBoard, a strip for each.
@@ -251,6 +251,13 @@ class Monitor:
     start = time.perf_counter()
     yield
     self._since += time.perf_counter() - start
+
+
+def _tag(name: str) -> str:
+  """A metric's name in TensorBoard, where curves that belong together stand together."""
+  if name in ("rate", "clips_per_second", "input_wait"):
+    return f"training/{name}"
+  return f"{name.removeprefix('validation_')}/{'validation' if name.startswith('validation_') else 'training'}"
 
 
 def _strip(clip: np.ndarray, stream: str) -> np.ndarray:

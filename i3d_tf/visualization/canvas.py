@@ -8,10 +8,13 @@ from collections.abc import Sequence
 import functools
 import math
 import pathlib
+import unicodedata
 
 import cv2
 import matplotlib
 from matplotlib import figure
+from matplotlib import font_manager
+from matplotlib import ft2font
 from matplotlib.backends import backend_agg
 import numpy as np
 from PIL import Image
@@ -64,7 +67,8 @@ def text(
     size, height: pixels of the font and of the picture.
     max_width: pixels; a longer text is cut and ends in an ellipsis. None: any width.
   """
-  font = _font(size, bold)
+  words, file = drawable(words, bold=bold)
+  font = ImageFont.truetype(file, size)
   while max_width is not None and font.getlength(words) > max_width - 2 and words.rstrip("…"):
     words = words.rstrip("…")[:-1].rstrip() + "…"
   image = Image.new("RGB", (math.ceil(font.getlength(words)) + 2, height), PAPER)
@@ -74,11 +78,40 @@ def text(
   return drawn
 
 
+@functools.lru_cache(maxsize=4096)
+def drawable(words: str, *, bold: bool = False) -> tuple[str, str]:
+  """Returns a text as it can be drawn, and the file of the font for it.
+
+  That is DejaVu Sans, which is part of Matplotlib, so that text looks alike on all machines. A text in a script that it
+  lacks, such as Chinese, is for a font of this machine that has all of it; where there is none, each character that
+  cannot be drawn becomes its compatible form or its code, as in '\\u8dd1'.
+
+  Args:
+    words: the text.
+    bold: whether the font is bold, if it is DejaVu Sans.
+  """
+  own = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", f"DejaVuSans{'-Bold' * bold}.ttf")
+  wanted = frozenset(map(ord, words))
+  if wanted <= _characters(str(own)):
+    return words, str(own)
+  others = sorted({entry.fname for entry in font_manager.fontManager.ttflist})
+  if other := next((file for file in others if wanted <= _characters(file)), None):
+    return words, other
+  has = lambda letters: frozenset(map(ord, letters)) <= _characters(str(own))
+  compatible = lambda letter: unicodedata.normalize("NFKD", letter)
+  code = lambda letter: letter.encode("ascii", "backslashreplace").decode()
+  return "".join(next(filter(has, (letter, compatible(letter))), code(letter)) for letter in words), str(own)
+
+
 @functools.cache
-def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-  """Loads DejaVu Sans, which is part of Matplotlib, so that text looks alike on all machines."""
-  name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-  return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+def _characters(file: str) -> frozenset[int]:
+  """The characters that a font can draw; none if it cannot be read, has one size only, or boxes for all of them."""
+  try:
+    font = ft2font.FT2Font(file)
+  except (OSError, RuntimeError):
+    return frozenset()
+  has_letters = font.scalable and "lastresort" not in font.family_name.replace(" ", "").lower()
+  return frozenset(font.get_charmap()) if has_letters else frozenset()
 
 
 def border(image: np.ndarray, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> np.ndarray:

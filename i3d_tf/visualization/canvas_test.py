@@ -1,7 +1,12 @@
 """Text, and where pictures stand beside and beneath each other."""
 
+import pathlib
+from unittest import mock
+
 from absl.testing import absltest
 import cv2
+import matplotlib
+from matplotlib import font_manager
 import numpy as np
 
 from i3d_tf import errors
@@ -31,6 +36,22 @@ class CanvasTest(absltest.TestCase):
     for edge in (short[0], short[-1], short[:, -1]):
       np.testing.assert_array_equal(edge, 255)
     self.assertFalse(np.array_equal(canvas.text("für"), canvas.text("f?r")))
+
+  def test_a_script_without_a_font_is_spelled(self):
+    own = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    with mock.patch.object(font_manager.fontManager, "ttflist", []):
+      canvas.drawable.cache_clear()
+      self.assertEqual(canvas.drawable("Läufe ½"), ("Läufe ½", str(own)))
+      self.assertEqual(canvas.drawable("跑 ｒｕｎ"), (r"\u8dd1 run", str(own)))
+    canvas.drawable.cache_clear()
+
+  def test_a_font_of_the_machine_that_has_all_of_a_text(self):
+    stix = font_manager.findfont("STIXNonUnicode")
+    letter = chr(min(canvas._characters(stix) - canvas._characters(font_manager.findfont("DejaVu Sans")) - {0}))
+    self.assertEqual(canvas.drawable(letter), (letter, stix))
+    self.assertEqual(canvas.drawable(letter + "跑")[1], font_manager.findfont("DejaVu Sans"))
+    before = canvas.text(letter)
+    self.assertLess(before.min(), 100)
 
   def test_text_too_long_ends_in_dots(self):
     whole = canvas.text("a long name of a class")
