@@ -34,7 +34,8 @@ which nothing is published.
 The interval is where the distance of as many other clips is expected (95 %). It is found by resampling both sets: the
 quantiles of the resampled distances, moved down by what repeated clips add to them on average.
 
-Videos that cannot be used are named, here up to 20 and by --json all, and the exit status is 1; the figure is then of the others."""
+Videos that cannot be used are named, up to 20 here and all of them by --json, and the exit status is 1; the figure is
+then of the others."""
 
 _NAMED_FAILURES = 20  # on stderr
 FLAGS = flags.FLAGS

@@ -136,7 +136,9 @@ def _import_beam():
     with _no_warnings():  # of what else could be installed
       import apache_beam
   except ImportError as error:
-    raise errors.I3dError(f"runners of Beam need Apache Beam ({error}): pip install '.[beam]' in a clone of i3d_tf\") from None
+    raise errors.I3dError(
+      f"runners of Beam need Apache Beam ({error}): pip install '.[beam]' in a clone of i3d_tf"
+    ) from None
   return apache_beam
 
 

@@ -38,7 +38,7 @@ def _to_onnx(signature: signatures_lib.Signature) -> bytes:
     import onnx
     import tf2onnx
   except ImportError as error:
-    raise errors.I3dError(f"ONNX needs tf2onnx ({error}): pip install '.[onnx]' in a clone of i3d_tf\") from None
+    raise errors.I3dError(f"ONNX needs tf2onnx ({error}): pip install '.[onnx]' in a clone of i3d_tf") from None
   frozen = freeze(signature.function)
   names = lambda tensors: [tensor.name for tensor in tensors]
   inputs, outputs = names(frozen.inputs), names(frozen.outputs)
