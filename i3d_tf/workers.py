@@ -1,6 +1,7 @@
 """Many tasks: how far they are, and worker processes, where a task that kills its worker costs that task only."""
 
 from collections.abc import Callable, Iterable, Iterator
+import ctypes
 import dataclasses
 import math
 import multiprocessing
@@ -16,6 +17,9 @@ import tqdm
 
 from i3d_tf import errors
 
+# Loaded here, since between fork and exec little is safe.
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LINE_EVERY = 60  # seconds between the lines of a bar that is on no terminal
 _TRIES = 2  # a worker may also die of what others do, such as a lack of memory
 
@@ -203,6 +207,12 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
       pipe.send(answer)
     except OSError:
       return
+
+
+def end_with_parent() -> None:
+  """Lets the kernel kill this process when the one that started it ends; for a `preexec_fn` of subprocess."""
+  if _libc is not None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_parent() -> None:

@@ -39,6 +39,7 @@ from i3d_tf import evaluation as evaluation_lib
 from i3d_tf import fields
 from i3d_tf import files
 from i3d_tf import workdir
+from i3d_tf import workers
 from i3d_tf.models import preprocess
 
 _STREAMS = tuple(preprocess.STREAMS_OF)
@@ -522,6 +523,8 @@ def _check(command: Sequence[str], run_command: RunCommand, on_message: Callable
 def execute(command: Sequence[str]) -> int:
   """Runs one of our programs with this Python; a signal that ends this process stops the program first.
 
+  It does not outlive this process, even if that is killed.
+
   Args:
     command: 'python' and its arguments.
 
@@ -530,7 +533,7 @@ def execute(command: Sequence[str]) -> int:
   """
   handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
-    with subprocess.Popen([sys.executable, *command[1:]]) as process:
+    with subprocess.Popen([sys.executable, *command[1:]], preexec_fn=workers.end_with_parent) as process:
       try:
         return process.wait()
       except KeyboardInterrupt:
