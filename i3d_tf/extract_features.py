@@ -157,8 +157,9 @@ def _beam_pipeline():
 def _run(tasks: list, num_sources: int, extractor, folder) -> None:
   """Does what is left to do, with a progress bar over the videos and one over the current one."""
   from i3d_tf.features import extraction
+  from i3d_tf.video import decode
 
-  with workers.Bar(total=num_sources, initial=num_sources - len(tasks), unit="video") as bar:
+  with decode.isolated(), workers.Bar(total=num_sources, initial=num_sources - len(tasks), unit="video") as bar:
     for source in tasks:
       with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
         entry = extraction.extract(source, extractor, folder, bar=current)

@@ -76,17 +76,19 @@ def _run() -> distance.FvdResult:
   import tqdm
 
   from i3d_tf.frechet import fvd
+  from i3d_tf.video import decode
 
   checkpoints = {"rgb": FLAGS.rgb_checkpoint, "flow": FLAGS.flow_checkpoint}
-  result = fvd.fvd(
-    FLAGS.real,
-    FLAGS.generated or None,
-    checkpoint={stream: path for stream, path in checkpoints.items() if path is not None},
-    save_stats=FLAGS.save_stats,
-    progress=True,
-    on_failure=lambda message: tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr),
-    **cli.flag_values(distance.FvdConfig),
-  )
+  with decode.isolated():
+    result = fvd.fvd(
+      FLAGS.real,
+      FLAGS.generated or None,
+      checkpoint={stream: path for stream, path in checkpoints.items() if path is not None},
+      save_stats=FLAGS.save_stats,
+      progress=True,
+      on_failure=lambda message: tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr),
+      **cli.flag_values(distance.FvdConfig),
+    )
   print("\n".join(_describe(result)))
   return result
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf.data import records
 from i3d_tf.data import shards
 
@@ -77,6 +78,7 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
   if not path.exists():
     raise errors.I3dError(f"{path}: there is no such file or folder")
   if not path.is_dir():
+    files.check_regular(path)
     return [path]
   found = [file for file in path.iterdir() if file.suffix == ".tfrecord" or _SHARD.fullmatch(file.name)]
   if not found:

@@ -191,7 +191,9 @@ class _Reader:
             return
         self._num_frames += 1
         self._is_interlaced |= frame.interlaced_frame
-        size = size or (frame.width, frame.height)
+        if size is None:
+          containers.check_size(self.path, frame.width, frame.height)
+          size = (frame.width, frame.height)
         if size != (frame.width, frame.height):
           raise errors.VideoError(
             f"{self.path}: frame {self._num_frames} has {frame.width}x{frame.height} pixels, the video "
