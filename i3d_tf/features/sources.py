@@ -32,6 +32,7 @@ _WAIT = 0.1  # seconds between looks at whether anybody still wants the items
 _AHEAD = 32  # decoded frames that wait for their flow
 _CONTEXT_TAG = b"\x0a"  # of a SequenceExample's first field, its context (tensorflow/core/example/example.proto)
 _LONGEST_VARINT = 10  # bytes
+_LONGEST_NAME, _LONGEST_PATH = 180, 1000  # bytes, with room for what stands before and behind an id
 
 
 @contextlib.contextmanager
@@ -173,9 +174,16 @@ def _record_source(entry: record_index.Entry) -> Source:
   name = f"{entry.path.name}-{entry.number}"
   with contextlib.suppress(errors.I3dError, OSError):  # taking its features says why
     found = _read_id(entry)
-    if found and not {"", ".."} & set(found.split("/")):  # so that no output lies outside its folder
+    if _is_name(found):
       name = found
   return Source(str(entry), name, str(entry.path), entry)
+
+
+def _is_name(text: str) -> bool:
+  """Whether files can be named after a text, within their folder."""
+  parts = text.split("/")
+  is_short = len(text) <= _LONGEST_PATH and all(len(os.fsencode(part)) <= _LONGEST_NAME for part in parts)
+  return is_short and "\0" not in text and not {"", ".."} & set(parts)
 
 
 def _read_id(entry: record_index.Entry) -> str:
@@ -286,6 +294,8 @@ def _kept(frames: Iterator[np.ndarray], waiting: collections.deque) -> Iterator[
 
 def _check_record(record: records.Record, source: Source, streams: Sequence[str], fps: float) -> float:
   """The record's frames per second; I3dError if it cannot give what is asked for."""
+  if problems := records.problems(record):
+    raise errors.I3dError(f"{source.name}: {problems[0]}")
   rate = record.frame_rate or decode.FRAME_RATE
   if fps and abs(fps - rate) > 1e-3 * rate:
     raise errors.I3dError(

@@ -350,8 +350,9 @@ def _decode_windows(
     return decode_jpeg(image, box)[:, left - start : left - start + width, :channels]
 
   def from_png(image: tf.Tensor) -> tf.Tensor:
-    whole = tf.io.decode_png(image, channels=3)
-    tf.debugging.Assert(tf.reduce_all(tf.equal(tf.shape(whole)[:2], size)), ["the images have several sizes"])
+    is_alike = tf.reduce_all(tf.equal(_png_size(image), size))
+    with tf.control_dependencies([tf.debugging.Assert(is_alike, ["the images have several sizes"])]):
+      whole = tf.io.decode_png(tf.identity(image), channels=3)
     return whole[top : top + height, left : left + width, :channels]
 
   return tf.map_fn(
