@@ -393,7 +393,7 @@ def extract(
     OSError: If the output cannot be written.
   """
   start = time.monotonic()
-  entry: results.Entry = {"input": source.name, "id": source.id}
+  entry: results.Entry = {"input": source.name, "id": source.id, "content": source.content.facts()}
   try:
     with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
       outputs = folder.write(profiles.PROFILES[extractor.options.profile].files(features))

@@ -4,7 +4,7 @@ Decoding, flow and the network run at the same time, each ahead of the next in a
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -20,8 +20,8 @@ from i3d_tf import errors
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
 from i3d_tf.data import records
+from i3d_tf.features import results
 from i3d_tf.flow import codec
-from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
 
 Item = TypeVar("Item")
@@ -99,6 +99,37 @@ class Source:
   id: str
   path: str
   entry: record_index.Entry | None = None
+
+  @property
+  def key(self) -> str:
+    """Finds its entry in the manifest, however its path is spelt."""
+    return results.key(self.name)
+
+  @property
+  def content(self) -> results.Content:
+    """What tells this video from another one under the same name."""
+    return results.FileContent(self.path) if self.entry is None else RecordContent(self.entry)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordContent:
+  """The content of a record, of which its file has the checksum."""
+
+  entry: record_index.Entry
+
+  def facts(self) -> dict[str, Any]:
+    """Returns `bytes` and `crc32c`, masked as in the file."""
+    with open(self.entry.path, "rb") as file:
+      file.seek(self.entry.offset + self.entry.length)
+      return {"bytes": self.entry.length, "crc32c": file.read(4).hex()}
+
+  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
+    """Returns whether it is the record of which the facts are.
+
+    Args:
+      facts: As `facts` returned them; None if they were not written down.
+    """
+    return facts is None or facts == self.facts()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +309,8 @@ def iter_positions(
     following = itertools.pairwise(frames) if pairs else ((frame,) for frame in frames)
     yield from ({"rgb": frame} for frame, *_ in following)
     return
+  from i3d_tf.flow import tvl1  # loads Numba
+
   with ahead(frames, depth=_AHEAD) as decoded:
     waiting: collections.deque[np.ndarray] = collections.deque()
     for field in tvl1.iter_flow(_kept(decoded, waiting), threads=threads):
