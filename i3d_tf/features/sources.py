@@ -23,6 +23,7 @@ from i3d_tf.data import records
 from i3d_tf.features import results
 from i3d_tf.flow import codec
 from i3d_tf.video import decode
+from i3d_tf.video import listing
 
 Item = TypeVar("Item")
 
@@ -155,20 +156,23 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
   """Returns the videos that paths stand for, each once.
 
   Args:
-    inputs: Video files, folders that are searched with those below them, and TFRecord files or folders of them.
+    inputs: Video files, TFRecord files, and folders, of which the records are taken, and the videos with those below.
 
   Raises:
     I3dError: If a folder holds none.
   """
   found: list[Source] = []
   for path in [os.fspath(each) for each in inputs]:
-    if files := _find_records(path):
-      found += [_record_source(entry) for file in files for entry in record_index.scan(file)]
+    files = _find_records(path)
+    found += [_record_source(entry) for file in files for entry in record_index.scan(file)]
+    is_folder = os.path.isdir(path)
+    if files and not is_folder:
       continue
-    root = pathlib.Path(path) if os.path.isdir(path) else pathlib.Path(path).parent
+    videos = listing.list_folder(path, used=files).videos if is_folder and path else decode.list_videos([path])
+    root = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
     found += [
       Source(str(video), pathlib.PurePath(os.path.relpath(video, root)).with_suffix("").as_posix(), str(video))
-      for video in decode.list_videos([path])
+      for video in videos
     ]
   return list({source.name: source for source in reversed(found)}.values())[::-1]
 

@@ -4,6 +4,7 @@ Items from another thread: the same, no more ahead than allowed, with their erro
 """
 
 import itertools
+import os
 import pathlib
 import tempfile
 import threading
@@ -135,6 +136,19 @@ class SourcesTest(parameterized.TestCase):
     source, _ = sources.list_sources([self.folder / "records"])
     with self.assertRaisesRegex(errors.I3dError, message):
       sources.open_video(source, **{**_OPEN, **changes})
+
+  def test_videos_beside_records_are_taken_too(self):
+    self._write_records()
+    folder = self.folder / "records"
+    (folder / "dataset.json").touch()
+    record = os.fspath(folder / "train-00000-of-00001.tfrecord")
+    self.assertEqual([source.path for source in sources.list_sources([folder])], [record] * 2)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "v.avi").touch()
+    with self.assertLogs(level="WARNING") as logs:
+      found = sources.list_sources([folder])
+    self.assertEqual([source.path for source in found], [record, record, os.fspath(folder / "sub" / "v.avi")])
+    self.assertEndsWith(logs.output[0], f"{folder}: not used are 1 no video (dataset.json)")
 
   def test_the_id_of_a_record_names_its_files_if_it_can(self):
     (self.folder / "records").mkdir()
