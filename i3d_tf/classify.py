@@ -114,15 +114,16 @@ def _classify(checkpoints: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
   inputs = _inputs(list(checkpoints))
   cli.import_tensorflow()
   from i3d_tf.inference import classifier
+  from i3d_tf.video import decode
 
   networks = classifier.Classifier(checkpoints)
   results, last = [], None
   for name in workers.Bar(inputs, unit="video"):
     try:
-      last = _classify_one(name, networks)
-    except (errors.I3dError, OSError) as error:
-      message = errors.describe_os_error(error) if isinstance(error, OSError) else str(error)
-      message = message if message.startswith(f"{name}: ") else f"{name}: {message}"
+      with decode.isolated():
+        last = _classify_one(name, networks)
+    except errors.OF_INPUT as error:
+      message = errors.naming(name, errors.describe(error))
       tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr)
       results.append({"input": name, "error": message})
       continue

@@ -84,6 +84,7 @@ _WORDING = {
   r"could not convert string to float.*": "it must be a number",
 }
 _CHOICES = re.compile(r"(--\w+)=(.*): value should be one of <(.*)>")
+_SMALLER = ("batch", "batch_size", "chunk", "window", "num_frames", "max_frames")  # flags of what memory grows with
 _SHOWN_ELSEWHERE = {"show_pred": "python -m i3d_tf.classify prints the classes of a video"}
 
 
@@ -199,6 +200,7 @@ def run(main: Callable[[list[str]], int | None], *, usage: str, takes_arguments:
     takes_arguments: whether words that are no flags are allowed.
   """
   sys.modules["__main__"].__doc__ = usage  # for --helpfull
+  _open_closed()
   if hasattr(sys.stdout, "reconfigure"):  # a path need not be text that the terminal can show
     sys.stdout.reconfigure(errors="backslashreplace")
   own = FLAGS.get_key_flags_for_module(main.__module__)
@@ -208,6 +210,16 @@ def run(main: Callable[[list[str]], int | None], *, usage: str, takes_arguments:
   signal.signal(signal.SIGTERM, _terminate)
   parse = lambda argv: _parse(argv, usage, own)
   app.run(lambda argv: _guarded(main, argv[1:], takes_arguments), flags_parser=parse)
+
+
+def _open_closed() -> None:
+  """Lets stdin, stdout and stderr lead nowhere where they are closed, so that no other file takes their numbers."""
+  for number, name in enumerate(("stdin", "stdout", "stderr")):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
+      setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))
 
 
 def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], takes_arguments: bool) -> int:
@@ -225,11 +237,25 @@ def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], take
     return _discard_output()
   except OSError as error:
     return fail(errors.describe_os_error(error))
+  except MemoryError as error:
+    return fail(_out_of_memory(error))
   except _Terminated:
     fail("ended by SIGTERM")
     return 128 + signal.SIGTERM
   except KeyboardInterrupt:
     return fail("interrupted")
+  except Exception as error:
+    if type(error).__name__ == "ResourceExhaustedError" and "tensorflow" in sys.modules:
+      return fail(_out_of_memory(error))
+    raise
+
+
+def _out_of_memory(error: Exception) -> str:
+  """What is said when there is not enough memory, with the flags of this program that need less of it."""
+  smaller = [f"--{name}" for name in _SMALLER if name in FLAGS]
+  advice = f"take less at once with {' or '.join(smaller)}" if smaller else "use a machine that has more"
+  reason = errors.first_line(error) if str(error) else ""
+  return f"there is not enough memory{f' ({reason})' if reason else ''}; {advice}"
 
 
 class _Sentences(logging.Formatter):

@@ -111,6 +111,15 @@ class CliTest(parameterized.TestCase):
     ("raise OSError('odd')", "odd"),
     ("raise TimeoutError", "TimeoutError"),
     ("raise KeyboardInterrupt", "interrupted"),
+    ("raise MemoryError", "there is not enough memory; use a machine that has more"),
+    ("raise MemoryError('9 GiB')", "there is not enough memory (9 GiB); use a machine that has more"),
+    (
+      "sys.modules['tensorflow'] = sys\n  raise type('ResourceExhaustedError', (Exception,), {})"
+      "('{{{{function_node __wrapped__}}}} OOM when allocating tensor [Op:Conv3D]')".replace("{{", "{").replace(
+        "}}", "}"
+      ),
+      "there is not enough memory (OOM when allocating tensor); use a machine that has more",
+    ),
   )
   def test_errors_are_sentences(self, body, sentence):
     self._assert_fails(self._run(body), sentence)
@@ -121,6 +130,19 @@ class CliTest(parameterized.TestCase):
     self.assertEqual(
       (done.returncode, done.stdout, done.stderr), (143, "cleaned up\n", "mymain: error: ended by SIGTERM\n")
     )
+
+  @parameterized.parameters(">&-", "2>&-", "<&- >&- 2>&-")
+  def test_streams_may_be_closed(self, closed):
+    main = self.folder / "mymain.py"
+    body = "print('x')\n  print('y', file=sys.stderr)\n  file = open('z', 'w')\n  file.write(str(file.fileno()))"
+    main.write_text(_MAIN.format(body=body, takes_arguments=False))
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
+    command = f"'{sys.executable}' '{main}' {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, cwd=self.folder)
+    self.assertEqual(done.returncode, 0)
+    self.assertEqual(done.stdout, "" if ">&-" in closed.split() else "x\n")
+    self.assertEqual(done.stderr, "" if "2>&-" in closed else "y\n")
+    self.assertEqual((self.folder / "z").read_text(), "3")  # not a number that output goes to
 
   def test_a_reader_who_has_enough_ends_it_in_silence(self):
     main = self.folder / "mymain.py"

@@ -23,6 +23,31 @@ class DownloadError(I3dError):
   """A file that could not be had from any of its sources."""
 
 
+# What one input can cause; the others can still be done.
+OF_INPUT = (I3dError, OSError, MemoryError)
+
+
+def describe(error: Exception) -> str:
+  """Returns what is said of an input that cannot be used.
+
+  Args:
+    error: One of `OF_INPUT`.
+  """
+  if isinstance(error, MemoryError):
+    return f"there is not enough memory for it{f' ({error})' if str(error) else ''}"
+  return describe_os_error(error) if isinstance(error, OSError) else str(error)
+
+
+def naming(name: str, message: str) -> str:
+  """Returns a message that names an input, as most do already.
+
+  Args:
+    name: Name of the input.
+    message: Message on it.
+  """
+  return message if name in message else f"{name}: {message}"
+
+
 def describe_os_error(error: OSError) -> str:
   """Returns one clause that says which path failed and why, for example 'out.json: No space left on device'.
 

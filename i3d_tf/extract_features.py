@@ -103,9 +103,8 @@ def main(arguments: list[str]) -> int:
   folder = results.Folder(FLAGS.output, part=f"shard-{FLAGS.shard:05}-of-{FLAGS.num_shards:05}")
   with folder.claim(extractor.meaning, about={"made_by": resources.provenance()}):
     done = folder.entries()
-    tasks = [
-      source for source in sources if not folder.is_done(done.get(source.name), retry_failures=FLAGS.retry_failures)
-    ]
+    is_done = lambda source: folder.is_done(done.get(source.key), source.content, retry_failures=FLAGS.retry_failures)
+    tasks = [source for source in sources if not is_done(source)]
     if tasks and pipeline is not None:
       _run_beam(pipeline, tasks, options, folder)
     else:
@@ -157,8 +156,9 @@ def _beam_pipeline():
 def _run(tasks: list, num_sources: int, extractor, folder) -> None:
   """Does what is left to do, with a progress bar over the videos and one over the current one."""
   from i3d_tf.features import extraction
+  from i3d_tf.video import decode
 
-  with workers.Bar(total=num_sources, initial=num_sources - len(tasks), unit="video") as bar:
+  with decode.isolated(), workers.Bar(total=num_sources, initial=num_sources - len(tasks), unit="video") as bar:
     for source in tasks:
       with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
         entry = extraction.extract(source, extractor, folder, bar=current)
@@ -179,12 +179,12 @@ def _run_beam(pipeline, tasks: list, options: profiles.FeatureConfig, folder) ->
   beam_lib.wait(pipeline)
   listing.unlink()
   entries = folder.entries()
-  beam_lib.check_done(sum(source.name not in entries for source in tasks), len(tasks), "videos", folder.path)
+  beam_lib.check_done(sum(source.key not in entries for source in tasks), len(tasks), "videos", folder.path)
 
 
 def _report(sources: list, tasks: list, folder) -> int:
   entries = folder.entries()
-  failed = [source for source in sources if "error" in entries[source.name]]
+  failed = [source for source in sources if "error" in entries[source.key]]
   before = set(source.name for source in failed) - set(source.name for source in tasks)
   print(f"{len(sources) - len(failed)} of {len(sources)} videos have features in {folder.path}, {len(failed)} failed")
   if before:

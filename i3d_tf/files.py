@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import stat
 import textwrap
 from typing import Any, BinaryIO, IO
 import zipfile
@@ -53,6 +54,35 @@ def guarded(path: str | os.PathLike, what: str, error: type[errors.I3dError] = e
     raise error(f"{path}: this is not {what}, or it is damaged{_reason(failure)}") from None
 
 
+def check_regular(path: str | os.PathLike) -> None:
+  """Refuses what only waits to be read, or cannot be read twice, such as a named pipe, a socket or a terminal.
+
+  Args:
+    path: The file; a folder or what is not there is left to whoever opens it.
+
+  Raises:
+    I3dError: If it is something else than a file.
+  """
+  with contextlib.suppress(OSError):
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+      raise errors.I3dError(f"{path}: this is a pipe or a device, not a file; write its content to a file first")
+
+
+def opened(path: str | os.PathLike) -> BinaryIO:
+  """Returns a regular file, open for reading bytes.
+
+  Args:
+    path: The file.
+
+  Raises:
+    I3dError: If it is no regular file.
+    OSError: If it cannot be read.
+  """
+  check_regular(path)
+  return open(path, "rb")
+
+
 def printable(text: Any, width: int = 160) -> str:
   """Returns a text from a file for a message: one line, shortened, without what a terminal cannot show.
 
@@ -83,7 +113,7 @@ def read_json(path: str | os.PathLike, what: str = "JSON") -> Any:
     I3dError: If it is no JSON, too large, or holds NaN or infinite numbers.
     OSError: If it cannot be read.
   """
-  with open(path, "rb") as file:
+  with opened(path) as file:
     content = read_bounded(file, _MAX_JSON_BYTES + 1)
   return parse_json(content, path, what)
 
@@ -142,7 +172,7 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
     I3dError: If it is no such file, or does not hold as much as it states.
     OSError: If it cannot be read.
   """
-  with open(path, "rb") as file, guarded(path, _ARRAY):
+  with opened(path) as file, guarded(path, _ARRAY):
     _refuse_archive(file, path)
     return _read_array(file, os.fstat(file.fileno()).st_size)
 
@@ -157,7 +187,7 @@ def map_array(path: str | os.PathLike) -> np.ndarray:
     I3dError: As `read_array`.
     OSError: If it cannot be read.
   """
-  with open(path, "rb") as file, guarded(path, _ARRAY):
+  with opened(path) as file, guarded(path, _ARRAY):
     _refuse_archive(file, path)
     header = _read_header(file, os.fstat(file.fileno()).st_size)
     if not header.nbytes:  # there is nothing to map
@@ -177,7 +207,7 @@ def read_arrays(path: str | os.PathLike, what: str = _ARCHIVE) -> dict[str, np.n
     OSError: If it cannot be read.
   """
   arrays = {}
-  with open(path, "rb") as file, guarded(path, what):
+  with opened(path) as file, guarded(path, what):
     with open_archive(file) as archive:
       for info in archive.infolist():
         with archive.open(info) as member:

@@ -79,6 +79,7 @@ def _run(failures: list[str]) -> distance.FvdResult:
   import tqdm
 
   from i3d_tf.frechet import fvd
+  from i3d_tf.video import decode
 
   def complain(message: str) -> None:
     failures.append(message)
@@ -89,15 +90,16 @@ def _run(failures: list[str]) -> distance.FvdResult:
       tqdm.tqdm.write(f"{cli.program()}: error: further videos cannot be used; {rest}", file=sys.stderr)
 
   checkpoints = {"rgb": FLAGS.rgb_checkpoint, "flow": FLAGS.flow_checkpoint}
-  result = fvd.fvd(
-    FLAGS.real,
-    FLAGS.generated or None,
-    checkpoint={stream: path for stream, path in checkpoints.items() if path is not None},
-    save_stats=FLAGS.save_stats,
-    progress=True,
-    on_failure=complain,
-    **cli.flag_values(distance.FvdConfig),
-  )
+  with decode.isolated():
+    result = fvd.fvd(
+      FLAGS.real,
+      FLAGS.generated or None,
+      checkpoint={stream: path for stream, path in checkpoints.items() if path is not None},
+      save_stats=FLAGS.save_stats,
+      progress=True,
+      on_failure=complain,
+      **cli.flag_values(distance.FvdConfig),
+    )
   print("\n".join(_describe(result)))
   return result
 

@@ -43,7 +43,7 @@ class FvdTest(parameterized.TestCase):
     defaults = {"num_frames": 10, "resamples": 5, "rgb_checkpoint": os.fspath(self.networks / "rgb")}
     if all(str(given.get(name)).endswith(".npz") for name in ("real", "generated")):
       defaults = {"resamples": 5}  # the others are for videos
-    made = lambda frames: np.diff(frames[..., :2].astype(np.float32), axis=0) / 10
+    made = lambda frames, **_: np.diff(frames[..., :2].astype(np.float32), axis=0) / 10
     with mock.patch.object(tvl1, "tvl1_flow", made) if has_made_flow else contextlib.nullcontext():
       return testing.run_main("fvd", *(f"--{name}={value}" for name, value in {**defaults, **given}.items()))
 

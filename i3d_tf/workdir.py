@@ -81,6 +81,7 @@ class Workdir:
     about: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     free: Iterable[str] = (),
+    paths: Iterable[str] = (),
     compare: bool = True,
   ) -> Iterator[bool]:
     """Locks the folder for the body of `with`, and writes how it is made or compares with what is written.
@@ -92,6 +93,7 @@ class Workdir:
       about: what else `info` holds in a new folder, beside `parameters`; only with a section.
       defaults: values of parameters that folders of earlier versions lack.
       free: names of parameters that may change; the last values are kept.
+      paths: see `check_parameters`.
       compare: False if what is there may be made anew with other parameters.
 
     Yields:
@@ -107,7 +109,7 @@ class Workdir:
         leftover.unlink(missing_ok=True)
       try:
         with locked(self.path, wait=True) if self._is_shared else contextlib.nullcontext():
-          resumed = self._prepare(json.loads(json.dumps(parameters)), about or {}, defaults or {}, free, compare)
+          resumed = self._prepare(json.loads(json.dumps(parameters)), about or {}, defaults or {}, free, paths, compare)
         yield resumed
       finally:
         with contextlib.suppress(OSError):
@@ -129,13 +131,14 @@ class Workdir:
     about: Mapping[str, Any],
     defaults: Mapping[str, Any],
     free: Iterable[str],
+    paths: Iterable[str],
     compare: bool,
   ) -> bool:
     is_there = self._info.exists()
     if is_there and compare:
       info = self.read_info()
       before = info if self._section is None else info[self._section]
-      check_parameters(self.path, before, parameters, defaults=defaults, free=free)
+      check_parameters(self.path, before, parameters, defaults=defaults, free=free, paths=paths)
       if before == parameters:
         return True
       about = info
@@ -235,6 +238,7 @@ def check_parameters(
   *,
   defaults: Mapping[str, Any] | None = None,
   free: Iterable[str] = (),
+  paths: Iterable[str] = (),
 ) -> None:
   """Compares the parameters that a folder or file was made with with those that it is to be continued with.
 
@@ -244,16 +248,29 @@ def check_parameters(
     new: parameters of now, of types that JSON has.
     defaults: values of parameters that came later and are not in `old`; without one, the value was None.
     free: names that are not compared.
+    paths: names of paths, of which all spellings are the same.
 
   Raises:
     I3dError: naming every parameter that differs, its value there and now.
   """
   old, new = ({**json.loads(json.dumps(values))} for values in ({**(defaults or {}), **old}, new))
-  skipped = set(free)
+  skipped = set(free) | {name for name in paths if same_path(old.get(name), new.get(name))}
   names = [name for name in {**old, **new} if name not in skipped and old.get(name) != new.get(name)]
   if names:
     listed = "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)
     raise errors.I3dError(f"{where} was made with other parameters ({listed}); choose another folder or remove it")
+
+
+def same_path(one: Any, other: Any) -> bool:
+  """Returns whether two texts name one file or folder, which need not exist.
+
+  Args:
+    one: A path, or a value that is none.
+    other: The same.
+  """
+  if not (isinstance(one, str) and isinstance(other, str) and one and other):
+    return False
+  return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,10 @@
-"""Many tasks: how far they are, and worker processes, where a task that kills its worker costs that task only."""
+"""Many tasks: how far they are, and worker processes, where a task that kills its worker costs that task only.
 
-from collections.abc import Callable, Iterable, Iterator
+`run` spreads tasks over processes; `Streams` makes the items of one generator after the other in a process.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+import contextlib
 import ctypes
 import dataclasses
 import math
@@ -22,6 +26,7 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LINE_EVERY = 60  # seconds between the lines of a bar that is on no terminal
 _TRIES = 2  # a worker may also die of what others do, such as a lack of memory
+_AHEAD = 8  # items that a process makes before they are asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +98,8 @@ class Bar(tqdm.tqdm):
 def run(function: Callable[[Any], Any], tasks: Iterable[Any], *, num_workers: int) -> Iterator[Outcome]:
   """Yields the outcome of `function(task)` for every task, in the order in which they end.
 
-  An I3dError or OSError of the function is its task's outcome; so is the death of its worker, after a second try. Any
-  other exception is a defect and is raised here.
+  What the function raises of `errors.OF_INPUT` is its task's outcome; so is the death of its worker, after a second
+  try. Any other exception is a defect and is raised here.
 
   Args:
     function: is pickled to fresh Python processes.
@@ -134,10 +139,7 @@ class _Worker:
     self._start()
 
   def _start(self) -> None:
-    self.pipe, child = self._context.Pipe()
-    self.process = self._context.Process(target=_serve, args=(child, self._function), daemon=True)
-    self.process.start()
-    child.close()
+    self.process, self.pipe = _start(self._context, _serve, self._function)
     self._tries = 0
 
   def take(self, task: Any) -> bool:
@@ -166,15 +168,14 @@ class _Worker:
     return Outcome(self._task, value, error)
 
   def _died(self) -> Outcome | None:
-    self.process.join()
-    task, tries, code = self._task, self._tries, self.process.exitcode
+    cause = _cause_of_death(self.process)
+    task, tries = self._task, self._tries
     self.pipe.close()
     self._start()
     self._task, self._tries = task, tries
     if tries < _TRIES:
       self._send()
       return None
-    cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     return Outcome(task, error=f"the worker process died ({cause}), {_TRIES} times")
 
   def stop(self) -> None:
@@ -183,10 +184,144 @@ class _Worker:
     self.process.join()
 
 
+def _start(context, serve: Callable, *arguments: Any) -> tuple[Any, connection.Connection]:
+  """Starts a process that runs `serve(its end of a pipe, *arguments)`; returns it and the other end."""
+  pipe, child = context.Pipe()
+  process = context.Process(target=serve, args=(child, *arguments), daemon=True)
+  process.start()
+  child.close()
+  return process, pipe
+
+
+def _cause_of_death(process) -> str:
+  process.join()
+  code = process.exitcode
+  return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _depend_on_parent() -> None:
+  """Leaves it to the parent to stop this process, and ends with it."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+class Streams:
+  """Generators that are run in other processes, so that one that kills its process costs its own items only.
+
+  A process is started when there is none that is free, and kept for the generators that follow.
+  """
+
+  def __init__(self) -> None:
+    """Starts nothing."""
+    self._free: list[tuple[Any, connection.Connection]] = []  # processes and pipes
+    self._lock = threading.Lock()
+
+  def iterate(self, what: str, function: Callable[..., Generator], *arguments: Any, **options: Any) -> Generator:
+    """Yields the items of `function(*arguments, **options)`, which is run in another process, a few of them ahead.
+
+    Args:
+      what: Names what it works on, for the message when its process dies.
+      function: A generator function of a module; it, its arguments and its items are pickled.
+      *arguments: Its arguments.
+      **options: The same, by name.
+
+    Yields:
+      The items.
+
+    Raises:
+      I3dError, OSError, MemoryError: As the function does.
+      VideoError: If its process dies.
+      RuntimeError: If the function raises anything else.
+    """
+    process, pipe = self._take()
+    kind = "item"
+    try:
+      _send(pipe, (function, arguments, options))
+      while kind == "item":
+        kind, value = _receive(process, pipe, what)
+        if kind == "item":
+          yield value
+          _send(pipe, _MORE)
+      if kind == "error":
+        raise value
+      if kind == "defect":
+        raise RuntimeError(f"{what}: a process failed on it:\n{value}")
+    except GeneratorExit:
+      _send(pipe, _STOP)
+      while kind == "item":
+        kind, _ = _receive(process, pipe, what)
+    finally:
+      if kind == "item":  # it may be anywhere
+        pipe.close()
+        process.terminate()
+        process.join()
+      else:
+        with self._lock:
+          self._free.append((process, pipe))
+
+  def _take(self) -> tuple[Any, connection.Connection]:
+    while True:
+      with self._lock:
+        if not self._free:
+          break
+        process, pipe = self._free.pop()
+      if process.is_alive():
+        return process, pipe
+      pipe.close()
+    return _start(multiprocessing.get_context("spawn"), _serve_streams)
+
+
+_MORE, _STOP = "more", "stop"
+
+
+def _send(pipe: connection.Connection, message: Any) -> None:
+  with contextlib.suppress(OSError):  # the other side died; `_receive` will find out
+    pipe.send(message)
+
+
+def _receive(process, pipe: connection.Connection, what: str) -> tuple[str, Any]:
+  try:
+    return pipe.recv()
+  except (EOFError, OSError):
+    raise errors.VideoError(f"{what}: the process that read it died ({_cause_of_death(process)})") from None
+
+
+def _serve_streams(pipe: connection.Connection) -> None:
+  """The other side of `Streams`: runs one generator after the other until the first side is gone."""
+  _depend_on_parent()
+  with contextlib.suppress(EOFError, OSError):
+    while True:
+      message = pipe.recv()
+      if message not in (_MORE, _STOP):  # which may come late, when the generator has ended
+        pipe.send(_send_items(pipe, *message))
+
+
+def _send_items(pipe: connection.Connection, function: Callable[..., Generator], arguments: tuple, options: dict):
+  """Sends a generator's items as they are asked for; returns what to send last."""
+  num_wanted = _AHEAD
+  try:
+    with contextlib.closing(function(*arguments, **options)) as items:
+      for item in items:
+        while num_wanted == 0 or pipe.poll():
+          if pipe.recv() == _STOP:
+            return "end", None
+          num_wanted += 1
+        pipe.send(("item", item))
+        num_wanted -= 1
+    return "end", None
+  except OSError as error:  # its kinds in libraries cannot all be pickled
+    return "error", OSError(error.errno, error.strerror, error.filename)
+  except errors.OF_INPUT as error:
+    return "error", error
+  except Exception:
+    import traceback
+
+    return "defect", traceback.format_exc()
+
+
 def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
   """The worker's side: answers every task until the other side is gone."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
-  threading.Thread(target=_end_with_parent, daemon=True).start()
+  _depend_on_parent()
   while True:
     try:
       task = pipe.recv()
@@ -195,10 +330,8 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
     answer: tuple[Any, str | None, str | None]  # value, error, defect
     try:
       answer = (function(task), None, None)
-    except errors.I3dError as error:
-      answer = (None, str(error), None)
-    except OSError as error:
-      answer = (None, errors.describe_os_error(error), None)
+    except errors.OF_INPUT as error:
+      answer = (None, errors.describe(error), None)
     except Exception:
       import traceback
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -52,6 +53,54 @@ def _is_running(pid: int) -> bool:
     return "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
   except OSError:
     return False
+
+
+def _count(number, last=None):
+  """Yields the process and numbers; then ends, or as `last` says."""
+  yield os.getpid()
+  yield from range(number)
+  if last == "die":
+    os.kill(os.getpid(), signal.SIGSEGV)
+  if last is not None:
+    raise last
+
+
+class StreamsTest(absltest.TestCase):
+  def test_items_and_errors_come_in_order_from_one_process(self):
+    streams = workers.Streams()
+    first, *items = streams.iterate("x", _count, 100)
+    self.assertEqual(items, list(range(100)))
+    self.assertNotEqual(first, os.getpid())
+    for error in (errors.VideoError("x: bad"), OSError(2, "not there", "x"), MemoryError("1 TiB")):
+      found = streams.iterate("x", _count, 20, last=error)
+      self.assertEqual([next(found) for _ in range(21)], [first, *range(20)])
+      with self.assertRaises(type(error)) as raised:
+        next(found)
+      self.assertEqual(str(raised.exception), str(error))
+    with self.assertRaisesRegex(RuntimeError, "x: a process failed on it:(.|\n)*ZeroDivisionError: a defect"):
+      list(streams.iterate("x", _count, 1, last=ZeroDivisionError("a defect")))
+
+  def test_a_generator_can_be_left_and_others_run_beside_it(self):
+    streams = workers.Streams()
+    left, other = streams.iterate("x", _count, 10**9), streams.iterate("y", _count, 3)
+    pid = next(left)
+    self.assertNotEqual(next(other), pid)
+    self.assertEqual(list(other), [0, 1, 2])
+    self.assertEqual([next(left) for _ in range(50)], list(range(50)))
+    left.close()
+    self.assertEqual([next(streams.iterate("z", _count, 10**9)) for _ in range(3)], [pid] * 3)
+
+  def test_a_death_costs_the_items_of_one_generator(self):
+    streams = workers.Streams()
+    found = streams.iterate("x.mp4", _count, 3, last="die")
+    self.assertEqual(list(itertools.islice(found, 1, 4)), [0, 1, 2])
+    with self.assertRaisesRegex(errors.VideoError, "^x.mp4: the process that read it died .SIGSEGV.$"):
+      next(found)
+    pid, *items = streams.iterate("y", _count, 3)
+    self.assertEqual(items, [0, 1, 2])
+    os.kill(pid, signal.SIGKILL)  # while it has nothing to do
+    streams._free[0][0].join()
+    self.assertEqual(list(streams.iterate("z", _count, 3))[1:], [0, 1, 2])
 
 
 class WorkersTest(absltest.TestCase):

@@ -15,6 +15,7 @@ import re
 from typing import ClassVar
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf import resources
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import tfds_videos
@@ -377,6 +378,7 @@ def _csv_files(root: pathlib.Path, given: _Paths) -> list[pathlib.Path]:
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[str, str]]:
   """Yields (FILE:LINE, text) without line ends and outer blanks, skipping empty lines."""
+  files.check_regular(file)
   try:
     text = file.read_text(encoding="utf-8-sig")
   except FileNotFoundError:
@@ -394,12 +396,13 @@ def _csv_fields(line: str, where: str) -> list[str]:
   try:
     return next(csv.reader([line], strict=True))
   except csv.Error as error:
-    raise errors.I3dError(f"{where}: {line!r} is not a line of CSV: {error}") from None
+    raise errors.I3dError(f"{where}: {files.printable(line, 80)!r} is not a line of CSV: {error}") from None
 
 
 def _check_label(label: str, classes: Collection[str], where: str) -> None:
   if label not in classes:
-    raise errors.I3dError(f"{where}: the label {label!r} is not among the {len(classes)} classes of the dataset")
+    shown = files.printable(label, 80)
+    raise errors.I3dError(f"{where}: the label {shown!r} is not among the {len(classes)} classes of the dataset")
 
 
 def _subfolders(folder: pathlib.Path) -> list[str]:

@@ -18,6 +18,7 @@ from i3d_tf import errors
 from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.data import shards
+from i3d_tf.video import containers
 
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
 _NAMED = 5  # images that one problem names
@@ -118,7 +119,7 @@ class Verifier:
     name = record.id if record.id.isprintable() else ascii(record.id)
     if first is not entry:
       yield f"{entry} ({name}): {first} has the same id"
-    checks = [_stream_problems(record), _time_problems(record)]
+    checks = [records.problems(record), _time_problems(record)]
     if self._info is not None:
       checks.append(_info_problems(record, self._info))
     if self._decode:
@@ -166,16 +167,6 @@ class Verifier:
       return self._folder.summary(name)["records"]
     except (OSError, ValueError, LookupError, TypeError):
       return None
-
-
-def _stream_problems(record: records.Record) -> Iterator[str]:
-  num_frames, num_flows = len(record.frames), len(record.flow_frames)
-  if not num_frames and not num_flows:
-    yield "it holds neither frames nor flow"
-  if num_frames and num_flows and num_flows != num_frames - 1:
-    yield f"{num_frames} frames have {num_flows} flow images, not {num_frames - 1}"
-  if (num_backward := len(record.backward_flow_frames)) not in (0, num_flows):
-    yield f"{num_flows} flow images have {num_backward} backward flow images"
 
 
 def _time_problems(record: records.Record) -> Iterator[str]:
@@ -341,13 +332,26 @@ def decode_image(image: bytes) -> np.ndarray:
     image: encoded.
 
   Raises:
-    I3dError: unless it is whole.
+    I3dError: unless it is whole, JPEG or PNG, and of a size that videos may have.
   """
+  height, width = _stated_size(image)
+  containers.check_size("an image", width, height)
   try:  # OpenCV fills up truncated images in some versions, and prints to stderr
     decoded = tf.io.decode_image(image, channels=3, expand_animations=False)
     return records.upright(decoded, records.orientation(image)).numpy()
   except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
     raise errors.I3dError("an image cannot be decoded") from None
+
+
+def _stated_size(image: bytes) -> tuple[int, int]:
+  """(height, width) that the header of an image states; (0, 0) if it has none."""
+  if image_format(image) == "PNG":
+    return int.from_bytes(image[20:24], "big"), int.from_bytes(image[16:20], "big")
+  if image_format(image) == "JPEG":
+    with contextlib.suppress(tf.errors.InvalidArgumentError):
+      height, width, _ = tf.io.extract_jpeg_shape(image).numpy().tolist()
+      return height, width
+  return 0, 0
 
 
 def _image_size(image: bytes) -> tuple[int, int] | None:

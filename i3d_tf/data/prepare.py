@@ -12,7 +12,6 @@ from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.flow import codec
-from i3d_tf.flow import tvl1
 
 _DEFAULT = shards.RecordConfig()
 _PNG_LEVEL = 6  # of zlib; 9 takes ten times as long for 9 % fewer bytes
@@ -104,6 +103,8 @@ def _encode(
 def _solver(settings: shards.RecordConfig, shape: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
   """What returns the flow from one gray frame to another, on this thread."""
   if settings.flow_engine == "numba":
+    from i3d_tf.flow import tvl1  # loads Numba
+
     return tvl1.TvL1(*shape).flow
   method = settings.flow_method
   return lambda previous, following: flow.optical_flow(np.stack([previous, following]), method, threads=1)[0]

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf.data import records
 from i3d_tf.data import shards
 
@@ -81,6 +82,7 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
   if not path.exists():
     raise errors.I3dError(f"{path}: there is no such file or folder")
   if not path.is_dir():
+    files.check_regular(path)
     return [path]
   is_records = lambda name: name.endswith(".tfrecord") or _SHARD.fullmatch(name)
   found = [file for file in path.iterdir() if is_records(file.name.removesuffix(_GZIP_SUFFIX))]

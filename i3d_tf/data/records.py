@@ -6,7 +6,7 @@ Two sources differ in the key of the label's text: MediaSequence writes `clip/la
 under `FORWARD_FLOW/encoding/`, for backward flow, too; what was done with special videos under `clip/notes`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import types
 from typing import Any
@@ -18,6 +18,7 @@ from i3d_tf import errors
 
 _FLOW = "FORWARD_FLOW/"
 _BACKWARD_FLOW = "BACKWARD_FLOW/"
+_LARGEST = 100_000  # frames per second, and pixels per frame
 # The attribute of `Record` that holds the encoded images of each stream.
 IMAGES = types.MappingProxyType({"rgb": "frames", "flow": "flow_frames", "backward_flow": "backward_flow_frames"})
 
@@ -180,6 +181,63 @@ def to_example(serialized: bytes) -> tf.train.SequenceExample:
     return tf.train.SequenceExample.FromString(serialized)
   except Exception as error:  # protobuf's implementations differ in the class they raise
     raise errors.I3dError(f"the record is no SequenceExample: {error}") from None
+
+
+def checks(values: Mapping[str, Any]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+  """Yields what can be wrong with a record beside its label and its images, in Python or in a graph.
+
+  Args:
+    values: The numbers of images by stream, `frame_rate`, `flow_bound`, and `has_nul`, whether the id has a character
+      of that name; Python's or scalar tensors. A rate or bound that is not stated is 0.
+
+  Yields:
+    Whether it is so, and the parts of the sentence, texts and numbers.
+  """
+  frames, flows, backward = (values[stream] for stream in IMAGES)
+  yield (frames == 0) & (flows == 0), ("it holds neither frames nor flow",)
+  is_odd = (frames > 0) & (flows > 0) & (flows != frames - 1)
+  yield is_odd, (frames, " frames have ", flows, " flow images, not ", frames - 1)
+  yield (backward != 0) & (backward != flows), (flows, " flow images have ", backward, " backward flow images")
+  for name, what in (("frame_rate", "its frames per second are "), ("flow_bound", "its flow's bound is ")):
+    value = values[name]
+    is_odd = (value < 0) | (value > _LARGEST) | (value != value)
+    yield is_odd, (what, value, f", not a number from 0 to {_LARGEST:,}")
+  yield values["has_nul"], ("its id holds a NUL character",)
+
+
+def problems(record: Record) -> list[str]:
+  """Returns what is wrong with a record beside its label and its images, each in a clause.
+
+  Args:
+    record: What was read.
+  """
+  values = {
+    **{stream: len(getattr(record, images)) for stream, images in IMAGES.items()},
+    "frame_rate": record.frame_rate,
+    "flow_bound": record.flow_bound,
+    "has_nul": "\0" in record.id,
+  }
+  return ["".join(map(str, parts)) for is_so, parts in checks(values) if is_so]
+
+
+def first_problem(parsed: Mapping[str, tf.Tensor]) -> tf.Tensor:
+  """Returns the first of `problems` in a graph, a scalar string; '' if there is none.
+
+  Args:
+    parsed: As `parse` returns it.
+  """
+  values = {
+    **{stream: tf.size(parsed[images]) for stream, images in IMAGES.items()},
+    "frame_rate": parsed["frame_rate"],
+    "flow_bound": parsed["flow_bound"],
+    "has_nul": tf.strings.length(tf.strings.regex_replace(parsed["id"], r"\x00", "")) < tf.strings.length(parsed["id"]),
+  }
+  found = tf.constant("")
+  as_text = lambda part: tf.strings.as_string(part, shortest=part.dtype.is_floating)
+  for is_so, parts in reversed(list(checks(values))):
+    texts = [part if isinstance(part, str) else as_text(part) for part in parts]
+    found = tf.where(is_so, tf.strings.join(texts), found)
+  return found
 
 
 def _parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.FixedLenSequenceFeature]]:

@@ -224,6 +224,7 @@ def _add(
   name, reason = (video[key].numpy().decode(errors="surrogateescape") for key in ("id", "error"))
   number = int(video["record"])
   clips = {stream: video[stream] for stream in network.streams}
+  reason = reason or store.problem(name, int(video["label"]))
   if not reason:
     try:
       network.check({stream: clip.shape for stream, clip in clips.items()})

@@ -225,6 +225,7 @@ class PredictionStore:
     self._final = pathlib.Path(folder) / f"scores_{stream}.npz"
     self._partial = self._final.with_suffix(".partial.npz")
     self._rows: list[tuple[str, int, np.ndarray, int]] = []  # id, label, logits, number
+    self._names: set[str] = set()  # ids of the rows
     self._failures: list[Mapping[str, Any]] = []
 
   @property
@@ -253,6 +254,7 @@ class PredictionStore:
     if path.exists():
       found = self._load(path)
       self._rows = list(zip(found.ids, found.labels.tolist(), found.logits, found.numbers.tolist()))
+      self._names = set(found.ids)
       self._failures = [] if retry_failures else list(found.failures)
 
   def add(self, number: int, name: str, label: int, logits: np.ndarray) -> None:
@@ -265,6 +267,20 @@ class PredictionStore:
       logits: `[classes]`.
     """
     self._rows.append((name, label, logits, number))
+    self._names.add(name)
+
+  def problem(self, name: str, label: int) -> str:
+    """Returns why a video cannot be added to those before it, '' if it can.
+
+    Args:
+      name: the video's id.
+      label: its class index.
+    """
+    if not 0 <= label < len(self._classes):
+      return f"its label {label} is of none of the {len(self._classes)} classes"
+    if name in self._names:
+      return f"its id {name!r} is also that of another record, and every video must count once"
+    return ""
 
   def add_failure(self, number: int, name: str, reason: str) -> None:
     """Adds a record that could not be evaluated.
@@ -325,10 +341,6 @@ class PredictionStore:
 
 def _check_complete(predictions: Predictions, num_records: int) -> None:
   split = predictions.made_with["split"]
-  if repeated := _repeated_ids(predictions.ids):
-    raise errors.I3dError(
-      f"{split} has {len(repeated)} ids more than once ({some(repeated)}); every video must count once"
-    )
   numbers = [*predictions.numbers.tolist(), *(failure["number"] for failure in predictions.failures)]
   if sorted(numbers) != list(range(num_records)):
     missing = [str(number) for number in sorted(set(range(num_records)) - set(numbers))]

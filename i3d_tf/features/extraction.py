@@ -166,7 +166,7 @@ class Extractor:
         fill = self._fill_whole if options.window == profiles.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
       except errors.I3dError as error:
-        raise error if source.path in str(error) else type(error)(f"{source.name}: {error}") from None
+        raise type(error)(errors.naming(source.path, str(error))) from None
       yield Features(
           source, options, video.fps, num_positions, arrays,
           {stream: each.checkpoint for stream, each in networks.items()},
@@ -393,7 +393,7 @@ def extract(
     OSError: If the output cannot be written.
   """
   start = time.monotonic()
-  entry: results.Entry = {"input": source.name, "id": source.id}
+  entry: results.Entry = {"input": source.name, "id": source.id, "content": source.content.facts()}
   try:
     with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
       outputs = folder.write(profiles.PROFILES[extractor.options.profile].files(features))
@@ -401,12 +401,10 @@ def extract(
       if features.notes:
         entry["notes"] = list(features.notes)
     entry["seconds"] = round(time.monotonic() - start, 3)
-  except errors.I3dError as error:
-    entry["error"] = str(error)
-  except OSError as error:
-    if error.filename is None or os.fspath(error.filename) != source.path:
+  except errors.OF_INPUT as error:
+    if isinstance(error, OSError) and (error.filename is None or os.fspath(error.filename) != source.path):
       raise  # it is the output that cannot be written: no reason to go on
-    entry["error"] = errors.describe_os_error(error)
+    entry["error"] = errors.naming(source.path, errors.describe(error))
   folder.put(entry)
   return entry
 

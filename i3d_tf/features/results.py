@@ -12,9 +12,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
+import stat
 import tempfile
-from typing import Any, IO
+from typing import Any, IO, Protocol
 import zipfile
 
 import numpy as np
@@ -69,7 +69,10 @@ class ArrayFile:
       self.shape, self.dtype = (0, *rows.shape[1:]), rows.dtype
     if (rows.shape[1:], rows.dtype) != (self.shape[1:], self.dtype):
       raise ValueError(f"rows are {rows.dtype} {rows.shape[1:]}; those before were {self.dtype} {self.shape[1:]}")
-    self._file.write(np.ascontiguousarray(rows).data)
+    try:
+      self._file.write(np.ascontiguousarray(rows).data)
+    except OSError as error:  # of a file without a name
+      raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
     self.shape = (self.shape[0] + len(rows), *self.shape[1:])
 
   def load(self) -> np.ndarray:
@@ -100,11 +103,61 @@ class ArrayFile:
       file.write(piece)
 
 
+class Content(Protocol):
+  """What tells the content of an input or an output from another."""
+
+  def facts(self) -> dict[str, Any]:
+    """Returns values for JSON that change with the content."""
+
+  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
+    """Returns whether the content is that of which `facts` were written down; None: they were not.
+
+    Args:
+      facts: As `facts` returned them.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class FileContent:
+  """The content of the file `path`: its size and checksum, which is computed only if the time of change differs."""
+
+  path: str | os.PathLike
+
+  def facts(self) -> dict[str, Any]:
+    """Returns `bytes`, `changed`, in nanoseconds since 1970, and `sha256`; nothing if it cannot be read."""
+    status = self._status()
+    if status is None:
+      return {}
+    return {"bytes": status.st_size, "changed": status.st_mtime_ns, "sha256": _sha256(self.path)}
+
+  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
+    """Returns whether the file holds what it held; what is not among the facts is not compared.
+
+    Args:
+      facts: As `facts` returned them.
+    """
+    status = self._status()
+    if facts is None or not facts or status is None:
+      return facts is None or (not facts and status is None)
+    if facts.get("bytes", status.st_size) != status.st_size:
+      return False
+    return facts.get("changed") == status.st_mtime_ns or facts.get("sha256") in (None, _sha256(self.path))
+
+  def _status(self) -> os.stat_result | None:
+    """What the file system says of it; None unless it is a file that can be read."""
+    try:
+      status = os.stat(self.path)
+    except OSError:
+      return None
+    return status if stat.S_ISREG(status.st_mode) and os.access(self.path, os.R_OK) else None
+
+
 class Folder(workdir.Workdir):
   """An output folder.
 
-  An entry of its manifest has the `input` and its `id`, and either `outputs` (of each file its `path`, `shape` and
-  `sha256`), `frames`, `fps`, `seconds` that it took, and `notes` of special videos, or the `error` in one sentence.
+  An entry of its manifest has the `input`, its `id` and its `content`, see `FileContent`; and either `outputs` (of each
+  file its `path`, its `shape`, and the same facts), `frames`, `fps`, `seconds` that it took, and `notes` of special
+  videos, or the `error` in one sentence.
 
   Attributes:
     manifest: Path of the manifest.
@@ -122,7 +175,7 @@ class Folder(workdir.Workdir):
     self._pieces = self.path / workdir.WORK  # of the manifest, of all processes
 
   def entries(self) -> dict[str, Entry]:
-    """Returns the entries of all inputs done so far, by input.
+    """Returns the entries of all inputs done so far, by the `key` of the input.
 
     Raises:
       I3dError: If the manifest is not one of ours.
@@ -135,24 +188,27 @@ class Folder(workdir.Workdir):
     lines = self.manifest.read_bytes().splitlines() if self.manifest.exists() else []
     for number, line in enumerate(lines, start=1):
       entry = _parse_entry(line, f"{self.manifest}: line {number}")
-      found[entry["input"]] = entry
+      found[key(entry["input"])] = entry
     for piece in sorted(self._pieces.glob("*.json")):
       entry = _parse_entry(piece.read_bytes(), f"{piece}: this")
-      found[entry["input"]] = entry
+      found[key(entry["input"])] = entry
     return found
 
-  def is_done(self, entry: Entry | None, *, retry_failures: bool = False) -> bool:
-    """Returns whether an input need not be done (again): its files are there, or it has failed before.
+  def is_done(self, entry: Entry | None, content: Content, *, retry_failures: bool = False) -> bool:
+    """Returns whether an input need not be done (again): it is as it was, and its files are whole, or it has failed.
 
     Args:
       entry: The input's entry; None if it has none.
+      content: The input's, as it is now.
       retry_failures: Whether inputs that have failed are to be tried again.
     """
-    if entry is None:
+    if entry is None or not content.is_as(entry.get("content")):
       return False
     if "error" in entry:
       return not retry_failures
-    return "outputs" in entry and all((self.path / output["path"]).is_file() for output in entry["outputs"])
+    return "outputs" in entry and all(
+      FileContent(self.path / output["path"]).is_as(output) for output in entry["outputs"]
+    )
 
   def put(self, entry: Entry) -> None:
     """Keeps an entry in place of an earlier one of its input.
@@ -161,7 +217,7 @@ class Folder(workdir.Workdir):
       entry: See the class.
     """
     self._pieces.mkdir(exist_ok=True)
-    with workdir.replacing(self._pieces / f"{_digest(entry['input'])}.json") as file:
+    with workdir.replacing(self._pieces / f"{_digest(key(entry['input']))}.json") as file:
       file.write(json.dumps(entry).encode())
 
   def write(self, contents: Files) -> list[dict[str, Any]]:
@@ -180,7 +236,7 @@ class Folder(workdir.Workdir):
         else:
           np.save(file, content)
       shape = next(iter(content.values())).shape if isinstance(content, Mapping) else content.shape
-      outputs.append({"path": name, "shape": list(shape), "sha256": _sha256(path)})
+      outputs.append({"path": name, "shape": list(shape), **FileContent(path).facts()})
     return outputs
 
   def finish(self) -> None:
@@ -190,8 +246,8 @@ class Folder(workdir.Workdir):
       entries = self._entries()
       if pieces or not self.manifest.exists():
         with workdir.replacing(self.manifest) as file:
-          for name in sorted(entries):
-            file.write(json.dumps(entries[name]).encode() + b"\n")
+          for entry in sorted(entries.values(), key=lambda entry: entry["input"]):
+            file.write(json.dumps(entry).encode() + b"\n")
       for piece in pieces:
         piece.unlink()
 
@@ -223,11 +279,20 @@ def _parse_entry(content: bytes, where: str) -> Entry:
     raise errors.I3dError(f"{where} is not what extract_features writes") from None
 
 
+def key(name: str) -> str:
+  """Returns what all spellings of an input's path have in common.
+
+  Args:
+    name: The path, perhaps with more behind it.
+  """
+  return os.path.realpath(name)
+
+
 def _digest(name: str) -> str:
   return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
-def _sha256(path: pathlib.Path) -> str:
+def _sha256(path: str | os.PathLike) -> str:
   digest = hashlib.sha256()
   with open(path, "rb") as file:
     while piece := file.read(_PIECE):

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
@@ -26,7 +28,7 @@ class FolderTest(absltest.TestCase):
 
   def _put(self, name, **more):
     outputs = self.folder.write({f"{name}.npy": np.arange(3)})
-    self.folder.put({"input": name, "id": name, "outputs": outputs, **more})
+    self.folder.put({"input": name, "id": name, "outputs": outputs} | more)
 
   def _manifest(self):
     return [json.loads(line) for line in self.folder.manifest.read_text().splitlines()]
@@ -38,7 +40,7 @@ class FolderTest(absltest.TestCase):
     self._put("a")
     self.folder.put({"input": "b", "id": "b", "error": "later"})
     self.assertEqual([entry["input"] for entry in self._manifest()], ["b", "c"])
-    self.assertEqual(self.folder.entries()["b"]["error"], "later")  # before it is in the manifest
+    self.assertEqual(self.folder.entries()[results.key("b")]["error"], "later")  # before it is in the manifest
     self.folder.finish()
     self.assertEqual([entry["input"] for entry in self._manifest()], ["a", "b", "c"])
     self.assertEqual(self._manifest()[1], {"input": "b", "id": "b", "error": "later"})
@@ -49,20 +51,70 @@ class FolderTest(absltest.TestCase):
 
   def test_checksums_are_those_of_the_files(self):
     self._put("a")
-    (output,) = self.folder.entries()["a"]["outputs"]
-    content = (self.folder.path / "a.npy").read_bytes()
-    self.assertEqual(output, {"path": "a.npy", "shape": [3], "sha256": hashlib.sha256(content).hexdigest()})
+    (output,) = self.folder.entries()[results.key("a")]["outputs"]
+    path = self.folder.path / "a.npy"
+    content = path.read_bytes()
+    facts = {"bytes": len(content), "changed": path.stat().st_mtime_ns, "sha256": hashlib.sha256(content).hexdigest()}
+    self.assertEqual(output, {"path": "a.npy", "shape": [3], **facts})
 
   def test_what_is_done(self):
     self._put("a")
     self.folder.put({"input": "b", "id": "b", "error": "bad"})
-    done = self.folder.entries()
-    self.assertTrue(self.folder.is_done(done["a"], retry_failures=True))
-    self.assertTrue(self.folder.is_done(done["b"]))
-    self.assertFalse(self.folder.is_done(done["b"], retry_failures=True))
-    self.assertFalse(self.folder.is_done(done.get("c")))
+    done = {entry["input"]: entry for entry in self.folder.entries().values()}
+    content = results.FileContent("nowhere")
+    self.assertTrue(self.folder.is_done(done["a"], content, retry_failures=True))
+    self.assertTrue(self.folder.is_done(done["b"], content))
+    self.assertFalse(self.folder.is_done(done["b"], content, retry_failures=True))
+    self.assertFalse(self.folder.is_done(done.get("c"), content))
     (self.folder.path / "a.npy").unlink()
-    self.assertFalse(self.folder.is_done(done["a"]))
+    self.assertFalse(self.folder.is_done(done["a"], content))
+
+  def test_outputs_that_are_cut_or_changed_are_not_done(self):
+    path = self.folder.path / "a.npy"
+    for change, is_done in (
+      (lambda content: content, True),
+      (lambda content: content[:-8], False),
+      (lambda content: content[:-1] + b"\1", False),
+    ):
+      self._put("a")
+      (entry,) = self.folder.entries().values()
+      path.write_bytes(change(path.read_bytes()))
+      os.utime(path, ns=(1, 1))  # as a copy without times
+      self.assertEqual(self.folder.is_done(entry, results.FileContent("nowhere")), is_done)
+      del entry["outputs"][0]["bytes"], entry["outputs"][0]["changed"]  # as of earlier versions
+      self.assertEqual(self.folder.is_done(entry, results.FileContent("nowhere")), is_done)
+
+  def test_inputs_that_were_replaced_are_not_done(self):
+    video = self.folder.path / "v.mp4"
+    now = results.FileContent(video)
+    for content in (b"one", b"two", b"longer"):
+      video.write_bytes(content)
+      self._put("v", content=now.facts())
+      (entry,) = self.folder.entries().values()
+      os.utime(video, ns=(1, 1))
+      self.assertTrue(self.folder.is_done(entry, now))
+      video.write_bytes(b"TWO")
+      self.assertFalse(self.folder.is_done(entry, now))
+      self.assertFalse(self.folder.is_done({"input": "v", "error": "bad", "content": entry["content"]}, now))
+    missing = {"input": "w", "error": "there is no such file", "content": results.FileContent("nowhere").facts()}
+    self.assertTrue(self.folder.is_done(missing, results.FileContent("nowhere")))
+    self.assertFalse(self.folder.is_done(missing, now))
+
+  def test_all_spellings_of_a_path_are_one_input(self):
+    (self.folder.path / "link").symlink_to(self.folder.path)
+    names = [os.fspath(self.folder.path / way / "v.mp4") for way in ("", "link", "link/../out/.")]
+    names.append(os.path.relpath(names[0]))
+    for name in names:
+      self._put("v", input=name)
+    self.assertLen(self.folder.entries(), 1)
+    self.folder.finish()
+    self.assertLen(self._manifest(), 1)
+
+  def test_a_full_temporary_folder_is_named(self):
+    with mock.patch.object(tempfile, "tempdir", "/tmp/full"), results.ArrayFile() as array:
+      array._file = mock.Mock(write=mock.Mock(side_effect=OSError(28, "No space left on device")))
+      with self.assertRaisesRegex(OSError, "No space left on device: '/tmp/full'"):
+        array.append(np.zeros((1, 2)))
 
   def test_other_parameters_are_refused(self):
     self._claim({"window": 64, "streams": ("rgb",)}, date="tomorrow")

@@ -4,7 +4,7 @@ Decoding, flow and the network run at the same time, each ahead of the next in a
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -20,9 +20,10 @@ from i3d_tf import errors
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
 from i3d_tf.data import records
+from i3d_tf.features import results
 from i3d_tf.flow import codec
-from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
+from i3d_tf.video import listing
 
 Item = TypeVar("Item")
 
@@ -32,6 +33,7 @@ _WAIT = 0.1  # seconds between looks at whether anybody still wants the items
 _AHEAD = 32  # decoded frames that wait for their flow
 _CONTEXT_TAG = b"\x0a"  # of a SequenceExample's first field, its context (tensorflow/core/example/example.proto)
 _LONGEST_VARINT = 10  # bytes
+_LONGEST_NAME, _LONGEST_PATH = 180, 1000  # bytes, with room for what stands before and behind an id
 
 
 @contextlib.contextmanager
@@ -99,6 +101,37 @@ class Source:
   path: str
   entry: record_index.Entry | None = None
 
+  @property
+  def key(self) -> str:
+    """Finds its entry in the manifest, however its path is spelt."""
+    return results.key(self.name)
+
+  @property
+  def content(self) -> results.Content:
+    """What tells this video from another one under the same name."""
+    return results.FileContent(self.path) if self.entry is None else RecordContent(self.entry)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordContent:
+  """The content of a record, of which its file has the checksum."""
+
+  entry: record_index.Entry
+
+  def facts(self) -> dict[str, Any]:
+    """Returns `bytes` and `crc32c`, masked as in the file."""
+    with open(self.entry.path, "rb") as file:
+      file.seek(self.entry.offset + self.entry.length)
+      return {"bytes": self.entry.length, "crc32c": file.read(4).hex()}
+
+  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
+    """Returns whether it is the record of which the facts are.
+
+    Args:
+      facts: As `facts` returned them; None if they were not written down.
+    """
+    return facts is None or facts == self.facts()
+
 
 @dataclasses.dataclass(frozen=True)
 class Video:
@@ -123,20 +156,23 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
   """Returns the videos that paths stand for, each once.
 
   Args:
-    inputs: Video files, folders that are searched with those below them, and TFRecord files or folders of them.
+    inputs: Video files, TFRecord files, and folders, of which the records are taken, and the videos with those below.
 
   Raises:
     I3dError: If a folder holds none.
   """
   found: list[Source] = []
   for path in [os.fspath(each) for each in inputs]:
-    if files := _find_records(path):
-      found += [_record_source(entry) for file in files for entry in record_index.scan(file)]
+    files = _find_records(path)
+    found += [_record_source(entry) for file in files for entry in record_index.scan(file)]
+    is_folder = os.path.isdir(path)
+    if files and not is_folder:
       continue
-    root = pathlib.Path(path) if os.path.isdir(path) else pathlib.Path(path).parent
+    videos = listing.list_folder(path, used=files).videos if is_folder and path else decode.list_videos([path])
+    root = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
     found += [
       Source(str(video), pathlib.PurePath(os.path.relpath(video, root)).with_suffix("").as_posix(), str(video))
-      for video in decode.list_videos([path])
+      for video in videos
     ]
   return list({source.name: source for source in reversed(found)}.values())[::-1]
 
@@ -173,9 +209,16 @@ def _record_source(entry: record_index.Entry) -> Source:
   name = f"{entry.path.name}-{entry.number}"
   with contextlib.suppress(errors.I3dError, OSError):  # taking its features says why
     found = _read_id(entry)
-    if found and not {"", ".."} & set(found.split("/")):  # so that no output lies outside its folder
+    if _is_name(found):
       name = found
   return Source(str(entry), name, str(entry.path), entry)
+
+
+def _is_name(text: str) -> bool:
+  """Whether files can be named after a text, within their folder."""
+  parts = text.split("/")
+  is_short = len(text) <= _LONGEST_PATH and all(len(os.fsencode(part)) <= _LONGEST_NAME for part in parts)
+  return is_short and "\0" not in text and not {"", ".."} & set(parts)
 
 
 def _read_id(entry: record_index.Entry) -> str:
@@ -272,6 +315,8 @@ def iter_positions(
     following = itertools.pairwise(frames) if pairs else ((frame,) for frame in frames)
     yield from ({"rgb": frame} for frame, *_ in following)
     return
+  from i3d_tf.flow import tvl1  # loads Numba
+
   with ahead(frames, depth=_AHEAD) as decoded:
     waiting: collections.deque[np.ndarray] = collections.deque()
     for field in tvl1.iter_flow(_kept(decoded, waiting), threads=threads):
@@ -288,6 +333,8 @@ def _kept(frames: Iterator[np.ndarray], waiting: collections.deque) -> Iterator[
 
 def _check_record(record: records.Record, source: Source, streams: Sequence[str], fps: float) -> None:
   """Raises I3dError if the record cannot give what is asked for."""
+  if problems := records.problems(record):
+    raise errors.I3dError(f"{source.name}: {problems[0]}")
   rate = record.rate
   if not (rate or fps):
     raise errors.I3dError(f"{source.name}: the record states neither its frame rate nor its times; give fps")

@@ -158,13 +158,30 @@ class SourcesTest(parameterized.TestCase):
     with self.assertRaisesRegex(errors.I3dError, message):
       sources.open_video(source, **{**_OPEN, **changes})
 
-  def test_the_id_of_a_record_of_any_length(self):
-    for length in (1, 200, 20_000):
-      name = "x" * length
-      self.folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-      self._write_records(ids=(name,))
-      (source,) = sources.list_sources([os.fspath(self.folder / "records")])
-      self.assertEqual(source.id, name)
+  def test_videos_beside_records_are_taken_too(self):
+    self._write_records()
+    folder = self.folder / "records"
+    (folder / "dataset.json").touch()
+    record = os.fspath(folder / "train-00000-of-00001.tfrecord")
+    self.assertEqual([source.path for source in sources.list_sources([folder])], [record] * 2)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "v.avi").touch()
+    with self.assertLogs(level="WARNING") as logs:
+      found = sources.list_sources([folder])
+    self.assertEqual([source.path for source in found], [record, record, os.fspath(folder / "sub" / "v.avi")])
+    self.assertEndsWith(logs.output[0], f"{folder}: not used are 1 no video (dataset.json)")
+
+  def test_the_id_of_a_record_names_its_files_if_it_can(self):
+    (self.folder / "records").mkdir()
+    path = self.folder / "records" / "train.tfrecord"
+    good, bad = (
+      ("x", "x" * 180, "ä" * 90, "x/" * 400 + "x"),
+      ("x" * 181, "ä" * 91, "x" * 20_000, "a\0b", "..", "a//b", ""),
+    )
+    made = [records.Record(id=name, dataset="d") for name in (*good, "x/" * 500 + "x", *bad)]
+    path.write_bytes(b"".join(shards.frame(records.serialize(record)) for record in made))
+    found = [source.id for source in sources.list_sources([path])]
+    self.assertEqual(found, [*good, *(f"train.tfrecord-{number}" for number in range(4, 12))])
 
 
 class AheadTest(parameterized.TestCase):

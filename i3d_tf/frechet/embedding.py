@@ -15,8 +15,8 @@ import tensorflow as tf
 import tqdm
 
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf.flow import codec
-from i3d_tf.flow import tvl1
 from i3d_tf.frechet import distance as distance_lib
 from i3d_tf.inference import classifier
 from i3d_tf.input import ops
@@ -67,7 +67,7 @@ class Embedding:
     resized = resize(frames)
     if self.stream == "rgb":
       return ops.scale_resized_rgb(resized).numpy()
-    return codec.scale(tvl1.tvl1_flow(ops.to_bytes(resized).numpy()))
+    return codec.scale(flow.optical_flow(ops.to_bytes(resized).numpy()))
 
   def __call__(self, clips: np.ndarray) -> np.ndarray:
     """Returns the logits of a batch, float32 `[B, classes]`.

@@ -277,10 +277,8 @@ def _read_all(
   for source in sources:
     try:
       clip = read_clip(source, config)
-    except errors.I3dError as error:
-      on_failure(str(error))
-    except OSError as error:
-      on_failure(errors.describe_os_error(error))
+    except errors.OF_INPUT as error:
+      on_failure(errors.naming(str(source), errors.describe(error)))
     else:
       yield clip
 

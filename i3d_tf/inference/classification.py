@@ -12,8 +12,8 @@ import tqdm
 
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf import flow
 from i3d_tf.flow import codec
-from i3d_tf.flow import tvl1
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
@@ -97,7 +97,7 @@ class Video:
     with tqdm.tqdm(total=len(pairs), desc="optical flow", unit="frame", leave=False, disable=not self._progress) as bar:
       for run in runs:
         together = np.stack([frames[number] for number in range(run[0], run[-1] + 2)])
-        solved = tvl1.tvl1_flow(together, threads=self._threads, on_pair=lambda *_: bar.update())
+        solved = flow.optical_flow(together, threads=self._threads, on_pair=lambda *_: bar.update())
         fields.update(zip(run.tolist(), codec.scale(solved)))
     return fields
 

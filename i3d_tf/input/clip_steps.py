@@ -16,6 +16,7 @@ from i3d_tf.flow import codec
 from i3d_tf.flow import stacks
 from i3d_tf.input import clip_config
 from i3d_tf.input import ops
+from i3d_tf.video import containers
 
 State = dict[str, Any]
 DECODE = "decode the crop of the frames taken"
@@ -250,9 +251,19 @@ def _sizes(state: State, short_side: int | tf.Tensor) -> State:
   if "video" in state:
     sizes = dict.fromkeys(state["taken"], tf.constant(state["video"].size))
   else:
-    sizes = {stream: ops.image_size(_images(state, stream)[0]) for stream in state["taken"]}
+    sizes = {stream: _checked_size(_images(state, stream)[0]) for stream in state["taken"]}
   resized = {stream: ops.resized_size(size, short_side) for stream, size in sizes.items()}
   return {**state, "sizes": sizes, "resized": resized}
+
+
+def _checked_size(image: tf.Tensor) -> tf.Tensor:
+  """An image's (height, width); fails if it would take too much memory, now or resized."""
+  size = ops.image_size(image)
+  sides = tf.cast(size, tf.int64)
+  shorter, longer = tf.reduce_min(sides), tf.reduce_max(sides)
+  is_good = (shorter > 0) & (shorter * longer <= containers.MAX_PIXELS) & (longer <= containers.MAX_ASPECT * shorter)
+  with tf.control_dependencies([tf.debugging.Assert(is_good, [size])]):
+    return tf.identity(size)
 
 
 def _fixed_size(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> State:

@@ -354,10 +354,10 @@ def _decode_windows(
     return decode_jpeg(image, box)[:, left - start : left - start + width, :channels]
 
   def whole(image: tf.Tensor) -> tf.Tensor:
-    stored = tf.io.decode_jpeg(image, channels=3, dct_method=_DCT)  # of PNG, too
-    turned = records.upright(stored, orientation)
-    tf.debugging.Assert(tf.reduce_all(tf.equal(tf.shape(turned)[:2], size)), ["the images have several sizes"])
-    return turned[top : top + height, left : left + width, :channels]
+    is_alike = tf.reduce_all(tf.equal(image_size(image), size))
+    with tf.control_dependencies([tf.debugging.Assert(is_alike, ["the images have several sizes"])]):
+      stored = tf.io.decode_jpeg(tf.identity(image), channels=3, dct_method=_DCT)  # of PNG, too
+    return records.upright(stored, orientation)[top : top + height, left : left + width, :channels]
 
   return tf.map_fn(
     lambda image: tf.cond(has_windows, lambda: in_window(image), lambda: whole(image)),

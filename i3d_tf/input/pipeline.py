@@ -28,7 +28,7 @@ _DTYPES = {"rgb": tf.uint8, "flow": tf.float32}
 _ENDLESS = 2**40  # batches
 _DAMAGED = "its checksum is wrong, so it was damaged after it was written, or its file cannot be read"
 _NO_EXAMPLE = "it is no SequenceExample of a clip"
-_NO_IMAGE = "an image of it cannot be decoded, or has another size"
+_NO_IMAGE = "an image of it cannot be decoded, has another size, or is too large or too narrow"
 _SCALING = "RGB to [-1, 1]"
 
 
@@ -280,7 +280,7 @@ class _Loader:
     for stream, what in (("rgb", "RGB frames"), ("flow", "flow"), (clip_config.BACKWARD_FLOW, "backward flow")):
       if stream in self._stored:
         checks.append((tf.size(parsed[records.IMAGES[stream]]) == 0, f"it has no {what}"))
-    problem = tf.constant("")
+    problem = records.first_problem(parsed)
     for is_bad, reason in reversed(checks):
       problem = tf.where(is_bad, reason, problem)
     return problem

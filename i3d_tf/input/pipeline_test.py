@@ -365,13 +365,13 @@ class UnusableRecordsTest(PipelineTest):
     self.assertEqual(sorted(found), [
         "1: it is no SequenceExample of a clip",
         "2: it has no RGB frames",
-        "3: an image of it cannot be decoded, or has another size",
-        "4: an image of it cannot be decoded, or has another size",
+        "3: an image of it cannot be decoded, has another size, or is too large or too narrow",
+        "4: an image of it cannot be decoded, has another size, or is too large or too narrow",
         "5: it has no flow",
         "6: it has no label",
         "7: its label is 3, out of the range of the 3 classes",
         "8: its label 1 is 'spin', in the class list 'fall'",
-        "9: an image of it cannot be decoded, or has another size",
+        "9: an image of it cannot be decoded, has another size, or is too large or too narrow",
         "good",
     ])  # fmt: skip
     self.assertEqual((found["good"]["weight"], found["good"]["label"]), (1, 1))

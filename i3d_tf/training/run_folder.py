@@ -31,6 +31,7 @@ _FREE = frozenset({
     "output", "num_steps", "save_every", "keep_checkpoints", "log_every", "profile_steps", "allow_unreadable",
     "num_logical_cpus", "data_service", "recompute", "jit_compile",
 })  # fmt: skip
+_PATHS = ("records", "second_records", "initial_checkpoint")
 
 
 @contextlib.contextmanager
@@ -61,7 +62,7 @@ def claim(folder: pathlib.Path, options: Sequence, flags_text: str, *, num_repli
     )
   run = workdir.Workdir(folder, OPTIONS, section=None)
   parameters = {**new, "num_replicas": num_replicas}
-  with run.claim(parameters, defaults=defaults, free=_FREE, compare=bool(steps)):
+  with run.claim(parameters, defaults=defaults, free=_FREE, paths=_PATHS, compare=bool(steps)):
     (folder / "flags.txt").write_text(flags_text, encoding="utf-8")
     rows = "".join(f"{name}\t{value}\n" for name, value in resources.provenance().items())
     (folder / "versions.txt").write_text(rows, encoding="utf-8")

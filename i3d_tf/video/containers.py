@@ -17,8 +17,11 @@ from av.video.stream import VideoStream
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import files
 
 FRAME_RATE = 25.0  # frames per second of the release's clips (paper, section 2.4)
+MAX_PIXELS = 1 << 26  # of a frame; 8K video has half as many
+MAX_ASPECT = 32  # longer side of a frame, divided by the shorter one, which is what resizing looks at
 MAX_GAP = 10.0  # seconds without a frame; a longer gap is taken for a clock that jumps
 _MAX_RATE = 1000.0  # frames per second; a shorter interval is taken for a clock that stands
 # What FFmpeg takes for videos and is none: pictures, text as a terminal shows it, lists of other files, bare pixels.
@@ -61,11 +64,35 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoStrea
     The container, and the video stream that FFmpeg would choose. Cover art is no video.
 
   Raises:
-    VideoError: If the file is missing, empty, no video, a single picture, or needs a decoder that FFmpeg lacks.
+    VideoError: If the file is missing, empty, no video, a single picture, or needs a decoder that FFmpeg lacks; if its
+      frames are too large, or too long and narrow.
     OSError: If the file cannot be read.
   """
   with _open(path) as container:
-    yield container, _video_stream(path, container)
+    stream = _video_stream(path, container)
+    check_size(path, stream.codec_context.width, stream.codec_context.height)
+    stream.codec_context.options |= {"max_pixels": str(MAX_PIXELS)}  # whatever the header says
+    yield container, stream
+
+
+def check_size(path: str | os.PathLike, width: int, height: int) -> None:
+  """Refuses frames that would take too much memory, as they are or when their shorter side is resized.
+
+  Args:
+    path: Path of the video, or what else names it.
+    width: Pixels of a row; 0 if unknown.
+    height: Number of rows; 0 if unknown.
+
+  Raises:
+    VideoError: If they are too large, or too long and narrow.
+  """
+  if width * height > MAX_PIXELS:
+    most = f"more than {MAX_PIXELS:,} pixels"
+  elif max(width, height) > MAX_ASPECT * min(width, height) > 0:
+    most = f"one side more than {MAX_ASPECT} times the other"
+  else:
+    return
+  raise errors.VideoError(f"{path}: its frames have {width}x{height} pixels, {most}; scale or crop them before")
 
 
 def describe(container: InputContainer, stream: VideoStream) -> str:
@@ -195,6 +222,7 @@ def _open(path: str | os.PathLike) -> InputContainer:
     raise errors.VideoError(f"{path}: there is no such file")
   if os.path.isdir(path):
     raise errors.VideoError(f"{path}: this is a folder, not a video")
+  files.check_regular(path)
   with open(path, "rb") as file:  # says if it may not be read
     if not file.read(1):
       raise errors.VideoError(f"{path}: the file is empty")

@@ -15,18 +15,20 @@ counts, rates and lengths is an estimate; timestamps are used instead. What is d
 Each of these is a remark, which goes to who asks for it with `note`, and is logged as a warning otherwise.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import workers
 from i3d_tf.video import containers
 from i3d_tf.video import frames as frames_lib
 from i3d_tf.video import listing
@@ -36,6 +38,32 @@ SHORT_SIDE = 256  # pixels; crops of 224 are taken from it (paper, section 2.4)
 VIDEO_SUFFIXES = listing.VIDEO_SUFFIXES
 
 _Item = TypeVar("_Item")
+_elsewhere = workers.Streams()
+_is_elsewhere = False
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+  """Has videos decoded in other processes during the body, so that one that kills its decoder is a VideoError.
+
+  A program that calls it must be one that can be imported (`if __name__ == "__main__"`), see `multiprocessing`.
+
+  Yields:
+    Nothing.
+  """
+  global _is_elsewhere
+  before, _is_elsewhere = _is_elsewhere, True
+  try:
+    yield
+  finally:
+    _is_elsewhere = before
+
+
+def _run(function: Callable[..., Generator], path: str | os.PathLike, **options: Any) -> contextlib.closing[Generator]:
+  """The items of a generator function of this module, which is closed at the end of the body of `with`."""
+  if _is_elsewhere:
+    return contextlib.closing(_elsewhere.iterate(os.fspath(path), function, path, **options))
+  return contextlib.closing(function(path, **options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +95,17 @@ def probe(path: str | os.PathLike) -> VideoInfo:
   Raises:
     VideoError: if the file is missing, empty, no video, or no frame can be decoded.
   """
+  with _run(_probe, path) as found:
+    return next(found)
+
+
+def _probe(path: str | os.PathLike) -> Generator[VideoInfo]:
   scanned = containers.scan(path)
   with contextlib.closing(frames_lib.timed_frames(path, allow_damaged=True, note=_ignore)) as frames:
     _, frame = next(frames)
   transposed, _, _ = containers.orientation(frame) or (False, False, False)
   width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
-  return VideoInfo(scanned.frame_rate, scanned.num_packets, width, height)
+  yield VideoInfo(scanned.frame_rate, scanned.num_packets, width, height)
 
 
 def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE, allow_damaged: bool = False) -> int:
@@ -92,8 +125,13 @@ def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE, allow_dama
     VideoError: as `iter_frames`.
   """
   _check_rate(fps)
+  with _run(_count, path, fps=fps, allow_damaged=allow_damaged) as found:
+    return next(found)
+
+
+def _count(path: str | os.PathLike, *, fps: float, allow_damaged: bool) -> Generator[int]:
   times = ((time, None) for time, _ in frames_lib.timed_frames(path, allow_damaged=allow_damaged, note=_ignore))
-  return sum(1 for _ in _resample(times, fps))
+  yield sum(1 for _ in _resample(times, fps))
 
 
 def iter_frames(
@@ -126,12 +164,29 @@ def iter_frames(
   _check_rate(fps)
   if short_side is not None and short_side < 1:
     raise ValueError(f"short_side is {short_side}; it must be at least 1")
+  note = functools.partial(frames_lib.log_remark, os.fspath(path)) if note is None else note
+  with _run(_iter, path, fps=fps, short_side=short_side, allow_damaged=allow_damaged) as found:
+    for each in found:
+      if isinstance(each, str):
+        note(each)
+      else:
+        yield each
+
+
+def _iter(
+  path: str | os.PathLike, *, fps: float, short_side: int | None, allow_damaged: bool
+) -> Generator[np.ndarray | str]:
+  """Yields the frames, and the remarks between them."""
   convert = frames_lib.Converter()
   source = None
-  for frame in _resample(frames_lib.timed_frames(path, allow_damaged=allow_damaged, note=note), fps):
+  remarks: list[str] = []
+  for frame in _resample(frames_lib.timed_frames(path, allow_damaged=allow_damaged, note=remarks.append), fps):
+    yield from remarks
+    remarks.clear()
     if frame is not source:  # a repeated frame is converted once
       converted, source = resize(convert(frame), short_side), frame
     yield converted
+  yield from remarks
 
 
 def read_video(

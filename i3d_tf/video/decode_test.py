@@ -6,6 +6,7 @@ Made videos carry the number of each frame as eight stripes, black or white, so 
 """
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import fractions
 import os
 import pathlib
@@ -562,6 +563,43 @@ class ListVideosTest(TemporaryFolderTest):
   def test_an_empty_path_is_not_the_current_folder(self):
     with self.assertRaisesRegex(errors.VideoError, "empty path"):
       decode.list_videos(["a.mp4", ""])
+
+
+class SizesTest(parameterized.TestCase):
+  """What would take far more memory than its file explains is refused before it does."""
+
+  @parameterized.parameters(
+    (2, 600, "2x600 pixels, one side more than 32 times the other"),
+    (600, 2, "600x2 pixels, one side more than 32 times the other"),
+    (8200, 8200, "8200x8200 pixels, more than 67,108,864 pixels"),
+  )
+  def test_oblong_and_huge_frames(self, width, height, sentence):
+    with tempfile.TemporaryDirectory() as folder:
+      path = os.path.join(folder, "x.mkv")
+      with av.open(path, "w") as container:
+        stream = container.add_stream("ffv1", rate=25, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "gray"
+        container.mux(stream.encode(av.VideoFrame(width, height, "gray")))
+        container.mux(stream.encode())
+      for read in (decode.probe, decode.count_frames, lambda path: next(decode.iter_frames(path))):
+        with self.assertRaisesRegex(errors.VideoError, f"x.mkv: its frames have {sentence}; scale or crop them"):
+          read(path)
+
+  def test_a_named_pipe_is_refused(self):
+    with tempfile.TemporaryDirectory() as folder:
+      os.mkfifo(os.path.join(folder, "x.mp4"))
+      with self.assertRaisesRegex(errors.I3dError, "x.mp4: this is a pipe or a device, not a file"):
+        decode.probe(os.path.join(folder, "x.mp4"))
+
+  def test_frames_and_remarks_are_the_same_in_another_process(self):
+    path = testing.shared("clips/broken/unordered.mov")
+    found = []
+    for isolation in (contextlib.nullcontext(), decode.isolated()):
+      with isolation:
+        notes: list[str] = []
+        frames = list(decode.iter_frames(path, allow_damaged=True, note=notes.append))
+        found.append((decode.probe(path), decode.count_frames(path), notes, [frame.tobytes() for frame in frames]))
+    self.assertEqual(*found)
 
 
 if __name__ == "__main__":

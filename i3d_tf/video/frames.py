@@ -128,7 +128,7 @@ def timed_frames(
     VideoError: If the file cannot be opened, holds no frames, has frames of several sizes, is damaged, or its clock
       jumps.
   """
-  note = functools.partial(_log, os.fspath(path)) if note is None else note
+  note = functools.partial(log_remark, os.fspath(path)) if note is None else note
   with containers.opened(path) as (container, stream):
     reader = _Reader(path, container, stream, allow_damaged)
     clock = MonotonicClock(lambda: 1 / containers.scan(path).frame_rate)
@@ -192,7 +192,9 @@ class _Reader:
             return
         self._num_frames += 1
         self._is_interlaced |= frame.interlaced_frame
-        size = size or (frame.width, frame.height)
+        if size is None:
+          containers.check_size(self.path, frame.width, frame.height)
+          size = (frame.width, frame.height)
         if size != (frame.width, frame.height):
           raise errors.VideoError(
             f"{self.path}: frame {self._num_frames} has {frame.width}x{frame.height} pixels, the video "
@@ -322,8 +324,13 @@ class _Reader:
 
 
 @functools.lru_cache
-def _log(path: str, remark: str) -> None:
-  """Logs a remark, unless it was logged already: most programs read a video more than once."""
+def log_remark(path: str, remark: str) -> None:
+  """Logs a remark as a warning, unless it was logged already: most programs read a video more than once.
+
+  Args:
+    path: The video's.
+    remark: What was done with its frames, one sentence.
+  """
   logging.getLogger(__name__).warning("%s: %s", path, remark)
 
 

@@ -60,7 +60,7 @@ class Listing:
     return "; ".join(parts)
 
 
-def list_folder(root: str | os.PathLike, *, more: Collection[str] = ()) -> Listing:
+def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Collection[pathlib.Path] = ()) -> Listing:
   """Lists the videos at any depth below a folder, and logs one line about what is not used.
 
   Files with the endings in `VIDEO_SUFFIXES` are taken; files of unknown endings, or none, are videos if they begin as
@@ -70,12 +70,14 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = ()) -> Listi
   Args:
     root: The folder.
     more: Further file name endings to take, in lower case.
+    used: Files below it that are used otherwise: they are neither videos nor unused, and a folder that has nothing else
+      to use is no error.
 
   Returns:
     The videos and what is not used.
 
   Raises:
-    VideoError: If there is no such folder, it cannot be read, or it holds no video.
+    VideoError: If there is no such folder, it cannot be read, or it holds nothing to use.
   """
   root = pathlib.Path(root)
   if not root.is_dir():
@@ -83,13 +85,14 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = ()) -> Listi
   videos: list[pathlib.Path] = []
   unused: dict[str, list[pathlib.Path]] = {}
   for path, kind in _walk(root, VIDEO_SUFFIXES | frozenset(more)):
-    (videos if kind is None else unused.setdefault(kind, [])).append(path)
+    if path not in used:
+      (videos if kind is None else unused.setdefault(kind, [])).append(path)
   listing = Listing(tuple(sorted(videos)), {kind: tuple(sorted(paths)) for kind, paths in sorted(unused.items())})
-  if not videos:
+  if not videos and not used:
     rest = f"; it has {listing.describe_unused()}" if unused else ""
     endings = " ".join(sorted(VIDEO_SUFFIXES | frozenset(more)))
     raise errors.VideoError(f"{root}: the folder holds no video ({endings}){rest}")
-  if unused:
+  if unused and videos:
     logging.getLogger(__name__).warning("%s: not used are %s", root, listing.describe_unused())
   return listing
 

@@ -15,7 +15,6 @@ from i3d_tf.data import inspection
 from i3d_tf.data import prepare
 from i3d_tf.data import shards
 from i3d_tf.flow import codec
-from i3d_tf.flow import tvl1
 from i3d_tf.inference import classification
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
@@ -72,6 +71,8 @@ class Video:
     Args:
       threads: threads for this; None: one per core.
     """
+    from i3d_tf.flow import tvl1  # loads Numba
+
     return tvl1.iter_flow(self.frames(), threads=threads)
 
 

@@ -99,7 +99,7 @@ def is_torch(path: str | os.PathLike) -> bool:
     path: The file; need not exist.
   """
   try:
-    with open(path, "rb") as file:
+    with files.opened(path) as file:
       if file.read(len(_OLD_BEGINNING)) == _OLD_BEGINNING:
         return True
       return zipfile.is_zipfile(file) and any(name.endswith(_PICKLE) for name in zipfile.ZipFile(file).namelist())
@@ -118,7 +118,7 @@ def read_torch(path: str | os.PathLike) -> tuple[Any, "TorchFile"]:
     OSError: If it cannot be read.
   """
   places: Mapping[str, Any]
-  with open(path, "rb") as file, files.guarded(path, _WHAT_TORCH, errors.CheckpointError):
+  with files.opened(path) as file, files.guarded(path, _WHAT_TORCH, errors.CheckpointError):
     if zipfile.is_zipfile(file):
       places, pickled = _open_zip(file)
       content = _unpickle(io.BytesIO(pickled), pickled)
@@ -382,7 +382,7 @@ def read_table(path: str | os.PathLike) -> dict[bytes, bytes]:
     CheckpointError: If it is no such table, compressed, or damaged.
     OSError: If it cannot be read.
   """
-  with open(path, "rb") as file, files.guarded(path, "the index of a checkpoint", errors.CheckpointError):
+  with files.opened(path) as file, files.guarded(path, "the index of a checkpoint", errors.CheckpointError):
     content = files.read_bounded(file, _MAX_TABLE_BYTES + 1)
     footer = content[-_FOOTER_BYTES:]
     if len(content) > _MAX_TABLE_BYTES or footer[40:] != struct.pack("<Q", _TABLE_MAGIC):

@@ -420,7 +420,7 @@ def _names(prefix: str, what: str = "") -> list[str]:
   try:
     if os.path.isfile(f"{prefix}{INDEX_SUFFIX}"):
       return list(containers.read_index(prefix))
-    with open(prefix, "rb") as file:  # TensorFlow reads no more of it than it has
+    with files.opened(prefix) as file:  # TensorFlow reads no more of it than it has
       if file.seek(0, os.SEEK_END) > _MAX_OLD_BYTES:
         raise ValueError("it is too large for the older format")
     return sorted(tf.train.load_checkpoint(prefix).get_variable_to_shape_map())
