@@ -69,6 +69,7 @@ setuptools.setup(
     "beam": [BEAM],
     "gpu": ["tensorflow[and-cuda]>=2.20"],
     "onnx": [ONNX],
+    "openvino": ["nncf>=3", "openvino>=2025.4"],
     "torch": ["torch>=2.13"],
     "test": [
       BEAM,
