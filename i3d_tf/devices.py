@@ -21,6 +21,7 @@ _MATRIX_UNITS = {
   "amx_bf16": "AMX bfloat16", "amx_int8": "AMX int8", "amx_fp16": "AMX float16",
   "avx512_bf16": "AVX-512 bfloat16", "avx512_vnni": "AVX-512 int8",
 }  # fmt: skip
+_ON_GPU = ("GPU", "DEFAULT")  # types of device
 _WORTH = 1.1  # a type of less precision must be so many times as fast to be taken
 _ROUNDS = 3
 
@@ -73,6 +74,15 @@ def matrix_units() -> tuple[str, ...]:
   return tuple(text for name, text in _MATRIX_UNITS.items() if name in flags)
 
 
+def driver() -> str:
+  """Returns the version of NVIDIA's driver, or 'none'."""
+  try:
+    text = pathlib.Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+  except OSError:
+    return "none"
+  return text.partition("Module")[2].split()[0] if "Module" in text else errors.first_line(ValueError(text))
+
+
 def unused_gpu() -> str | None:
   """Returns a sentence where the machine has an NVIDIA GPU that TensorFlow cannot use: why, and how it could."""
   import tensorflow as tf
@@ -119,6 +129,43 @@ def _is_found(library: str) -> bool:
   except OSError:
     return False
   return True
+
+
+def without_gpu_kernel(function: Any) -> list[str]:
+  """Returns the operations that have no kernel for GPUs, so that they would run on the CPU: 'TYPE NAME'.
+
+  What there is is told by the registry of this build of TensorFlow, which has the kernels whether or not there is a
+  GPU; a build without CUDA has none. The texts of assertions, which wait on the CPU beside the shapes that they are
+  about, are not counted.
+
+  Args:
+    function: A traced function; those that it calls are looked through, too.
+  """
+  graph = function.graph.as_graph_def()
+  nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+  asserted = {name.partition(":")[0] for node in nodes if node.op == "Assert" for name in node.input}
+  return sorted({f"{node.op} {node.name}" for node in nodes if node.name not in asserted and not _has_gpu_kernel(node)})
+
+
+def _has_gpu_kernel(node: Any) -> bool:
+  from tensorflow.python.framework import kernels
+
+  registered = kernels.get_registered_kernels_for_op(node.op).kernel
+  # DEFAULT: on whatever device the tensors are, with small ones in the memory of the CPU.
+  return any(
+    kernel.device_type in ("GPU", "DEFAULT") and all(map(_fits(node), kernel.constraint)) for kernel in registered
+  )
+
+
+def _fits(node: Any) -> Callable[[Any], bool]:
+  """Whether the node's types are among those of a constraint of a kernel."""
+
+  def fits(constraint: Any) -> bool:
+    value = node.attr[constraint.name]
+    types = value.list.type or [value.type]
+    return set(types) <= {*constraint.allowed_values.list.type, 0}  # 0: not stated
+
+  return fits
 
 
 def check_precision(precision: str) -> None:

@@ -64,6 +64,32 @@ class PrecisionTest(parameterized.TestCase):
       classifier.Classifier(self.folder / "net", precision=precision, engine=engine)
 
 
+class KernelsTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    if not tf.test.is_built_with_cuda():
+      self.skipTest("this TensorFlow is a build without CUDA, which has no kernels for GPUs")
+
+  def test_what_runs_on_the_cpu_alone_is_found(self):
+    double = tf.function(lambda x: x * 2)
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([3])], autograph=False)
+    def function(content, values):
+      image = tf.io.decode_jpeg(content)
+      return double(tf.cast(image, tf.float32)), tf.numpy_function(np.sin, [values], tf.float32)
+
+    found = {each.split()[0] for each in devices.without_gpu_kernel(function.get_concrete_function())}
+    self.assertEqual(found, {"DecodeJpeg", "PyFunc"})
+
+  def test_networks_at_inference_have_none(self):
+    with tempfile.TemporaryDirectory() as folder:
+      testing.write_network(pathlib.Path(folder, "net"))
+      for precision in ("float32", "bfloat16"):
+        network = classifier.Classifier(pathlib.Path(folder, "net"), precision=precision).networks["rgb"]
+        function = network.function(["PooledFeatures", "Logits"], {"rgb": (224, 224)})
+        self.assertEmpty(devices.without_gpu_kernel(function.get_concrete_function()))
+
+
 class GpuMemoryTest(parameterized.TestCase):
   @parameterized.parameters("some", "0", "-1", "1.5")
   def test_what_is_no_amount_is_refused(self, policy):

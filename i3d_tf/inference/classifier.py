@@ -248,7 +248,7 @@ class Classifier(tf.Module):
     inference.InferenceConfig(precision=precision, engine=engine)
     self.measured: Mapping[str, float] = {}
     if precision == "auto":
-      precision, self.measured = devices.fastest_precision(_measurements())
+      precision, self.measured = devices.fastest_precision(measurements())
     load = LoadedNetwork if engine == "tensorflow" else _openvino_network()
     loaded = [load(path, endpoints, average_space=average_space, precision=precision) for path in _paths(checkpoints)]
     if isinstance(checkpoints, Mapping):
@@ -364,8 +364,8 @@ def _openvino_network() -> type[LoadedNetwork]:
   return openvino_network.OpenvinoNetwork
 
 
-def _measurements() -> pathlib.Path:
-  """The file of what was measured for the precision; one that cannot be written where there is no place for a cache."""
+def measurements() -> pathlib.Path:
+  """Returns the file of what was measured for the precision 'auto'; without a place for a cache one that cannot be."""
   try:
     return hub.cache_dir() / _MEASUREMENTS
   except errors.DownloadError:
