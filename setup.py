@@ -16,7 +16,7 @@ BEAM = "apache-beam>=2.66"
 ONNX = "tf2onnx>=1.17"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
-    "fvd", "visualize", "export", "extract_features", "experiments", "benchmark", "models.__main__",
+    "fvd", "visualize", "export", "extract_features", "experiments", "benchmark", "doctor", "models.__main__",
 )  # fmt: skip
 
 
@@ -69,6 +69,7 @@ setuptools.setup(
     "beam": [BEAM],
     "gpu": ["tensorflow[and-cuda]>=2.20"],
     "onnx": [ONNX],
+    "openvino": ["nncf>=3", "openvino>=2025.4"],
     "torch": ["torch>=2.13"],
     "test": [
       BEAM,

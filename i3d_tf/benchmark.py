@@ -42,6 +42,7 @@ Figures are medians over --rounds rounds; a ratio is the median of the ratios of
 _ENDPOINTS = [*spec.ENDPOINTS, spec.POOLED_FEATURES, spec.STEP_LOGITS]
 
 FLAGS = flags.FLAGS
+cli.define_device_flags()
 flags.DEFINE_integer("rounds", 7, "Rounds of measurement, after one that is not counted.", lower_bound=1)
 flags.DEFINE_enum("model", "i3d", list(zoo.NAMES), "network, train: the network.")
 flags.DEFINE_list("models", None, "zoo: the networks. Default: all.")

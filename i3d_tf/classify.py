@@ -11,6 +11,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import inference
 from i3d_tf import workdir
 from i3d_tf import workers
 
@@ -53,6 +54,8 @@ with cli.group_of("Network"):
     ["rgb", "flow", "joint"],
     "Streams to use; joint adds their logits. Default: rgb of a video, or those with an array.",
   )
+cli.define_flags(inference.InferenceConfig, group="Network", defaults={"precision": "auto"})
+cli.define_device_flags()
 with cli.group_of("Output"):
   flags.DEFINE_integer("top_k", 5, "Number of classes to print.", lower_bound=1)
   flags.DEFINE_string("json", None, "Also write the results to this file.")
@@ -116,7 +119,10 @@ def _classify(checkpoints: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
   from i3d_tf.inference import classifier
   from i3d_tf.video import decode
 
-  networks = classifier.Classifier(checkpoints)
+  networks = classifier.Classifier(checkpoints, **_how())
+  if networks.measured:
+    times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in networks.measured.items())
+    print(f"{cli.program()}: --precision=auto takes {networks.precision} ({times} for a convolution)", file=sys.stderr)
   results, last = [], None
   for name in workers.Bar(inputs, unit="video"):
     try:
@@ -134,6 +140,16 @@ def _classify(checkpoints: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
     print(f"{len(inputs) - failed} of {len(inputs)} videos classified, {failed} failed")
   off = published is not None and not failed and not _meets(published, last, networks.class_names)
   return results, int(bool(failed or off))
+
+
+def _how() -> dict[str, Any]:
+  """Precision and engine; what is compared with published figures is computed in float32."""
+  how = cli.flag_values(inference.InferenceConfig)
+  if FLAGS.expect and FLAGS["precision"].present and FLAGS.precision != "float32":
+    raise errors.I3dError(f"--expect=published is for --precision=float32, not {FLAGS.precision}")
+  if FLAGS.expect:
+    how["precision"] = "float32"
+  return how
 
 
 def _inputs(streams: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from absl import app
 from absl import flags
 from absl import logging as absl_logging
 
+from i3d_tf import devices
 from i3d_tf import errors
 from i3d_tf import fields
 
@@ -296,8 +297,13 @@ def fail(message: str) -> int:
 def import_tensorflow(*, quiet: bool | None = None) -> None:
   """Imports TensorFlow without its start-up messages.
 
+  A program with the flags of `define_device_flags` says on which device it computes, in one line on stderr.
+
   Args:
     quiet: False: with them; None: as the flags say.
+
+  Raises:
+    I3dError: If --gpu_memory cannot be had.
   """
   if "tensorflow" in sys.modules:
     return
@@ -309,26 +315,19 @@ def import_tensorflow(*, quiet: bool | None = None) -> None:
   if quiet:
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.WARNING)  # not of its logger: TensorFlow sets that to absl's own at times
-  _warn_of_unused_gpu()
+  if "gpu_memory" in FLAGS:
+    devices.use_gpu_memory(FLAGS.gpu_memory)
+    print(f"{program()}: computing on {devices.describe()}", file=sys.stderr)
+  if warning := devices.unused_gpu():
+    print(f"{program()}: warning: {warning}", file=sys.stderr)
 
 
-def _warn_of_unused_gpu() -> None:
-  """Says so where the machine has an NVIDIA GPU that TensorFlow cannot use, and how it could."""
-  import tensorflow as tf
-
-  if not _has_gpu() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-    return
-  if not tf.config.list_physical_devices("GPU"):
-    reason = "does not find the CUDA libraries" if tf.test.is_built_with_cuda() else "is a build without CUDA"
-    print(
-      f"{program()}: warning: this machine has an NVIDIA GPU, but TensorFlow {tf.__version__} cannot use it, since it "
-      f"{reason}; the CPU does the work. To mend it: pip install 'tensorflow[and-cuda]'",
-      file=sys.stderr,
-    )
-
-
-def _has_gpu() -> bool:
-  return any(pathlib.Path("/dev").glob("nvidia[0-9]*"))
+def define_device_flags() -> None:
+  """Defines the flags of programs that compute networks."""
+  with group_of("Device"):
+    flags.DEFINE_string("gpu_memory", "growth", "Memory of each GPU: growth (what is needed), all, or a number of MB.")
+  check = lambda value: value in devices.GPU_MEMORY or (value.isdecimal() and int(value) > 0)
+  flags.register_validator("gpu_memory", check, message="it is growth, all, or a number of MB")
 
 
 def is_quiet() -> bool:

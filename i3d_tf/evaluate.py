@@ -5,6 +5,7 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import evaluation
+from i3d_tf import inference
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
@@ -51,6 +52,8 @@ with cli.group_of("Networks"):
   flags.DEFINE_enum("model", None, zoo.NAMES, "Refuse checkpoints of another network. Default: take any.")
   flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
   flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
+cli.define_flags(inference.InferenceConfig, group="Networks")
+cli.define_device_flags()
 cli.define_flags(
   clip_config.EvalClips,
   group="Clips",

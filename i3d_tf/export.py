@@ -31,6 +31,8 @@ assets/input.json describes the clips that the network expects.
 Models for other runtimes, with the default signature:
   --format=tflite  TensorFlow Lite, now LiteRT: float32, built-in operations only; one clip of a fixed length and size
   --format=onnx    ONNX (pip install '.[onnx]')
+  --format=openvino  OpenVINO (pip install '.[openvino]'), for classify and others with --engine=openvino, too;
+                     in int8 with --precision=int8 --calibration=VIDEOS, and a report of how well that agrees
 These two converters cannot convert networks with a loop, such as convnet_lstm.
 
 Weights alone:
@@ -59,17 +61,24 @@ with cli.group_of("Output"):
     "format", "saved_model", [*exporting.GRAPH_FORMATS, *exporting.WEIGHT_FORMATS], "What is written, see above."
   )
 _GRAPH_FLAGS = ("num_frames", "size", "average_space")
-_SAVED_MODEL_FLAGS = ("endpoints", "fold_batch_norm")
+_OPENVINO_FLAGS = ("endpoints", "precision")
+_SAVED_MODEL_FLAGS = ("fold_batch_norm",)
 cli.define_flags(
-    exporting.GraphConfig, group="saved_model, tflite, onnx", names=_GRAPH_FLAGS,
+    exporting.GraphConfig, group="saved_model, tflite, onnx, openvino", names=_GRAPH_FLAGS,
     unset={"num_frames": "any that the network takes", "size": "any that the network takes"},
 )  # fmt: skip
+cli.define_flags(exporting.GraphConfig, group="saved_model, openvino", names=_OPENVINO_FLAGS)
 cli.define_flags(exporting.GraphConfig, group="saved_model", names=_SAVED_MODEL_FLAGS)
+with cli.group_of("openvino"):
+  cli.define_paths("calibration", "For --precision=int8: videos or folders, like what it will see.", default=[])
+cli.define_device_flags()
 cli.define_flags(exporting.WeightsConfig, group="release", names=("layout",), unset={"layout": "that of the stream"})
 
 _FORMATS_OF = {
   **dict.fromkeys(_GRAPH_FLAGS, exporting.GRAPH_FORMATS),
+  **dict.fromkeys(_OPENVINO_FLAGS, ("saved_model", "openvino")),
   **dict.fromkeys(_SAVED_MODEL_FLAGS, ("saved_model",)),
+  "calibration": ("openvino",),
   "layout": ("release",),
 }
 

@@ -8,6 +8,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import inference
 from i3d_tf import resources
 from i3d_tf import workers
 from i3d_tf.data import beam as beam_lib
@@ -52,6 +53,8 @@ flags.DEFINE_string("output", None, "Folder for the features; made if it is not 
 cli.define_flags(
   profiles.FeatureConfig, group="Network", names=("rgb_checkpoint", "flow_checkpoint", "joint_checkpoint")
 )
+cli.define_flags(inference.InferenceConfig, group="Network")
+cli.define_device_flags()
 _PROFILES_OWN = dict.fromkeys(("streams", "endpoints", "pooling", "tail"), "the profile's")
 cli.define_flags(
     profiles.FeatureConfig, group="What is taken", names=("profile", "streams", "endpoints", "pooling", "hop", "tail"),

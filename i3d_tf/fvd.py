@@ -46,6 +46,7 @@ with cli.group_of("Networks"):
   flags.DEFINE_string("rgb_checkpoint", distance.CHECKPOINT, "RGB weights; others do not give the published FVD.")
   flags.DEFINE_string("flow_checkpoint", None, "Also measure the flow, by these weights: a released name or a path.")
 cli.define_flags(distance.FvdConfig, group="Clips", unset={"fps": "each video's own", "max_clips": "all"})
+cli.define_device_flags()
 with cli.group_of("Output"):
   flags.DEFINE_string("save_stats", None, "Write the statistics of --real to this .npz.")
   flags.DEFINE_string("json", None, "Also write the figures to this file.")

@@ -34,6 +34,7 @@ cli.define_flags(
     unset={name: f"{_NETWORKS}{getattr(clip_config.TrainClips(), name)}" for name in training.CLIPS_OF_THE_NETWORK},
 )  # fmt: skip
 cli.define_flags(training.OptimizationConfig, group="Optimization")
+cli.define_device_flags()
 
 
 def main(arguments: list[str]) -> None:

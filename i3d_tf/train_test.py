@@ -22,6 +22,7 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf import training
+from i3d_tf.models import inception_spec
 from i3d_tf.training import trainer
 from i3d_tf.weights import saved
 from i3d_tf.weights import tensorflow1
@@ -297,10 +298,13 @@ class OptionsTest(RunTest):
     np.testing.assert_allclose(rates, [1e-9, 1e-9, 1e-10])  # the first validation has nothing to be compared with
 
   def test_a_compiled_step_takes_the_batches_of_the_pipeline(self):
+    # Of few rows, whose batch norm sees many positions: where it sees two, rounding grows tenfold in every step.
+    few = tuple(row for row in inception_spec.ROWS if row.name in ("1a_7x7", "2a_3x3", "3b"))
     for compiled in ("on", "off"):
-      self._train("--num_steps=2", f"--output={compiled}", f"--jit_compile={compiled}", "--dropout=0")
+      with mock.patch.object(inception_spec, "ROWS", few):
+        self._train(*_I3D, "--num_steps=20", f"--output={compiled}", f"--jit_compile={compiled}")
     losses = [[line["loss"] for line in self._metrics(run)] for run in ("on", "off")]
-    self.assertLen(losses[0], 2)
+    self.assertLen(losses[0], 20)
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
   def test_the_library_returns_what_it_trained_and_prints_nothing(self):

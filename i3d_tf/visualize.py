@@ -8,6 +8,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import inference
 from i3d_tf import workdir
 from i3d_tf.models import preprocess
 
@@ -42,6 +43,7 @@ _SUBJECTS_OF = {
     "rgb_checkpoint": ("video", "activation"), "flow_checkpoint": ("video", "activation"),
     "joint_checkpoint": ("video",), "streams": ("video", "activation"), "threads": ("video", "activation"),
     "allow_damaged": ("video", "activation"),
+    "precision": ("video", "activation"),
     "draw_flow": ("video",), "top_k": ("video",), "scale": ("filters",), "class_name": ("activation",),
     "view": ("activation",), "sheet_frames": ("activation",),
 }  # fmt: skip
@@ -54,6 +56,8 @@ with cli.group_of("video, activation"):
   flags.DEFINE_enum("streams", "rgb", list(preprocess.STREAMS_OF), "The streams to show; activation takes rgb or flow.")
   flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: one per core.", lower_bound=1)
   flags.DEFINE_boolean("allow_damaged", False, "Take what there is of a damaged or incomplete video.")
+cli.define_flags(inference.InferenceConfig, group="video, activation", names=("precision",))
+cli.define_device_flags()
 with cli.group_of("video"):
   flags.DEFINE_string("joint_checkpoint", None, "Weights of a network of both streams at once, in place of two.")
   flags.DEFINE_boolean("draw_flow", True, "Show the flow even if --streams=rgb does not take it.")
@@ -141,7 +145,7 @@ def _video(names: list[str], opened: dict) -> None:
   from i3d_tf.inference import classifier
   from i3d_tf.visualization import pages
 
-  networks = classifier.Classifier(checkpoints)
+  networks = classifier.Classifier(checkpoints, precision=FLAGS.precision)
   annotations = pages.annotate(
       names[0], networks, opened[".mp4"], draw_flow=FLAGS.draw_flow, top_k=FLAGS.top_k, threads=FLAGS.threads,
       allow_damaged=FLAGS.allow_damaged, progress=True,
@@ -173,7 +177,7 @@ def _activation(names: list[str], opened: dict) -> None:
   from i3d_tf.visualization import pages
   from i3d_tf.visualization import source
 
-  (network,) = classifier.Classifier(checkpoints, average_space=None).networks.values()
+  (network,) = classifier.Classifier(checkpoints, average_space=None, precision=FLAGS.precision).networks.values()
   store = source.FlowStore() if network.info.stream == "flow" else None
   found = activation.compute(
       names[0], network, class_name=FLAGS.class_name, view=FLAGS.view, store=store, threads=FLAGS.threads,

@@ -6,6 +6,7 @@ from typing import Any
 
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import inference
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 
@@ -21,7 +22,7 @@ _USED = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(inference.InferenceConfig):
   """The options of an evaluation, validated at construction.
 
   Attributes:
@@ -56,7 +57,7 @@ class EvaluationConfig:
   retry_failures: bool = False
 
   def __post_init__(self):
-    fields.check(self)
+    super().__post_init__()
     given = {**self.checkpoints, **self.score_files}
     if unknown := sorted(set(given) - set(preprocess.STREAMS_OF)):
       raise errors.I3dError(f"there is no stream {unknown[0]!r}; there are {', '.join(preprocess.STREAMS_OF)}")

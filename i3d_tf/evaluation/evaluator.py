@@ -124,7 +124,8 @@ def _predict(
       raise errors.I3dError(f"{path} was given as scores of {stream}, but it holds scores of {found.stream}")
     return found
   path = config.checkpoints[stream]
-  network = classifier.Classifier({stream: path}).networks[stream]
+  loaded = classifier.Classifier({stream: path}, precision=config.precision, engine=config.engine)
+  network = loaded.networks[stream]
   if config.model not in ("", network.info.model):
     raise errors.I3dError(f"{path} is a network {network.info.model}, but model is {config.model}")
   clips = classification.protocol(network.info, **config.clips)
@@ -249,6 +250,7 @@ def _describe(
   return {
     "checkpoint": network.checkpoint,
     "weights": network.weights,
+    **network.computed_by,
     "step": network.info.step,
     "trained_on": network.info.dataset,
     "dataset": source.dataset,

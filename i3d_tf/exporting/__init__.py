@@ -2,11 +2,18 @@
 
 import dataclasses
 
+from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import inference
 
-GRAPH_FORMATS = ("saved_model", "tflite", "onnx")
+GRAPH_FORMATS = ("saved_model", "tflite", "onnx", "openvino")
 PYTORCH_FORMATS = ("pytorch_i3d", "kinetics_i3d_pytorch")  # see `pytorch.I3D_LAYOUTS`
 PYTORCH_SUFFIXES = (".pt", ".pth")  # of a state dict that is written as that very file
+# Types in which a graph of each format can compute.
+PRECISIONS = {
+  "saved_model": ("float32", "bfloat16", "float16"), "tflite": ("float32",), "onnx": ("float32",),
+  "openvino": ("float32", "int8"),
+}  # fmt: skip
 WEIGHT_FORMATS = ("network", "release", *PYTORCH_FORMATS)
 RELEASE_LAYOUTS = ("rgb", "flow", "rgb600")  # see `tensorflow1.LAYOUTS`
 
@@ -17,11 +24,16 @@ class GraphConfig:
 
   Attributes:
     format: What is written. A TensorFlow Lite model has all axes fixed.
-    endpoints: Endpoints that get a signature of their own in a SavedModel, such as Mixed_4f,PooledFeatures.
+    endpoints: Endpoints that get a signature of their own in a SavedModel, or are outputs of an OpenVINO model beside
+      Logits and PooledFeatures, such as Mixed_4f,Mixed_5c.
     num_frames: Number of frames of the clips; None: any that the network takes.
     size: Height and width of the clips in pixels; None: any that the network takes.
     average_space: Take clips of any height and width, and average I3D's logits over space.
     fold_batch_norm: Fold batch norm into the convolutions of a SavedModel, for inference only.
+    precision: Type of convolutions and activations; of a SavedModel also bfloat16 and float16, of an OpenVINO model
+      int8, which takes a calibration.
+    calibration: Videos, or folders of videos, from which int8 takes the ranges of activations; one in three of them is
+      not used for that, but to compare with float32.
   """
 
   format: str = fields.option("saved_model", choices=GRAPH_FORMATS)
@@ -30,9 +42,20 @@ class GraphConfig:
   size: int | None = fields.option(None, least=1)
   average_space: bool = False
   fold_batch_norm: bool = False
+  precision: str = fields.option("float32", choices=inference.PRECISIONS)
+  calibration: tuple[str, ...] = ()
 
   def __post_init__(self):
     fields.check(self)
+    if self.precision not in PRECISIONS[self.format]:
+      raise errors.I3dError(
+        f"precision is {self.precision!r}; for the format {self.format} allowed are "
+        f"{', '.join(PRECISIONS[self.format])}"
+      )
+    if self.precision == "int8" and not self.calibration:
+      raise errors.I3dError("precision int8 needs a calibration: videos like those that the network will see")
+    if self.calibration and self.precision != "int8":
+      raise errors.I3dError(f"calibration is for the precision int8, not {self.precision}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from tensorflow.python.framework import convert_to_constants
 
 from i3d_tf import errors
 from i3d_tf import exporting
+from i3d_tf.exporting import openvino
 from i3d_tf.exporting import signatures as signatures_lib
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.models import units
@@ -113,20 +114,25 @@ def write_graph(folder: pathlib.Path, checkpoints: tuple[str, ...], config: expo
     CheckpointError, DownloadError: as `saved.load`.
     OSError: if the folder cannot be written.
   """
-  classifier = classifier_lib.Classifier(checkpoints, average_space=config.average_space)
+  precision = "float32" if config.precision == "int8" else config.precision  # which is made from that
+  classifier = classifier_lib.Classifier(checkpoints, average_space=config.average_space, precision=precision)
   if config.fold_batch_norm:
     _fold_batch_norm(classifier)
   specs = _specs(classifier, config)
   signatures = signatures_lib.make(classifier, specs, config.endpoints)
+  lines = []
   if config.format == "saved_model":
     assets = signatures_lib.describe(classifier, signatures)
     _write(folder, classifier, specs, signatures, assets)
   else:
     signatures = {signatures_lib.DEFAULT: signatures[signatures_lib.DEFAULT]}
-    (folder / f"model.{config.format}").write_bytes(_CONVERTERS[config.format](signatures[signatures_lib.DEFAULT]))
+    if config.format == "openvino":
+      lines = openvino.write(folder, classifier, specs, config)
+    else:
+      (folder / f"model.{config.format}").write_bytes(_CONVERTERS[config.format](signatures[signatures_lib.DEFAULT]))
     for name, content in signatures_lib.describe(classifier, signatures).items():
       (folder / name).write_bytes(content)
-  return [_title(classifier), *_table(signatures)]
+  return [_title(classifier), *_table(signatures), *lines]
 
 
 def _fold_batch_norm(classifier: classifier_lib.Classifier) -> None:

@@ -93,7 +93,7 @@ class Extractor:
   """Networks of the options' streams, ready for any number of videos.
 
   Attributes:
-    options: What is taken, with the window's length.
+    options: What is taken, with the window's length and the precision that was chosen.
     networks: By 'rgb', 'flow' or 'joint'.
   """
 
@@ -114,7 +114,8 @@ class Extractor:
       if len(values) > 1:
         given = " and ".join(map(str, values))
         raise errors.I3dError(f"the networks were trained on {what} of {given}; give {name}, or take them apart")
-    self.options = dataclasses.replace(options, window=first.window) if options.window is None else options
+    window = first.window if options.window is None else options.window
+    self.options = dataclasses.replace(options, window=window, precision=first.precision)
     for network in (first, *others):
       if self.options.window == profiles.ALL:
         network.chunk_layers()

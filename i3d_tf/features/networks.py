@@ -43,6 +43,7 @@ class FeatureNetwork:
   Attributes:
     checkpoint: What was loaded.
     weights: CRC-32 of the variables used.
+    precision: Type of its convolutions and activations.
     streams: Streams of its clips.
     short_side: Pixels that the frames' shorter side is resized to, of the options or else of the network's training.
     crop: Pixels of the side of the square crop, likewise.
@@ -64,8 +65,11 @@ class FeatureNetwork:
     """
     checkpoint = options.checkpoints[stream]
     # Clips of the size that the head pools to one place have the same features with and without averaging over places.
-    loaded = classifier.Classifier({stream: checkpoint}, endpoints=options.endpoints, average_space=None)
-    self._network = loaded.networks[stream]
+    loaded = classifier.Classifier(
+        {stream: checkpoint}, endpoints=options.endpoints, average_space=None, precision=options.precision,
+        engine=options.engine,
+    )  # fmt: skip
+    self._network, self.precision = loaded.networks[stream], loaded.precision
     self.checkpoint, self.weights, self.streams = checkpoint, self._network.weights, self._network.streams
     self._clip = self._network.info.preprocess
     self.short_side = self._clip.short_side if options.short_side is None else options.short_side

@@ -17,6 +17,7 @@ import numpy as np
 import i3d_tf
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import inference
 from i3d_tf.input import clip_config
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def _ours(features: "extraction.Features") -> "results.Files":
   """A file for each stream and endpoint, with what it is: `features` `[N, ...]`, or of several crops `[N, crops, ...]`.
 
   Beside them `timestamps` in seconds, see `Features.timestamps`; `fps`; `num_frames`, positions seen; `stream`,
-  `endpoint`, `pooling`, `window` (0: all), `hop`, `tail`, `crops`; `checkpoint`, `weights`; and `versions` as JSON.
+  `endpoint`, `pooling`, `window` (0: all), `hop`, `tail`, `crops`; `checkpoint`, `weights`,
+  `precision`; and `versions` as JSON.
   Of a special video (deinterlaced, salvaged, HDR) there are `notes`.
   """
   options = features.options
@@ -60,6 +62,7 @@ def _ours(features: "extraction.Features") -> "results.Files":
         "crops": np.int64(options.crops),
         "checkpoint": np.array(features.checkpoints[stream]),
         "weights": np.array(features.weights[stream]),
+        "precision": np.array(options.precision),
         "versions": np.array(json.dumps(_versions())),
         **({"notes": np.array(features.notes)} if features.notes else {}),
       }
@@ -208,7 +211,7 @@ def _concatenated(features: "extraction.Features") -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureConfig:
+class FeatureConfig(inference.InferenceConfig):
   """What is taken of each video.
 
   Attributes:
@@ -253,7 +256,7 @@ class FeatureConfig:
   threads: int | None = fields.option(None, least=1)
 
   def __post_init__(self):
-    fields.check(self)
+    super().__post_init__()
     if self.crops not in CROPS:
       raise errors.I3dError(f"crops is {self.crops}; allowed are {', '.join(map(str, CROPS))}")
     for name in ("streams", "endpoints"):
@@ -307,6 +310,7 @@ class FeatureConfig:
     left_out = {"rgb_checkpoint", "flow_checkpoint", "joint_checkpoint", "batch", "chunk", "threads"}
     if not self.allow_damaged:  # folders of version 0.1 do not state it
       left_out.add("allow_damaged")
+    left_out |= set(inference.FIELDS) - set(self.changes())
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
   def _check_profile(self) -> None:

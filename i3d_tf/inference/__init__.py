@@ -1,0 +1,37 @@
+"""How trained networks are run, as frozen data. The fields are flags of programs; nothing here imports TensorFlow."""
+
+import dataclasses
+
+from i3d_tf import errors
+from i3d_tf import fields
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
+ENGINES = ("tensorflow", "openvino")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+  """How networks are run.
+
+  Attributes:
+    precision: Type of convolutions and activations. bfloat16 is up to three times as fast where the processor has
+      matrix units (AMX), and moves logits by about 1 %; auto measures once on each machine which of float32 and
+      bfloat16 is faster; float16 is for GPUs, int8 for networks that were exported so to OpenVINO.
+    engine: What computes: tensorflow, or openvino for what was exported to it.
+  """
+
+  precision: str = fields.option("float32", choices=PRECISIONS)
+  engine: str = fields.option("tensorflow", choices=ENGINES)
+
+  def __post_init__(self):
+    fields.check(self)
+    if self.engine == "openvino" and self.precision == "float16":
+      raise errors.I3dError("precision float16 is for the engine tensorflow on a GPU, not for openvino")
+
+  def changes(self) -> dict[str, str]:
+    """Returns these options where they are not the defaults, which what older versions made does not state."""
+    own = {field.name: field.default for field in dataclasses.fields(InferenceConfig)}
+    return {name: getattr(self, name) for name, default in own.items() if getattr(self, name) != default}
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(InferenceConfig))

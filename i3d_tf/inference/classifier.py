@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import logging
 import os
+import pathlib
 import types
 from typing import Any, TypeAlias
 
@@ -11,12 +12,15 @@ import numpy as np
 from scipy import special
 import tensorflow as tf
 
+from i3d_tf import devices
 from i3d_tf import errors
+from i3d_tf import inference
 from i3d_tf.models import base
 from i3d_tf.models import inception
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import preprocess as preprocess_lib
 from i3d_tf.models import zoo
+from i3d_tf.weights import hub
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -24,6 +28,7 @@ Checkpoint: TypeAlias = str | os.PathLike
 Checkpoints: TypeAlias = Checkpoint | Sequence[Checkpoint] | Mapping[str, Checkpoint]
 _LARGEST = types.MappingProxyType({"rgb": 1.01, "flow": 2.01})  # of flow with means subtracted, which is in [-2, 2]
 _log = logging.getLogger(__name__)
+_MEASUREMENTS = "precision.json"  # in the cache of downloads
 _FRAMES_AT_ONCE = 250  # of all clips together; bounds the memory by that of the release's one pass
 
 
@@ -34,7 +39,10 @@ class LoadedNetwork(tf.Module):
     checkpoint: What was loaded: a name or a path.
     model: The network.
     info: What it is and how its clips are made.
+    precision: Type of convolutions and activations.
   """
+
+  engine = "tensorflow"
 
   def __init__(
     self,
@@ -42,6 +50,7 @@ class LoadedNetwork(tf.Module):
     endpoints: Sequence[str] | None = None,
     *,
     average_space: bool | None = False,
+    precision: str = "float32",
     name: str | None = None,
   ):
     """Loads the network; see `Classifier` for the arguments and for what is raised.
@@ -50,9 +59,11 @@ class LoadedNetwork(tf.Module):
       checkpoint: As `saved.read` takes it.
       endpoints: See `Classifier`.
       average_space: See `Classifier`.
+      precision: 'float32', 'bfloat16' or 'float16'.
       name: Name of the module.
     """
     super().__init__(name=name)
+    devices.check_precision(precision)
     values, info = saved.read(checkpoint)
     if not info.num_classes:
       raise errors.CheckpointError(f"{checkpoint} has no classifier yet; train a network that starts from it")
@@ -61,8 +72,8 @@ class LoadedNetwork(tf.Module):
       raise errors.I3dError(f"{checkpoint} is a network {info.model}, which has no choice of average_space")
     if has_choice and average_space is not False:
       info = dataclasses.replace(info, average_space=True)
-    self.checkpoint, self.info = os.fspath(checkpoint), info
-    self.model = saved.make_model(info, **_last_endpoint(checkpoint, info, endpoints))
+    self.checkpoint, self.info, self.precision = os.fspath(checkpoint), info, precision
+    self.model = saved.make_model(info, compute_dtype=precision, **_last_endpoint(checkpoint, info, endpoints))
     release.assign(self.model, values, self.checkpoint)
     self._endpoints = None if endpoints is None else tuple(dict.fromkeys(endpoints))
     self._compiled: dict[tuple, Any] = {}
@@ -78,12 +89,17 @@ class LoadedNetwork(tf.Module):
     return release.checksum(self.model)
 
   @property
+  def computed_by(self) -> dict[str, str]:
+    """The options of `inference.InferenceConfig` with which it was loaded, if they are not the defaults."""
+    return inference.InferenceConfig(precision=self.precision, engine=self.engine).changes()
+
+  @property
   def class_names(self) -> tuple[str, ...]:
     """Classes in index order; numbered where the checkpoint does not name them."""
     return self.info.class_names
 
   def __call__(self, clips: Any) -> dict[str, tf.Tensor]:
-    """Returns endpoints by name: applies the network in the graph, or eagerly; gradients pass through.
+    """Returns endpoints by name, float32: applies the network in the graph, or eagerly; gradients pass through.
 
     Args:
       clips: `[B, T, H, W, C]` in [-1, 1], of a joint network by stream.
@@ -92,9 +108,8 @@ class LoadedNetwork(tf.Module):
       ValueError: If the clips do not fit the network.
     """
     output, endpoints = self.model(base.clip_of(_by_stream(clips, self.streams), self.streams), is_training=False)
-    if self._endpoints is not None:
-      return {name: endpoints[name] for name in self._endpoints}
-    return {**endpoints, base.LOGITS: output}
+    found = {**endpoints, base.LOGITS: output} if self._endpoints is None else endpoints
+    return {name: tf.cast(found[name], tf.float32) for name in self._endpoints or found}
 
   def logits(self, clips: Any) -> np.ndarray:
     """Returns the logits of clips, or of a video's views: float32 `[B, classes]`.
@@ -202,6 +217,7 @@ class Classifier(tf.Module):
   Attributes:
     networks: By 'rgb', 'flow', or 'joint' for a network of both streams: what was loaded.
     streams: Streams of its clips.
+    measured: Seconds by type, where the precision was to be chosen by them.
   """
 
   def __init__(
@@ -210,6 +226,8 @@ class Classifier(tf.Module):
     *,
     endpoints: Sequence[str] | None = None,
     average_space: bool | None = False,
+    precision: str = "float32",
+    engine: str = "tensorflow",
     name: str | None = None,
   ):
     """Loads the networks.
@@ -220,23 +238,35 @@ class Classifier(tf.Module):
       endpoints: Endpoints that calls return; of an Inception only the rows that they need are built and run. None: all.
       average_space: Whether an I3D takes clips of any height and width and averages its logits over space; None: where
         the network has the choice. A network that was trained so always does.
+      precision: Type of convolutions and activations; see `inference.InferenceConfig`.
+      engine: What computes: 'tensorflow', or 'openvino' for folders of models that were exported to it.
       name: Name of the module.
 
     Raises:
-      I3dError: For an endpoint that a network does not have, for networks that do not go together, and for an
-        average_space that a network does not know.
+      I3dError: For an endpoint that a network does not have, for networks that do not go together, for an
+        average_space that a network does not know, and for a precision that this machine does not have.
       CheckpointError, DownloadError: If a checkpoint cannot be loaded or has no classifier.
     """
     super().__init__(name=name)
     if not checkpoints:
       raise errors.I3dError(f"checkpoints is {checkpoints!r}; give one, or one of rgb and one of flow")
-    loaded = [LoadedNetwork(path, endpoints, average_space=average_space) for path in _paths(checkpoints)]
+    inference.InferenceConfig(precision=precision, engine=engine)
+    self.measured: Mapping[str, float] = {}
+    if precision == "auto":
+      precision, self.measured = devices.fastest_precision(measurements())
+    load = LoadedNetwork if engine == "tensorflow" else _openvino_network()
+    loaded = [load(path, endpoints, average_space=average_space, precision=precision) for path in _paths(checkpoints)]
     if isinstance(checkpoints, Mapping):
       for stream, network in zip(checkpoints, loaded, strict=True):
         saved.check_stream(network.info, network.checkpoint, stream)
     _check_together(loaded)
     self.networks = {network.info.stream: network for network in loaded}
     self.streams = tuple(stream for network in loaded for stream in network.streams)
+
+  @property
+  def precision(self) -> str:
+    """Type of the first network's convolutions and activations."""
+    return self._first.precision
 
   @property
   def preprocess(self) -> preprocess_lib.Preprocess:
@@ -330,6 +360,21 @@ class Classifier(tf.Module):
     if len(found) == 1:
       return found[self._first.info.stream]
     return {f"{stream}/{name}": value for stream, values in found.items() for name, value in values.items()}
+
+
+def _openvino_network() -> type[LoadedNetwork]:
+  """The class of networks that OpenVINO runs, imported where it is wanted, since it is built on this module's."""
+  from i3d_tf.inference import openvino_network
+
+  return openvino_network.OpenvinoNetwork
+
+
+def measurements() -> pathlib.Path:
+  """Returns the file of what was measured for the precision 'auto'; without a place for a cache one that cannot be."""
+  try:
+    return hub.cache_dir() / _MEASUREMENTS
+  except errors.DownloadError:
+    return pathlib.Path(os.devnull, _MEASUREMENTS)
 
 
 def _paths(checkpoints: Checkpoints) -> list[Checkpoint]:

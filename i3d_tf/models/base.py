@@ -300,10 +300,16 @@ def dropout(
   if seeds is None:
     noise = tf.random.uniform([batch, *shape])
   else:
-    draw = lambda seed: tf.random.stateless_uniform(shape, seed)
+    draw = lambda seed: _uniform(shape, seed)
     seeds = tf.convert_to_tensor(seeds)
     noise = tf.map_fn(draw, seeds + tf.constant([0, layer], seeds.dtype), fn_output_signature=tf.float32)
   return tf.where(noise < keep_prob, net / keep_prob, 0)
+
+
+def _uniform(shape: Sequence[int | tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
+  """The numbers in [0, 1) of `tf.random.stateless_uniform`, also under XLA, whose own makes others of the same bits."""
+  bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox")
+  return tf.bitcast(tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(bits, 0x7FFFFF), 0x3F800000), tf.float32) - 1
 
 
 def trained(module: snt.Module) -> tuple[tf.Variable, ...]:

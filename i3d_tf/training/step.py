@@ -88,7 +88,7 @@ class Step:
       batch: Batch of `pipeline.train_batches`, distributed.
       loss_scale: Factor on the loss, see `apply`.
     """
-    return Outcome(*self._accumulate(batch, tf.constant(loss_scale, tf.float32)).numpy().tolist())
+    return Outcome(*self._accumulate(self._numbers(batch), tf.constant(loss_scale, tf.float32)).numpy().tolist())
 
   def apply(
     self, batch: Mapping[str, tf.Tensor], *, rate: float, step: int, loss_scale: float = 1.0, stop: bool = False
@@ -106,7 +106,21 @@ class Step:
       The sums of this batch, whether all was finite, and how many want to stop.
     """
     numbers = (tf.constant(value, tf.float32) for value in (rate, loss_scale, stop))
-    return Outcome(*self._apply(batch, tf.constant(step, tf.int64), *numbers).numpy().tolist())
+    return Outcome(*self._apply(self._numbers(batch), tf.constant(step, tf.int64), *numbers).numpy().tolist())
+
+  def graph(self, batch: Mapping[str, tf.Tensor]) -> tf.types.experimental.ConcreteFunction:
+    """Returns what `apply` computes for such a batch, traced.
+
+    Args:
+      batch: Batch of `pipeline.train_batches`, distributed.
+    """
+    number = tf.constant(0, tf.float32)
+    return self._apply.get_concrete_function(self._numbers(batch), tf.constant(0, tf.int64), number, number, number)
+
+  def _numbers(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """A batch without ids and errors, which neither XLA nor a GPU takes."""
+    is_text = lambda value: self._first(value).dtype == tf.string
+    return {name: value for name, value in batch.items() if not is_text(value)}
 
   def _accumulate_everywhere(self, batch, loss_scale):
     return self._first(self._strategy.run(self._accumulate_on_replica, args=(batch, loss_scale)))
@@ -119,13 +133,13 @@ class Step:
     return self._strategy.experimental_local_results(value)[0]
 
   def _accumulate_on_replica(self, batch, loss_scale):
-    sums, gradients = self._gradients(_without_texts(batch), loss_scale)
+    sums, gradients = self._gradients(batch, loss_scale)
     for total, gradient in zip(self._trained_sums(), gradients, strict=True):
       total.assign_add(gradient)
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
 
   def _apply_on_replica(self, batch, step, rate, loss_scale, stop):
-    own_sums, gradients = self._gradients(_without_texts(batch), loss_scale)
+    own_sums, gradients = self._gradients(batch, loss_scale)
     if self._sums:
       sums = self._trained_sums()
       gradients = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
@@ -315,11 +329,6 @@ def own_logits(logits: tf.Tensor, labels: tf.Tensor, sizes: Sequence[int]) -> tf
   if logits.shape.rank == 3:
     is_own = is_own[:, tf.newaxis]
   return tf.where(is_own, logits, _NEVER)
-
-
-def _without_texts(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """A batch without ids and errors, which XLA does not take."""
-  return {name: value for name, value in batch.items() if value.dtype != tf.string}
 
 
 def _update_if(variable, is_wanted, update, *arguments):

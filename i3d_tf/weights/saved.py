@@ -30,6 +30,7 @@ from i3d_tf.weights import sources
 from i3d_tf.weights import tensorflow1
 
 INFO = "model.json"
+OPENVINO_MODEL, OPENVINO_SUFFIX = "model.xml", ".xml"  # beside it in place of a checkpoint, see `exporting.openvino`
 # The most that a model.json may state, so that a damaged one does not ask for all memory.
 _MOST = {
   "num_classes": 1_000_000,
@@ -167,14 +168,28 @@ def save_values(folder: str | os.PathLike, values: Mapping[str, np.ndarray], inf
   name = "model" if info.step is None else f"model-{info.step}"
   layout = tensorflow1.LAYOUTS[info.stream] if info.model == "i3d" else tensorflow1.PLAIN
   tensorflow1.write_release(folder / name, values, layout)
-  with workdir.replacing(folder / INFO) as file:
-    # The fields of the preprocessing stand beside the others, as version 0.1.0 reads and writes them.
-    content = {"checkpoint": name, **dataclasses.asdict(info)}
-    content |= content.pop("preprocess")
-    file.write(json.dumps(content, indent=2).encode() + b"\n")
+  write_info(folder, info, name)
   for old in folder.glob("model*"):
     if old.suffix in (tensorflow1.INDEX_SUFFIX, tensorflow1.DATA_SUFFIX) and old.stem != name:
       old.unlink()
+
+
+def write_info(folder: str | os.PathLike, info: ModelInfo, checkpoint: str) -> None:
+  """Writes model.json.
+
+  Args:
+    folder: Folder to write to.
+    info: The network's description.
+    checkpoint: Name of what holds its weights, in the same folder.
+
+  Raises:
+    OSError: If it cannot be written.
+  """
+  with workdir.replacing(pathlib.Path(folder, INFO)) as file:
+    # The fields of the preprocessing stand beside the others, as version 0.1.0 reads and writes them.
+    content = {"checkpoint": checkpoint, **dataclasses.asdict(info)}
+    content |= content.pop("preprocess")
+    file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 def load(name_or_path: str | os.PathLike, *, average_space: bool = False) -> tuple[base.Network, ModelInfo]:
@@ -217,6 +232,10 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
   """
   info, checkpoint = find(name_or_path)
   if info is not None:
+    if checkpoint.endswith(OPENVINO_SUFFIX):
+      raise errors.CheckpointError(
+        f"{name_or_path} was exported to OpenVINO and is no checkpoint; take engine openvino"
+      )
     prefix = tensorflow1.find_prefix(checkpoint)
     values = tensorflow1.read_release(prefix)[1] if info.model == "i3d" else tensorflow1.read(prefix)
     _check_sizes(values, info, os.fspath(name_or_path))
