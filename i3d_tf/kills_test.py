@@ -26,7 +26,8 @@ _NUM_KILLS = int(os.environ.get("I3D_TF_KILLS", "1"))
 _MARK = "I3D_TF_TEST_OF_KILLS"
 _TABLE = {
     "title": "Kills", "records": ["records"], "seeds": [0], "rows": [{"name": "small", "rgb": "rgb.flags"}],
-    "flags": ["--num_steps=4", "--save_every=2", "--deterministic", "--learning_rate=0.01"], "evaluate": ["--protocol=clips", "--num_clips=1"],
+    "flags": ["--num_steps=4", "--save_every=2", "--deterministic", "--learning_rate=0.01"],
+    "evaluate": ["--protocol=clips", "--num_clips=1"],
 }  # fmt: skip
 _RECIPE = "--width_multiplier=0.05 --average_space --num_frames=9 --crop=32 --short_side=36 --batch_size=2"
 
