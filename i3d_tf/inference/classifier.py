@@ -328,7 +328,7 @@ class Classifier(tf.Module):
     Raises:
       I3dError: If the clips do not fit a network, or a logit is not finite.
     """
-    by_stream = _by_stream(clips, self.streams)
+    by_stream = _given(clips, self.streams)
     return np.add.reduce([network.logits(by_stream) for network in self.networks.values()])
 
   def probabilities(self, clips: Any) -> np.ndarray:
@@ -355,7 +355,7 @@ class Classifier(tf.Module):
     Raises:
       I3dError: If there is no such endpoint, the clips do not fit a network, or a value is not finite.
     """
-    by_stream = _by_stream(clips, self.streams)
+    by_stream = _given(clips, self.streams)
     found = {stream: network.endpoints(by_stream, names) for stream, network in self.networks.items()}
     if len(found) == 1:
       return found[self._first.info.stream]
@@ -414,15 +414,22 @@ def _by_stream(clips: Any, streams: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_values(clips: Mapping[str, np.ndarray]) -> None:
-  """Refuses clips whose values are surely not in [-1, 1], and logs a doubt about RGB that may be in [0, 1]."""
+  """Refuses clips whose values are surely not in [-1, 1]."""
   for stream, clip in clips.items():
     low, high = (float(bound(clip)) if clip.size else 0.0 for bound in (np.min, np.max))
     if not max(-low, high) <= _LARGEST[stream] and np.isfinite([low, high]).all():
       how = {"rgb": "for bytes that is x / 127.5 - 1", "flow": "for pixels per frame, cut off at 20, that is x / 20"}
       raise errors.I3dError(f"the {stream} clips have values of {low:g} to {high:g}; they must be in [-1, 1]; "
                             f"{how[stream]}")  # fmt: skip
-    if stream == "rgb" and low >= 0 and high > low:
-      _log.warning("the rgb clips have no value below 0, the middle gray; if they are in [0, 1], give 2 * x - 1")
+
+
+def _given(clips: Any, streams: Sequence[str]) -> dict[str, Any]:
+  """A caller's clips by stream; logs a doubt about RGB that may be in [0, 1]."""
+  by_stream = _by_stream(clips, streams)
+  rgb = np.asarray(by_stream.get("rgb", ()))
+  if rgb.size and 0 <= np.min(rgb) < np.max(rgb):
+    _log.warning("the rgb clips have no value below 0, the middle gray; if they are in [0, 1], give 2 * x - 1")
+  return by_stream
 
 
 def _check_together(networks: Sequence[LoadedNetwork]) -> None:
