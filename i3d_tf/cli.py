@@ -290,7 +290,8 @@ def fail(message: str) -> int:
   Returns:
     The exit status 1.
   """
-  print(f"{program()}: error: {message}", file=sys.stderr)
+  with contextlib.suppress(BrokenPipeError):  # of a reader who has enough
+    print(f"{program()}: error: {message}", file=sys.stderr)
   return 1
 
 

@@ -107,7 +107,11 @@ class CliTest(parameterized.TestCase):
     ("raise errors.I3dError('mend this')", "mend this"),
     ("raise errors.VideoError('mend that')", "mend that"),
     ("open('none/a.txt')", "none/a.txt: No such file or directory"),
-    ("raise OSError(28, 'No space left on device')", "No space left on device"),
+    ("raise OSError(28, 'No space left on device', 'a.txt')", "a.txt: No space left on device"),
+    (
+      "import tempfile\n  tempfile.tempdir = '/full'\n  raise OSError(28, 'No space left on device')",
+      "No space left on device; temporary files are in /full, another folder can be given by $TMPDIR",
+    ),
     ("raise OSError('odd')", "odd"),
     ("raise TimeoutError", "TimeoutError"),
     ("raise KeyboardInterrupt", "interrupted"),

@@ -4,7 +4,9 @@ Each message is one sentence that says what is wrong, where, and what to do. Lib
 and exit with status 1 (`cli.run`). All are ValueErrors, so that callers who do not know this module can catch them.
 """
 
+import errno
 import re
+import tempfile
 
 
 class I3dError(ValueError):
@@ -55,6 +57,8 @@ def describe_os_error(error: OSError) -> str:
     error: Error of the operating system.
   """
   reason = error.strerror or str(error) or type(error).__name__
+  if error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename:  # files with a name are told by it
+    reason += f"; temporary files are in {tempfile.gettempdir()}, another folder can be given by $TMPDIR"
   return f"{error.filename}: {reason}" if error.filename else reason
 
 

@@ -125,11 +125,17 @@ class FvdTest(parameterized.TestCase):
 
   def test_broken_videos_are_named_and_the_rest_is_done(self):
     (self.folder / "generated" / "broken.mp4").write_text("no video")
+    (self.folder / "generated" / "cut.npy").write_bytes((self.folder / "real" / "clips.npy").read_bytes()[:900])
+    np.save(self.folder / "generated" / "none.npy", np.zeros((0, 10, 8, 8, 3), np.uint8))
     status, output, complaints = self._run(real="real", generated="generated", save_stats="real.npz", json="out.json")
     self.assertEqual(status, 1)
     self.assertRegex(complaints, "error: .*generated/broken.mp4: this is not a video")
-    self.assertEndsWith(output, "  clips: 3 real, 4 generated\nvideos of --generated that could not be used: 1\n")
-    self.assertEqual(self._report()["failed"], {"real": 0, "generated": 1})
+    self.assertRegex(complaints, "error: .*generated/cut.npy: this is not an array .* of which it has 772")
+    self.assertRegex(
+      complaints, r"error: .*generated/none.npy: the array holds no video, its shape is \(0, 10, 8, 8, 3"
+    )
+    self.assertEndsWith(output, "  clips: 3 real, 4 generated\nvideos of --generated that could not be used: 3\n")
+    self.assertEqual(self._report()["failed"], {"real": 0, "generated": 3})
 
   def test_saved_statistics_remember_what_failed(self):
     (self.folder / "real" / "broken.mp4").write_text("no video")

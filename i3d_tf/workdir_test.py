@@ -252,6 +252,20 @@ class WorkdirTest(parameterized.TestCase):
     self.path.mkdir()
     self.assertFalse(self._claim({}))
 
+  def test_spellings_of_a_path_are_one(self):
+    folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    (folder / "records").mkdir()
+    (folder / "link").symlink_to("records")
+    old = {"records": str(folder / "records"), "checkpoint": "rgb_imagenet", "second": ""}
+    link = folder / "link"
+    for path in (str(link), f"{folder}/records/", f"{link}/../records", os.path.relpath(link)):
+      workdir.check_parameters("run", old, {**old, "records": path}, paths=("records", "checkpoint", "second"))
+      with self.assertRaisesRegex(errors.I3dError, "records was"):
+        workdir.check_parameters("run", old, {**old, "records": path})
+    for name, value in (("records", str(folder)), ("checkpoint", "flow_imagenet"), ("second", ".")):
+      with self.assertRaisesRegex(errors.I3dError, f"run was made with other parameters .{name} was"):
+        workdir.check_parameters("run", old, {**old, name: value}, paths=("records", "checkpoint", "second"))
+
   @parameterized.parameters(None, "parameters")
   def test_other_parameters_are_named_each_with_its_value_there_and_now(self, section):
     self._claim({"fps": 25, "kind": "a", "gone": None}, section=section)

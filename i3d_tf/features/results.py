@@ -69,10 +69,7 @@ class ArrayFile:
       self.shape, self.dtype = (0, *rows.shape[1:]), rows.dtype
     if (rows.shape[1:], rows.dtype) != (self.shape[1:], self.dtype):
       raise ValueError(f"rows are {rows.dtype} {rows.shape[1:]}; those before were {self.dtype} {self.shape[1:]}")
-    try:
-      self._file.write(np.ascontiguousarray(rows).data)
-    except OSError as error:  # of a file without a name
-      raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
+    self._file.write(np.ascontiguousarray(rows).data)
     self.shape = (self.shape[0] + len(rows), *self.shape[1:])
 
   def load(self) -> np.ndarray:

@@ -217,7 +217,7 @@ def _open_source(name: str, path: pathlib.Path) -> list[_Source]:
       array = _open_array(path)
     except (errors.I3dError, OSError):
       return [_Source(name, path)]  # reading it says why
-    if array.ndim == 5:
+    if array.ndim == 5 and len(array):
       return [_Source(f"{name}[{index}]", path, index) for index in range(len(array))]
   return [_Source(name, path)]
 
@@ -242,6 +242,8 @@ def read_clip(source: _Source, config: distance.FvdConfig) -> np.ndarray:
   """
   if source.array is not None or source.path.suffix.lower() == _ARRAY_SUFFIX:
     array = source.array if source.array is not None else _open_array(source.path)
+    if array.ndim == 5 and source.index is None:
+      raise errors.I3dError(f"{source}: the array holds no video, its shape is {array.shape}")
     frames = iter(array if source.index is None else array[source.index])
   else:
     fps = decode.probe(source.path).frame_rate if config.fps is None else config.fps

@@ -108,6 +108,34 @@ def _arrays(seed: int = 0) -> dict[str, np.ndarray]:
   return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
 
 
+class LengthTest(parameterized.TestCase):
+  """What servers say of a file's length, and what they send."""
+
+  @parameterized.parameters("many", "-1", "", "1e3", None)
+  def test_a_malformed_length_counts_for_nothing(self, length):
+    part = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / "part"
+    with mock.patch.object(sources, "_open_url", return_value=_Response(length)):
+      sources._attempt("http://x", part, 0, "x")
+    self.assertEqual(part.read_bytes(), b"12345678")
+
+  def test_a_file_without_end_is_broken_off(self):
+    part = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / "part"
+    self.enter_context(mock.patch.object(sources, "_MAX_BYTES", 7))
+    self.enter_context(mock.patch.object(sources, "_open_url", return_value=_Response(None)))
+    with self.assertRaisesRegex(errors.DownloadError, "^the server sends more than 0 GiB"):
+      sources._attempt("http://x", part, 0, "x")
+
+
+class _Response(io.BytesIO):
+  """The answer of a server that sends eight bytes."""
+
+  status = 200
+
+  def __init__(self, length: str | None):
+    super().__init__(b"12345678")
+    self.headers = {"Content-Length": length}
+
+
 class DownloadTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):

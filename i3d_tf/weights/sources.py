@@ -60,6 +60,7 @@ _ALLOWED = {
 }
 
 _TIMEOUT_SECONDS = 20
+_MAX_BYTES = 1 << 32  # of what a server sends, if it does not say how much that is
 _BLOCK_BYTES = 1 << 18
 
 
@@ -186,12 +187,14 @@ def _attempt(url: str, part: pathlib.Path, have: int, description: str) -> None:
   with _open_url(url, have) as response:
     if response.status != http.client.PARTIAL_CONTENT:
       have = 0
-    length = response.headers["Content-Length"]
-    total = None if length is None else have + int(length)
+    length = response.headers["Content-Length"] or ""
+    total = have + int(length) if length.isdecimal() else None
     # disable=None: shown only on a terminal.
     bar = tqdm.tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=description, disable=None)
     with open(part, "ab" if have else "wb") as file, bar:
       while block := _read(response):
+        if file.tell() + len(block) > _MAX_BYTES:
+          raise errors.DownloadError(f"the server sends more than {_MAX_BYTES >> 30} GiB; no checkpoint has as many")
         file.write(block)
         bar.update(len(block))
   if total is not None and _size(part) < total:
