@@ -161,18 +161,21 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
 
 class CheckpointErrorsTest(ClassifyTestCase):
   def test_no_checkpoint_of_that_name(self):
+    (self.folder / "a.mp4").touch()
     (self.folder / "a.json").write_text("old")
     done = self.run_classify("--video=a.mp4", "--rgb_checkpoint=rgb_imagnet", "--json=a.json")
     self.assert_fails(done, "no checkpoint at rgb_imagnet: .*rgb_imagenet")
-    self.assertEqual(os.listdir(self.folder), ["a.json"])
+    self.assertCountEqual(os.listdir(self.folder), ["a.json", "a.mp4"])
     self.assertEqual((self.folder / "a.json").read_text(), "old")
 
   def test_not_a_checkpoint(self):
+    (self.folder / "a.mp4").touch()
     (self.folder / "model.ckpt.index").write_text("This is no checkpoint.\n" * 10)
     done = self.run_classify("--video=a.mp4", "--rgb_checkpoint=model.ckpt")
     self.assert_fails(done, "model.ckpt.index: this is not the index of a checkpoint")
 
   def test_no_way_to_the_released_checkpoint(self):
+    (self.folder / "a.mp4").touch()
     self.assert_fails(self.run_classify("--video=a.mp4"), "rgb_imagenet")
 
 
@@ -288,7 +291,7 @@ class ClassifyTest(ClassifyTestCase):
     heading, norm, *lines = done.stdout.rstrip("\n").split("\n")
     logits = self._expected("narrow", self._clip("a.avi", 12))
     self.assertEqual(heading, "a.avi: 12 frames")
-    self.assertAlmostEqual(float(norm.removeprefix("Norm of logits: ")), np.linalg.norm(logits), places=1)
+    self.assertAlmostEqual(float(norm.removeprefix("Norm of logits: ")), np.linalg.norm(logits), delta=0.2)
     best = [NAMES.index(line.split("  ")[-1]) for line in lines]
     np.testing.assert_allclose(logits[best], np.sort(logits)[:-6:-1], atol=0.05)
     found = [float(line.split()[1]) for line in lines]

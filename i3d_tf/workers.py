@@ -236,7 +236,7 @@ class Streams:
     process, pipe = self._take()
     kind = "item"
     try:
-      _send(pipe, (function, arguments, options))
+      _send(pipe, (_folder(), function, arguments, options))
       while kind == "item":
         kind, value = _receive(process, pipe, what)
         if kind == "item":
@@ -279,6 +279,12 @@ def _send(pipe: connection.Connection, message: Any) -> None:
     pipe.send(message)
 
 
+def _folder() -> str | None:
+  with contextlib.suppress(OSError):  # it may be removed
+    return os.getcwd()
+  return None
+
+
 def _receive(process, pipe: connection.Connection, what: str) -> tuple[str, Any]:
   try:
     return pipe.recv()
@@ -296,10 +302,14 @@ def _serve_streams(pipe: connection.Connection) -> None:
         pipe.send(_send_items(pipe, *message))
 
 
-def _send_items(pipe: connection.Connection, function: Callable[..., Generator], arguments: tuple, options: dict):
-  """Sends a generator's items as they are asked for; returns what to send last."""
+def _send_items(
+  pipe: connection.Connection, folder: str | None, function: Callable[..., Generator], arguments: tuple, options: dict
+):
+  """Sends a generator's items as they are asked for; returns what to send last. Paths are seen from `folder`."""
   num_wanted = _AHEAD
   try:
+    if folder is not None:
+      os.chdir(folder)
     with contextlib.closing(function(*arguments, **options)) as items:
       for item in items:
         while num_wanted == 0 or pipe.poll():
