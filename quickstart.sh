@@ -38,7 +38,7 @@ if [[ -z $video ]]; then
 fi
 
 python -m i3d_tf.download rgb_scratch
-python -m i3d_tf.classify --rgb_checkpoint=rgb_scratch --video="$video"
+python -m i3d_tf.classify --rgb_checkpoint=rgb_scratch --video="$video" --precision=float32
 
 work=${QUICKSTART_FOLDER:-quickstart}
 read -ra flags <<<"${QUICKSTART_FLAGS:-}"
