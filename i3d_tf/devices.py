@@ -21,7 +21,8 @@ _MATRIX_UNITS = {
   "amx_bf16": "AMX bfloat16", "amx_int8": "AMX int8", "amx_fp16": "AMX float16",
   "avx512_bf16": "AVX-512 bfloat16", "avx512_vnni": "AVX-512 int8",
 }  # fmt: skip
-_ON_GPU = ("GPU", "DEFAULT")  # types of device
+# Types of device; DEFAULT is whichever the tensors are on, with shapes and the like in the memory of the CPU.
+_ON_GPU = ("GPU", "DEFAULT")
 _WORTH = 1.1  # a type of less precision must be so many times as fast to be taken
 _ROUNDS = 3
 
@@ -143,18 +144,16 @@ def without_gpu_kernel(function: Any) -> list[str]:
   """
   graph = function.graph.as_graph_def()
   nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
-  asserted = {name.partition(":")[0] for node in nodes if node.op == "Assert" for name in node.input}
-  return sorted({f"{node.op} {node.name}" for node in nodes if node.name not in asserted and not _has_gpu_kernel(node)})
+  used = {name.partition(":")[0] for node in nodes if node.op != "Assert" for name in node.input}
+  counted = [node for node in nodes if node.op != "Const" or node.name in used]
+  return sorted({f"{node.op} {node.name}" for node in counted if not _has_gpu_kernel(node)})
 
 
 def _has_gpu_kernel(node: Any) -> bool:
   from tensorflow.python.framework import kernels
 
-  registered = kernels.get_registered_kernels_for_op(node.op).kernel
-  # DEFAULT: on whatever device the tensors are, with small ones in the memory of the CPU.
-  return any(
-    kernel.device_type in ("GPU", "DEFAULT") and all(map(_fits(node), kernel.constraint)) for kernel in registered
-  )
+  found = [each for each in kernels.get_registered_kernels_for_op(node.op).kernel if each.device_type in _ON_GPU]
+  return any(all(map(_fits(node), each.constraint)) for each in found)
 
 
 def _fits(node: Any) -> Callable[[Any], bool]:

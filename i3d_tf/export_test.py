@@ -114,9 +114,17 @@ class ExportTest(parameterized.TestCase):
       np.testing.assert_array_equal(values[name], value)
 
   @parameterized.parameters(
-    (("rgb",), {"format": "release", "size": 64}, "--size is for --format=saved_model or tflite or onnx, not"),
+    (
+      ("rgb",),
+      {"format": "release", "size": 64},
+      "--size is for .* or onnx or openvino, not",
+    ),
     (("rgb",), {"layout": "rgb"}, "--layout is for --format=release, not saved_model"),
-    (("rgb",), {"format": "onnx", "endpoints": "Mixed_3b"}, "--endpoints is for --format=saved_model, not onnx"),
+    (
+      ("rgb",),
+      {"format": "onnx", "endpoints": "Mixed_3b"},
+      "--endpoints is for .*saved_model or openvino, not onnx",
+    ),
     (("rgb", "flow"), {"format": "network"}, "--format=network takes one --checkpoint"),
     (("rgb", "flow", "rgb"), {}, "give one network, or two of rgb and flow"),
     (("c3d",), {"format": "release"}, "is a network c3d; the format release is for i3d only"),
