@@ -39,8 +39,8 @@ USAGE = f"""Extracts features from videos: what a trained network computes on th
 
 --input takes videos, folders (searched with their sub-folders) and folders of records of prepare_dataset. A folder of
 numbered images (img_00001.jpg), perhaps with flow (flow_x_00001.jpg, flow_y_00001.jpg; or u/ and v/), is a video of
---frame_rate, and so is a .npy file of frames. A video is resampled to --fps and cut into windows, each of which is run by
-itself; --window=all runs all of it, exactly as one pass would, in memory that does not grow with its length. Flow is
+--frame_rate, and so is a .npy file of frames. A video is resampled to --fps and cut into windows, each of which is run
+by itself; --window=all runs all of it, exactly as one pass would, in memory that does not grow with its length. Flow is
 computed from the frames (TV-L1), or comes from the record or the folder. With flow a video of N frames has N - 1
 positions, for RGB, too, if both are taken.
 

@@ -65,9 +65,9 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
   """Lists the videos at any depth below a folder, and logs one line about what is not used.
 
   Files with the endings in `VIDEO_SUFFIXES` are taken; files of unknown endings, or none, are videos if they begin as
-  videos do; and so are folders of numbered images, unless there are videos beside these, and .npy files that hold frames
-  (see `stills`). A linked folder is followed unless what it leads to is listed already. Hidden files, among them the `._x`
-  that macOS leaves, links to nothing, and folders that cannot be read are left out.
+  videos do. So are folders of numbered images, unless there are videos beside these, and .npy files that hold frames
+  (see `stills`). A linked folder is followed unless what it leads to is listed already. Hidden files, among them the
+  `._x` that macOS leaves, links to nothing, and folders that cannot be read are left out.
 
   Args:
     root: The folder.
@@ -183,13 +183,11 @@ def _classify(path: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pa
   except OSError:
     yield path, "links to nothing"
     return
-  if (
-    stat.S_ISREG(mode)
-    and (suffix in suffixes or suffix not in _OTHER_SUFFIXES and is_video(path))
-    or suffix == stills.ARRAY_SUFFIX
-    and stat.S_ISREG(mode)
-    and stills.is_array(path)
-  ):
+  if suffix == stills.ARRAY_SUFFIX:
+    begins_so = stills.is_array
+  else:
+    begins_so = is_video if suffix not in _OTHER_SUFFIXES else lambda path: False
+  if stat.S_ISREG(mode) and (suffix in suffixes or begins_so(path)):
     yield path, None
   else:
     yield path, "no video"
