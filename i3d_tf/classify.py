@@ -33,7 +33,7 @@ video could not be classified; the others are still done."""
 
 FLAGS = flags.FLAGS
 with cli.group_of("Input"):
-  cli.define_paths("video", "Videos, or folders of videos.", default=[])
+  cli.define_paths("video", "Videos, folders of numbered images, .npy clips, or folders of these.", default=[])
   flags.DEFINE_string("rgb_npy", None, "RGB clip as an array [1, frames, 224, 224, 3] in [-1, 1], in place of a video.")
   flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], likewise.")
   flags.DEFINE_integer(
@@ -43,6 +43,8 @@ with cli.group_of("Input"):
     lower_bound=9,
   )
   flags.DEFINE_bool("allow_damaged", False, "Take what there is of damaged or incomplete videos.")
+  flags.DEFINE_float("frame_rate", 25.0, "Frames per second of folders of images and of .npy clips.", lower_bound=0.1)
+  flags.DEFINE_float("flow_bound", 20.0, "Pixels per frame of the largest byte of images of flow.", lower_bound=0.1)
   flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
 with cli.group_of("Network"):
   flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
@@ -95,7 +97,7 @@ def _checkpoints() -> dict[str, str]:
     raise errors.I3dError(f"--{unused[0]}_checkpoint is given, but only the {wanted[0]} stream is used")
   if FLAGS.threads is not None and not (FLAGS.video and "flow" in wanted):
     raise errors.I3dError("--threads is for the optical flow of videos; give --video and --streams=flow or joint")
-  for name in ("max_frames", "allow_damaged"):
+  for name in ("max_frames", "allow_damaged", "frame_rate", "flow_bound"):
     if given and FLAGS[name].present:
       raise errors.I3dError(f"--{name} is for videos; arrays are used whole")
   return {stream: FLAGS[f"{stream}_checkpoint"].value for stream in wanted}
@@ -173,7 +175,8 @@ def _classify_one(name: str, networks: Any) -> Any:
   max_frames = FLAGS.max_frames if FLAGS["max_frames"].present else None
   return classification.classify(
       name, networks, top_k=FLAGS.top_k, max_frames=max_frames, threads=FLAGS.threads,
-      allow_damaged=FLAGS.allow_damaged, progress=sys.stderr.isatty(),
+      allow_damaged=FLAGS.allow_damaged, progress=sys.stderr.isatty(), frame_rate=FLAGS.frame_rate,
+      flow_bound=FLAGS.flow_bound,
   )  # fmt: skip
 
 

@@ -18,14 +18,31 @@ from i3d_tf.models import inception_spec as spec
 
 _ENDPOINTS = (*spec.ENDPOINTS, spec.POOLED_FEATURES, spec.STEP_LOGITS)
 
+
+def _presets() -> str:
+  """A line a preset: what differs from what the flags do by default."""
+  lines = []
+  for name, preset in profiles.PRESETS.items():
+    options = preset.options
+    rate = f"{options['fps']:g} fps" if options["fps"] else "own rate"
+    hop = options["window"] if options["hop"] is None else options["hop"]
+    windows = "whole video" if options["window"] == profiles.ALL else f"{options['window']}/{hop} {options['tail']}"
+    network = "" if preset.networks == ("i3d",) else f", {preset.networks[0]}"
+    streams, crops = "+".join(options["streams"]), options["crops"]
+    lines.append(f"  {name:22}{rate}, {windows}, {streams}, crops {crops}{network}, files of {preset.profile}")
+  return "\n".join(lines)
+
+
 USAGE = f"""Extracts features from videos: what a trained network computes on the way to its classes.
 
   python -m i3d_tf.extract_features --input=videos --output=features --rgb_checkpoint=rgb_scratch
 
---input takes videos, folders (searched with their sub-folders) and folders of records of prepare_dataset. A video is
-resampled to --fps and cut into windows, each of which is run by itself; --window=all runs all of it, exactly as one
-pass would, in memory that does not grow with its length. Flow is computed from the frames (TV-L1), or comes from the
-record. With flow a video of N frames has N - 1 positions, for RGB, too, if both are taken.
+--input takes videos, folders (searched with their sub-folders) and folders of records of prepare_dataset. A folder of
+numbered images (img_00001.jpg), perhaps with flow (flow_x_00001.jpg, flow_y_00001.jpg; or u/ and v/), is a video of
+--frame_rate, and so is a .npy file of frames. A video is resampled to --fps and cut into windows, each of which is run
+by itself; --window=all runs all of it, exactly as one pass would, in memory that does not grow with its length. Flow is
+computed from the frames (TV-L1), or comes from the record or the folder. With flow a video of N frames has N - 1
+positions, for RGB, too, if both are taken.
 
 Profiles, that is which files are written, and the flags that they set if these are not given:
   ours            ID-STREAM-ENDPOINT.npz: features, timestamps and what they are of
@@ -36,7 +53,14 @@ Profiles, that is which files are written, and the flags that they set if these 
                   --streams=rgb,flow --window=16 --tail=drop
   actionformer    ID.npy [N, 2048]: RGB, then flow     --streams=rgb,flow --window=16 --hop=4 --tail=drop
   rtfm            ID_i3d.npy [N, 10, 1024]             --window=16 --crops=10 --tail=drop
+  bmt             STEM_rgb.npy, STEM_flow.npy [N, 1024]     --streams=rgb,flow --window=64 --tail=short
+  xd_violence     STEM__0.npy ... STEM__4.npy [N, 1024], a file a crop     --window=16 --crops=5
+  deepmil         STEM.npy [N, 10, 1024]               --window=16 --crops=10 --tail=drop
 The layouts are those of the projects of these names, and so are the defaults except for --fps (0: the video's own).
+
+--preset=NAME takes all of a published protocol: layout, rate, windows, resizing, crops and their order. Flags that are
+given win. What it cannot know are the weights, and the method of optical flow, which is TV-L1 here.
+{_presets()}
 
 The output holds manifest.jsonl, a line an input: its files with their shapes and checksums, the seconds it took, or why
 it could not be used. Such inputs are named, too, and the exit status is 1. A run can be stopped or killed at any
@@ -55,10 +79,13 @@ cli.define_flags(
 )
 cli.define_flags(inference.InferenceConfig, group="Network")
 cli.define_device_flags()
-_PROFILES_OWN = dict.fromkeys(("streams", "endpoints", "pooling", "tail"), "the profile's")
+_OF_PROFILE = ("streams", "endpoints", "pooling", "hop", "tail", "crop_order", "fps", "frame_size", "resize")
+_UNSET = {**dict.fromkeys(_OF_PROFILE, "the profile's"), "hop": "the window", "profile": "ours, or the preset's"}
+_UNSET |= {"fps": "25, or the preset's", "frame_size": "the aspect is kept", "resize": "opencv, or the preset's"}
+_TAKEN = ("preset", "profile", "streams", "endpoints", "pooling", "hop", "offset", "tail", "crop_order")
 cli.define_flags(
-    profiles.FeatureConfig, group="What is taken", names=("profile", "streams", "endpoints", "pooling", "hop", "tail"),
-    unset={**_PROFILES_OWN, "hop": "the window"},
+    profiles.FeatureConfig, group="What is taken", names=_TAKEN,
+    unset={name: text for name, text in _UNSET.items() if name in _TAKEN},
 )  # fmt: skip
 with cli.group_of("What is taken"):
   flags.DEFINE_string(
@@ -72,8 +99,10 @@ with cli.group_of("What is taken"):
     "1: the centre; 5: the corners, too; 10: and their mirror images. Default: 1, or the profile's.",
   )  # fmt: skip
 cli.define_flags(
-    profiles.FeatureConfig, group="Frames", names=("fps", "short_side", "crop", "allow_damaged"),
-    unset={"short_side": "the network's", "crop": "the network's"},
+    profiles.FeatureConfig, group="Frames",
+    names=("fps", "short_side", "frame_size", "resize", "crop", "frame_rate", "flow_bound", "allow_damaged"),
+    unset={"short_side": "the network's", "crop": "the network's"}
+    | {name: _UNSET[name] for name in ("fps", "frame_size", "resize")},
 )  # fmt: skip
 cli.define_flags(
     profiles.FeatureConfig, group="Running", names=("batch", "chunk", "threads"),
@@ -124,16 +153,19 @@ def _options() -> profiles.FeatureConfig:
     given = [name for name in ("rgb_checkpoint", "flow_checkpoint", "streams") if FLAGS[name].present]
     if given:
       raise errors.I3dError(f"--joint_checkpoint is of both streams at once; leave out --{given[0]}")
+  defaults = {} if FLAGS.preset is None else profiles.PRESETS[FLAGS.preset].options
+  defaults["profile"] = FLAGS.profile or defaults.get("profile", "ours")
+  defaults = {**profiles.PROFILES[defaults["profile"]].defaults, **defaults}
   for stream in clip_config.STREAMS:
-    streams = FLAGS.streams or profiles.PROFILES[FLAGS.profile].defaults["streams"]
+    streams = FLAGS.streams or defaults["streams"]
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={','.join(streams)} has no {stream}")
-  own = {name: FLAGS[name].value for name in ("streams", "endpoints", "pooling", "hop", "tail")}
+  own = {name: FLAGS[name].value for name in _OF_PROFILE}
   own |= {"window": _window(), "crops": None if FLAGS.crops is None else int(FLAGS.crops)}
   own = {name: value for name, value in own.items() if value is not None}
   if FLAGS.hop is None and "window" in own:
     own["hop"] = None  # the profile's is for its own window
-  return cli.from_flags(profiles.FeatureConfig, **{**profiles.PROFILES[FLAGS.profile].defaults, **own})
+  return cli.from_flags(profiles.FeatureConfig, **{**defaults, **own})
 
 
 def _window() -> int | None:

@@ -186,6 +186,18 @@ class ExtractFeaturesTest(absltest.TestCase):
     status, _, complaints = _extract(*given, "--window=20")
     self.assertIn("(window was 16, is 20; hop was 4, is None)", complaints)  # the profile's hop is of its own window
 
+  def test_presets_are_what_the_function_gives(self):
+    output = self.folder / "bsl1k"
+    given = ("--preset=bsl1k", f"--input={self.videos / 'a' / 'v08.avi'}", f"--output={output}")
+    status, _, complaints = _extract(*given, f"--rgb_checkpoint={self.folder / 'rgb'}", "--fps=20")
+    self.assertEqual((status, complaints), (0, ""))
+    found = np.load(output / "v08.npy")
+    self.assertEqual(found.shape, (1, 100))  # 22 frames at 25, 18 at 20
+    video = self.videos / "a" / "v08.avi"
+    features = i3d_tf.extract_features(video, self.folder / "rgb", preset="bsl1k", fps=20)
+    np.testing.assert_array_equal(features["rgb"]["PooledFeatures"], found)
+    self.assertEqual((features.config.step, features.config.tail), (8, "drop"))
+
 
 class RefusalsTest(absltest.TestCase):
   def test_flags_that_do_not_go_together(self):
@@ -196,6 +208,7 @@ class RefusalsTest(absltest.TestCase):
       (["--input=v", "--output=o", "--window=none"], "--window=none; it is a number of frames, or all"),
       (["--input=v", "--output=o", "--flow_checkpoint=f"], "--flow_checkpoint is given, but --streams=rgb has no"),
       (["--input=v", "--output=o", "--profile=rtfm", "--crops=1"], "the profile rtfm has crops=10, not 1"),
+      (["--input=v", "--output=o", "--preset=rtfm_ucf"], "the preset rtfm_ucf is of i3d_r50 or"),
     ):
       with self.subTest(message):
         done = _extract(*flags)

@@ -70,7 +70,16 @@ def _check_flags() -> None:
   if not FLAGS.generated and FLAGS.json:
     raise errors.I3dError("--json is for the figures, and without --generated there are none")
   if all((FLAGS[name].value or "").lower().endswith(".npz") for name in ("real", "generated")):
-    for name in ("rgb_checkpoint", "flow_checkpoint", "num_frames", "fps", "max_clips", "batch", "allow_damaged"):
+    for name in (
+      "rgb_checkpoint",
+      "flow_checkpoint",
+      "num_frames",
+      "fps",
+      "max_clips",
+      "batch",
+      "frame_rate",
+      "allow_damaged",
+    ):
       if FLAGS[name].present:
         raise errors.I3dError(f"--{name} is for videos, but --real and --generated are statistics already")
 

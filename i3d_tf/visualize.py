@@ -43,6 +43,7 @@ _SUBJECTS_OF = {
     "rgb_checkpoint": ("video", "activation"), "flow_checkpoint": ("video", "activation"),
     "joint_checkpoint": ("video",), "streams": ("video", "activation"), "threads": ("video", "activation"),
     "allow_damaged": ("video", "activation"),
+    "frame_rate": ("video", "activation"), "flow_bound": ("video", "activation"),
     "precision": ("video", "activation"),
     "draw_flow": ("video",), "top_k": ("video",), "scale": ("filters",), "class_name": ("activation",),
     "view": ("activation",), "sheet_frames": ("activation",),
@@ -56,6 +57,8 @@ with cli.group_of("video, activation"):
   flags.DEFINE_enum("streams", "rgb", list(preprocess.STREAMS_OF), "The streams to show; activation takes rgb or flow.")
   flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: one per core.", lower_bound=1)
   flags.DEFINE_boolean("allow_damaged", False, "Take what there is of a damaged or incomplete video.")
+  flags.DEFINE_float("frame_rate", 25.0, "Frames per second of folders of images and of .npy clips.", lower_bound=0.1)
+  flags.DEFINE_float("flow_bound", 20.0, "Pixels per frame of the largest byte of images of flow.", lower_bound=0.1)
 cli.define_flags(inference.InferenceConfig, group="video, activation", names=("precision",))
 cli.define_device_flags()
 with cli.group_of("video"):
@@ -148,7 +151,7 @@ def _video(names: list[str], opened: dict) -> None:
   networks = classifier.Classifier(checkpoints, precision=FLAGS.precision)
   annotations = pages.annotate(
       names[0], networks, opened[".mp4"], draw_flow=FLAGS.draw_flow, top_k=FLAGS.top_k, threads=FLAGS.threads,
-      allow_damaged=FLAGS.allow_damaged, progress=True,
+      allow_damaged=FLAGS.allow_damaged, progress=True, frame_rate=FLAGS.frame_rate, flow_bound=FLAGS.flow_bound,
   )  # fmt: skip
   for annotation in annotations:
     print(f"{pages.NAMES[annotation.name]}, whole video:")
@@ -181,7 +184,7 @@ def _activation(names: list[str], opened: dict) -> None:
   store = source.FlowStore() if network.info.stream == "flow" else None
   found = activation.compute(
       names[0], network, class_name=FLAGS.class_name, view=FLAGS.view, store=store, threads=FLAGS.threads,
-      allow_damaged=FLAGS.allow_damaged, progress=True,
+      allow_damaged=FLAGS.allow_damaged, progress=True, frame_rate=FLAGS.frame_rate, flow_bound=FLAGS.flow_bound,
   )  # fmt: skip
   painter = pages.Painter(found, store)
   if ".mp4" in opened:

@@ -17,6 +17,7 @@ from i3d_tf import errors
 from i3d_tf.data import tfds_videos
 from i3d_tf.video import decode
 from i3d_tf.video import listing
+from i3d_tf.video import stills
 
 SPLITS = ("train", "val", "test")
 
@@ -156,6 +157,7 @@ def iter_frames(
   short_side: int | None = decode.SHORT_SIDE,
   allow_damaged: bool = False,
   note: Callable[[str], None] | None = None,
+  frame_rate: float = decode.FRAME_RATE,
 ) -> Iterator[np.ndarray]:
   """Yields the clip's RGB frames as `decode.iter_frames` does, from `start` to `end` only.
 
@@ -168,6 +170,7 @@ def iter_frames(
     short_side: pixels of the frames' shorter side; None: as it is.
     allow_damaged: as in `decode.iter_frames`.
     note: as in `decode.iter_frames`.
+    frame_rate: as in `decode.iter_frames`.
 
   Yields:
     Frames, uint8 `[H, W, 3]`.
@@ -179,6 +182,7 @@ def iter_frames(
   last = None if clip.end is None else round(clip.end * fps)
   is_empty = True
   options = {"fps": fps, "short_side": short_side, "allow_damaged": allow_damaged, "note": note}
+  options["frame_rate"] = frame_rate
   with contextlib.closing(_whole_video(clip.path, **options)) as frames:
     for frame in itertools.islice(frames, first, last):
       is_empty = False
@@ -257,7 +261,7 @@ class VideoFiles:
     self._key = key
     self._paths: dict[str, list[str]] = {}
     for path in find_videos(root):
-      self._paths.setdefault(key(pathlib.PurePath(path).stem), []).append(path)
+      self._paths.setdefault(key(stills.without_suffix(path).name), []).append(path)
 
   def locate(self, clip: Clip, name: str) -> Clip | None:
     """Finds the file of a clip.

@@ -19,6 +19,7 @@ from i3d_tf import files
 from i3d_tf import resources
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import tfds_videos
+from i3d_tf.video import stills
 
 _Paths = pathlib.Path | str | os.PathLike | None
 _NAMED_CLASSES = 10  # that a warning names
@@ -319,7 +320,7 @@ class _Folder(Source):
         raise errors.I3dError(f"{path}: the video is not in the folder of a class")
       if self._UNWRITABLE.search(str(relative)):
         raise errors.I3dError(f"{path!a}: the name has a control character or is not UTF-8; rename the file")
-      clip_id = relative.with_suffix("").as_posix()
+      clip_id = stills.without_suffix(path).relative_to(root).as_posix()
       split = own[relative.parts[0]] if own else folder_split.split_of(clip_id)
       yield clips_lib.Row(path, split, clip_id, str(relative), parts[0])
 

@@ -12,6 +12,8 @@ from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.flow import codec
+from i3d_tf.video import decode
+from i3d_tf.video import stills
 
 _DEFAULT = shards.RecordConfig()
 _PNG_LEVEL = 6  # of zlib; 9 takes ten times as long for 9 % fewer bytes
@@ -76,17 +78,21 @@ def _encode(
   """The encoded images of a clip by stream, one frame in memory at a time, and the frames' (height, width)."""
   images: dict[str, list[bytes]] = {stream: [] for stream in records.IMAGES}
   previous = None
+  given = stills.open_with_flow(clip.path, settings.frame_rate, settings.fps) if "flow" in settings.streams else None
+  if given is not None and not len(given.frames) and "rgb" not in settings.streams:
+    return _flow_of_images(given, settings)
   frames = clips_lib.iter_frames(
     clip,
     fps=settings.fps,
     short_side=settings.short_side,
     allow_damaged=settings.allow_damaged,
     note=notes.append,
+    frame_rate=settings.frame_rate,
   )
   for frame in frames:
     if "rgb" in settings.streams:
       images["rgb"].append(encode_rgb(frame, settings.jpeg_quality))
-    if "flow" in settings.streams:
+    if "flow" in settings.streams and given is None:
       gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
       if previous is None:
         solve = _solver(settings, gray.shape)
@@ -95,9 +101,28 @@ def _encode(
         if "backward_flow" in settings.streams:
           images["backward_flow"].append(encode_flow(solve(gray, previous), settings))
       previous = gray
+  if given is not None:
+    images["flow"] = _flow_of_images(given, settings)[0]["flow"]
   if "flow" in settings.streams and not images["flow"]:
     raise errors.VideoError(f"{clip.path}: the video has one frame only, and so no flow")
   return images, frame.shape[:2]
+
+
+def _flow_of_images(
+  given: stills.Stills, settings: shards.RecordConfig
+) -> tuple[dict[str, list[bytes]], tuple[int, int]]:
+  """As `_encode`, of the flow that a folder has: its bytes, unless they are to be resized."""
+  if "backward_flow" in settings.streams:
+    raise errors.VideoError(f"{given.path}: the folder has no backward flow")
+  images: dict[str, list[bytes]] = {stream: [] for stream in records.IMAGES}
+  for index in range(len(given.x)):
+    values = given.flow(index)
+    height, width = decode.Resize(settings.short_side).shape(*values.shape[:2])
+    if (height, width) != values.shape[:2]:
+      field = codec.decode_resized(values, height, width, bound=settings.flow_bound)
+      values = codec.encode(field, bound=settings.flow_bound, rounding=settings.flow_rounding)
+    images["flow"].append(_encode_values(values, settings))
+  return images, (height, width)
 
 
 def _solver(settings: shards.RecordConfig, shape: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -127,7 +152,11 @@ def encode_flow(field: np.ndarray, settings: shards.RecordConfig) -> bytes:
     field: `[H, W, 2]`, pixels per frame.
     settings: format, bound and rounding.
   """
-  image = codec.to_image(codec.encode(field, bound=settings.flow_bound, rounding=settings.flow_rounding))
+  return _encode_values(codec.encode(field, bound=settings.flow_bound, rounding=settings.flow_rounding), settings)
+
+
+def _encode_values(values: np.ndarray, settings: shards.RecordConfig) -> bytes:
+  image = codec.to_image(values)
   bgr = np.ascontiguousarray(image[..., ::-1])
   if settings.flow_format == "png":
     return _imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])

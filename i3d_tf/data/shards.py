@@ -56,6 +56,8 @@ class RecordConfig:
     flow_rounding: how flow becomes bytes; truncate is MediaSequence's way.
     flow_bound: pixels per frame; larger motion is cut off.
     flow_engine: what computes the flow; opencv is many times slower than numba.
+    frame_rate: frames per second of folders of images and of .npy clips, which state none. Images of flow in such
+      folders are taken as they are, coded with flow_bound.
     allow_damaged: take what there is of damaged or incomplete videos, and leave out jumps of their clocks.
   """
 
@@ -67,6 +69,7 @@ class RecordConfig:
   flow_rounding: str = fields.option("truncate", choices=codec.ROUNDINGS)
   flow_bound: float = fields.option(codec.BOUND, above=0)
   flow_engine: str = fields.option("numba", choices=FLOW_ENGINES)
+  frame_rate: float = fields.option(decode.FRAME_RATE, above=0, below=float("inf"))
   allow_damaged: bool = False
 
   def __post_init__(self):

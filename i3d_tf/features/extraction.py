@@ -19,7 +19,9 @@ from i3d_tf.features import results
 from i3d_tf.features import sources
 from i3d_tf.inference import chunks
 from i3d_tf.input import clip_config
+from i3d_tf.models import inception_spec
 from i3d_tf.models import receptive_field
+from i3d_tf.video import decode
 from i3d_tf.weights import saved
 
 Arrays = Mapping[str, Mapping[str, results.ArrayFile]]
@@ -67,12 +69,13 @@ class Features:
     options = self.options
     if options.window == profiles.ALL:
       return np.atleast_1d(self._middles(endpoint, self.num_positions)) / self.fps
-    starts = options.step * np.arange(self._num_windows())
+    starts = options.offset + options.step * np.arange(self._num_windows())
     return np.add.outer(starts, self._middles(endpoint, options.num_frames)) / self.fps
 
   def window_ends(self) -> np.ndarray:
     """Returns the number of the first frame behind each window, int64 `[N]`."""
-    return self.options.step * np.arange(self._num_windows()) + self.options.num_frames
+    options = self.options
+    return options.offset + options.step * np.arange(self._num_windows()) + options.num_frames
 
   def _num_windows(self) -> int:
     options = self.options
@@ -123,6 +126,10 @@ class Extractor:
         network.check_window(self.options.num_frames)
 
   @functools.cached_property
+  def _least(self) -> int:
+    return max(network.least_window() for network in self.networks.values())
+
+  @functools.cached_property
   def meaning(self) -> dict[str, Any]:
     """All that the features depend on beside the videos; for JSON."""
     return {
@@ -161,8 +168,10 @@ class Extractor:
       first = next(iter(networks.values()))
       try:
         video = video or sources.open_video(
-            source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps, short_side=first.short_side,
-            threads=options.threads, allow_damaged=options.allow_damaged,
+            source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps,
+            short_side=decode.Resize(first.short_side, options.frame_size, options.resize),
+            threads=options.threads, allow_damaged=options.allow_damaged, frame_rate=options.frame_rate,
+            flow_bound=options.flow_bound,
         )  # fmt: skip
         fill = self._fill_whole if options.window == profiles.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
@@ -180,17 +189,20 @@ class Extractor:
     options, size = self.options, self.options.num_frames
     # As many positions wait as a pass of the networks takes, so that the next one need not wait.
     with sources.ahead(video.positions(), depth=options.num_batch * size) as ahead:
-      positions = _Positions(ahead, self.networks)
+      positions = _Positions(itertools.islice(ahead, options.offset, None), self.networks)
       windows = cut_windows(positions, window=size, hop=options.step, tail=options.tail)
-      while batch := list(itertools.islice(windows, options.num_batch)):
-        for stream, network in self.networks.items():
-          clips = {
-            each: np.stack([_clip(window[:: network.stride], stream, each) for window in batch])
-            for each in network.streams
-          }
-          for name, value in network(clips).items():
-            arrays[stream][name].append(value)
-        on_frames(positions.count, video.estimate)
+      # A shorter window, which is the last, is a batch of its own, of at least as many frames as the networks take.
+      for num_frames, alike in itertools.groupby(windows, key=len):
+        missing = max(self._least - num_frames, 0) if num_frames < size else 0
+        while batch := [[*window, *window[-1:] * missing] for window in itertools.islice(alike, options.num_batch)]:
+          for stream, network in self.networks.items():
+            clips = {
+              each: np.stack([_clip(window[:: network.stride], stream, each) for window in batch])
+              for each in network.streams
+            }
+            for name, value in network(clips).items():
+              arrays[stream][name].append(value)
+          on_frames(options.offset + positions.count, video.estimate)
     is_empty = not any(array.shape[0] for array in next(iter(arrays.values())).values())
     if is_empty and options.profile != "video_features":
       what = "frames" if options.streams == ("rgb",) else "frames with flow"
@@ -255,7 +267,7 @@ def window_indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.n
   Window n begins at frame n * hop. 'drop' has only whole windows, (num_frames - window) // hop + 1 of them and none if
   the video is shorter than one. The others go on until the last frame is in a window or, where the hop is longer than
   the window, between two; what is missing in the last 'pad' fills with the last frame, 'loop' with the video again from
-  its beginning, as often as it takes.
+  its beginning, as often as it takes. 'short' has those of 'pad', of which the last then loses what repeats.
 
   Args:
     num_frames: Frames of the video.
@@ -272,6 +284,20 @@ def window_indices(num_frames: int, *, window: int, hop: int, tail: str) -> np.n
   return frames % max(num_frames, 1) if tail == "loop" else np.minimum(frames, num_frames - 1)
 
 
+def num_rows(options: profiles.FeatureConfig, num_frames: int) -> int:
+  """Returns how many values an I3D's endpoint has for a video.
+
+  Args:
+    options: What is taken; the window is known.
+    num_frames: Frames of the video after resampling.
+  """
+  num_positions = max(num_frames - options.needs_pairs - options.offset, 0)
+  if options.window == profiles.ALL:
+    steps = receptive_field.num_steps(inception_spec.time_layers(options.endpoints[0]), num_positions)
+    return max(min(steps, 1) if options.pooling == "space_time" else steps, 0)
+  return len(window_indices(num_positions, window=options.num_frames, hop=options.step, tail=options.tail))
+
+
 def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str) -> Iterator[list[_Item]]:
   """Yields the windows of `window_indices`, of frames that come one after the other.
 
@@ -284,7 +310,7 @@ def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str) ->
     tail: See `window_indices`.
 
   Yields:
-    The `window` frames of each window.
+    The `window` frames of each window; of the last one fewer, if tail is 'short'.
   """
   frames, start = iter(frames), 0
   held = beginning = list(itertools.islice(frames, window))
@@ -295,6 +321,7 @@ def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str) ->
       pass  # between two windows
     held = [*held[hop:], *itertools.islice(frames, min(hop, window))]
   for row in window_indices(start + len(held), window=window, hop=hop, tail=tail)[start // hop :]:
+    row = np.unique(row) if tail == "short" else row
     yield [held[index - start] if index >= start else beginning[index] for index in row]
 
 
@@ -338,7 +365,8 @@ def extract_features(
       `Extractor`, which saves loading them for every video.
     progress: Whether to show a progress bar on stderr.
     **options: Fields of `profiles.FeatureConfig`, such as endpoints, window, hop, crops, pooling and fps. The window
-      can be 'all', for the whole video in exact chunks.
+      can be 'all', for the whole video in exact chunks. A preset, one of `profiles.PRESETS`, sets those that are not
+      given; the streams are the checkpoint's.
 
   Raises:
     VideoError: If the video cannot be read whole, or is too short.
@@ -372,11 +400,15 @@ def extract_features(
 def _config(checkpoint: Any, options: dict[str, Any]) -> profiles.FeatureConfig:
   if options.get("window") == "all":
     options = {**options, "window": profiles.ALL}
+  preset = options.pop("preset", None)
+  if "window" in options:  # a preset's hop is for its own window
+    options = {"hop": None, **options}
   if not isinstance(checkpoint, Mapping):
     checkpoint = {saved.read(checkpoint)[1].stream: checkpoint}
   named = {f"{stream}_checkpoint": os.fspath(path) for stream, path in checkpoint.items()}
   streams = tuple(checkpoint) if "joint" not in checkpoint else clip_config.STREAMS
-  return profiles.FeatureConfig(**named, **{"streams": streams, **options})
+  given = {**named, "streams": streams, **options}
+  return profiles.FeatureConfig(**given) if preset is None else profiles.from_preset(preset, **given)
 
 
 def extract(

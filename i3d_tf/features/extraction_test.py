@@ -9,6 +9,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
 import tensorflow as tf
 
 from i3d_tf import errors
@@ -130,6 +131,40 @@ class WindowsTest(parameterized.TestCase):
           view = whole[:, :, top : top + _CROP, first : first + _CROP]
           expected = _network(stream, ("PooledFeatures",))(np.ascontiguousarray(view))["PooledFeatures"].numpy()
           np.testing.assert_allclose(arrays[stream, "PooledFeatures"][0, crop], expected.mean(axis=1)[0], atol=1e-5)
+
+  def test_crops_in_another_order(self):
+    ours, theirs = (
+      _extract(17, streams=("rgb",), crops=10, tail="drop", crop_order=order)[1]["rgb", "PooledFeatures"]
+      for order in ("evaluation", "ten_crop")
+    )
+    np.testing.assert_allclose(theirs, ours[:, [0, 1, 2, 3, 4, 6, 5, 8, 7, 9]], atol=1e-5)
+    self.assertGreater(np.abs(theirs - ours).max(), 1e-3)
+
+  @parameterized.parameters((45, 13), (34, 9))  # the last window has 13 frames, or 2 that are filled up to 9
+  def test_a_shorter_last_window_after_an_offset(self, num_frames, least):
+    features, arrays = _extract(num_frames, tail="short", hop=16, offset=16, batch=4)
+    numbers = np.minimum(np.arange(32, 32 + least), num_frames - 1)
+    clips = [_inputs("rgb", num_frames)[np.newaxis, each] for each in (np.arange(16, 32), numbers)]
+    expected = [_expected("rgb", clip, "PooledFeatures").mean(axis=1)[0] for clip in clips]
+    np.testing.assert_allclose(arrays["rgb", "PooledFeatures"][:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(features.timestamps("PooledFeatures"), np.array([23.5, 39.5]) / 25)
+
+  def test_frames_are_resized_as_asked(self):
+    found = {}
+    for changes in ({}, {"resize": "pillow"}, {"resize": "lanczos", "frame_size": (50, 40)}):
+      found[str(changes)] = _extract(17, tail="drop", **changes)[1]["rgb", "PooledFeatures"][0, 0]
+    frames = decode.read_video(_video(17).path, short_side=None)[:16]
+    small = [Image.fromarray(frame).resize((50, 40), Image.Resampling.LANCZOS) for frame in frames]
+    clip = (2 * np.float32(small) / 255 - 1)[np.newaxis]
+    expected = _expected("rgb", clip, "PooledFeatures").mean(axis=1)[0]
+    np.testing.assert_allclose(list(found.values())[2], expected, atol=1e-5)
+    self.assertGreater(np.abs(np.diff(list(found.values())[:2], axis=0)).max(), 1e-4)
+    with self.assertRaisesRegex(errors.I3dError, "crop is 32 pixels; it must be at most frame_size, which is 30"):
+      _extract(17, frame_size=(50, 30))
+
+  def test_a_preset_refuses_other_networks(self):
+    with self.assertRaisesRegex(errors.I3dError, "rgb is of i3d; the preset rtfm_ucf is of i3d_r50 or"):
+      extraction.Extractor(profiles.from_preset("rtfm_ucf", rgb_checkpoint=_checkpoint("rgb")))
 
   def test_five_crops_are_the_first_of_ten(self):
     found = [_extract(17, streams=("rgb",), crops=crops, tail="drop")[1] for crops in (5, 10)]

@@ -17,6 +17,7 @@ the gradient of `features.trainable_variables` with a tape of your own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import itertools
 import math
 import os
 from typing import Any
@@ -74,19 +75,27 @@ class FeatureNetwork:
     self._clip = self._network.info.preprocess
     self.short_side = self._clip.short_side if options.short_side is None else options.short_side
     self.crop = self._clip.crop if options.crop is None else options.crop
-    if self.crop > self.short_side:
-      raise errors.I3dError(f"crop is {self.crop} pixels; it must be at most short_side, which is {self.short_side}")
+    shortest, what = (min(options.frame_size), "frame_size") if options.frame_size else (self.short_side, "short_side")
+    if self.crop > shortest:
+      raise errors.I3dError(f"crop is {self.crop} pixels; it must be at most {what}, which is {shortest}")
+    model = self._network.info.model
+    if options.preset is not None and model not in (allowed := profiles.PRESETS[options.preset].networks):
+      raise errors.I3dError(f"{checkpoint} is of {model}; the preset {options.preset} is of {' or '.join(allowed)}")
     if self._clip.flow_stacking == "bidirectional":
       raise errors.I3dError(f"{checkpoint} takes bidirectional stacks of flow, which a video does not have")
     self.stride = self._clip.frame_stride
     self.stack = self._clip.flow_stack if "flow" in self.streams else 1
-    self._names, self._num_crops, self._pooling = options.endpoints, options.crops, options.pooling
+    self._names, self._order, self._pooling = options.endpoints, options.order, options.pooling
 
   @property
   def window(self) -> int:
     """Frames of a window if none are asked for: 64 where the network takes that, or else those of its clip."""
     takes_any = self.stride == 1 and self._problem(_DEFAULT_WINDOW) is None
     return _DEFAULT_WINDOW if takes_any else self._clip.num_frames * self.stride
+
+  def least_window(self) -> int:
+    """Returns the fewest frames, of a window that the network takes, that it takes, too."""
+    return next(window for window in itertools.count(1) if self._problem(window) is None)
 
   def check_window(self, window: int) -> None:
     """Refuses windows that the network does not take.
@@ -153,7 +162,7 @@ class FeatureNetwork:
       I3dError: If the clips do not fit the network, or a feature is not finite.
     """
     pooling = self._pooling if pooling is None else pooling
-    crops = [_crops(clip, self.crop, self._num_crops, stream) for stream, clip in clips.items()]
+    crops = [_crops(clip, self.crop, self._order, stream) for stream, clip in clips.items()]
     found = []
     for parts in zip(*crops, strict=True):
       inputs = dict(zip(clips, parts, strict=True))
@@ -187,19 +196,15 @@ def pool(features: np.ndarray, pooling: str) -> np.ndarray:
   return features.mean(axis=tuple(range(first, features.ndim - 1)))
 
 
-def _crops(clips: np.ndarray, size: int, number: int, stream: str) -> Iterator[np.ndarray]:
-  """Yields the crops of whole frames `[B, T, H, W, C]` as a network takes them, in the order of evaluation's ten crops.
-
-  1: the centre. 5: top left and right, bottom left and right, centre. 10: these, and the mirror image of each.
-  """
+def _crops(clips: np.ndarray, size: int, order: Sequence[int], stream: str) -> Iterator[np.ndarray]:
+  """Yields the crops of whole frames `[B, T, H, W, C]` as a network takes them; numbers: `profiles.CROP_ORDERS`."""
   height, width = (side - size for side in clips.shape[2:4])
-  centre = (height // 2, width // 2)
-  places = [centre] if number == 1 else [(0, 0), (0, width), (height, 0), (height, width), centre]
+  places = [(0, 0), (0, width), (height, 0), (height, width), (height // 2, width // 2)]
   flip = ops.flip_rgb if stream == "rgb" else ops.flip_flow
-  for mirrored in (False, True)[: 2 if number == 10 else 1]:
-    for top, left in places:
-      crop = np.ascontiguousarray(clips[:, :, top : top + size, left : left + size])
-      yield ops.to_input(stream, flip(crop) if mirrored else crop).numpy()
+  for number in order:
+    top, left = places[number % 5]
+    crop = np.ascontiguousarray(clips[:, :, top : top + size, left : left + size])
+    yield ops.to_input(stream, flip(crop) if number >= 5 else crop).numpy()
 
 
 def _stack(fields: list[np.ndarray], clip: preprocess.Preprocess) -> np.ndarray:

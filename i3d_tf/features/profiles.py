@@ -1,7 +1,8 @@
-"""Which features are taken of a video, and the output profiles: formats that other projects read, with their defaults.
+"""Which features are taken of a video, the output profiles (formats of files), and the presets (published protocols).
 
-A profile is one entry of `PROFILES`. Values are those of our networks, frames and TV-L1 flow: of the other projects it
-is the layout, not the numbers. Imports no TensorFlow.
+A profile is one entry of `PROFILES`: a layout with its defaults. A preset is one entry of `PRESETS`: a profile and all
+that a published set of features was made with, except for the weights and the method of optical flow. Imports no
+TensorFlow.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from i3d_tf import errors
 from i3d_tf import fields
 from i3d_tf import inference
 from i3d_tf.input import clip_config
+from i3d_tf.models import preprocess
 
 if TYPE_CHECKING:
   from i3d_tf.features import extraction
@@ -27,13 +29,20 @@ if TYPE_CHECKING:
 ALL = 0  # the window of the whole video
 POOLED_FEATURES = "PooledFeatures"  # what a network gives its classifier; every network has it
 
-# Which of our ten crops are top left and right, centre, bottom left and right of the image, then of its mirror image
-# (AadSah/pytorch-i3d-feature-extraction:extract_features.py, which writes CMCS's files). The mirrored image's top left
-# is the mirror image of our top right. Of five, the first five.
-_MIRRORED_CROPS = (0, 1, 4, 2, 3, 6, 5, 9, 8, 7)
 CROPS = (1, 5, 10)
+# Orders of ten crops; of five, the first five. 0 to 4 are top left, top right, bottom left, bottom right and centre;
+# 5 to 9 their mirror images. The top left of the mirrored image is the mirror image of the top right, 6.
+CROP_ORDERS: Mapping[str, tuple[int, ...]] = types.MappingProxyType({
+    "evaluation": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+    "ten_crop": (0, 1, 2, 3, 4, 6, 5, 8, 7, 9),  # pytorch/vision:torchvision/transforms/functional.py, ten_crop
+    # AadSah/pytorch-i3d-feature-extraction:extract_features.py, which writes CMCS's files
+    "centre_third": (0, 1, 4, 2, 3, 6, 5, 9, 8, 7),
+    "centre_first": (4, 0, 1, 2, 3, 9, 6, 5, 8, 7),  # Roc-Ng/XDVioDet:README.md
+})  # fmt: skip
 POOLINGS = ("none", "space", "space_time")
-TAILS = ("drop", "pad", "loop")  # what becomes of the frames at the end that do not fill a window
+RESIZES = ("opencv", "pillow", "lanczos")  # of frames
+TAILS = ("drop", "pad", "loop", "short")  # what becomes of the frames at the end that do not fill a window
+_LATER = ("allow_damaged", "preset", "offset", "frame_size", "resize", "crop_order", "frame_rate", "flow_bound")
 
 
 def _ours(features: "extraction.Features") -> "results.Files":
@@ -124,6 +133,29 @@ def _actionformer(features: "extraction.Features") -> "results.Files":
   return {f"{_stem(features)}.npy": _concatenated(features)[:, 0]}
 
 
+def _bmt(features: "extraction.Features") -> "results.Files":
+  """STEM_rgb.npy and STEM_flow.npy float32 `[N, 1024]` (v-iashin/BMT:README.md, sample/)."""
+  return {f"{_stem(features)}_{stream}.npy": _vectors(features, stream)[:, 0] for stream in features.arrays}
+
+
+def _xd_violence(features: "extraction.Features") -> "results.Files":
+  """STEM__0.npy, STEM__1.npy, ...: a file a crop, float32 `[N, 1024]`; of two streams in folders rgb/ and flow/.
+
+  (Roc-Ng/XDVioDet:list/rgb.list; its README.)
+  """
+  found = {}
+  for stream in features.arrays:
+    folder = f"{stream}/" if len(features.arrays) > 1 else ""
+    vectors = _vectors(features, stream)
+    found |= {f"{folder}{_stem(features)}__{crop}.npy": vectors[:, crop] for crop in range(vectors.shape[1])}
+  return found
+
+
+def _deepmil(features: "extraction.Features") -> "results.Files":
+  """STEM.npy float32 `[N, crops, 1024]`, of two streams 2048, RGB, then flow (Roc-Ng/DeepMIL:list/ucf-i3d.list)."""
+  return {f"{_stem(features)}.npy": _concatenated(features)}
+
+
 def _rtfm(features: "extraction.Features") -> "results.Files":
   """ID_i3d.npy float32 `[N, 10, 1024]`, of two streams `[N, 10, 2048]`, RGB, then flow.
 
@@ -134,7 +166,7 @@ def _rtfm(features: "extraction.Features") -> "results.Files":
 
 _COMMON: Mapping[str, Any] = types.MappingProxyType({
     "streams": ("rgb",), "endpoints": (POOLED_FEATURES,), "pooling": "space_time", "window": 64, "hop": None,
-    "tail": "drop", "crops": 1,
+    "tail": "drop", "crops": 1, "crop_order": "centre_third",
 })  # fmt: skip
 
 
@@ -160,7 +192,7 @@ class Profile:
 
 _BOTH = ("rgb", "flow")
 PROFILES: Mapping[str, Profile] = types.MappingProxyType({
-    "ours": Profile(_ours, {"window": None, "tail": "pad"}),
+    "ours": Profile(_ours, {"window": None, "tail": "pad", "crop_order": "evaluation"}),
     # stack_size 64, step_size 64, both streams (v-iashin/video_features:models/i3d/extract_i3d.py)
     "video_features": Profile(_video_features, {"streams": _BOTH}, ("pooling", "tail", "crops")),
     # A pass over the whole video, all steps of the average pool (piergiaj/pytorch-i3d:extract_features.py)
@@ -173,7 +205,91 @@ PROFILES: Mapping[str, Profile] = types.MappingProxyType({
     # 16 frames without overlap, ten crops (tianyu0207/RTFM issue 2;
     # GowthamGottimukkala/I3D_Feature_Extraction_resnet:extract_features.py)
     "rtfm": Profile(_rtfm, {"window": 16, "crops": 10}, ("pooling", "crops")),
+    "bmt": Profile(_bmt, {"streams": _BOTH, "tail": "short"}, ("pooling", "crops")),
+    "xd_violence": Profile(_xd_violence, {"window": 16, "crops": 5, "crop_order": "centre_first"}, ("pooling",)),
+    "deepmil": Profile(_deepmil, {"window": 16, "crops": 10}, ("pooling",)),
 })  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """How a published set of features was made.
+
+  Attributes:
+    profile: Layout of its files.
+    source: Where the protocol is stated, as repository:path.
+    own: Options that differ from the profile's defaults, by the names of `FeatureConfig`.
+    networks: Networks that it is of, by the names of the zoo.
+    note: What the files do not share with the published ones, or how the sources differ; may be empty.
+  """
+
+  profile: str
+  source: str
+  own: Mapping[str, Any]
+  networks: tuple[str, ...] = ("i3d",)
+  note: str = ""
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """All its options by the names of `FeatureConfig`, except for its own name."""
+    return {**PROFILES[self.profile].defaults, "fps": 25.0, **self.own, "profile": self.profile}
+
+
+_R50 = ("i3d_r50", "i3d_r50_non_local", "i3d_r50_32x2")
+_RTFM = Preset(
+    "rtfm", "tianyu0207/RTFM:README.md, option.py; Tushar-N/pytorch-resnet3d:utils/gtransforms.py",
+    {"fps": 0.0, "crop_order": "ten_crop"}, _R50,
+)  # fmt: skip
+PRESETS: Mapping[str, Preset] = types.MappingProxyType({
+    "video_features": Preset(
+        "video_features", "v-iashin/video_features:models/i3d/extract_i3d.py, docs/models/i3d.md",
+        {"fps": 0.0, "resize": "pillow"}, note="flow there is RAFT's or PWC-Net's",
+    ),
+    "bmt": Preset(
+        "bmt", "v-iashin/BMT:README.md", {"resize": "pillow"},
+        note="flow there is PWC-Net's; a last window of fewer frames than the network takes is filled up",
+    ),
+    # Snippet n has frames 4n to 4n + 15, its middle at 4n + 8
+    "thumos14_actionformer": Preset(
+        "actionformer", "happyharrycn/actionformer_release:README.md; "
+        "sming256/OpenTAD:configs/_base_/datasets/thumos-14/features_i3d_pad.py", {"fps": 0.0},
+    ),
+    "anet_actionformer": Preset("actionformer", "happyharrycn/actionformer_release:README.md", {"hop": 16}),
+    "cmcs": Preset("cmcs", "Finspire13/CMCS-Temporal-Action-Localization:utils.py", {}),
+    "rtfm_ucf": _RTFM,
+    "rtfm_shanghaitech": _RTFM,
+    "mgfn_ucf": dataclasses.replace(_RTFM, source="carolchenyx/MGFN.:option.py; as RTFM's"),
+    # Pillow's ANTIALIAS is Lanczos. It feeds RGB in [-1, 1] to a network of mean 0.45 and deviation 0.225.
+    "gowthamg": Preset(
+        "deepmil", "GowthamGottimukkala/I3D_Feature_Extraction_resnet:extract_features.py",
+        {"fps": 0.0, "frame_size": (340, 256), "resize": "lanczos"}, _R50,
+        note="it feeds RGB in [-1, 1]; here RGB is normalized as the network was trained",
+    ),
+    "xd_violence": Preset("xd_violence", "Roc-Ng/XDVioDet:README.md, option.py, list/rgb.list", {"fps": 24.0}),
+    "ucf_crime_deepmil": Preset("deepmil", "Roc-Ng/DeepMIL:README.md, list/ucf-i3d.list", {"fps": 0.0}),
+    "pytorch_i3d": Preset("pytorch_i3d", "piergiaj/pytorch-i3d:extract_features.py", {"fps": 24.0}),
+    "wlasl": Preset(
+        "actionformer", "dxli94/WLASL:code/I3D/datasets/nslt_dataset.py",
+        {"streams": ("rgb",), "window": 64, "hop": 64, "tail": "pad"},
+        note="training there takes 64 frames from a random place; these are all of a video, one after the other",
+    ),
+    "bsl1k": Preset("actionformer", "gulvarol/bsl1k:opts.py", {"streams": ("rgb",), "window": 16, "hop": 8}),
+})  # fmt: skip
+
+
+def from_preset(name: str, **given: Any) -> "FeatureConfig":
+  """Returns the options of a preset.
+
+  Args:
+    name: One of `PRESETS`.
+    **given: Fields of `FeatureConfig` that take the place of the preset's.
+
+  Raises:
+    I3dError: If there is no such preset, or the options do not go together.
+  """
+  if name not in PRESETS:
+    raise errors.I3dError(f"preset is {name!r}; allowed are {', '.join(PRESETS)}")
+  return FeatureConfig(**{**PRESETS[name].options, **given, "preset": name})
 
 
 def output_name(profile: str, source_id: str) -> str:
@@ -196,14 +312,14 @@ def _stem(features: "extraction.Features") -> str:
 
 
 def _vectors(features: "extraction.Features", stream: str) -> np.ndarray:
-  """`[N, crops, channels]` of the one endpoint, crops in the other projects' order."""
+  """`[N, crops, channels]` of the one endpoint."""
   (array,) = features.arrays[stream].values()
   values = array.load()
   if values.ndim == 1:  # there is no window
     return values
   if values.ndim != 3:
     raise errors.I3dError(f"features of shape {values.shape[2:]} are no vectors")
-  return values[:, list(_MIRRORED_CROPS[: values.shape[1]])] if values.shape[1] > 1 else values
+  return values
 
 
 def _concatenated(features: "extraction.Features") -> np.ndarray:
@@ -216,6 +332,7 @@ class FeatureConfig(inference.InferenceConfig):
 
   Attributes:
     profile: Format of the files, and the defaults that go with it.
+    preset: Published protocol that the other options are of; None: none.
     rgb_checkpoint: RGB weights: a released name, a path, or a run of train.
     flow_checkpoint: Flow weights: a released name, a path, or a run of train.
     joint_checkpoint: Weights of a network of both streams at once: a path or a run of train.
@@ -224,12 +341,19 @@ class FeatureConfig(inference.InferenceConfig):
     pooling: Average nothing, over space, or over space and a window's time.
     window: Frames of a window after resampling, or all: the whole video in exact chunks.
     hop: Frames from one window to the next.
+    offset: Number of the first window's first frame.
     tail: Frames at the end that fill no window: leave out, fill up with the last frame, or with the video from its
-      beginning.
+      beginning, or take as a shorter window.
     crops: 1: the centre; 5: the corners, too; 10: and their mirror images.
+    crop_order: Order of the crops: top left and right, bottom left and right, centre, and their mirror images likewise
+      (evaluation), or those of the mirrored image (ten_crop), the centre third or first. None: the profile's.
     fps: Frames per second to resample videos to; 0: each video's own rate.
+    frame_rate: Frames per second of folders of images and of .npy clips, which state none.
+    flow_bound: Pixels per frame that the largest byte of folders' images of flow stands for.
     allow_damaged: Take what there is of damaged or incomplete videos, and leave out jumps of their clocks.
     short_side: Pixels of the frames' shorter side.
+    frame_size: Width and height in pixels that frames are resized to, in place of short_side; their aspect is not kept.
+    resize: Bilinear as OpenCV does it, or with antialiasing as Pillow does, bilinear (pillow) or Lanczos.
     crop: Pixels of the side of the square crop.
     batch: Windows that the network takes at once. The features do not depend on it beyond rounding.
     chunk: With a window of all, frames from one pass to the next; more are faster and need more memory.
@@ -237,6 +361,7 @@ class FeatureConfig(inference.InferenceConfig):
   """
 
   profile: str = fields.option("ours", choices=tuple(PROFILES))
+  preset: str | None = fields.option(None, choices=tuple(PRESETS))
   rgb_checkpoint: str = "rgb_imagenet"
   flow_checkpoint: str = "flow_imagenet"
   joint_checkpoint: str | None = None
@@ -245,11 +370,17 @@ class FeatureConfig(inference.InferenceConfig):
   pooling: str = fields.option("space_time", choices=POOLINGS)
   window: int | None = fields.option(None, least=0)
   hop: int | None = fields.option(None, least=1)
+  offset: int = fields.option(0, least=0)
   tail: str = fields.option("pad", choices=TAILS)
   crops: int = 1
+  crop_order: str | None = fields.option(None, choices=tuple(CROP_ORDERS))
   fps: float = fields.option(25.0, least=0)
+  frame_rate: float = fields.option(preprocess.FRAME_RATE, above=0, below=float("inf"))
+  flow_bound: float = fields.option(20.0, above=0)
   allow_damaged: bool = False
   short_side: int | None = fields.option(None, least=16)
+  frame_size: tuple[int, ...] = fields.option((), least=16)
+  resize: str = fields.option("opencv", choices=RESIZES)
   crop: int | None = fields.option(None, least=16)
   batch: int | None = fields.option(None, least=1)
   chunk: int = fields.option(128, least=8)
@@ -267,6 +398,16 @@ class FeatureConfig(inference.InferenceConfig):
       object.__setattr__(self, "streams", clip_config.STREAMS)
     object.__setattr__(self, "streams", tuple(stream for stream in clip_config.STREAMS if stream in self.streams))
     self._check_profile()
+    self._check_preset()
+    if self.crop_order is None:
+      object.__setattr__(self, "crop_order", PROFILES[self.profile].defaults["crop_order"])
+    if self.frame_size and (len(self.frame_size) != 2 or self.short_side is not None):
+      given = "x".join(map(str, self.frame_size))
+      raise errors.I3dError(f"frame_size is {given}; it is a width and a height, and takes the place of short_side")
+    if self.tail == "short" and self.pooling != "space_time":
+      raise errors.I3dError(f"tail is short, but with pooling={self.pooling} all windows have the same number of steps")
+    if self.window == ALL and self.offset:
+      raise errors.I3dError(f"offset is {self.offset}, but with window=all the video is taken from its beginning")
     if self.window == ALL and self.hop is not None:
       raise errors.I3dError(f"hop is {self.hop}, but with window=all there is one window")
     if self.window is not None and self.profile == "video_features" and self.step > self.window + 1:
@@ -280,6 +421,12 @@ class FeatureConfig(inference.InferenceConfig):
     if self.joint_checkpoint is not None:
       return {"joint": self.joint_checkpoint}
     return {stream: getattr(self, f"{stream}_checkpoint") for stream in self.streams}
+
+  @property
+  def order(self) -> tuple[int, ...]:
+    """Numbers of the crops in their order, see `CROP_ORDERS`."""
+    assert self.crop_order is not None
+    return (4,) if self.crops == 1 else CROP_ORDERS[self.crop_order][: self.crops]
 
   @property
   def num_frames(self) -> int:
@@ -308,8 +455,10 @@ class FeatureConfig(inference.InferenceConfig):
   def meaning(self) -> dict[str, Any]:
     """Returns what the features depend on, beside the weights and the videos."""
     left_out = {"rgb_checkpoint", "flow_checkpoint", "joint_checkpoint", "batch", "chunk", "threads"}
-    if not self.allow_damaged:  # folders of version 0.1 do not state it
-      left_out.add("allow_damaged")
+    defaults = {field.name: field.default for field in dataclasses.fields(self)}
+    defaults["crop_order"] = PROFILES[self.profile].defaults["crop_order"]
+    # Folders of earlier versions do not state what came later.
+    left_out |= {name for name in _LATER if getattr(self, name) == defaults[name]}
     left_out |= set(inference.FIELDS) - set(self.changes())
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
@@ -325,6 +474,15 @@ class FeatureConfig(inference.InferenceConfig):
     if self.profile != "ours" and len(self.endpoints) > 1:
       given = ",".join(self.endpoints)
       raise errors.I3dError(f"the profile {self.profile} has one endpoint, not {given}; name one, or take profile=ours")
+
+  def _check_preset(self) -> None:
+    if self.preset is None:
+      return
+    networks, default = PRESETS[self.preset].networks, type(self).rgb_checkpoint
+    if networks != ("i3d",) and self.joint_checkpoint is None and self.rgb_checkpoint == default:
+      raise errors.I3dError(
+        f"the preset {self.preset} is of {' or '.join(networks)}, whose weights are not downloaded; give rgb_checkpoint"
+      )
 
 
 def _word(name: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -11,12 +12,14 @@ from absl.testing import parameterized
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import testing
 from i3d_tf.features import extraction
 from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources as sources_lib
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import receptive_field
+from i3d_tf.video import decode
 
 _LAYERS = {"PooledFeatures": spec.time_layers("PooledFeatures")}
 
@@ -127,9 +130,11 @@ class ProfilesTest(parameterized.TestCase):
     self._write("cmcs", 40, crops=10, streams=("rgb",))
     feature = np.load(self.folder / "v_1-rgb.npz")["feature"]
     self.assertEqual(feature.shape, (10, 2, 1024))
-    # Ours: corners top left and right, bottom left and right, centre; their mirror images from 5 on. The mirrored
+    np.testing.assert_array_equal(feature[:, 0, 0], np.arange(10))
+    # 0 to 4: corners top left and right, bottom left and right, centre; their mirror images from 5 on. The mirrored
     # image's top left corner shows our top right one.
-    np.testing.assert_array_equal(feature[:, 0, 0], [0, 1, 4, 2, 3, 6, 5, 9, 8, 7])
+    order = profiles.FeatureConfig(profile="cmcs", **{**profiles.PROFILES["cmcs"].defaults, "crops": 10}).order
+    self.assertEqual(order, (0, 1, 4, 2, 3, 6, 5, 9, 8, 7))
 
   @parameterized.parameters((16, 1), (19, 1), (20, 2), (500, 122))
   def test_actionformer(self, num_frames, count):
@@ -145,8 +150,9 @@ class ProfilesTest(parameterized.TestCase):
     self._write("rtfm", 50, streams=streams)
     features = np.array(np.load(self.folder / "v_1_i3d.npy", allow_pickle=True), dtype=np.float32)
     self.assertEqual(features.shape, (3, 10, size))
+    self.assertEqual(_options("rtfm").order, (0, 1, 4, 2, 3, 6, 5, 9, 8, 7))
     features = features.transpose(1, 0, 2)
-    np.testing.assert_array_equal(features[:, 2, 0], 20 + np.array([0, 1, 4, 2, 3, 6, 5, 9, 8, 7]))
+    np.testing.assert_array_equal(features[:, 2, 0], 20 + np.arange(10))
 
   def test_the_same_features_are_the_same_bytes(self):
     digests = []
@@ -219,6 +225,88 @@ class OptionsTest(parameterized.TestCase):
   def test_what_cannot_be_is_refused(self, profile, changes, message):
     with self.assertRaisesRegex(errors.I3dError, message):
       _options(profile, **changes)
+
+
+# Rows of N frames at the preset's rate, written out from the sources; see the table of presets.
+_chunks = lambda window, hop, pairs: lambda n: max((n - pairs - window) // hop + 1, 0)
+_COUNTS = {
+  "video_features": lambda n: max((n - 1) // 64, 0),
+  "bmt": lambda n: math.ceil((n - 1) / 64),  # with flow; of RGB alone ceil(n / 64)
+  "thumos14_actionformer": _chunks(16, 4, 1),
+  "anet_actionformer": lambda n: (n - 1) // 16,
+  "cmcs": _chunks(16, 16, 1),
+  "rtfm_ucf": lambda n: n // 16,
+  "rtfm_shanghaitech": lambda n: n // 16,
+  "mgfn_ucf": lambda n: n // 16,
+  "gowthamg": _chunks(16, 16, 0),
+  "xd_violence": lambda n: n // 16,
+  "ucf_crime_deepmil": lambda n: n // 16,
+  "pytorch_i3d": lambda n: max(math.ceil(n / 8) - 1, 0),
+  "wlasl": lambda n: math.ceil(n / 64),
+  "bsl1k": _chunks(16, 8, 0),
+}
+
+
+def _preset(name, **given):
+  brought = {"rgb_checkpoint": "r50.pth"} if profiles.PRESETS[name].networks != ("i3d",) else {}
+  return profiles.from_preset(name, **brought, **given)
+
+
+class PresetsTest(parameterized.TestCase):
+  def test_every_preset_has_a_formula(self):
+    self.assertEqual(set(_COUNTS), set(profiles.PRESETS))
+
+  @parameterized.parameters(*_COUNTS)
+  def test_rows_of_1_to_200_frames(self, name):
+    lengths = range(1, 201)
+    got = [extraction.num_rows(_preset(name), length) for length in lengths]
+    self.assertEqual(got, [_COUNTS[name](length) for length in lengths])
+
+  def test_rows_of_bmts_rgb_alone(self):
+    got = [extraction.num_rows(_preset("bmt", streams=("rgb",)), length) for length in range(1, 201)]
+    self.assertEqual(got, [math.ceil(length / 64) for length in range(1, 201)])
+
+  def test_rows_of_bmts_published_sample(self):
+    folder = testing.shared("features/bmt")
+    options = _preset("bmt")
+    num_frames = decode.count_frames(folder / "women_long_jump.mp4", fps=options.fps)
+    self.assertEqual(num_frames, 877)
+    for stream in options.streams:
+      published = np.load(folder / f"women_long_jump_{stream}.npy")
+      self.assertEqual((extraction.num_rows(options, num_frames), 1024), published.shape)
+      self.assertEqual(published.dtype, np.float32)
+
+  @parameterized.parameters(
+    ("rtfm_ucf", (0, 1, 2, 3, 4, 6, 5, 8, 7, 9)),
+    ("gowthamg", (0, 1, 4, 2, 3, 6, 5, 9, 8, 7)),
+    ("xd_violence", (4, 0, 1, 2, 3)),
+    ("bmt", (4,)),
+  )
+  def test_order_of_crops(self, name, order):
+    self.assertEqual(_preset(name).order, order)
+
+  def test_given_options_take_the_place_of_the_presets(self):
+    options = _preset("xd_violence", crops=10, fps=25)
+    self.assertEqual((options.crops, options.fps, options.window, options.profile), (10, 25.0, 16, "xd_violence"))
+    self.assertEqual(options.meaning()["preset"], "xd_violence")
+    self.assertNotIn("preset", _options("cmcs").meaning())
+
+  def test_weights_that_are_not_released_must_be_given(self):
+    with self.assertRaisesRegex(errors.I3dError, "the preset mgfn_ucf is of i3d_r50 or .*; give rgb_checkpoint"):
+      profiles.from_preset("mgfn_ucf")
+    with self.assertRaisesRegex(errors.I3dError, "preset is 'bert'; allowed are video_features, bmt, "):
+      profiles.from_preset("bert")
+
+  def test_a_file_a_crop(self):
+    with results.ArrayFile() as array:
+      array.append(np.tile(np.arange(5, dtype=np.float32)[:, np.newaxis], (3, 1, 1024)))
+      source = sources_lib.Source("v.mp4", "some/v", "v.mp4")
+      names, arrays = {"rgb": "rgb_imagenet"}, {"rgb": {"PooledFeatures": array}}
+      features = extraction.Features(source, _preset("xd_violence"), 24.0, 50, arrays, names, names, _LAYERS, 1)
+      found = profiles.PROFILES["xd_violence"].files(features)
+    self.assertEqual(list(found), [f"v__{crop}.npy" for crop in range(5)])
+    for crop, values in enumerate(found.values()):
+      np.testing.assert_array_equal(values, np.full([3, 1024], crop, np.float32))
 
 
 if __name__ == "__main__":

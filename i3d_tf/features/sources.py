@@ -7,6 +7,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import os
 import pathlib
@@ -24,6 +25,7 @@ from i3d_tf.features import results
 from i3d_tf.flow import codec
 from i3d_tf.video import decode
 from i3d_tf.video import listing
+from i3d_tf.video import stills
 
 Item = TypeVar("Item")
 
@@ -109,7 +111,31 @@ class Source:
   @property
   def content(self) -> results.Content:
     """What tells this video from another one under the same name."""
-    return results.FileContent(self.path) if self.entry is None else RecordContent(self.entry)
+    if self.entry is not None:
+      return RecordContent(self.entry)
+    return FolderContent(self.path) if os.path.isdir(self.path) else results.FileContent(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderContent:
+  """The content of a folder of images: their names, sizes and times of change."""
+
+  path: str
+
+  def facts(self) -> dict[str, Any]:
+    """Returns the number of `files`, their `bytes`, and a checksum of their names, sizes and times, `listing`."""
+    found = [(entry.name, entry.stat()) for entry in os.scandir(self.path) if entry.is_file()]
+    lines = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
+    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return {"files": len(found), "bytes": sum(status.st_size for _, status in found), "listing": digest}
+
+  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
+    """Returns whether it is the folder of which the facts are.
+
+    Args:
+      facts: As `facts` returned them; None if they were not written down.
+    """
+    return facts is None or facts == self.facts()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +195,11 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
     if files and not is_folder:
       continue
     videos = listing.list_folder(path, used=files).videos if is_folder and path else decode.list_videos([path])
-    root = pathlib.Path(path) if is_folder else pathlib.Path(path).parent
-    found += [
-      Source(str(video), pathlib.PurePath(os.path.relpath(video, root)).with_suffix("").as_posix(), str(video))
-      for video in videos
-    ]
+    is_one = [os.fspath(video) for video in videos] == [os.fspath(pathlib.Path(path))]  # a file, or a folder of images
+    root = pathlib.Path(path).resolve().parent if is_one else pathlib.Path(path)
+    for video in videos:
+      name = os.path.relpath(stills.without_suffix(video.resolve() if is_one else video), root)
+      found.append(Source(str(video), pathlib.PurePath(name).as_posix(), str(video)))
   return list({source.name: source for source in reversed(found)}.values())[::-1]
 
 
@@ -252,9 +278,11 @@ def open_video(
   streams: Sequence[str],
   pairs: bool,
   fps: float,
-  short_side: int,
+  short_side: decode.Resize,
   threads: int | None,
   allow_damaged: bool = False,
+  frame_rate: float = decode.FRAME_RATE,
+  flow_bound: float = codec.BOUND,
 ) -> Video:
   """Returns the opened source.
 
@@ -264,9 +292,11 @@ def open_video(
     pairs: Whether to leave out the last frame, which has no flow.
     fps: Frames per second; 0: the video's own rate. A record has a rate, which cannot be changed; one that states none,
       nor times, is taken for one of `fps`.
-    short_side: Pixels of the frames' shorter side.
+    short_side: How frames are resized.
     threads: Threads for optical flow; None: one a core.
     allow_damaged: As in `decode.iter_frames`.
+    frame_rate: Frames per second of folders of images and of arrays, which state none.
+    flow_bound: Pixels per frame of the largest byte of folders' images of flow.
 
   Raises:
     I3dError: If it is no video, or a record that does not have the streams or has another rate.
@@ -278,7 +308,10 @@ def open_video(
     num_frames = len(record.frames) or len(record.flow_frames) + 1
     positions = lambda: _record_positions(record, source, streams, pairs, short_side, threads)
     return Video(rate, num_frames, lambda: num_frames, positions, dict.fromkeys(record.notes))
-  info = decode.probe(source.path)
+  images = stills.open_stills(source.path) if stills.is_stills(source.path) else None
+  if images is not None and images.x and "flow" in streams:
+    return _open_images(images, streams, fps, frame_rate, flow_bound, short_side)
+  info = decode.probe(source.path, frame_rate=frame_rate)
   rate = fps or info.frame_rate
   notes: dict[str, None] = {}
   frames = lambda: decode.iter_frames(
@@ -287,14 +320,46 @@ def open_video(
     short_side=short_side,
     allow_damaged=allow_damaged,
     note=lambda remark: notes.update({remark: None}),
+    frame_rate=frame_rate,
   )
   return Video(
     rate,
     round(info.num_frames / info.frame_rate * rate),
-    lambda: decode.count_frames(source.path, fps=rate, allow_damaged=allow_damaged),
+    lambda: decode.count_frames(source.path, fps=rate, allow_damaged=allow_damaged, frame_rate=frame_rate),
     lambda: iter_positions(frames(), streams=streams, pairs=pairs, threads=threads),
     notes,
   )
+
+
+def _open_images(
+  images: stills.Stills, streams: Sequence[str], fps: float, frame_rate: float, bound: float, resize: decode.Resize
+) -> Video:
+  """A folder with images of flow, whose rate cannot be changed."""
+  if fps and abs(fps - frame_rate) > 1e-3 * frame_rate:
+    raise errors.VideoError(
+      f"{images.path}: the flow is of {frame_rate:g} frames per second, not {fps:g}; take fps=0, or frame_rate={fps:g}"
+    )
+  if "rgb" in streams and not len(images.frames):
+    raise errors.VideoError(f"{images.path}: the folder has images of flow only; take streams=flow")
+  frames = lambda: (resize(images.frame(number)) for number in range(images.num_frames))
+  fields = lambda: (images.flow(number) for number in range(len(images.x)))
+  positions = lambda: _stored_positions(frames(), fields(), bound, streams, resize)
+  return Video(frame_rate, images.num_frames, lambda: images.num_frames, positions)
+
+
+def _stored_positions(
+  frames: Iterator[np.ndarray],
+  fields: Iterator[np.ndarray],
+  bound: float,
+  streams: Sequence[str],
+  resize: decode.Resize,
+) -> Iterator[Position]:
+  """As `iter_positions`, with flow that is stored as bytes `[H, W, 2]`."""
+  for values in fields:
+    position = {"flow": codec.scale(codec.decode_resized(values, *resize.shape(*values.shape[:2]), bound=bound))}
+    if "rgb" in streams:
+      position = {"rgb": next(frames), **position}
+    yield position
 
 
 def iter_positions(
@@ -347,23 +412,20 @@ def _check_record(record: records.Record, source: Source, streams: Sequence[str]
 
 
 def _record_positions(
-  record: records.Record, source: Source, streams: Sequence[str], pairs: bool, short_side: int, threads: int | None
+  record: records.Record,
+  source: Source,
+  streams: Sequence[str],
+  pairs: bool,
+  resize: decode.Resize,
+  threads: int | None,
 ) -> Iterator[Position]:
   """As `iter_positions`, with the record's flow where it has one."""
-  frames = (decode.resize(_decode_image(image, source), short_side) for image in record.frames)
+  frames = (resize(_decode_image(image, source)) for image in record.frames)
   if "flow" not in streams or not record.flow_frames:
     yield from iter_positions(frames, streams=streams, pairs=pairs, threads=threads)
     return
-  bound = record.flow_bound or codec.BOUND
-  for image in record.flow_frames:
-    field = codec.decode(np.ascontiguousarray(_decode_image(image, source)[..., :2]), bound=bound)
-    height, width = decode.resize(field[..., 0], short_side).shape
-    if (height, width) != field.shape[:2]:
-      field = codec.resize(field, height, width)
-    position = {"flow": codec.scale(field)}
-    if "rgb" in streams:
-      position = {"rgb": next(frames), **position}
-    yield position
+  fields = (_decode_image(image, source)[..., :2] for image in record.flow_frames)
+  yield from _stored_positions(frames, fields, record.flow_bound or codec.BOUND, streams, resize)
 
 
 def _decode_image(image: bytes, source: Source) -> np.ndarray:

@@ -28,7 +28,7 @@ from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
 
-_OPEN = dict(streams=("rgb", "flow"), pairs=True, fps=25.0, short_side=36, threads=1)
+_OPEN = dict(streams=("rgb", "flow"), pairs=True, fps=25.0, short_side=decode.Resize(36), threads=1)
 
 
 class SourcesTest(parameterized.TestCase):
@@ -124,7 +124,7 @@ class SourcesTest(parameterized.TestCase):
   def test_a_records_flow_is_resized_with_its_frames(self):
     self._write_records()
     source, _ = sources.list_sources([self.folder / "records"])
-    whole, half = (self._positions(source, short_side=side)[0][2] for side in (36, 18))
+    whole, half = (self._positions(source, short_side=decode.Resize(side))[0][2] for side in (36, 18))
     self.assertEqual((half["rgb"].shape, half["flow"].shape), ((18, 24, 3), (18, 24, 2)))
     medians = [float(np.median(position["flow"][..., 0])) for position in (whole, half)]
     self.assertAlmostEqual(medians[1], medians[0] / 2, delta=0.01)

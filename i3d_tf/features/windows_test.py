@@ -59,7 +59,8 @@ class WindowsTest(parameterized.TestCase):
       message = f"{num_frames} frames, window {window}, hop {hop}"
       self.assertLen(got, len(expected), message)
       for one, numbers in zip(got, expected, strict=True):
-        self.assertLen(one, window)
+        numbers = np.unique(numbers) if tail == "short" else numbers
+        self.assertLen(one, len(numbers))
         np.testing.assert_array_equal(np.stack(one), np.repeat(10 * numbers[:, np.newaxis], 2, axis=1), message)
 
   def test_a_window_comes_with_its_last_frame(self):

@@ -70,6 +70,19 @@ def decode_middle(values: np.ndarray, *, bound: float = BOUND) -> np.ndarray:
   return decode(values, bound=bound) + np.float32(bound / 255)
 
 
+def decode_resized(values: np.ndarray, height: int, width: int, *, bound: float = BOUND) -> np.ndarray:
+  """Returns float32 flow `[height, width, 2]` from bytes, in pixels per frame of that size.
+
+  Args:
+    values: uint8 `[H, W, 2]`, as `encode` returns them.
+    height: Of the result, in pixels.
+    width: Of the result, in pixels.
+    bound: That they were encoded with.
+  """
+  field = decode(np.ascontiguousarray(values), bound=bound)
+  return field if field.shape[:2] == (height, width) else resize(field, height, width)
+
+
 def to_image(values: np.ndarray) -> np.ndarray:
   """Returns MediaSequence's image of encoded flow, uint8 `[..., H, W, 3]`: red x, green y, blue 0.
 

@@ -34,6 +34,7 @@ class FvdConfig:
     seed: Draws the videos, the start of each clip and the resampled sets.
     batch: Clips that the network takes at once.
     resamples: Resampled sets for the interval; 0: no interval.
+    frame_rate: Frames per second of folders of images, which state none.
     allow_damaged: Take what there is of damaged or incomplete videos.
   """
 
@@ -43,6 +44,7 @@ class FvdConfig:
   seed: int = fields.option(0, least=0)
   batch: int = fields.option(8, least=1)
   resamples: int = fields.option(200, least=0)
+  frame_rate: float = fields.option(25.0, above=0, below=float("inf"))
   allow_damaged: bool = False
 
   def __post_init__(self):

@@ -53,6 +53,7 @@ def fvd(
   seed: int = distance.FvdConfig.seed,
   batch: int = distance.FvdConfig.batch,
   resamples: int = distance.FvdConfig.resamples,
+  frame_rate: float = distance.FvdConfig.frame_rate,
   allow_damaged: bool = distance.FvdConfig.allow_damaged,
   save_stats: str | os.PathLike | None = None,
   progress: bool = False,
@@ -68,12 +69,13 @@ def fvd(
     generated: the set that is compared with it; None to save the statistics of `real` only.
     checkpoint: the RGB network, of which others than the default do not give the published distance; or networks by
       stream, 'rgb' and 'flow', for a distance of each.
-    num_frames: see `FvdConfig`, as for the six that follow.
+    num_frames: see `FvdConfig`, as for the seven that follow.
     fps: see there.
     max_clips: see there.
     seed: see there.
     batch: see there.
     resamples: see there.
+    frame_rate: see there.
     allow_damaged: see there.
     save_stats: an .npz file for the statistics of `real`.
     progress: whether to show progress bars on stderr.
@@ -86,7 +88,7 @@ def fvd(
   """
   config = distance.FvdConfig(
       num_frames=num_frames, fps=fps, max_clips=max_clips, seed=seed, batch=batch, resamples=resamples,
-      allow_damaged=allow_damaged,
+      frame_rate=frame_rate, allow_damaged=allow_damaged,
   )  # fmt: skip
   given = {"real": real} if generated is None else {"real": real, "generated": generated}
   if save_stats is not None:
@@ -246,8 +248,9 @@ def read_clip(source: _Source, config: distance.FvdConfig) -> np.ndarray:
       raise errors.I3dError(f"{source}: the array holds no video, its shape is {array.shape}")
     frames = iter(array if source.index is None else array[source.index])
   else:
-    fps = decode.probe(source.path).frame_rate if config.fps is None else config.fps
-    frames = decode.iter_frames(source.path, fps=fps, short_side=None, allow_damaged=config.allow_damaged)
+    how: dict[str, Any] = {"allow_damaged": config.allow_damaged, "frame_rate": config.frame_rate}
+    fps = config.fps or decode.probe(source.path, frame_rate=config.frame_rate).frame_rate
+    frames = decode.iter_frames(source.path, fps=fps, short_side=None, **how)
   rng = np.random.default_rng([config.seed, zlib.crc32(os.fsencode(source.name))])
   window, total = _random_window(frames, config.num_frames, rng)
   if window is None:

@@ -21,6 +21,7 @@ from i3d_tf.input import ops
 from i3d_tf.models import inception
 from i3d_tf.models import zoo
 from i3d_tf.video import decode
+from i3d_tf.video import stills
 from i3d_tf.weights import saved
 
 
@@ -37,11 +38,13 @@ class Video:
     threads: int | None = None,
     allow_damaged: bool = False,
     progress: bool = False,
+    image_rate: float = decode.FRAME_RATE,
+    flow_bound: float = codec.BOUND,
   ):
     """Opens the video.
 
     Args:
-      path: The file.
+      path: The file, a folder of images, or a .npy file of frames.
       frame_rate: Frames per second to resample to.
       short_side: Pixels of the frames' shorter side.
       max_frames: Use so many frames from the start, which are kept in memory, and look no further. None: count all of
@@ -49,14 +52,22 @@ class Video:
       threads: Threads for optical flow; None: one a core.
       allow_damaged: As in `decode.iter_frames`.
       progress: Whether to show a bar on stderr while flow is computed.
+      image_rate: Frames per second of folders of images and of arrays, which state none.
+      flow_bound: Pixels per frame of the largest byte of folders' images of flow, which are taken in place of TV-L1.
 
     Raises:
       VideoError: If the video cannot be read.
     """
     self.path = os.fspath(path)
-    options: dict[str, Any] = {"fps": frame_rate, "allow_damaged": allow_damaged}
+    options: dict[str, Any] = {"fps": frame_rate, "allow_damaged": allow_damaged, "frame_rate": image_rate}
+    self._images, self._bound = stills.open_with_flow(path, image_rate, frame_rate), flow_bound
     self._open = lambda: decode.iter_frames(path, short_side=short_side, **options)
     self._threads, self._progress = threads, progress
+    if self._images is not None and not len(self._images.frames):  # flow alone
+      self._kept = None
+      self.num_frames = min(self._images.num_frames, max_frames or self._images.num_frames)
+      self.size = decode.Resize(short_side).shape(*self._images.flow(0).shape[:2])
+      return
     self._kept = None if max_frames is None else list(itertools.islice(self._open(), max_frames))
     self.num_frames = decode.count_frames(path, **options) if self._kept is None else len(self._kept)
     self.size = (next(self._open()) if self._kept is None else self._kept[0]).shape[:2]
@@ -80,8 +91,10 @@ class Video:
     """
     pairs = np.unique(numbers.get("flow", np.array([], int)))
     wanted = {*numbers.get("rgb", np.array([], int)).tolist(), *pairs.tolist(), *(pairs + 1).tolist()}
-    source = enumerate(self._open() if self._kept is None else self._kept)
-    frames = {index: frame for index, frame in source if index in wanted}
+    frames: dict[int, np.ndarray] = {}
+    if "rgb" in numbers or self._images is None:
+      source = enumerate(self._open() if self._kept is None else self._kept)
+      frames = {index: frame for index, frame in source if index in wanted}
     found = {}
     if "rgb" in numbers:
       found["rgb"] = np.stack([frames[number] for number in numbers["rgb"].tolist()])
@@ -93,6 +106,9 @@ class Video:
   def _flow(self, frames: Mapping[int, np.ndarray], pairs: np.ndarray) -> dict[int, np.ndarray]:
     """The scaled flow from each frame of `pairs` to the next, solved run by run of consecutive frames."""
     fields: dict[int, np.ndarray] = {}
+    if self._images is not None:
+      read = lambda number: codec.decode_resized(self._images.flow(number), *self.size, bound=self._bound)
+      return {number: codec.scale(read(number)) for number in pairs.tolist()}
     runs = np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1)
     with tqdm.tqdm(total=len(pairs), desc="optical flow", unit="frame", leave=False, disable=not self._progress) as bar:
       for run in runs:
@@ -187,6 +203,8 @@ def classify(
   threads: int | None = None,
   allow_damaged: bool = False,
   progress: bool = False,
+  frame_rate: float = decode.FRAME_RATE,
+  flow_bound: float = codec.BOUND,
 ) -> Classification:
   """Returns the logits and the best classes of a video file.
 
@@ -202,6 +220,8 @@ def classify(
     threads: Threads for optical flow; None: one a core.
     allow_damaged: Take what there is of a damaged video, see `decode.iter_frames`.
     progress: Whether to show a bar on stderr while flow is computed.
+    frame_rate: Frames per second of folders of images and of .npy clips, which state none.
+    flow_bound: Pixels per frame of the largest byte of folders' images of flow.
 
   Raises:
     VideoError: If the video cannot be read or is too short.
@@ -213,6 +233,7 @@ def classify(
   limit = {} if max_frames is None else {"max_frames": max_frames, "min_frames": min(max_frames, inception.MIN_FRAMES)}
   tests = {stream: protocol(network.info, **limit) for stream, network in networks.networks.items()}
   options = {"threads": threads, "allow_damaged": allow_damaged, "progress": progress}
+  options |= {"image_rate": frame_rate, "flow_bound": flow_bound}
   opened = _open(video, list(tests.values()), max_frames, **options)
   logits, num_frames = [], 0
   for stream, network in networks.networks.items():

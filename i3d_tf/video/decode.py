@@ -12,6 +12,8 @@ counts, rates and lengths is an estimate; timestamps are used instead. What is d
 * Pixels that are not square are kept as stored, as the networks' training data were.
 * HDR (PQ, HLG) is converted without tone mapping.
 
+Folders of numbered images and arrays are read as videos of a stated rate, see `stills`.
+
 Each of these is a remark, which goes to who asks for it with `note`, and is logged as a warning otherwise.
 """
 
@@ -26,18 +28,21 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from i3d_tf import errors
 from i3d_tf import workers
 from i3d_tf.video import containers
 from i3d_tf.video import frames as frames_lib
 from i3d_tf.video import listing
+from i3d_tf.video import stills
 
 FRAME_RATE = containers.FRAME_RATE
 SHORT_SIDE = 256  # pixels; crops of 224 are taken from it (paper, section 2.4)
 VIDEO_SUFFIXES = listing.VIDEO_SUFFIXES
 
 _Item = TypeVar("_Item")
+_PILLOW = {"pillow": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 _elsewhere = workers.Streams()
 _is_elsewhere = False
 
@@ -61,9 +66,54 @@ def isolated() -> Iterator[None]:
 
 def _run(function: Callable[..., Generator], path: str | os.PathLike, **options: Any) -> contextlib.closing[Generator]:
   """The items of a generator function of this module, which is closed at the end of the body of `with`."""
-  if _is_elsewhere:
+  if _is_elsewhere and not stills.is_stills(path):
     return contextlib.closing(_elsewhere.iterate(os.fspath(path), function, path, **options))
   return contextlib.closing(function(path, **options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+  """How frames are resized.
+
+  Attributes:
+    short_side: Pixels of the shorter side; None: the size is kept.
+    size: Width and height in pixels, in place of short_side; empty: as short_side says.
+    method: 'opencv' is bilinear without antialiasing, and rounds the longer side. 'pillow' is bilinear with
+      antialiasing, and truncates it, as torchvision's Resize of a picture; 'lanczos' likewise.
+  """
+
+  short_side: int | None = SHORT_SIDE
+  size: tuple[int, ...] = ()
+  method: str = "opencv"
+
+  def shape(self, height: int, width: int) -> tuple[int, int]:
+    """Returns the height and width of resized frames.
+
+    Args:
+      height: Of the frames, in pixels.
+      width: Of the frames, in pixels.
+    """
+    if self.size:
+      return self.size[1], self.size[0]
+    if self.short_side is None or min(height, width) == self.short_side:
+      return height, width
+    longer, shorter = max(height, width), min(height, width)
+    is_rounded = self.method == "opencv"
+    long_side = round(longer * (self.short_side / shorter)) if is_rounded else self.short_side * longer // shorter
+    return (long_side, self.short_side) if width < height else (self.short_side, long_side)
+
+  def __call__(self, frame: np.ndarray) -> np.ndarray:
+    """Returns a frame resized, `[H', W', C]`; the same array if its size is right.
+
+    Args:
+      frame: `[H, W, C]`; for Pillow uint8 of three channels.
+    """
+    height, width = self.shape(*frame.shape[:2])
+    if (height, width) == frame.shape[:2]:
+      return frame
+    if self.method == "opencv":
+      return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(Image.fromarray(frame).resize((width, height), _PILLOW[self.method]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +133,12 @@ class VideoInfo:
   height: int
 
 
-def probe(path: str | os.PathLike) -> VideoInfo:
+def probe(path: str | os.PathLike, *, frame_rate: float = FRAME_RATE) -> VideoInfo:
   """Returns what a video holds. Its packets are all read, its first frame only is decoded.
 
   Args:
     path: of the video.
+    frame_rate: frames per second of folders of images and of arrays, which state none.
 
   Returns:
     Frame rate, number of frames, and size.
@@ -95,6 +146,10 @@ def probe(path: str | os.PathLike) -> VideoInfo:
   Raises:
     VideoError: if the file is missing, empty, no video, or no frame can be decoded.
   """
+  if stills.is_stills(path):
+    images = stills.open_stills(path)
+    height, width = (images.frame(0) if len(images.frames) else images.flow(0)).shape[:2]
+    return VideoInfo(frame_rate, images.num_frames, width, height)
   with _run(_probe, path) as found:
     return next(found)
 
@@ -108,7 +163,13 @@ def _probe(path: str | os.PathLike) -> Generator[VideoInfo]:
   yield VideoInfo(scanned.frame_rate, scanned.num_packets, width, height)
 
 
-def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE, allow_damaged: bool = False) -> int:
+def count_frames(
+  path: str | os.PathLike,
+  *,
+  fps: float = FRAME_RATE,
+  allow_damaged: bool = False,
+  frame_rate: float = FRAME_RATE,
+) -> int:
   """Counts the frames that `iter_frames` yields, by a pass that decodes the video but converts and keeps no frame.
 
   No header tells it: frames are placed by their timestamps, and containers declare frames that they do not hold.
@@ -117,6 +178,7 @@ def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE, allow_dama
     path: of the video.
     fps: frames per second.
     allow_damaged: as in `iter_frames`.
+    frame_rate: as in `iter_frames`.
 
   Returns:
     The number of frames.
@@ -125,6 +187,8 @@ def count_frames(path: str | os.PathLike, *, fps: float = FRAME_RATE, allow_dama
     VideoError: as `iter_frames`.
   """
   _check_rate(fps)
+  if stills.is_stills(path):
+    return sum(1 for _ in _resample(_numbers(stills.open_stills(path), frame_rate), fps))
   with _run(_count, path, fps=fps, allow_damaged=allow_damaged) as found:
     return next(found)
 
@@ -138,21 +202,23 @@ def iter_frames(
   path: str | os.PathLike,
   *,
   fps: float = FRAME_RATE,
-  short_side: int | None = SHORT_SIDE,
+  short_side: int | None | Resize = SHORT_SIDE,
   allow_damaged: bool = False,
   note: Callable[[str], None] | None = None,
+  frame_rate: float = FRAME_RATE,
 ) -> Iterator[np.ndarray]:
   """Yields the video's RGB frames one at a time, at `fps` frames per second.
 
   Args:
-    path: any file that FFmpeg can decode. Interlaced frames are deinterlaced, rotation and mirroring are applied, and
-      pixels that are not square are kept as stored.
+    path: any file that FFmpeg can decode, a folder of numbered images, or a .npy file of frames. Interlaced frames are
+      deinterlaced, rotation and mirroring are applied, and pixels that are not square are kept as stored.
     fps: frames per second of the result.
-    short_side: pixels of the shorter side after bilinear resizing; None: the size is kept.
+    short_side: pixels of the shorter side after bilinear resizing, or another rule; None: the size is kept.
     allow_damaged: take what there is of a damaged or incomplete video, and leave out gaps of more than
       `containers.MAX_GAP` seconds.
     note: called with each remark on what was done, one sentence, for the metadata of what is made of the frames: that
       the video was deinterlaced, salvaged, is HDR, or has pixels that are not square. None: they are logged.
+    frame_rate: frames per second of folders of images and of arrays, which state none.
 
   Yields:
     Frames, uint8 `[H, W, 3]`.
@@ -162,10 +228,15 @@ def iter_frames(
       `containers.MAX_GAP` seconds. Damage is found out only after the frames before it.
   """
   _check_rate(fps)
-  if short_side is not None and short_side < 1:
-    raise ValueError(f"short_side is {short_side}; it must be at least 1")
+  if not isinstance(short_side, Resize):
+    if short_side is not None and short_side < 1:
+      raise ValueError(f"short_side is {short_side}; it must be at least 1")
+    short_side = Resize(short_side)
+  if stills.is_stills(path):
+    yield from _iter_stills(path, fps, short_side, frame_rate)
+    return
   note = functools.partial(frames_lib.log_remark, os.fspath(path)) if note is None else note
-  with _run(_iter, path, fps=fps, short_side=short_side, allow_damaged=allow_damaged) as found:
+  with _run(_iter, path, fps=fps, to_size=short_side, allow_damaged=allow_damaged) as found:
     for each in found:
       if isinstance(each, str):
         note(each)
@@ -173,9 +244,7 @@ def iter_frames(
         yield each
 
 
-def _iter(
-  path: str | os.PathLike, *, fps: float, short_side: int | None, allow_damaged: bool
-) -> Generator[np.ndarray | str]:
+def _iter(path: str | os.PathLike, *, fps: float, to_size: Resize, allow_damaged: bool) -> Generator[np.ndarray | str]:
   """Yields the frames, and the remarks between them."""
   convert = frames_lib.Converter()
   source = None
@@ -184,9 +253,24 @@ def _iter(
     yield from remarks
     remarks.clear()
     if frame is not source:  # a repeated frame is converted once
-      converted, source = resize(convert(frame), short_side), frame
+      converted, source = to_size(convert(frame)), frame
     yield converted
   yield from remarks
+
+
+def _iter_stills(path: str | os.PathLike, fps: float, to_size: Resize, frame_rate: float) -> Iterator[np.ndarray]:
+  images, source = stills.open_stills(path), None
+  if not len(images.frames):
+    raise errors.VideoError(f"{path}: the folder holds images of optical flow only, and no frames")
+  for number in _resample(_numbers(images, frame_rate), fps):
+    if number != source:
+      converted, source = to_size(images.frame(number)), number
+    yield converted
+
+
+def _numbers(images: stills.Stills, frame_rate: float) -> Iterator[tuple[float, int]]:
+  _check_rate(frame_rate)
+  return ((number / frame_rate, number) for number in range(images.num_frames))
 
 
 def read_video(
@@ -197,16 +281,18 @@ def read_video(
   max_frames: int | None = None,
   allow_damaged: bool = False,
   note: Callable[[str], None] | None = None,
+  frame_rate: float = FRAME_RATE,
 ) -> np.ndarray:
   """Reads a video as RGB frames; see `iter_frames`.
 
   Args:
-    path: any file that FFmpeg can decode.
+    path: as in `iter_frames`.
     fps: frames per second of the result.
     short_side: pixels of its shorter side, or None to keep the size.
     max_frames: stop after so many frames; what follows is neither decoded nor checked.
     allow_damaged: as in `iter_frames`.
     note: as in `iter_frames`.
+    frame_rate: as in `iter_frames`.
 
   Returns:
     uint8 `[T, H, W, 3]`.
@@ -216,7 +302,8 @@ def read_video(
   """
   if max_frames is not None and max_frames < 1:
     raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
-  frames = iter_frames(path, fps=fps, short_side=short_side, allow_damaged=allow_damaged, note=note)
+  options: dict[str, Any] = {"allow_damaged": allow_damaged, "note": note, "frame_rate": frame_rate}
+  frames = iter_frames(path, fps=fps, short_side=short_side, **options)
   return np.stack(list(itertools.islice(frames, max_frames)))
 
 
@@ -230,12 +317,7 @@ def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray
   Returns:
     `[H', W', C]`.
   """
-  height, width = frame.shape[:2]
-  if short_side is None or min(height, width) == short_side:
-    return frame
-  scale = short_side / min(height, width)
-  size = (short_side, round(height * scale)) if width < height else (round(width * scale), short_side)
-  return cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+  return Resize(short_side)(frame)
 
 
 def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:

@@ -1,4 +1,4 @@
-"""Finds the videos below folders: the one lister of all programs."""
+"""Finds the videos below folders, files and folders of images alike: the one lister of all programs."""
 
 from collections.abc import Collection, Iterator
 import dataclasses
@@ -8,6 +8,7 @@ import pathlib
 import stat
 
 from i3d_tf import errors
+from i3d_tf.video import stills
 
 VIDEO_SUFFIXES = frozenset(
   ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
@@ -64,8 +65,9 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
   """Lists the videos at any depth below a folder, and logs one line about what is not used.
 
   Files with the endings in `VIDEO_SUFFIXES` are taken; files of unknown endings, or none, are videos if they begin as
-  videos do. A linked folder is followed unless what it leads to is listed already. Hidden files, among them the `._x`
-  that macOS leaves, links to nothing, and folders that cannot be read are left out.
+  videos do. So are folders of numbered images, unless there are videos beside these, and .npy files that hold frames
+  (see `stills`). A linked folder is followed unless what it leads to is listed already. Hidden files, among them the
+  `._x` that macOS leaves, links to nothing, and folders that cannot be read are left out.
 
   Args:
     root: The folder.
@@ -146,12 +148,28 @@ def _walk(root: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathli
         raise errors.VideoError(f"{root}: the folder cannot be read: {error.strerror}") from None
       yield folder, "folders that cannot be read"
       continue
+    images = _image_video(folder, entries, suffixes)
+    if images and not stills.is_second_axis(folder):
+      yield folder, None
     for entry in entries:
       path = folder / entry.name
+      if entry.name in images:
+        continue
       if not entry.name.startswith(".") and entry.is_dir():
         (links if entry.is_symlink() else folders).append(path)
       else:
         yield from _classify(path, suffixes)
+
+
+def _image_video(folder: pathlib.Path, entries: list[os.DirEntry], suffixes: frozenset[str]) -> frozenset[str]:
+  """The names of the images, and of the two folders of flow, of which a folder is the video; empty if it is none."""
+  names = [entry.name for entry in entries]
+  subfolders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+  pair = frozenset(stills.axes(folder, subfolders) or ())
+  if any(pathlib.PurePath(name).suffix.lower() in suffixes - {stills.ARRAY_SUFFIX} for name in names):
+    return frozenset()
+  images = frozenset(name for name in names if stills.is_image(name)) if stills.is_folder(names) else frozenset()
+  return images | pair
 
 
 def _classify(path: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathlib.Path, str | None]]:
@@ -165,7 +183,11 @@ def _classify(path: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pa
   except OSError:
     yield path, "links to nothing"
     return
-  if stat.S_ISREG(mode) and (suffix in suffixes or suffix not in _OTHER_SUFFIXES and is_video(path)):
+  if suffix == stills.ARRAY_SUFFIX:
+    begins_so = stills.is_array
+  else:
+    begins_so = is_video if suffix not in _OTHER_SUFFIXES else lambda path: False
+  if stat.S_ISREG(mode) and (suffix in suffixes or begins_so(path)):
     yield path, None
   else:
     yield path, "no video"

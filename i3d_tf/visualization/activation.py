@@ -18,17 +18,19 @@ import difflib
 import math
 import os
 import tempfile
-from typing import IO
+from typing import Any, IO
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf.flow import codec
 from i3d_tf.inference import chunks
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.models import inception
 from i3d_tf.models import inception_spec
+from i3d_tf.models import preprocess
 from i3d_tf.models import receptive_field
 from i3d_tf.models import resnet
 from i3d_tf.models import resnet_spec
@@ -222,6 +224,8 @@ def compute(
   threads: int | None = None,
   allow_damaged: bool = False,
   progress: bool = False,
+  frame_rate: float = preprocess.FRAME_RATE,
+  flow_bound: float = codec.BOUND,
 ) -> Activation:
   """Returns the activation of a class over a video of any length, which the network sees as one clip.
 
@@ -238,6 +242,8 @@ def compute(
     threads: for flow; None: one per core.
     allow_damaged: take what there is of a damaged video, see `decode.iter_frames`.
     progress: show progress on stderr.
+    frame_rate: frames per second of folders of images and of .npy clips, which state none.
+    flow_bound: pixels per frame of the largest byte of folders' images of flow.
 
   Raises:
     I3dError: for a network with another head, an unknown class, or if the video cannot be read whole or is too short.
@@ -246,7 +252,8 @@ def compute(
   index = None if class_name is None else _find_class(class_name, network.class_names)
   is_flow, stride = stream == "flow", clip.frame_stride
   least = (_least_steps(head) - 1) * stride + 1 + is_flow
-  video = source.survey(path, clip, least_frames=least, allow_damaged=allow_damaged)
+  how: dict[str, Any] = {"allow_damaged": allow_damaged, "image_rate": frame_rate, "flow_bound": flow_bound}
+  video = source.survey(path, clip, least_frames=least, **how)
   crop = clip.crop if view == "crop" else None
   total = video.num_frames - is_flow
   inputs = source.progress_bar(video.flow(threads) if is_flow else video.frames(), stream, total, shown=progress)

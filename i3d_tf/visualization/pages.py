@@ -4,14 +4,17 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import cv2
 import matplotlib
 import numpy as np
 from scipy import special
 
+from i3d_tf.flow import codec
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
+from i3d_tf.models import preprocess
 from i3d_tf.video import decode
 from i3d_tf.visualization import activation as activation_lib
 from i3d_tf.visualization import canvas
@@ -65,6 +68,8 @@ def annotate(
   threads: int | None = None,
   allow_damaged: bool = False,
   progress: bool = False,
+  frame_rate: float = preprocess.FRAME_RATE,
+  flow_bound: float = codec.BOUND,
 ) -> list[Annotation]:
   """Draws the annotated video, frame by frame.
 
@@ -82,6 +87,8 @@ def annotate(
     threads: for flow; None: one per core.
     allow_damaged: take what there is of a damaged video, see `decode.iter_frames`.
     progress: show progress on stderr.
+    frame_rate: frames per second of folders of images and of .npy clips, which state none.
+    flow_bound: pixels per frame of the largest byte of folders' images of flow.
 
   Returns:
     What the networks say, and what they say together.
@@ -92,7 +99,8 @@ def annotate(
   networks = classifier.networks
   clip = classification.check_together([network.info for network in networks.values()]).preprocess
   least = max(curves_lib.least_frames(each, curves_lib.step_layers(each)) for each in networks.values())
-  video = source.survey(path, clip, least_frames=least, allow_damaged=allow_damaged)
+  how: dict[str, Any] = {"allow_damaged": allow_damaged, "image_rate": frame_rate, "flow_bound": flow_bound}
+  video = source.survey(path, clip, least_frames=least, **how)
   store = source.FlowStore()
   compute = lambda network: curves_lib.compute(network, video, store, threads=threads, progress=progress)
   found = tuple(map(compute, networks.values()))

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import os
 import tempfile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from i3d_tf.inference import classification
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 from i3d_tf.video import decode
+from i3d_tf.video import stills
 
 _T = TypeVar("_T")
 _SPEED_BIN = 0.05  # pixels per frame, of the histogram from which the scale of the colours is taken
@@ -47,6 +48,8 @@ class Video:
     short_side: pixels of the shorter side that frames are resized to.
     num_frames, height, width: number and size of these frames.
     allow_damaged: whether what there is of a damaged video is taken.
+    image_rate: frames per second of folders of images and of arrays.
+    flow_bound: pixels per frame of the largest byte of folders' images of flow.
   """
 
   path: str
@@ -55,6 +58,8 @@ class Video:
   height: int
   width: int
   allow_damaged: bool = False
+  image_rate: float = decode.FRAME_RATE
+  flow_bound: float = codec.BOUND
 
   @property
   def seconds(self) -> float:
@@ -63,21 +68,34 @@ class Video:
 
   def frames(self) -> Iterator[np.ndarray]:
     """Returns its RGB frames one after the other, uint8 `[H, W, 3]`."""
-    return decode.iter_frames(self.path, short_side=self.short_side, allow_damaged=self.allow_damaged)
+    how: dict[str, Any] = {"allow_damaged": self.allow_damaged, "frame_rate": self.image_rate}
+    return decode.iter_frames(self.path, short_side=self.short_side, **how)
 
   def flow(self, threads: int | None = None) -> Iterator[np.ndarray]:
-    """Returns its TV-L1 flow, one field less than frames, one after the other: float32 `[H, W, 2]`, pixels per frame.
+    """Returns its flow, one field less than frames, one after the other: float32 `[H, W, 2]`, pixels per frame.
+
+    It is that of the folder, if it has any, or else TV-L1.
 
     Args:
       threads: threads for this; None: one per core.
     """
+    images = stills.open_with_flow(self.path, self.image_rate, decode.FRAME_RATE)
+    if images is not None:
+      fields = map(images.flow, range(len(images.x)))
+      return (codec.decode_resized(each, self.height, self.width, bound=self.flow_bound) for each in fields)
     from i3d_tf.flow import tvl1  # loads Numba
 
     return tvl1.iter_flow(self.frames(), threads=threads)
 
 
 def survey(
-  path: str | os.PathLike, clip: preprocess.Preprocess, *, least_frames: int = 1, allow_damaged: bool = False
+  path: str | os.PathLike,
+  clip: preprocess.Preprocess,
+  *,
+  least_frames: int = 1,
+  allow_damaged: bool = False,
+  image_rate: float = decode.FRAME_RATE,
+  flow_bound: float = codec.BOUND,
 ) -> Video:
   """Returns a video, which is read to find its length and size.
 
@@ -86,6 +104,8 @@ def survey(
     clip: how the networks' clips are made.
     least_frames: the fewest frames that the networks take, at 25 per second.
     allow_damaged: as in `decode.iter_frames`.
+    image_rate: frames per second of folders of images and of arrays, which state none.
+    flow_bound: pixels per frame of the largest byte of folders' images of flow.
 
   Raises:
     VideoError: if it cannot be read whole, or has fewer frames.
@@ -93,13 +113,13 @@ def survey(
   """
   if clip.frame_rate != decode.FRAME_RATE:
     raise errors.I3dError(f"frame_rate is {clip.frame_rate:g}; videos are drawn for networks of {decode.FRAME_RATE:g}")
-  count = decode.count_frames(path, allow_damaged=allow_damaged)
+  count = decode.count_frames(path, allow_damaged=allow_damaged, frame_rate=image_rate)
   if count < least_frames:
     raise errors.VideoError(
       f"{path}: the video has {count} frames at {decode.FRAME_RATE:g} frames per second; "
       f"the network needs at least {least_frames}"
     )
-  video = Video(os.fspath(path), clip.short_side, count, 0, 0, allow_damaged)
+  video = Video(os.fspath(path), clip.short_side, count, 0, 0, allow_damaged, image_rate, flow_bound)
   height, width = next(video.frames()).shape[:2]
   return dataclasses.replace(video, height=height, width=width)
 
