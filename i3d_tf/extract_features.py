@@ -24,7 +24,7 @@ USAGE = f"""Extracts features from videos: what a trained network computes on th
 
 --input takes videos, folders (searched with their sub-folders) and folders of records of prepare_dataset. A video is
 resampled to --fps and cut into windows, each of which is run by itself; --window=all runs all of it, exactly as one
-pass would, in memory that does not grow with its length. Flow is computed from the frames (TV-L1), or comes from the
+pass would, in memory that does not grow with its length. Flow is computed from the frames (--flow), or comes from the
 record. With flow a video of N frames has N - 1 positions, for RGB, too, if both are taken.
 
 Profiles, that is which files are written, and the flags that they set if these are not given:
@@ -72,7 +72,7 @@ with cli.group_of("What is taken"):
     "1: the centre; 5: the corners, too; 10: and their mirror images. Default: 1, or the profile's.",
   )  # fmt: skip
 cli.define_flags(
-    profiles.FeatureConfig, group="Frames", names=("fps", "short_side", "crop", "allow_damaged"),
+    profiles.FeatureConfig, group="Frames", names=("fps", "short_side", "crop", "allow_damaged", "flow", "flow_params"),
     unset={"short_side": "the network's", "crop": "the network's"},
 )  # fmt: skip
 cli.define_flags(

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import flow as flow_lib
 from i3d_tf import workers
 from i3d_tf.data import inspection
 from i3d_tf.data import prepare
@@ -65,15 +66,13 @@ class Video:
     """Returns its RGB frames one after the other, uint8 `[H, W, 3]`."""
     return decode.iter_frames(self.path, short_side=self.short_side, allow_damaged=self.allow_damaged)
 
-  def flow(self, threads: int | None = None) -> Iterator[np.ndarray]:
-    """Returns its TV-L1 flow, one field less than frames, one after the other: float32 `[H, W, 2]`, pixels per frame.
+  def flow(self, estimator: flow_lib.Estimator | None = None) -> Iterator[np.ndarray]:
+    """Returns its optical flow, one field less than frames, one after the other: float32 `[H, W, 2]`, pixels per frame.
 
     Args:
-      threads: threads for this; None: one per core.
+      estimator: computes it; None: TV-L1.
     """
-    from i3d_tf.flow import tvl1  # loads Numba
-
-    return tvl1.iter_flow(self.frames(), threads=threads)
+    return (estimator or flow_lib.Estimator()).iterate(self.frames())
 
 
 def survey(
