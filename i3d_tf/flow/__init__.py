@@ -129,10 +129,10 @@ def _open_tvl1_opencv(height: int, width: int, params: Any, threads: int) -> Sol
 
 
 def _open_tvl1_tensorflow(height: int, width: int, params: Any, threads: int) -> Solver:
-  del height, width, threads
+  del threads
   from i3d_tf.flow import tvl1_graph  # loads TensorFlow
 
-  compute = tvl1_graph.compiled(params)
+  compute = tvl1_graph.compiled(params, height, width)
   return lambda frames: compute(np.stack(frames[:-1]), np.stack(frames[1:])).numpy()
 
 

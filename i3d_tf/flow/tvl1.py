@@ -23,7 +23,7 @@ from i3d_tf.flow import tvl1_kernels
 # The methods of `flow.METHODS` by engine.
 ENGINES = types.MappingProxyType({"numba": "tvl1", "opencv": "tvl1_opencv", "tensorflow": "tvl1_tensorflow"})
 
-_MIN_LEVEL = 16  # pixels: the pyramid ends before a side gets shorter
+MIN_LEVEL = 16  # pixels: the pyramid ends before a side gets shorter
 _MIN_SIDE = 3  # pixels: central differences need that many
 
 
@@ -65,6 +65,20 @@ class TvL1Params:
     _check("warp_subpixels", self.warp_subpixels, self.warp_subpixels in (0, 32), "0, 32")
 
 
+def check_size(height: int, width: int) -> None:
+  """Checks the size of frames.
+
+  Args:
+    height: in pixels.
+    width: in pixels.
+
+  Raises:
+    ValueError: a side is shorter than 3 pixels.
+  """
+  if min(height, width) < _MIN_SIDE:
+    raise ValueError(f"frames of {height} x {width} pixels; allowed are sides from {_MIN_SIDE} pixels")
+
+
 class TvL1:
   """Flow between frames of one size, in buffers that are reused from pair to pair.
 
@@ -86,8 +100,7 @@ class TvL1:
     Raises:
       ValueError: a side is shorter than 3 pixels.
     """
-    if min(height, width) < _MIN_SIDE:
-      raise ValueError(f"frames of {height} x {width} pixels; allowed are sides from {_MIN_SIDE} pixels")
+    check_size(height, width)
     _check_kernels()
     self._params = params
     shapes = level_shapes(height, width, params)
@@ -153,7 +166,7 @@ def _check_kernels() -> None:
     if _is_checked:
       return
     _is_checked = True
-    frame = np.zeros((2 * _MIN_LEVEL, 2 * _MIN_LEVEL), np.uint8)  # of several levels, so that all kernels are called
+    frame = np.zeros((2 * MIN_LEVEL, 2 * MIN_LEVEL), np.uint8)  # of several levels, so that all kernels are called
     try:
       TvL1(*frame.shape).flow(frame, frame)
     except Exception:  # whatever unpickling a damaged file raises
@@ -201,7 +214,7 @@ def level_shapes(height: int, width: int, params: TvL1Params) -> Sequence[tuple[
   shapes = [(height, width)]
   while len(shapes) < params.nscales:
     height, width = round(height * params.scale_step), round(width * params.scale_step)
-    if min(height, width) < _MIN_LEVEL:
+    if min(height, width) < MIN_LEVEL:
       break
     shapes.append((height, width))
   return shapes
