@@ -365,6 +365,19 @@ class FlowConfig:
     """
     return Estimator(self.flow, threads=threads, params=self._make_params())
 
+  def flow_params_of(self, method: str) -> Any:
+    """Returns the parameters of a method, an instance of its dataclass.
+
+    Args:
+      method: The method that is wanted.
+
+    Raises:
+      I3dError: If this is another method.
+    """
+    if method not in (self.flow, METHODS[self.flow].engine_of):
+      raise errors.I3dError(f"flow is {self.flow}; here it can be {method} only")
+    return self._make_params()
+
   def _make_params(self) -> Any:
     kinds = fields.kinds(METHODS[self.flow].parameters())
     values = {}

@@ -200,7 +200,7 @@ def _sums(values: tf.Tensor) -> tf.Tensor:
 
 
 def _interleave(image: tf.Tensor) -> tf.Tensor:
-  """An image and its central differences `[B, H + 8, W + 8, 3]`, with zeros around; half of one side's at the border."""
+  """An image and its central differences `[B, H + 8, W + 8, 3]`, and zeros around it; at the border halved."""
   wide = _repeat_border(image, 1)
   x = (wide[:, 1:-1, 2:] - wide[:, 1:-1, :-2]) / 2
   y = (wide[:, 2:, 1:-1] - wide[:, :-2, 1:-1]) / 2
