@@ -213,7 +213,7 @@ def clips_of_frames(
   if "flow" in streams:
     gray = tf.reshape(tvl1_graph.to_gray(resized), [shape[0], shape[1], size[0], size[1]])
     pairs = [tf.reshape(each, [-1, size[0], size[1]]) for each in (gray[:, :-1], gray[:, 1:])]
-    fields = tf.clip_by_value(cut(_flow_in_groups(*pairs, params)) / codec.BOUND, -1, 1)
+    fields = tf.clip_by_value(cut(_flow_in_groups(pairs[0], pairs[1], params)) / codec.BOUND, -1, 1)
     found["flow"] = whole(fields, shape[1] - 1)
   return found
 
@@ -224,7 +224,7 @@ def _flow_in_groups(previous: tf.Tensor, following: tf.Tensor, params: tvl1.TvL1
   missing = -shape[0] % _PAIRS
   grouped = lambda images: tf.reshape(tf.pad(images, [[0, missing], [0, 0], [0, 0]]), [-1, _PAIRS, shape[1], shape[2]])
   fields = tf.map_fn(
-      lambda pair: tvl1_graph.flow(*pair, params), (grouped(previous), grouped(following)),
+      lambda pair: tvl1_graph.flow(pair[0], pair[1], params), (grouped(previous), grouped(following)),
       fn_output_signature=tf.TensorSpec([_PAIRS, None, None, 2], tf.float32), parallel_iterations=1,
   )  # fmt: skip
   return tf.reshape(fields, [-1, shape[1], shape[2], 2])[: shape[0]]
