@@ -20,8 +20,8 @@ import sys
 from typing import Any
 
 BOUNDS = {
-  "modules": 131,
-  "lines": 32_600,  # 20,000 is where they should arrive
+  "modules": 132,
+  "lines": 33_500,  # 20,000 is where they should arrive
   "lines of BUILD files": 600,
   "modules that load a checkpoint and compile it": 1,
   "modules that scale frames to a network's input": 1,

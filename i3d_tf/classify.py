@@ -11,6 +11,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf import inference
 from i3d_tf import workdir
 from i3d_tf import workers
@@ -21,8 +22,8 @@ A video file or folder, with I3D in one pass over its first ten seconds:
   python -m i3d_tf.classify --video=clip.mp4 --rgb_checkpoint=rgb_scratch
 
 Every network is tested as its paper does: on one pass, or on several clips and crops whose logits are averaged. With
---streams=flow or joint the optical flow (TV-L1) of a video is computed on the fly. A network of both streams at once is
-a --joint_checkpoint.
+--streams=flow or joint the optical flow of a video is computed on the fly, as the network was trained (TV-L1 of the
+released ones) or as --flow says. A network of both streams at once is a --joint_checkpoint.
 
 The release's sample run, and how far it is from the published figures:
   python -m i3d_tf.classify --streams=joint --rgb_npy=v_CricketShot_g04_c01_rgb.npy \\
@@ -46,6 +47,7 @@ with cli.group_of("Input"):
   flags.DEFINE_float("frame_rate", 25.0, "Frames per second of folders of images and of .npy clips.", lower_bound=0.1)
   flags.DEFINE_float("flow_bound", 20.0, "Pixels per frame of the largest byte of images of flow.", lower_bound=0.1)
   flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
+cli.define_flags(flow.FlowConfig, group="Input", unset={"flow": "that of the network's training"})
 with cli.group_of("Network"):
   flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
   flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released name, a path, or a run of train.")
@@ -95,8 +97,9 @@ def _checkpoints() -> dict[str, str]:
     raise errors.I3dError(f"--{unused[0]}_npy is given, but --streams={FLAGS.streams} does not use it")
   if unused := [stream for stream in arrays if stream not in wanted and FLAGS[f"{stream}_checkpoint"].present]:
     raise errors.I3dError(f"--{unused[0]}_checkpoint is given, but only the {wanted[0]} stream is used")
-  if FLAGS.threads is not None and not (FLAGS.video and "flow" in wanted):
-    raise errors.I3dError("--threads is for the optical flow of videos; give --video and --streams=flow or joint")
+  for name in ("threads", "flow", "flow_params"):
+    if FLAGS[name].present and not (FLAGS.video and "flow" in wanted):
+      raise errors.I3dError(f"--{name} is for the optical flow of videos; give --video and --streams=flow or joint")
   for name in ("max_frames", "allow_damaged", "frame_rate", "flow_bound"):
     if given and FLAGS[name].present:
       raise errors.I3dError(f"--{name} is for videos; arrays are used whole")
@@ -175,6 +178,7 @@ def _classify_one(name: str, networks: Any) -> Any:
   max_frames = FLAGS.max_frames if FLAGS["max_frames"].present else None
   return classification.classify(
       name, networks, top_k=FLAGS.top_k, max_frames=max_frames, threads=FLAGS.threads,
+      flow_config=cli.from_given_flags(flow.FlowConfig),
       allow_damaged=FLAGS.allow_damaged, progress=sys.stderr.isatty(), frame_rate=FLAGS.frame_rate,
       flow_bound=FLAGS.flow_bound,
   )  # fmt: skip

@@ -176,6 +176,19 @@ def flag_values(cls: type) -> dict[str, Any]:
   return {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
 
 
+def from_given_flags(cls: type[_T]) -> _T | None:
+  """Returns an instance of a dataclass as `from_flags` does, or None if no flag of its fields was given.
+
+  Args:
+    cls: Dataclass.
+
+  Raises:
+    I3dError: if the values do not fit.
+  """
+  names = [field.name for field in dataclasses.fields(cls) if field.name in FLAGS]  # type: ignore[arg-type]
+  return from_flags(cls) if any(FLAGS[name].present for name in names) else None
+
+
 def from_flags(cls: type[_T], **given: Any) -> _T:
   """Returns an instance of a dataclass from the flags that have the names of its fields.
 

@@ -9,7 +9,7 @@ from i3d_tf.weights import hub
 USAGE = """Fetches published checkpoints into the cache ($I3D_CACHE, default ~/.cache/i3d_tf).
 
   python -m i3d_tf.download rgb_scratch flow_scratch
-  python -m i3d_tf.download inception_v1
+  python -m i3d_tf.download inception_v1 raft_small
   python -m i3d_tf.download --list
   python -m i3d_tf.download --all
 
@@ -21,6 +21,9 @@ order: --source_dir; TF-slim's archive inception_v1_2016_08_28.tar.gz. Slim publ
 compared with the SHA-256 that Open Model Zoo has on record, and the tensors in it with the network's names and shapes.
 An inception_v1.ckpt that was unpacked before is compared with these only.
 
+raft_small is RAFT-small, which computes optical flow (--flow=raft_small). Sources, in order: --source_dir, with
+raft-small.pth or models.zip; the archive models.zip of princeton-vl/RAFT. The file is compared with its SHA-256.
+
 What the cache already has is verified, and fetched anew only if it is damaged. A broken transfer is resumed by the next
 call."""
 
@@ -30,12 +33,12 @@ flags.DEFINE_bool("all", False, "Fetch all of them.")
 flags.DEFINE_string(
   "source_dir",
   None,
-  "Folder to copy from first: the files, folders by checkpoint name, a clone of the release, or TF-slim's archive.",
+  "Folder to copy from first: the files, folders by checkpoint name, a clone of the release, or an archive.",
 )
 flags.DEFINE_string(
   "url",
   None,
-  "Mirror on the web, of the release's folders by checkpoint name and of TF-slim's archive. Default: where they are "
+  "Mirror on the web, of the release's folders by checkpoint name and of the archives. Default: where they are "
   "published.",
 )
 

@@ -201,7 +201,7 @@ class QuickTest(DownloadMainTest):
     self.assertEqual(done.stderr, "")
     first, *lines = done.stdout.splitlines()
     self.assertEqual(first, f"cache: {self.cache}")
-    self.assertEqual([line.split()[0] for line in lines], [*manifests.NAMES, "inception_v1"])
+    self.assertEqual([line.split()[0] for line in lines], [*manifests.NAMES, "inception_v1", "raft_small"])
     states = [line.split("  ")[1:] for line in lines]
     states = [[field.strip() for field in fields if field] for fields in states]
     size = (self.release / sources.SLIM_ARCHIVE).stat().st_size
@@ -240,7 +240,10 @@ class FetchTest(DownloadMainTest):
     expected = [f"{name}: 2 tensors verified, {self.cache / name}/model.ckpt" for name in others]
     expected += [f"inception_v1: 230 tensors verified, {self.cache}/inception_v1/inception_v1.ckpt"]
     self.assertEqual(done.stdout.splitlines(), expected)
-    failed, mended = done.stderr.splitlines()
+    failed, mended, without = done.stderr.splitlines()
+    self.assertRegex(
+      without, r"^download: error: cannot fetch raft_small .*: it holds neither raft-small.pth nor models"
+    )
     self.assertRegex(
       failed,
       rf"^download: error: cannot fetch flow_imagenet \(folder {source}: it holds no model.ckpt.index and .*"

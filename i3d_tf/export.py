@@ -22,6 +22,8 @@ Its inputs have the names of their streams, rgb and flow: clips [batch, frames, 
   probabilities    their softmax
   step_logits      the logits of each step in time, if the network has them
   jpeg             probabilities, from frames as JPEG or PNG images, jpeg_bytes [batch, frames]; for networks of RGB
+  frames           with --with_flow: logits and probabilities of both streams, from frames of a video, uint8
+                   [batch, frames, height, width, 3] in RGB, of any number and size: resizing, TV-L1 flow and networks
   default          logits, with the interface of deepmind/i3d-kinetics-400/1 of TensorFlow Hub; for networks of RGB
   and one for each of --endpoints, with its name.
 
@@ -62,7 +64,7 @@ with cli.group_of("Output"):
   )
 _GRAPH_FLAGS = ("num_frames", "size", "average_space")
 _OPENVINO_FLAGS = ("endpoints", "precision")
-_SAVED_MODEL_FLAGS = ("fold_batch_norm",)
+_SAVED_MODEL_FLAGS = ("fold_batch_norm", "with_flow")
 cli.define_flags(
     exporting.GraphConfig, group="saved_model, tflite, onnx, openvino", names=_GRAPH_FLAGS,
     unset={"num_frames": "any that the network takes", "size": "any that the network takes"},

@@ -41,7 +41,7 @@ USAGE = f"""Extracts features from videos: what a trained network computes on th
 numbered images (img_00001.jpg), perhaps with flow (flow_x_00001.jpg, flow_y_00001.jpg; or u/ and v/), is a video of
 --frame_rate, and so is a .npy file of frames. A video is resampled to --fps and cut into windows, each of which is run
 by itself; --window=all runs all of it, exactly as one pass would, in memory that does not grow with its length. Flow is
-computed from the frames (TV-L1), or comes from the record or the folder. With flow a video of N frames has N - 1
+computed from the frames (--flow), or comes from the record or the folder. With flow a video of N frames has N - 1
 positions, for RGB, too, if both are taken.
 
 Profiles, that is which files are written, and the flags that they set if these are not given:
@@ -100,7 +100,10 @@ with cli.group_of("What is taken"):
   )  # fmt: skip
 cli.define_flags(
     profiles.FeatureConfig, group="Frames",
-    names=("fps", "short_side", "frame_size", "resize", "crop", "frame_rate", "flow_bound", "allow_damaged"),
+    names=(
+        "fps", "short_side", "frame_size", "resize", "crop", "frame_rate", "flow_bound", "allow_damaged",
+        "flow", "flow_params",
+    ),
     unset={"short_side": "the network's", "crop": "the network's"}
     | {name: _UNSET[name] for name in ("fps", "frame_size", "resize")},
 )  # fmt: skip

@@ -28,7 +28,7 @@ The set that others are compared with needs to be done only once:
 
 Frames are resized to 224x224 whatever their shape, and the embedding is rgb_scratch's 400 logits, as in the published
 metric. Figures are comparable only for the same weights, resizing, frames in a clip and number of clips, so these are
-printed, too. Fewer clips give a larger figure. With --flow_checkpoint there is a second figure of the TV-L1 flow, for
+printed, too. Fewer clips give a larger figure. With --flow_checkpoint there is a second figure of the optical flow, for
 which nothing is published.
 
 The interval is where the distance of as many other clips is expected (95 %). It is found by resampling both sets: the
@@ -79,6 +79,8 @@ def _check_flags() -> None:
       "batch",
       "frame_rate",
       "allow_damaged",
+      "flow",
+      "flow_params",
     ):
       if FLAGS[name].present:
         raise errors.I3dError(f"--{name} is for videos, but --real and --generated are statistics already")
@@ -156,6 +158,8 @@ def _describe(result: distance.FvdResult) -> list[str]:
   lines.append(f"  resizing: {distance.RESIZE}")
   lines.append(f"  frames in a clip: {result.num_frames}, at {rate}")
   lines.append("  clips: " + ", ".join(f"{number} {name}" for name, number in result.clips.items()))
+  if "flow" in result.weights:
+    lines.append(f"  optical flow: {result.flow}")
   for name, number in result.failed.items():
     if number:
       lines.append(f"videos of --{name} that could not be used: {number}")

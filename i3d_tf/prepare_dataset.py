@@ -14,7 +14,7 @@ from i3d_tf.data import datasets
 from i3d_tf.data import shards
 
 _DATASETS = "\n".join(f"  {', '.join(source.specs):40}  {source.help}" for source in datasets.Source.known)
-USAGE = f"""Turns a data set of videos into TFRecords: frames at 25 per second as JPEG, and their TV-L1 optical flow.
+USAGE = f"""Turns a data set of videos into TFRecords: frames at 25 per second as JPEG, and their optical flow.
 
   python -m i3d_tf.prepare_dataset --dataset=ucf101:1 --videos=UCF-101 --annotations=ucfTrainTestlist --output=records
   python -m i3d_tf.prepare_dataset --dataset=folder --videos=my_videos --output=records    (one sub-folder a class)

@@ -8,6 +8,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf import inference
 from i3d_tf import workdir
 from i3d_tf.models import preprocess
@@ -44,7 +45,7 @@ _SUBJECTS_OF = {
     "joint_checkpoint": ("video",), "streams": ("video", "activation"), "threads": ("video", "activation"),
     "allow_damaged": ("video", "activation"),
     "frame_rate": ("video", "activation"), "flow_bound": ("video", "activation"),
-    "precision": ("video", "activation"),
+    "precision": ("video", "activation"), "flow": ("video", "activation"), "flow_params": ("video", "activation"),
     "draw_flow": ("video",), "top_k": ("video",), "scale": ("filters",), "class_name": ("activation",),
     "view": ("activation",), "sheet_frames": ("activation",),
 }  # fmt: skip
@@ -59,6 +60,7 @@ with cli.group_of("video, activation"):
   flags.DEFINE_boolean("allow_damaged", False, "Take what there is of a damaged or incomplete video.")
   flags.DEFINE_float("frame_rate", 25.0, "Frames per second of folders of images and of .npy clips.", lower_bound=0.1)
   flags.DEFINE_float("flow_bound", 20.0, "Pixels per frame of the largest byte of images of flow.", lower_bound=0.1)
+cli.define_flags(flow.FlowConfig, group="video, activation", unset={"flow": "that of the network's training"})
 cli.define_flags(inference.InferenceConfig, group="video, activation", names=("precision",))
 cli.define_device_flags()
 with cli.group_of("video"):
@@ -149,8 +151,9 @@ def _video(names: list[str], opened: dict) -> None:
   from i3d_tf.visualization import pages
 
   networks = classifier.Classifier(checkpoints, precision=FLAGS.precision)
+  estimator = networks.flow_config(cli.from_given_flags(flow.FlowConfig)).flow_estimator(FLAGS.threads)
   annotations = pages.annotate(
-      names[0], networks, opened[".mp4"], draw_flow=FLAGS.draw_flow, top_k=FLAGS.top_k, threads=FLAGS.threads,
+      names[0], networks, opened[".mp4"], draw_flow=FLAGS.draw_flow, top_k=FLAGS.top_k, estimator=estimator,
       allow_damaged=FLAGS.allow_damaged, progress=True, frame_rate=FLAGS.frame_rate, flow_bound=FLAGS.flow_bound,
   )  # fmt: skip
   for annotation in annotations:
@@ -180,10 +183,12 @@ def _activation(names: list[str], opened: dict) -> None:
   from i3d_tf.visualization import pages
   from i3d_tf.visualization import source
 
-  (network,) = classifier.Classifier(checkpoints, average_space=None, precision=FLAGS.precision).networks.values()
+  networks = classifier.Classifier(checkpoints, average_space=None, precision=FLAGS.precision)
+  (network,) = networks.networks.values()
+  estimator = networks.flow_config(cli.from_given_flags(flow.FlowConfig)).flow_estimator(FLAGS.threads)
   store = source.FlowStore() if network.info.stream == "flow" else None
   found = activation.compute(
-      names[0], network, class_name=FLAGS.class_name, view=FLAGS.view, store=store, threads=FLAGS.threads,
+      names[0], network, class_name=FLAGS.class_name, view=FLAGS.view, store=store, estimator=estimator,
       allow_damaged=FLAGS.allow_damaged, progress=True, frame_rate=FLAGS.frame_rate, flow_bound=FLAGS.flow_bound,
   )  # fmt: skip
   painter = pages.Painter(found, store)

@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from i3d_tf import benchmarks
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf import resources
 from i3d_tf.features import extraction
 from i3d_tf.features import profiles
 from i3d_tf.features import sources as sources_lib
-from i3d_tf.flow import tvl1
 from i3d_tf.models import preprocess
 from i3d_tf.video import decode
 from i3d_tf.weights import saved
@@ -166,10 +166,8 @@ def _stages(
   """Returns a task for each stage, run alone."""
   stages = {"decode": lambda: _exhaust(decode.iter_frames(options.video, short_side=options.short_side))}
   if "flow" in options.streams:
-    stages["flow"] = lambda: _exhaust(tvl1.iter_flow(frames, threads=options.threads))
-  positions = list(
-    sources_lib.iter_positions(iter(frames), streams=options.streams, pairs="flow" in options.streams, threads=None)
-  )
+    stages["flow"] = lambda: _exhaust(flow.Estimator(threads=options.threads).iterate(frames))
+  positions = list(sources_lib.iter_positions(iter(frames), streams=options.streams, pairs="flow" in options.streams))
   video = sources_lib.Video(decode.FRAME_RATE, len(frames), lambda: len(frames), lambda: iter(positions))
   stages["network"] = lambda: _run(extractor, source, video)
   return stages

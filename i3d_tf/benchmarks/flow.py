@@ -21,6 +21,7 @@ from i3d_tf.flow import tvl1_filters
 from i3d_tf.flow import tvl1_kernels
 from i3d_tf.video import decode
 
+_ENGINES = ("numba", "opencv")  # that are compared
 _SIZE = (340, 256)  # pixels: a Kinetics frame of shorter side 256
 
 
@@ -114,7 +115,7 @@ def measure(options: FlowBenchmark) -> FlowReport:
   peak = benchmarks.peak_memory_bytes() - before
   # OpenCV 4 warps at multiples of 1/32 pixel; equal parameters are those of the OpenCV that is there.
   params = tvl1.TvL1Params(warp_subpixels=32 if cv2.__version__.startswith("4.") else 0)
-  difference = codec.end_point_error(*(tvl1.tvl1_flow(frames, params=params, engine=e) for e in tvl1.ENGINES))
+  difference = codec.end_point_error(*(tvl1.tvl1_flow(frames, params=params, engine=e) for e in _ENGINES))
   comparisons = [_compare(frames, params, threads, options.rounds) for threads in (1, workers.available_cores())]
   shares, per_iteration = _breakdown(frames, params)
   return FlowReport(
@@ -150,9 +151,9 @@ def _read(options: FlowBenchmark) -> np.ndarray:
 
 
 def _compare(frames: np.ndarray, params: tvl1.TvL1Params, threads: int, rounds: int) -> Comparison:
-  tasks = {engine: functools.partial(_run, frames, params, engine, threads) for engine in tvl1.ENGINES}
+  tasks = {engine: functools.partial(_run, frames, params, engine, threads) for engine in _ENGINES}
   seconds = benchmarks.in_turn(tasks, rounds)
-  ours, opencv = (statistics.median(seconds[engine]) * 1000 / (len(frames) - 1) for engine in tvl1.ENGINES)
+  ours, opencv = (statistics.median(seconds[engine]) * 1000 / (len(frames) - 1) for engine in _ENGINES)
   return Comparison(threads, ours, opencv, benchmarks.median_ratio(seconds["opencv"], seconds["numba"]))
 
 

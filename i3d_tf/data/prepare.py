@@ -1,6 +1,5 @@
 """From a clip's video to its record: frames at a fixed rate as JPEG, and their flow as images."""
 
-from collections.abc import Callable
 import os
 
 import cv2
@@ -65,6 +64,7 @@ def make_record(
     flow_format=settings.flow_format.upper() if flow_images else "",
     flow_bound=float(settings.flow_bound) if flow_images else 0.0,
     flow_rounding=settings.flow_rounding if flow_images else "",
+    flow_method=settings.flow_method if flow_images and settings.flow_method != flow.DEFAULT else "",
     flow_frames=tuple(flow_images),
     flow_timestamps=tuple(times[: len(flow_images)]),
     backward_flow_frames=tuple(backward_images),
@@ -81,6 +81,7 @@ def _encode(
   given = stills.open_with_flow(clip.path, settings.frame_rate, settings.fps) if "flow" in settings.streams else None
   if given is not None and not len(given.frames) and "rgb" not in settings.streams:
     return _flow_of_images(given, settings)
+  estimator = settings.flow_estimator(threads=1) if "flow" in settings.streams and given is None else None
   frames = clips_lib.iter_frames(
     clip,
     fps=settings.fps,
@@ -92,15 +93,11 @@ def _encode(
   for frame in frames:
     if "rgb" in settings.streams:
       images["rgb"].append(encode_rgb(frame, settings.jpeg_quality))
-    if "flow" in settings.streams and given is None:
-      gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-      if previous is None:
-        solve = _solver(settings, gray.shape)
-      else:
-        images["flow"].append(encode_flow(solve(previous, gray), settings))
-        if "backward_flow" in settings.streams:
-          images["backward_flow"].append(encode_flow(solve(gray, previous), settings))
-      previous = gray
+    if estimator is not None and previous is not None:
+      images["flow"].append(encode_flow(estimator.between(previous, frame), settings))
+      if "backward_flow" in settings.streams:
+        images["backward_flow"].append(encode_flow(estimator.between(frame, previous), settings))
+    previous = frame
   if given is not None:
     images["flow"] = _flow_of_images(given, settings)[0]["flow"]
   if "flow" in settings.streams and not images["flow"]:
@@ -123,16 +120,6 @@ def _flow_of_images(
       values = codec.encode(field, bound=settings.flow_bound, rounding=settings.flow_rounding)
     images["flow"].append(_encode_values(values, settings))
   return images, (height, width)
-
-
-def _solver(settings: shards.RecordConfig, shape: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-  """What returns the flow from one gray frame to another, on this thread."""
-  if settings.flow_engine == "numba":
-    from i3d_tf.flow import tvl1  # loads Numba
-
-    return tvl1.TvL1(*shape).flow
-  method = settings.flow_method
-  return lambda previous, following: flow.optical_flow(np.stack([previous, following]), method, threads=1)[0]
 
 
 def encode_rgb(frame: np.ndarray, quality: int) -> bytes:

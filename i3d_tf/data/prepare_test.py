@@ -1,6 +1,7 @@
 """From real videos to records, read back as a pipeline reads them."""
 
 import dataclasses
+import json
 import pathlib
 import tempfile
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf import testing
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import prepare
@@ -48,6 +50,33 @@ class MakeRecordTest(parameterized.TestCase):
     np.testing.assert_array_equal(encoded[..., 2], 0)
     error = np.abs(codec.decode(np.ascontiguousarray(encoded[..., :2])) - np.clip(expected, -20, 20))
     self.assertLessEqual(error.max(), 40 / 255 + 1e-4)
+
+  def test_another_method_of_flow_is_stated_and_the_default_is_not(self):
+    settings = dataclasses.replace(_SMALL, flow="dis", flow_params=("preset=fast",))
+    record = records.deserialize(records.serialize(_make(settings=settings)))
+    self.assertEqual(record.flow_method, "dis preset=fast")
+    frames = decode.read_video(_clip().path, short_side=64, max_frames=10)
+    expected = flow.optical_flow(frames, "dis", preset="fast")
+    encoded = np.stack([tf.io.decode_png(image).numpy() for image in record.flow_frames])
+    np.testing.assert_array_equal(encoded[..., :2], codec.encode(expected))
+    self.assertNotIn(b"encoding/method", records.serialize(_make()))
+    dataset = clips_lib.Dataset("made", ("a",), {"train": (_clip(),)}, {"train": ()})
+    for changed, stated, method in (
+      ({}, {"flow_engine": "numba"}, "tvl1"),
+      ({"flow_engine": "opencv"}, {"flow_engine": "opencv"}, "tvl1_opencv"),
+      ({"flow": "tvl1_opencv"}, {"flow_engine": "opencv"}, "tvl1_opencv"),
+      ({"flow": "dis"}, {"flow_engine": "dis"}, "dis"),
+      (
+        {"flow": "dis", "flow_params": ("preset=fast",)},
+        {"flow_engine": "dis", "flow_params": ("preset=fast",)},
+        "dis preset=fast",
+      ),
+    ):
+      parameters = shards.parameters(dataset, dataclasses.replace(_SMALL, **changed), clips_per_shard=2)
+      self.assertEqual({name: value for name, value in parameters.items() if name in ("flow", *stated)}, stated)
+      self.assertEqual("flow_params" in parameters, "flow_params" in stated)
+      read = json.loads(json.dumps(parameters))
+      self.assertEqual(shards.Description(complete=True, parameters=read).flow_method, method)
 
   def test_backward_flow(self):
     settings = dataclasses.replace(_SMALL, streams=shards.STREAMS)

@@ -154,6 +154,7 @@ class Source:
     entries: the place of each record.
     classes: names in the order of the labels; () if unknown.
     dataset: the data set's name; '' if unknown.
+    flow_method: what computed the flow, see `flow.FlowConfig.flow_method`; '' if there is none or that is not stated.
   """
 
   path: pathlib.Path
@@ -162,6 +163,7 @@ class Source:
   entries: tuple[Entry, ...]
   classes: tuple[str, ...] = ()
   dataset: str = ""
+  flow_method: str = ""
 
   @property
   def num_records(self) -> int:
@@ -230,7 +232,9 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str], 
       raise errors.I3dError(f"{path}: the data set has no {stream}, only {', '.join(held)}; prepare one {how}")
   if classes and info.classes and tuple(classes) != info.classes:
     raise errors.I3dError(f"{path}: {shards.INFO} has other classes than the class list, or in another order")
-  return Source(path, split, files, entries, info.classes or tuple(classes), info.dataset)
+  first = None if info.streams else _first_record(entries)
+  method = info.flow_method if first is None else first.flow_method
+  return Source(path, split, files, entries, info.classes or tuple(classes), info.dataset, method)
 
 
 class Places:
@@ -341,6 +345,7 @@ class _Info:
   dataset: str = ""
   streams: tuple[str, ...] = ()
   written: int | None = None
+  flow_method: str = ""
 
 
 def _read_info(path: pathlib.Path, split: str) -> _Info:
@@ -355,7 +360,7 @@ def _read_info(path: pathlib.Path, split: str) -> _Info:
     raise errors.I3dError(f"{path / shards.INFO}: this is not what prepare_dataset writes for {split}") from None
   if not about.complete:
     raise errors.I3dError(f"{path}: the data set is not complete; start prepare_dataset again with the same flags")
-  return _Info(about.classes, about.name, streams, written)
+  return _Info(about.classes, about.name, streams, written, about.flow_method)
 
 
 def _check_count(files: Sequence[pathlib.Path]) -> None:

@@ -41,6 +41,8 @@ class Record:
     flow_frames: encoded flow images (red x, green y), the flow from each frame to the next.
     flow_timestamps: microseconds; a flow has the time of its first frame.
     flow_format, flow_bound, flow_rounding: how flow was encoded; see `codec.encode`.
+    flow_method: what computed the flow, see `flow.FlowConfig.flow_method`; '' is TV-L1 with OpenCV's defaults, which
+      records stated no method for before there were others.
     backward_flow_frames: encoded like the flow, as many, each the flow of the same two frames from the later to the
       earlier one. `backward_flow_timestamps` are those of the flow (google/mediapipe tvl1_optical_flow_calculator).
   """
@@ -62,6 +64,7 @@ class Record:
   flow_format: str = ""
   flow_bound: float = 0.0
   flow_rounding: str = ""
+  flow_method: str = ""
   flow_frames: tuple[bytes, ...] = ()
   flow_timestamps: tuple[int, ...] = ()
   backward_flow_frames: tuple[bytes, ...] = ()
@@ -110,6 +113,7 @@ SCHEMA: tuple[Field, ...] = (
   Field("flow_format", (f"{_FLOW}image/format",)),
   Field("flow_bound", (f"{_FLOW}encoding/bound",)),
   Field("flow_rounding", (f"{_FLOW}encoding/rounding",)),
+  Field("flow_method", (f"{_FLOW}encoding/method",)),
   Field("flow_frames", (f"{_FLOW}image/encoded",), is_sequence=True),
   Field("flow_timestamps", (f"{_FLOW}image/timestamp",), is_sequence=True),
   Field("backward_flow_frames", (f"{_BACKWARD_FLOW}image/encoded",), is_sequence=True),
@@ -341,6 +345,8 @@ def _check(record: Record) -> None:
 
 def _is_stored(record: Record, field: Field) -> bool:
   """Whether the field says something: without flow, flow's description does not; without RGB, its format."""
+  if field.attribute == "flow_method":
+    return bool(record.flow_frames and record.flow_method)
   if field.attribute.startswith("flow_"):
     return bool(record.flow_frames)
   if field.attribute == "image_format":

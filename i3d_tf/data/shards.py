@@ -37,13 +37,12 @@ NOTES = "notes.tsv"  # written if there are any
 STREAMS = ("rgb", "flow", "backward_flow")
 FLOW_FORMATS = ("png", "jpeg")
 _NOTES_SUFFIX = ".notes"
-# Methods by the names that records had for them before there were others; any other method has its own name.
+# Methods by the names that data sets had for them before there were others; any other method has its own name.
 _ENGINES = {"numba": "tvl1", "opencv": "tvl1_opencv"}
-FLOW_ENGINES = (*_ENGINES, *sorted(set(flow.METHODS) - set(_ENGINES.values())))
 
 
 @dataclasses.dataclass(frozen=True)
-class RecordConfig:
+class RecordConfig(flow.FlowConfig):
   """How videos become records.
 
   Attributes:
@@ -55,7 +54,7 @@ class RecordConfig:
     flow_format: flow images; png keeps the encoded flow exactly, jpeg (4:4:4, quality 100) adds an error of its own.
     flow_rounding: how flow becomes bytes; truncate is MediaSequence's way.
     flow_bound: pixels per frame; larger motion is cut off.
-    flow_engine: what computes the flow; opencv is many times slower than numba.
+    flow_engine: the earlier name of `flow`: numba is tvl1, opencv is tvl1_opencv.
     frame_rate: frames per second of folders of images and of .npy clips, which state none. Images of flow in such
       folders are taken as they are, coded with flow_bound.
     allow_damaged: take what there is of damaged or incomplete videos, and leave out jumps of their clocks.
@@ -68,23 +67,22 @@ class RecordConfig:
   flow_format: str = fields.option("png", choices=FLOW_FORMATS)
   flow_rounding: str = fields.option("truncate", choices=codec.ROUNDINGS)
   flow_bound: float = fields.option(codec.BOUND, above=0)
-  flow_engine: str = fields.option("numba", choices=FLOW_ENGINES)
+  flow_engine: str = fields.option("numba", choices=tuple(_ENGINES))
   frame_rate: float = fields.option(decode.FRAME_RATE, above=0, below=float("inf"))
   allow_damaged: bool = False
 
   def __post_init__(self):
-    fields.check(self)
+    if self.flow_engine == "opencv":
+      if self.flow not in (flow.DEFAULT, "tvl1_opencv"):
+        raise errors.I3dError(f"flow_engine is opencv, the earlier name of flow tvl1_opencv, but flow is {self.flow}")
+      object.__setattr__(self, "flow", "tvl1_opencv")
+    super().__post_init__()
     if not self.streams or len(set(self.streams)) < len(self.streams):
       raise errors.I3dError(f"streams are {', '.join(self.streams) or 'none'}; allowed are {', '.join(STREAMS)}")
     if "backward_flow" in self.streams and "flow" not in self.streams:
       raise errors.I3dError(f"streams are {', '.join(self.streams)}; backward flow is stored beside flow only")
     # In one order, since that in which they are given must not make two folders differ.
     object.__setattr__(self, "streams", tuple(stream for stream in STREAMS if stream in self.streams))
-
-  @property
-  def flow_method(self) -> str:
-    """The name of the engine among `flow.METHODS`."""
-    return _ENGINES.get(self.flow_engine, self.flow_engine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +171,13 @@ class Description:
     """What a record holds."""
     return fields.from_json(_Streams, self.parameters, INFO, has_others=True).streams
 
+  @property
+  def flow_method(self) -> str:
+    """What computed the flow, see `flow.FlowConfig.flow_method`; '' if there is none."""
+    made = fields.from_json(_Streams, self.parameters, INFO, has_others=True)
+    method = _ENGINES.get(made.flow_engine, made.flow_engine)
+    return " ".join([method, *made.flow_params]) if "flow" in made.streams else ""
+
   def count(self, split: str, what: str) -> int:
     """Returns one of the counts of a split.
 
@@ -193,6 +198,8 @@ class Description:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Streams:
   streams: tuple[str, ...] = fields.option(choices=STREAMS)
+  flow_engine: str = "numba"
+  flow_params: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -427,6 +434,11 @@ def parameters(dataset: clips_lib.Dataset, settings: RecordConfig, *, clips_per_
     clips_per_shard: clips of a shard, at most.
   """
   values = dataclasses.asdict(settings)
+  names = {method: engine for engine, method in _ENGINES.items()}
+  values["flow_engine"] = names.get(values["flow"], values.pop("flow"))
+  values.pop("flow", None)
+  if not settings.flow_params:
+    del values["flow_params"]
   if settings.flow_bound == codec.BOUND:  # folders of today do not state it
     del values["flow_bound"]
   if not settings.allow_damaged:  # nor this

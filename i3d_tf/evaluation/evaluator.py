@@ -137,6 +137,7 @@ def _predict(
   assert config.records is not None  # the configuration has checked that checkpoints have records
   source = pipeline.open_source(config.records, config.split, streams=clip_config.stored(clips))
   pipeline.warn_of_enlarging(source, clips)
+  classifier.warn_of_flow(network.info, path, source.flow_method)
   return predict(
       network, source, clips, config.output, retry_failures=config.retry_failures, progress=progress,
       on_failure=on_failure,

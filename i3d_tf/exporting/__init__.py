@@ -32,6 +32,8 @@ class GraphConfig:
     fold_batch_norm: Fold batch norm into the convolutions of a SavedModel, for inference only.
     precision: Type of convolutions and activations; of a SavedModel also bfloat16 and float16, of an OpenVINO model
       int8, which takes a calibration.
+    with_flow: Give a SavedModel of networks of flow the signature frames, which takes frames of videos, computes their
+      optical flow in the graph, and returns logits and probabilities.
     calibration: Videos, or folders of videos, from which int8 takes the ranges of activations; one in three of them is
       not used for that, but to compare with float32.
   """
@@ -43,6 +45,7 @@ class GraphConfig:
   average_space: bool = False
   fold_batch_norm: bool = False
   precision: str = fields.option("float32", choices=inference.PRECISIONS)
+  with_flow: bool = False
   calibration: tuple[str, ...] = ()
 
   def __post_init__(self):
@@ -52,6 +55,8 @@ class GraphConfig:
         f"precision is {self.precision!r}; for the format {self.format} allowed are "
         f"{', '.join(PRECISIONS[self.format])}"
       )
+    if self.with_flow and self.format != "saved_model":
+      raise errors.I3dError(f"with_flow is for the format saved_model, not {self.format}")
     if self.precision == "int8" and not self.calibration:
       raise errors.I3dError("precision int8 needs a calibration: videos like those that the network will see")
     if self.calibration and self.precision != "int8":

@@ -120,6 +120,8 @@ def write_graph(folder: pathlib.Path, checkpoints: tuple[str, ...], config: expo
     _fold_batch_norm(classifier)
   specs = _specs(classifier, config)
   signatures = signatures_lib.make(classifier, specs, config.endpoints)
+  if config.with_flow:
+    signatures |= signatures_lib.of_frames(classifier, specs)
   lines = []
   if config.format == "saved_model":
     assets = signatures_lib.describe(classifier, signatures)

@@ -10,9 +10,15 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import resources
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
+from i3d_tf.flow import tvl1_graph
+from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
 from i3d_tf.models import base
+from i3d_tf.models import inception
+from i3d_tf.models import preprocess
 
 Specs: TypeAlias = Mapping[str, tf.TensorSpec]  # of clips by stream
 
@@ -21,6 +27,7 @@ PROBABILITIES = "probabilities"
 STEP_LOGITS = "step_logits"
 # The name ends in _bytes, so that TensorFlow Serving takes base64 over HTTP (tensorflow/serving, g3doc/api_rest.md).
 JPEG, JPEG_INPUT = "jpeg", "jpeg_bytes"
+FRAMES = "frames"
 # The interface of deepmind/i3d-kinetics-400/1 (tensorflow/docs, hub/tutorials/action_recognition_with_tf_hub):
 # signatures['default'](clips)['default'] are logits. It does not rescale its input: users who pass black frames as -1
 # (google-research/google-research, frechet_video_distance) print the logits that the network has for -1, and the
@@ -142,6 +149,95 @@ def _of_rgb(classifier: classifier_lib.Classifier, spec: tf.TensorSpec, logits, 
   }
 
 
+def of_frames(classifier: classifier_lib.Classifier, specs: Specs) -> dict[str, Signature]:
+  """Returns the signature that takes frames and computes their flow, by its name.
+
+  Args:
+    classifier: networks with flow among their streams.
+    specs: the clips they take, by stream.
+
+  Raises:
+    I3dError: if no network takes flow, one takes other flow than a field at each frame, their clips are not cut from
+      the same frames, or the flow that they were trained on is not TV-L1, which alone can be computed in a graph.
+  """
+  infos = [network.info for network in classifier.networks.values()]
+  clip = classification.check_together(infos).preprocess
+  if "flow" not in classifier.streams:
+    raise errors.I3dError("with_flow is for networks of flow; give one, or two of rgb and flow")
+  for name, plain in (("flow_stack", 1), ("frame_stride", 1), ("subtract_mean_flow", False)):
+    if other := [info.get(name) for info in infos if info.get(name) != plain]:
+      raise errors.I3dError(f"with_flow is for networks with a {name} of {plain}; this one has {other[0]}")
+  params = classifier.flow_config().flow_params_of("tvl1")
+
+  def apply(frames: tf.Tensor) -> dict[str, tf.Tensor]:
+    clips = clips_of_frames(frames, clip, classifier.streams, params)
+    taken = {stream: _looped(clips[stream], specs[stream].shape[1]) for stream in classifier.streams}
+    found = classifier(taken)
+    own = {f"{stream}_logits": found.get(f"{stream}/{base.LOGITS}") for stream in classifier.streams}
+    logits = {"logits": found[base.LOGITS], PROBABILITIES: tf.nn.softmax(found[base.LOGITS])}
+    return logits | {name: value for name, value in own.items() if value is not None}
+
+  what = "logits and probabilities of frames of videos, with their flow"
+  spec = tf.TensorSpec([None, None, None, None, 3], tf.uint8, name=FRAMES)
+  return {FRAMES: Signature(what, {FRAMES: spec}, apply)}
+
+
+def clips_of_frames(
+  frames: tf.Tensor, clip: preprocess.Preprocess, streams: Iterable[str], params: tvl1.TvL1Params
+) -> dict[str, tf.Tensor]:
+  """Returns clips `[B, T, crop, crop, C]` in [-1, 1] by stream; of flow `[B, T - 1, crop, crop, 2]`.
+
+  Args:
+    frames: RGB frames of videos, uint8 `[B, T, H, W, 3]`.
+    clip: how they are resized and cropped.
+    streams: of 'rgb' and 'flow'.
+    params: parameters of the flow, which is computed of whole frames.
+  """
+  shape = tf.shape(frames)
+  size = ops.resized_size(shape[2:4], clip.short_side)
+  flat = tf.reshape(frames, [shape[0] * shape[1], shape[2], shape[3], 3])
+  spec = tf.TensorSpec([None, None, 3], tf.uint8)
+  resized = tf.cond(
+    tf.reduce_all(size == shape[2:4]),
+    lambda: flat,
+    lambda: tf.map_fn(lambda frame: ops.resize_rgb(frame, size), flat, fn_output_signature=spec),
+  )
+  top, left = tf.unstack((size - clip.crop) // 2)
+  cut = lambda images: tf.ensure_shape(
+    images[:, top : top + clip.crop, left : left + clip.crop], [None, clip.crop, clip.crop, images.shape[-1]]
+  )
+  whole = lambda images, count: tf.reshape(images, [shape[0], count, clip.crop, clip.crop, images.shape[-1]])
+  found = {}
+  if "rgb" in streams:
+    found["rgb"] = ops.scale_rgb(whole(cut(resized), shape[1]))
+  if "flow" in streams:
+    gray = tf.reshape(tvl1_graph.to_gray(resized), [shape[0], shape[1], size[0], size[1]])
+    pairs = [tf.reshape(each, [-1, size[0], size[1]]) for each in (gray[:, :-1], gray[:, 1:])]
+    fields = tf.clip_by_value(cut(_flow_in_groups(pairs[0], pairs[1], params)) / codec.BOUND, -1, 1)
+    found["flow"] = whole(fields, shape[1] - 1)
+  return found
+
+
+def _flow_in_groups(previous: tf.Tensor, following: tf.Tensor, params: tvl1.TvL1Params) -> tf.Tensor:
+  """The flow of pairs `[N, H, W]`, a few at once to bound the memory; the last few are filled up without motion."""
+  shape = tf.shape(previous)
+  missing = -shape[0] % _PAIRS
+  grouped = lambda images: tf.reshape(tf.pad(images, [[0, missing], [0, 0], [0, 0]]), [-1, _PAIRS, shape[1], shape[2]])
+  fields = tf.map_fn(
+      lambda pair: tvl1_graph.flow(pair[0], pair[1], params), (grouped(previous), grouped(following)),
+      fn_output_signature=tf.TensorSpec([_PAIRS, None, None, 2], tf.float32), parallel_iterations=1,
+  )  # fmt: skip
+  return tf.reshape(fields, [-1, shape[1], shape[2], 2])[: shape[0]]
+
+
+def _looped(clips: tf.Tensor, num_frames: int | None) -> tf.Tensor:
+  """The first frames of clips, looped if there are fewer; None: all, and as many as I3D needs at least."""
+  count = tf.shape(clips)[1]
+  wanted = tf.maximum(count, inception.MIN_FRAMES) if num_frames is None else num_frames
+  taken = tf.gather(clips, tf.range(wanted) % count, axis=1)
+  return tf.ensure_shape(taken, [None, num_frames, *clips.shape[2:]])
+
+
 def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
   """Returns clips `[B, T, crop, crop, 3]` in [-1, 1], decoded, and resized and cropped as in training.
 
@@ -162,6 +258,7 @@ def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
   return ops.scale_rgb(tf.ensure_shape(clips, [None, images.shape[1], crop, crop, 3]))
 
 
+_PAIRS = 8  # of frames whose flow is computed at once
 _CLASSES_FILE = "classes.txt"
 _INPUT_FILE = "input.json"
 _VALUES = {

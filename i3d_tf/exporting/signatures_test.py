@@ -10,8 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import exporting
 from i3d_tf import testing
+from i3d_tf.exporting import exports
 from i3d_tf.exporting import signatures
+from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
 from i3d_tf.models import zoo
@@ -150,6 +153,40 @@ class SignaturesTest(parameterized.TestCase):
     clip = signatures.decode_frames(images, 72, 64)
     expected = tf.nn.softmax(classifier({"rgb": clip})["Logits"])
     np.testing.assert_allclose(jpeg.function(jpeg_bytes=images)["probabilities"], expected, atol=1e-6)
+
+
+class FramesTest(absltest.TestCase):
+  """The signature that takes frames and computes their flow."""
+
+  def test_logits_are_those_of_classify(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    for stream in ("rgb", "flow"):
+      testing.write_network(folder / stream, stream=stream, **_SMALL)
+    testing.write_moving_video(folder / "a.avi", seed=1, num_frames=12)
+    checkpoints = {stream: folder / stream for stream in ("rgb", "flow")}
+    expected = classification.classify(folder / "a.avi", checkpoints).logits
+    config = exporting.GraphConfig(with_flow=True)
+    (folder / "exported").mkdir()
+    lines = exports.write_graph(folder / "exported", tuple(map(str, checkpoints.values())), config)
+    self.assertTrue(any(line.split()[:1] == ["frames"] for line in lines))
+    frames = decode.read_video(folder / "a.avi", short_side=None)[np.newaxis]
+    self.assertEqual(frames.shape, (1, 12, 48, 64, 3))
+    found = tf.saved_model.load(folder / "exported").signatures["frames"](frames=frames)
+    np.testing.assert_allclose(found["logits"][0], expected, atol=1e-4)
+    np.testing.assert_allclose(found["probabilities"], tf.nn.softmax(found["logits"]), atol=1e-6)
+    np.testing.assert_allclose(found["rgb_logits"] + found["flow_logits"], found["logits"], atol=1e-5)
+
+  def test_what_it_cannot_be_made_of(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    testing.write_network(folder / "rgb", **_SMALL)
+    testing.write_network(folder / "dis", stream="flow", flow_method="dis", **_SMALL)
+    for name, message in (
+      ("rgb", "with_flow is for networks of flow"),
+      ("dis", "flow is dis; here it can be tvl1 only"),
+    ):
+      classifier = classifier_lib.Classifier(folder / name)
+      with self.assertRaisesRegex(errors.I3dError, message):
+        signatures.of_frames(classifier, signatures.clip_specs(classifier))
 
 
 if __name__ == "__main__":

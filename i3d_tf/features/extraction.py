@@ -18,6 +18,7 @@ from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources
 from i3d_tf.inference import chunks
+from i3d_tf.inference import classifier
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec
 from i3d_tf.models import receptive_field
@@ -117,6 +118,8 @@ class Extractor:
       if len(values) > 1:
         given = " and ".join(map(str, values))
         raise errors.I3dError(f"the networks were trained on {what} of {given}; give {name}, or take them apart")
+    self._estimator = options.flow_estimator(options.threads)
+    self._warned: set[str] = set()
     window = first.window if options.window is None else options.window
     self.options = dataclasses.replace(options, window=window, precision=first.precision)
     for network in (first, *others):
@@ -170,9 +173,10 @@ class Extractor:
         video = video or sources.open_video(
             source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps,
             short_side=decode.Resize(first.short_side, options.frame_size, options.resize),
-            threads=options.threads, allow_damaged=options.allow_damaged, frame_rate=options.frame_rate,
+            estimator=self._estimator, allow_damaged=options.allow_damaged, frame_rate=options.frame_rate,
             flow_bound=options.flow_bound,
         )  # fmt: skip
+        self._warn_of_flow(video.flow_method or options.flow_method)
         fill = self._fill_whole if options.window == profiles.ALL else self._fill_windows
         num_positions = fill(video, arrays, on_frames)
       except errors.I3dError as error:
@@ -183,6 +187,13 @@ class Extractor:
           {stream: each.weights for stream, each in networks.items()},
           {name: first.time_layers(name) for name in options.endpoints}, first.stride, tuple(video.notes),
       )  # fmt: skip
+
+  def _warn_of_flow(self, method: str) -> None:
+    """Logs once if networks are given another flow than they were trained on."""
+    if method not in self._warned:
+      self._warned.add(method)
+      for network in self.networks.values():
+        classifier.warn_of_flow(network.info, network.checkpoint, method)
 
   def _fill_windows(self, video: sources.Video, arrays: Arrays, on_frames: OnFrames) -> int:
     """Fills the arrays window by window, and returns the number of positions."""

@@ -46,6 +46,7 @@ class FeatureNetwork:
     weights: CRC-32 of the variables used.
     precision: Type of its convolutions and activations.
     streams: Streams of its clips.
+    info: What the network is.
     short_side: Pixels that the frames' shorter side is resized to, of the options or else of the network's training.
     crop: Pixels of the side of the square crop, likewise.
     stride: Frames from one position of a clip to the next.
@@ -72,7 +73,8 @@ class FeatureNetwork:
     )  # fmt: skip
     self._network, self.precision = loaded.networks[stream], loaded.precision
     self.checkpoint, self.weights, self.streams = checkpoint, self._network.weights, self._network.streams
-    self._clip = self._network.info.preprocess
+    self.info = self._network.info
+    self._clip = self.info.preprocess
     self.short_side = self._clip.short_side if options.short_side is None else options.short_side
     self.crop = self._clip.crop if options.crop is None else options.crop
     shortest, what = (min(options.frame_size), "frame_size") if options.frame_size else (self.short_side, "short_side")

@@ -18,6 +18,7 @@ import numpy as np
 import i3d_tf
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import flow
 from i3d_tf import inference
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
@@ -51,6 +52,7 @@ def _ours(features: "extraction.Features") -> "results.Files":
   Beside them `timestamps` in seconds, see `Features.timestamps`; `fps`; `num_frames`, positions seen; `stream`,
   `endpoint`, `pooling`, `window` (0: all), `hop`, `tail`, `crops`; `checkpoint`, `weights`,
   `precision`; and `versions` as JSON.
+  Of networks of flow there is `flow`, its method and parameters (of videos; records have their own).
   Of a special video (deinterlaced, salvaged, HDR) there are `notes`.
   """
   options = features.options
@@ -73,6 +75,7 @@ def _ours(features: "extraction.Features") -> "results.Files":
         "weights": np.array(features.weights[stream]),
         "precision": np.array(options.precision),
         "versions": np.array(json.dumps(_versions())),
+        **({"flow": np.array(options.flow_method)} if stream != "rgb" else {}),
         **({"notes": np.array(features.notes)} if features.notes else {}),
       }
   return found
@@ -143,7 +146,7 @@ def _xd_violence(features: "extraction.Features") -> "results.Files":
 
   (Roc-Ng/XDVioDet:list/rgb.list; its README.)
   """
-  found = {}
+  found: dict[str, Any] = {}
   for stream in features.arrays:
     folder = f"{stream}/" if len(features.arrays) > 1 else ""
     vectors = _vectors(features, stream)
@@ -327,7 +330,7 @@ def _concatenated(features: "extraction.Features") -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureConfig(inference.InferenceConfig):
+class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
   """What is taken of each video.
 
   Attributes:
@@ -388,6 +391,7 @@ class FeatureConfig(inference.InferenceConfig):
 
   def __post_init__(self):
     super().__post_init__()
+    flow.FlowConfig.__post_init__(self)
     if self.crops not in CROPS:
       raise errors.I3dError(f"crops is {self.crops}; allowed are {', '.join(map(str, CROPS))}")
     for name in ("streams", "endpoints"):
@@ -459,6 +463,8 @@ class FeatureConfig(inference.InferenceConfig):
     defaults["crop_order"] = PROFILES[self.profile].defaults["crop_order"]
     # Folders of earlier versions do not state what came later.
     left_out |= {name for name in _LATER if getattr(self, name) == defaults[name]}
+    if self.flow_method == flow.DEFAULT or "flow" not in self.streams:  # nor this
+      left_out |= {"flow", "flow_params"}
     left_out |= set(inference.FIELDS) - set(self.changes())
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import flow as flow_lib
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
 from i3d_tf.data import records
@@ -169,6 +170,7 @@ class Video:
     count: Counts the frames.
     positions: Yields them, see `iter_positions`.
     notes: What was done with the frames, see `decode.iter_frames`; complete when all positions were yielded.
+    flow_method: Of a record with flow, what computed it, see `flow.FlowConfig.flow_method`; else ''.
   """
 
   fps: float
@@ -176,6 +178,7 @@ class Video:
   count: Callable[[], int]
   positions: Callable[[], Iterator[Position]]
   notes: dict[str, None] = dataclasses.field(default_factory=dict)
+  flow_method: str = ""
 
 
 def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
@@ -279,7 +282,7 @@ def open_video(
   pairs: bool,
   fps: float,
   short_side: decode.Resize,
-  threads: int | None,
+  estimator: flow_lib.Estimator | None = None,
   allow_damaged: bool = False,
   frame_rate: float = decode.FRAME_RATE,
   flow_bound: float = codec.BOUND,
@@ -293,7 +296,7 @@ def open_video(
     fps: Frames per second; 0: the video's own rate. A record has a rate, which cannot be changed; one that states none,
       nor times, is taken for one of `fps`.
     short_side: How frames are resized.
-    threads: Threads for optical flow; None: one a core.
+    estimator: Computes the optical flow; None: TV-L1.
     allow_damaged: As in `decode.iter_frames`.
     frame_rate: Frames per second of folders of images and of arrays, which state none.
     flow_bound: Pixels per frame of the largest byte of folders' images of flow.
@@ -306,8 +309,9 @@ def open_video(
     _check_record(record, source, streams, fps)
     rate = record.rate or fps
     num_frames = len(record.frames) or len(record.flow_frames) + 1
-    positions = lambda: _record_positions(record, source, streams, pairs, short_side, threads)
-    return Video(rate, num_frames, lambda: num_frames, positions, dict.fromkeys(record.notes))
+    positions = lambda: _record_positions(record, source, streams, pairs, short_side, estimator)
+    method = (record.flow_method or flow_lib.DEFAULT) if record.flow_frames else ""
+    return Video(rate, num_frames, lambda: num_frames, positions, dict.fromkeys(record.notes), method)
   images = stills.open_stills(source.path) if stills.is_stills(source.path) else None
   if images is not None and images.x and "flow" in streams:
     return _open_images(images, streams, fps, frame_rate, flow_bound, short_side)
@@ -326,7 +330,7 @@ def open_video(
     rate,
     round(info.num_frames / info.frame_rate * rate),
     lambda: decode.count_frames(source.path, fps=rate, allow_damaged=allow_damaged, frame_rate=frame_rate),
-    lambda: iter_positions(frames(), streams=streams, pairs=pairs, threads=threads),
+    lambda: iter_positions(frames(), streams=streams, pairs=pairs, estimator=estimator),
     notes,
   )
 
@@ -363,7 +367,11 @@ def _stored_positions(
 
 
 def iter_positions(
-  frames: Iterator[np.ndarray], *, streams: Sequence[str], pairs: bool, threads: int | None
+  frames: Iterator[np.ndarray],
+  *,
+  streams: Sequence[str],
+  pairs: bool,
+  estimator: flow_lib.Estimator | None = None,
 ) -> Iterator[Position]:
   """Yields frames with the flow to the next one. The frames are decoded in a thread of their own.
 
@@ -371,7 +379,7 @@ def iter_positions(
     frames: uint8 `[H, W, 3]`.
     streams: See `open_video`.
     pairs: See `open_video`; always so with flow.
-    threads: See `open_video`.
+    estimator: See `open_video`.
 
   Yields:
     'rgb', uint8 `[H, W, 3]`, and 'flow', float32 `[H, W, 2]` in [-1, 1].
@@ -380,11 +388,10 @@ def iter_positions(
     following = itertools.pairwise(frames) if pairs else ((frame,) for frame in frames)
     yield from ({"rgb": frame} for frame, *_ in following)
     return
-  from i3d_tf.flow import tvl1  # loads Numba
-
+  estimator = estimator or flow_lib.Estimator()
   with ahead(frames, depth=_AHEAD) as decoded:
     waiting: collections.deque[np.ndarray] = collections.deque()
-    for field in tvl1.iter_flow(_kept(decoded, waiting), threads=threads):
+    for field in estimator.iterate(_kept(decoded, waiting)):
       position = {"rgb": waiting.popleft(), "flow": codec.scale(field)}
       yield {stream: position[stream] for stream in streams}
 
@@ -417,12 +424,12 @@ def _record_positions(
   streams: Sequence[str],
   pairs: bool,
   resize: decode.Resize,
-  threads: int | None,
+  estimator: flow_lib.Estimator | None,
 ) -> Iterator[Position]:
   """As `iter_positions`, with the record's flow where it has one."""
   frames = (resize(_decode_image(image, source)) for image in record.frames)
   if "flow" not in streams or not record.flow_frames:
-    yield from iter_positions(frames, streams=streams, pairs=pairs, threads=threads)
+    yield from iter_positions(frames, streams=streams, pairs=pairs, estimator=estimator)
     return
   fields = (_decode_image(image, source)[..., :2] for image in record.flow_frames)
   yield from _stored_positions(frames, fields, record.flow_bound or codec.BOUND, streams, resize)

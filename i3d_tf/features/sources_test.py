@@ -28,7 +28,7 @@ from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
 
-_OPEN = dict(streams=("rgb", "flow"), pairs=True, fps=25.0, short_side=decode.Resize(36), threads=1)
+_OPEN = dict(streams=("rgb", "flow"), pairs=True, fps=25.0, short_side=decode.Resize(36))
 
 
 class SourcesTest(parameterized.TestCase):

@@ -6,27 +6,24 @@ The method is that of Zach, Pock and Bischof, "A Duality Based Approach for Real
 branch, because the published I3D flow was computed with it by way of MediaPipe.
 """
 
-import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Callable, Sequence
 import dataclasses
 import itertools
 import math
 import pathlib
-import queue
 import threading
-from typing import Any
+import types
 
-import cv2
 import numpy as np
 
-from i3d_tf import workers
+from i3d_tf import flow as flow_lib
 from i3d_tf.flow import tvl1_filters
 from i3d_tf.flow import tvl1_kernels
 
-ENGINES = ("numba", "opencv")
+# The methods of `flow.METHODS` by engine.
+ENGINES = types.MappingProxyType({"numba": "tvl1", "opencv": "tvl1_opencv", "tensorflow": "tvl1_tensorflow"})
 
-_MIN_LEVEL = 16  # pixels: the pyramid ends before a side gets shorter
+MIN_LEVEL = 16  # pixels: the pyramid ends before a side gets shorter
 _MIN_SIDE = 3  # pixels: central differences need that many
 
 
@@ -68,6 +65,20 @@ class TvL1Params:
     _check("warp_subpixels", self.warp_subpixels, self.warp_subpixels in (0, 32), "0, 32")
 
 
+def check_size(height: int, width: int) -> None:
+  """Checks the size of frames.
+
+  Args:
+    height: in pixels.
+    width: in pixels.
+
+  Raises:
+    ValueError: a side is shorter than 3 pixels.
+  """
+  if min(height, width) < _MIN_SIDE:
+    raise ValueError(f"frames of {height} x {width} pixels; allowed are sides from {_MIN_SIDE} pixels")
+
+
 class TvL1:
   """Flow between frames of one size, in buffers that are reused from pair to pair.
 
@@ -89,11 +100,10 @@ class TvL1:
     Raises:
       ValueError: a side is shorter than 3 pixels.
     """
-    if min(height, width) < _MIN_SIDE:
-      raise ValueError(f"frames of {height} x {width} pixels; allowed are sides from {_MIN_SIDE} pixels")
+    check_size(height, width)
     _check_kernels()
     self._params = params
-    shapes = _level_shapes(height, width, params)
+    shapes = level_shapes(height, width, params)
     self._scheme = _scheme(params)
     self._fields = _allocate_fields(height, width)
     self._source = np.empty(tvl1_filters.warped_size(height, width), np.float32)
@@ -156,7 +166,7 @@ def _check_kernels() -> None:
     if _is_checked:
       return
     _is_checked = True
-    frame = np.zeros((2 * _MIN_LEVEL, 2 * _MIN_LEVEL), np.uint8)  # of several levels, so that all kernels are called
+    frame = np.zeros((2 * MIN_LEVEL, 2 * MIN_LEVEL), np.uint8)  # of several levels, so that all kernels are called
     try:
       TvL1(*frame.shape).flow(frame, frame)
     except Exception:  # whatever unpickling a damaged file raises
@@ -178,8 +188,8 @@ def tvl1_flow(
   Args:
     frames: [T, H, W] gray or [T, H, W, 3] RGB, uint8.
     params: see `TvL1Params`.
-    engine: "numba", or "opencv" (which needs the opencv-contrib package, warps by its own version's rule
-      and agrees with "numba" about as well as with itself when its optimised code is switched off).
+    engine: "numba"; "opencv" (which needs the opencv-contrib package, warps by its own version's rule and agrees with
+      "numba" about as well as with itself when its optimised code is switched off); or "tensorflow", for GPUs.
     threads: number of threads, shared out over pairs of frames by "numba" and within a pair by
       "opencv"; None: one per available processor. "numba" returns the same bits for any number.
     on_pair: called with (pairs done, pairs in all) after each pair.
@@ -190,115 +200,21 @@ def tvl1_flow(
   """
   if engine not in ENGINES:
     raise ValueError(f"engine = {engine!r}; allowed are {', '.join(ENGINES)}")
-  threads = _check_threads(threads)
-  gray = _to_gray(frames)
-  flow = np.empty((len(gray) - 1, *gray.shape[1:], 2), np.float32)
-  fields = _numba_flow(gray, params, threads) if engine == "numba" else _opencv_flow(gray, params, threads)
-  for pair, field in enumerate(fields):
-    flow[pair] = field
-    if on_pair is not None:
-      on_pair(pair + 1, len(flow))
-  return flow
+  return flow_lib.optical_flow(frames, ENGINES[engine], params=params, threads=threads, on_pair=on_pair)
 
 
-def iter_flow(
-  frames: Iterable[np.ndarray], *, params: TvL1Params = TvL1Params(), threads: int | None = None
-) -> Iterator[np.ndarray]:
-  """Returns an iterator over the flow, `[H, W, 2]`, that `tvl1_flow` returns, for videos of any length.
-
-  The frames of twice as many pairs as there are threads are held at most.
+def level_shapes(height: int, width: int, params: TvL1Params) -> Sequence[tuple[int, int]]:
+  """Returns the sizes of the pyramid's levels, finest first.
 
   Args:
-    frames: [H, W] gray or [H, W, 3] RGB, uint8, one after the other.
+    height: of the frames, in pixels.
+    width: of the frames, in pixels.
     params: see `TvL1Params`.
-    threads: as of `tvl1_flow` with "numba".
-
-  Raises:
-    ValueError: as `tvl1_flow`.
   """
-  threads = _check_threads(threads)
-  return _numba_flow((_to_gray(frame[np.newaxis])[0] for frame in frames), params, threads)
-
-
-def _check_threads(threads: int | None) -> int:
-  if threads is not None and threads < 1:
-    raise ValueError(f"threads = {threads!r}; allowed are None and integers from 1")
-  return workers.available_cores() if threads is None else threads
-
-
-def _numba_flow(gray: Iterable[np.ndarray], params: TvL1Params, threads: int) -> Iterator[np.ndarray]:
-  """Yields the flow of each pair, in order, with a few pairs begun ahead if there are several threads."""
-  solvers: queue.SimpleQueue[TvL1] = queue.SimpleQueue()
-
-  def solve(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    try:
-      solver = solvers.get_nowait()
-    except queue.Empty:
-      solver = TvL1(*pair[0].shape, params=params)
-    field = solver.flow(*pair)
-    solvers.put(solver)
-    return field
-
-  pairs = itertools.pairwise(gray)
-  if threads == 1:
-    yield from map(solve, pairs)
-    return
-  with futures.ThreadPoolExecutor(threads) as pool:
-    begun = collections.deque(pool.submit(solve, pair) for pair in itertools.islice(pairs, 2 * threads))
-    while begun:
-      field = begun.popleft().result()
-      begun.extend(pool.submit(solve, pair) for pair in itertools.islice(pairs, 1))
-      yield field
-
-
-def _opencv_flow(gray: np.ndarray, params: TvL1Params, threads: int) -> Iterator[np.ndarray]:
-  """Yields the flow of each pair, in order."""
-  if not hasattr(cv2, "optflow"):
-    raise ImportError(
-      "engine = 'opencv' needs cv2.optflow: install opencv-contrib-python-headless in place of opencv-python"
-    )
-  if params.warp_subpixels and not cv2.__version__.startswith("4."):
-    raise ValueError(f"warp_subpixels = {params.warp_subpixels}: OpenCV {cv2.__version__} cannot; allowed is 0")
-  threads_before = cv2.getNumThreads()
-  cv2.setNumThreads(threads)
-  try:
-    # One object per call: it lowers its own number of scales for small frames, and keeps it.
-    optflow: Any = cv2.optflow  # its type stubs are incomplete
-    solver = optflow.DualTVL1OpticalFlow_create(
-      params.tau,
-      params.lambda_,
-      params.theta,
-      params.nscales,
-      params.warps,
-      params.epsilon,
-      params.inner_iterations,
-      params.outer_iterations,
-      params.scale_step,
-      0,
-      params.median_filtering,
-    )
-    for previous, following in itertools.pairwise(gray):
-      yield solver.calc(previous, following, None)
-  finally:
-    cv2.setNumThreads(threads_before)
-
-
-def _to_gray(frames: np.ndarray) -> np.ndarray:
-  """Checks `frames` and returns them as [T, H, W] uint8."""
-  is_rgb = frames.ndim == 4 and frames.shape[-1] == 3
-  if frames.dtype != np.uint8 or not (is_rgb or frames.ndim == 3) or len(frames) < 1:
-    raise ValueError(f"frames: {frames.dtype} {frames.shape}; allowed are uint8 [T, H, W] and [T, H, W, 3], T from 1")
-  if not is_rgb:
-    return frames
-  return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
-
-
-def _level_shapes(height: int, width: int, params: TvL1Params) -> Sequence[tuple[int, int]]:
-  """Sizes of the pyramid's levels, finest first."""
   shapes = [(height, width)]
   while len(shapes) < params.nscales:
     height, width = round(height * params.scale_step), round(width * params.scale_step)
-    if min(height, width) < _MIN_LEVEL:
+    if min(height, width) < MIN_LEVEL:
       break
     shapes.append((height, width))
   return shapes

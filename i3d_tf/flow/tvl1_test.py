@@ -225,7 +225,7 @@ class TvL1Test(parameterized.TestCase):
     frames = np.concatenate([_shifted(40, 50, 1.5, 0.5), _shifted(40, 50, 0.5, 1), _shifted(40, 50, 2, 2)] * 3)
     frames = np.stack([frames] * 3, axis=-1)
     taken = []
-    fields = tvl1.iter_flow((taken.append(frame) or frame for frame in frames), threads=threads)
+    fields = flow.Estimator(threads=threads).iterate(taken.append(frame) or frame for frame in frames)
     for pair, (field, expected) in enumerate(zip(fields, tvl1.tvl1_flow(frames), strict=True)):
       np.testing.assert_array_equal(field, expected)
       self.assertLessEqual(len(taken), pair + 2 + 2 * threads)
@@ -298,7 +298,7 @@ class TvL1Test(parameterized.TestCase):
       flow.optical_flow(frames, method="tvl1_opencv", threads=1, params=params),
       tvl1.tvl1_flow(frames, params=params, engine="opencv", threads=1),
     )
-    with self.assertRaisesRegex(errors.I3dError, "^method is 'raft'; allowed are tvl1, tvl1_opencv$"):
+    with self.assertRaisesRegex(errors.I3dError, f"^method is 'raft'; allowed are {', '.join(flow.METHODS)}$"):
       flow.optical_flow(frames, "raft")
 
   def test_one_frame_has_no_flow(self):
@@ -306,7 +306,7 @@ class TvL1Test(parameterized.TestCase):
 
   def test_bad_arguments_are_named(self):
     frames = np.zeros((2, 20, 30), np.uint8)
-    with self.assertRaisesRegex(ValueError, "engine = 'cuda'; allowed are numba, opencv"):
+    with self.assertRaisesRegex(ValueError, "engine = 'cuda'; allowed are numba, opencv, tensorflow"):
       tvl1.tvl1_flow(frames, engine="cuda")
     with self.assertRaisesRegex(ValueError, "threads = 0; allowed"):
       tvl1.tvl1_flow(frames, threads=0)

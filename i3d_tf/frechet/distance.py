@@ -14,7 +14,9 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import fields
 from i3d_tf import files
+from i3d_tf import flow
 
+FLOW = flow.FlowConfig()  # the default
 RESIZE = "bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres"
 PUBLISHED_WEIGHTS = "c1621a70"  # CRC-32 of rgb_scratch's, the network of deepmind/i3d-kinetics-400/1
 CHECKPOINT = "rgb_scratch"
@@ -24,7 +26,7 @@ _FEATURES = "_features"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FvdConfig:
+class FvdConfig(flow.FlowConfig):
   """Which clips are compared, and how.
 
   Attributes:
@@ -48,7 +50,7 @@ class FvdConfig:
   allow_damaged: bool = False
 
   def __post_init__(self):
-    fields.check(self)
+    super().__post_init__()
     if self.resamples == 1:
       raise errors.I3dError("resamples is 1; an interval needs at least 2, and 0 means none")
 
@@ -117,6 +119,7 @@ class FvdResult:
     num_frames: of a clip.
     fps: at which videos were read; None: each at its own rate.
     seed: drew clips and resampled sets.
+    flow: method and parameters of the optical flow, if there is any.
   """
 
   distances: Mapping[str, Distance]
@@ -127,6 +130,7 @@ class FvdResult:
   num_frames: int | None
   fps: float | None = None
   seed: int = 0
+  flow: str = flow.DEFAULT
 
   @property
   def fvd(self) -> float:

@@ -39,12 +39,13 @@ class Embedding:
     num_features: the number of logits.
   """
 
-  def __init__(self, checkpoint: Checkpoint, stream: str = "rgb"):
+  def __init__(self, checkpoint: Checkpoint, stream: str = "rgb", *, flow_config: flow.FlowConfig = distance_lib.FLOW):
     """Loads the network.
 
     Args:
       checkpoint: a released checkpoint's name or a path.
       stream: 'rgb' or 'flow'.
+      flow_config: which flow is computed.
 
     Raises:
       I3dError: if the checkpoint cannot be loaded, or is not an I3D of that stream.
@@ -55,6 +56,8 @@ class Embedding:
         f"{checkpoint} is a network {network.info.model} of stream {network.info.stream}; "
         f"FVD needs an i3d of stream {stream}"
       )
+    self._estimator = flow_config.flow_estimator() if stream == "flow" else None
+    classifier.warn_of_flow(network.info, checkpoint, flow_config.flow_method)
     self.stream, self.weights, self.num_features = stream, network.weights, network.info.num_classes
     self._apply = network.function([base.LOGITS], {stream: (_SIDE, _SIDE)})
 
@@ -65,9 +68,9 @@ class Embedding:
       frames: uint8 `[T, H, W, 3]`.
     """
     resized = resize(frames)
-    if self.stream == "rgb":
+    if self._estimator is None:
       return ops.scale_resized_rgb(resized).numpy()
-    return codec.scale(flow.optical_flow(ops.to_bytes(resized).numpy()))
+    return codec.scale(np.stack(list(self._estimator.iterate(ops.to_bytes(resized).numpy()))))
 
   def __call__(self, clips: np.ndarray) -> np.ndarray:
     """Returns the logits of a batch, float32 `[B, classes]`.
@@ -136,6 +139,7 @@ class FvdAccumulator:
     *,
     batch: int = distance_lib.FvdConfig.batch,
     keep_features: bool = False,
+    flow_config: flow.FlowConfig = distance_lib.FLOW,
   ):
     """Starts with no clips; the networks are loaded when the first clips come.
 
@@ -144,6 +148,7 @@ class FvdAccumulator:
         stream, 'rgb' and 'flow', for a distance of each.
       batch: clips that a network takes at once.
       keep_features: whether to keep the embeddings, which an interval needs.
+      flow_config: which flow is computed.
 
     Raises:
       I3dError: if there is no checkpoint, or one of another stream.
@@ -152,6 +157,7 @@ class FvdAccumulator:
     if not self._checkpoints or not set(self._checkpoints) <= set(preprocess.STREAMS):
       raise errors.I3dError(f"checkpoint is of {', '.join(self._checkpoints) or 'no stream'}; give rgb, flow or both")
     self._batch = batch
+    self._flow_config = flow_config
     self._embeddings: dict[str, Embedding] | None = None
     self._num_frames: int | None = None
     self._weights: dict[str, str] = {}
@@ -168,7 +174,9 @@ class FvdAccumulator:
   def embeddings(self) -> dict[str, Embedding]:
     """The networks by stream; I3dError if they cannot be loaded or are not those of the clips before."""
     if self._embeddings is None:
-      found = {stream: Embedding(path, stream) for stream, path in self._checkpoints.items()}
+      found = {
+        stream: Embedding(path, stream, flow_config=self._flow_config) for stream, path in self._checkpoints.items()
+      }
       self._check_weights({stream: embedding.weights for stream, embedding in found.items()})
       self._embeddings = found
     return self._embeddings

@@ -4,7 +4,7 @@ The distance between two sets of videos: one clip of consecutive frames from a r
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import os
@@ -55,6 +55,8 @@ def fvd(
   resamples: int = distance.FvdConfig.resamples,
   frame_rate: float = distance.FvdConfig.frame_rate,
   allow_damaged: bool = distance.FvdConfig.allow_damaged,
+  flow: str = distance.FvdConfig.flow,
+  flow_params: Sequence[str] = distance.FvdConfig.flow_params,
   save_stats: str | os.PathLike | None = None,
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
@@ -69,7 +71,7 @@ def fvd(
     generated: the set that is compared with it; None to save the statistics of `real` only.
     checkpoint: the RGB network, of which others than the default do not give the published distance; or networks by
       stream, 'rgb' and 'flow', for a distance of each.
-    num_frames: see `FvdConfig`, as for the seven that follow.
+    num_frames: see `FvdConfig`, as for the nine that follow.
     fps: see there.
     max_clips: see there.
     seed: see there.
@@ -77,6 +79,8 @@ def fvd(
     resamples: see there.
     frame_rate: see there.
     allow_damaged: see there.
+    flow: see there.
+    flow_params: see there.
     save_stats: an .npz file for the statistics of `real`.
     progress: whether to show progress bars on stderr.
     on_failure: called with a sentence for each video that cannot be used; the distance is that of the others.
@@ -88,7 +92,7 @@ def fvd(
   """
   config = distance.FvdConfig(
       num_frames=num_frames, fps=fps, max_clips=max_clips, seed=seed, batch=batch, resamples=resamples,
-      frame_rate=frame_rate, allow_damaged=allow_damaged,
+      frame_rate=frame_rate, allow_damaged=allow_damaged, flow=flow, flow_params=tuple(flow_params),
   )  # fmt: skip
   given = {"real": real} if generated is None else {"real": real, "generated": generated}
   if save_stats is not None:
@@ -110,7 +114,7 @@ def fvd(
       if file is not None:
         more = {"failed": failed[name], "seed": seed, "made_by": resources.provenance()}
         distance.save(file, accumulator.features(real=True), {**facts, **more})
-  dependencies = {name: facts[name] for name in ("weights", "num_frames", "fps")}
+  dependencies = {name: facts[name] for name in ("weights", "num_frames", "fps", "flow") if name in facts}
   failed = {name: failed[name] for name in given}
   if generated is None:
     clips = {"real": len(sources["real"]) - failed["real"]}
@@ -132,10 +136,12 @@ def _start(
     names = {stream: f"of CRC-32 {weights}" for stream, weights in facts["weights"].items()}  # not to be loaded
     accumulator = embedding.FvdAccumulator(names, keep_features=True)
     return accumulator, {name: facts[name] for name in ("weights", "resize", "num_frames", "fps")}
-  accumulator = embedding.FvdAccumulator(checkpoint, batch=config.batch, keep_features=True)
+  accumulator = embedding.FvdAccumulator(checkpoint, batch=config.batch, keep_features=True, flow_config=config)
   embedding.check_frames(config.num_frames, accumulator.streams)
   weights = {stream: network.weights for stream, network in accumulator.embeddings.items()}
   facts = {"weights": weights, "resize": distance.RESIZE, "num_frames": config.num_frames, "fps": config.fps}
+  if "flow" in accumulator.streams and config.flow_method != distance.FvdConfig.flow:
+    facts["flow"] = config.flow_method
   return accumulator, facts
 
 
@@ -307,6 +313,8 @@ def _check_comparable(first: Mapping[str, Any], second: Mapping[str, Any], *, pa
       raise errors.I3dError(f"{path} has no statistics of {stream}; make them again with a checkpoint of {stream}")
     if has != weights:
       raise errors.I3dError(f"{path} is of other {stream} weights: their CRC-32 is {has}, not {weights}")
-  for name in ("resize", "num_frames", "fps"):
-    if first.get(name) != second[name]:
-      raise errors.I3dError(f"{path} cannot be compared: its {name} is {first.get(name)}, not {second[name]}")
+  names = ("resize", "num_frames", "fps", *(("flow",) if "flow" in second["weights"] else ()))
+  for name in names:
+    default = distance.FvdConfig.flow if name == "flow" else None
+    if (theirs := first.get(name, default)) != (ours := second.get(name, default)):
+      raise errors.I3dError(f"{path} cannot be compared: its {name} is {theirs}, not {ours}")

@@ -26,7 +26,7 @@ from i3d_tf.weights import saved
 
 
 class Video:
-  """The frames of a video file at a network's rate and size, and the TV-L1 flow between them, by number."""
+  """The frames of a video file at a network's rate and size, and the optical flow between them, by number."""
 
   def __init__(
     self,
@@ -35,7 +35,7 @@ class Video:
     frame_rate: float = decode.FRAME_RATE,
     short_side: int = decode.SHORT_SIDE,
     max_frames: int | None = None,
-    threads: int | None = None,
+    estimator: flow.Estimator | None = None,
     allow_damaged: bool = False,
     progress: bool = False,
     image_rate: float = decode.FRAME_RATE,
@@ -49,7 +49,7 @@ class Video:
       short_side: Pixels of the frames' shorter side.
       max_frames: Use so many frames from the start, which are kept in memory, and look no further. None: count all of
         them, and decode the video once more for those that are asked for.
-      threads: Threads for optical flow; None: one a core.
+      estimator: Computes the optical flow; None: TV-L1.
       allow_damaged: As in `decode.iter_frames`.
       progress: Whether to show a bar on stderr while flow is computed.
       image_rate: Frames per second of folders of images and of arrays, which state none.
@@ -62,7 +62,7 @@ class Video:
     options: dict[str, Any] = {"fps": frame_rate, "allow_damaged": allow_damaged, "frame_rate": image_rate}
     self._images, self._bound = stills.open_with_flow(path, image_rate, frame_rate), flow_bound
     self._open = lambda: decode.iter_frames(path, short_side=short_side, **options)
-    self._threads, self._progress = threads, progress
+    self._estimator, self._progress = estimator or flow.Estimator(), progress
     if self._images is not None and not len(self._images.frames):  # flow alone
       self._kept = None
       self.num_frames = min(self._images.num_frames, max_frames or self._images.num_frames)
@@ -112,9 +112,10 @@ class Video:
     runs = np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1)
     with tqdm.tqdm(total=len(pairs), desc="optical flow", unit="frame", leave=False, disable=not self._progress) as bar:
       for run in runs:
-        together = np.stack([frames[number] for number in range(run[0], run[-1] + 2)])
-        solved = flow.optical_flow(together, threads=self._threads, on_pair=lambda *_: bar.update())
-        fields.update(zip(run.tolist(), codec.scale(solved)))
+        together = (frames[number] for number in range(run[0], run[-1] + 2))
+        for number, field in zip(run.tolist(), self._estimator.iterate(together), strict=True):
+          fields[number] = codec.scale(field)
+          bar.update()
     return fields
 
 
@@ -201,6 +202,7 @@ def classify(
   top_k: int = 5,
   max_frames: int | None = None,
   threads: int | None = None,
+  flow_config: flow.FlowConfig | None = None,
   allow_damaged: bool = False,
   progress: bool = False,
   frame_rate: float = decode.FRAME_RATE,
@@ -218,6 +220,7 @@ def classify(
     top_k: Number of predictions.
     max_frames: Frames of the video to use, from its start, at the network's rate. None: the protocol's, of I3D 250.
     threads: Threads for optical flow; None: one a core.
+    flow_config: Which flow is computed; None: that on which the network was trained. Another one is warned about.
     allow_damaged: Take what there is of a damaged video, see `decode.iter_frames`.
     progress: Whether to show a bar on stderr while flow is computed.
     frame_rate: Frames per second of folders of images and of .npy clips, which state none.
@@ -232,7 +235,8 @@ def classify(
   check_together([network.info for network in networks.networks.values()])
   limit = {} if max_frames is None else {"max_frames": max_frames, "min_frames": min(max_frames, inception.MIN_FRAMES)}
   tests = {stream: protocol(network.info, **limit) for stream, network in networks.networks.items()}
-  options = {"threads": threads, "allow_damaged": allow_damaged, "progress": progress}
+  estimator = networks.flow_config(flow_config).flow_estimator(threads)
+  options: dict[str, Any] = {"estimator": estimator, "allow_damaged": allow_damaged, "progress": progress}
   options |= {"image_rate": frame_rate, "flow_bound": flow_bound}
   opened = _open(video, list(tests.values()), max_frames, **options)
   logits, num_frames = [], 0

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf import testing
 from i3d_tf.data import records
 from i3d_tf.flow import tvl1
@@ -260,6 +261,24 @@ class ReadTest(parameterized.TestCase):
   def test_nine_frames_are_enough(self):
     _write_video(self.folder / "a.mp4", 9)
     self.assertEqual(self._read()["rgb"].shape[1], 9)
+
+
+class FlowMethodTest(absltest.TestCase):
+  def test_flow_is_that_of_training_unless_another_is_asked_for_which_is_logged(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    testing.write_network(
+      folder / "network", stream="flow", flow_method="dis", average_space=True, num_frames=16, short_side=36, crop=32
+    )
+    testing.write_moving_video(folder / "a.avi", seed=0, num_frames=11)
+    networks = classifier.Classifier(folder / "network")
+    with self.assertNoLogs("i3d_tf", "WARNING"):
+      own = classification.classify(folder / "a.avi", networks).logits
+      dis = classification.classify(folder / "a.avi", networks, flow_config=flow.FlowConfig(flow="dis")).logits
+    np.testing.assert_array_equal(own, dis)
+    with self.assertLogs("i3d_tf", "WARNING") as logged:
+      other = classification.classify(folder / "a.avi", networks, flow_config=flow.FlowConfig()).logits
+    self.assertGreater(np.abs(own - other).max(), 1e-4)
+    self.assertIn("was trained on optical flow by dis and is given that by tvl1", logged.output[0])
 
 
 class ProtocolsTest(parameterized.TestCase):

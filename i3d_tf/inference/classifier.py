@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from i3d_tf import devices
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf import inference
 from i3d_tf.models import base
 from i3d_tf.models import inception
@@ -207,6 +208,18 @@ class LoadedNetwork(tf.Module):
     return {name: values[name] for name in names}
 
 
+def warn_of_flow(info: saved.ModelInfo, checkpoint: Checkpoint, given: str) -> None:
+  """Logs it if a network of flow is given another flow than it was trained on.
+
+  Args:
+    info: What the network is.
+    checkpoint: Its checkpoint, for the message.
+    given: Method and parameters of the flow, see `flow.FlowConfig.flow_method`.
+  """
+  if "flow" in info.streams and (sentence := flow.difference(info.flow_method, given)):
+    _log.warning("%s: %s", checkpoint, sentence)
+
+
 class Classifier(tf.Module):
   """Trained networks of one stream, or of two whose logits are added.
 
@@ -272,6 +285,22 @@ class Classifier(tf.Module):
   def preprocess(self) -> preprocess_lib.Preprocess:
     """The transform from a video to the clips of the first network."""
     return self._first.info.preprocess
+
+  def flow_config(self, given: flow.FlowConfig | None = None) -> flow.FlowConfig:
+    """Returns which optical flow the networks take, and logs it if that is not the one that they were trained on.
+
+    Args:
+      given: What the user asks for; None: the flow on which the network of flow was trained.
+
+    Raises:
+      I3dError: If the network was trained on flow by a method that is not known.
+    """
+    trained = [network.info for network in self.networks.values() if "flow" in network.streams]
+    if given is None:
+      return flow.FlowConfig.from_method(trained[0].flow_method if trained else "")
+    for network in self.networks.values():
+      warn_of_flow(network.info, network.checkpoint, given.flow_method)
+    return given
 
   @property
   def num_classes(self) -> int:

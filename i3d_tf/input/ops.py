@@ -265,6 +265,40 @@ def resized_size(size: tf.Tensor, short_side: tf.Tensor) -> tf.Tensor:
   return tf.cast(tf.round(size * tf.cast(short_side, tf.float64) / tf.reduce_min(size)), tf.int32)
 
 
+def resize_rgb(frames: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+  """Returns frames resized bilinearly, uint8 `[..., h, w, 3]`, with the bytes that `decode.resize` gives.
+
+  Args:
+    frames: uint8 `[..., H, W, 3]`.
+    size: (height, width) after it.
+  """
+  # OpenCV has weights of 11 bits, rounded, and cuts off bits of the sum over columns before that over rows
+  # (opencv/opencv modules/imgproc/src/resize.cpp, HResizeLinear and VResizeLinear of bytes).
+  values = tf.cast(frames, tf.int64)
+  left, right, before, after = _brackets(size[1], tf.shape(frames)[-2], is_vertical=False)
+  column = lambda weight: weight[:, tf.newaxis]
+  values = tf.gather(values, left, axis=-2) * column(before) + tf.gather(values, right, axis=-2) * column(after)
+  top, bottom, before, after = _brackets(size[0], tf.shape(frames)[-3], is_vertical=True)
+  row = lambda weight: weight[:, tf.newaxis, tf.newaxis]
+  values //= 16
+  low = tf.gather(values, top, axis=-3) * row(before) // 65536
+  high = tf.gather(values, bottom, axis=-3) * row(after) // 65536
+  return tf.cast((low + high + 2) // 4, tf.uint8)
+
+
+def _brackets(count: tf.Tensor, size: tf.Tensor, *, is_vertical: bool) -> tuple[tf.Tensor, ...]:
+  """The samples before and after each of `count` positions, and their weights in units of 1/2048."""
+  step = 1 / (tf.cast(count, tf.float64) / tf.cast(size, tf.float64))
+  position = tf.cast((tf.range(tf.cast(count, tf.float64), dtype=tf.float64) + 0.5) * step - 0.5, tf.float32)
+  before = tf.floor(position)
+  fraction = position - before
+  before = tf.cast(before, tf.int32)
+  if not is_vertical:  # between rows OpenCV keeps the fraction beyond the border, and takes the border twice
+    fraction = tf.where((before >= 0) & (before < size - 1), fraction, 0.0)
+  places = (tf.clip_by_value(each, 0, size - 1) for each in (before, before + 1))
+  return *places, *(tf.cast(tf.round(weight * 2048), tf.int64) for weight in (1 - fraction, fraction))
+
+
 def decode_rgb(
   images: tf.Tensor, *, size: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, window: tf.Tensor
 ) -> tf.Tensor:

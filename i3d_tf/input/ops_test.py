@@ -12,6 +12,7 @@ import tensorflow as tf
 from i3d_tf.data import inspection
 from i3d_tf.flow import codec
 from i3d_tf.input import ops
+from i3d_tf.video import decode
 
 
 def _ramp(height: int, width: int) -> np.ndarray:
@@ -185,6 +186,15 @@ class DropTest(absltest.TestCase):
     dropped = ops.drop_flow(flow, tf.constant([False, True, False])).numpy()
     np.testing.assert_array_equal(dropped[1], np.zeros((2, 2, 2)))
     np.testing.assert_array_equal(dropped[::2], flow[::2])
+
+
+class ResizeRgbTest(parameterized.TestCase):
+  @parameterized.parameters((48, 64, 72), (90, 160, 64), (64, 64, 32), (50, 31, 16), (32, 40, 32))
+  def test_bytes_are_those_of_decode(self, height, width, short_side):
+    frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    expected = np.stack([decode.resize(frame, short_side) for frame in frames])
+    size = ops.resized_size(tf.constant([height, width]), short_side)
+    np.testing.assert_array_equal(ops.resize_rgb(tf.constant(frames), size), expected)
 
 
 if __name__ == "__main__":

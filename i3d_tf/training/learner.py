@@ -66,7 +66,7 @@ class Learner:
     self.info = saved.ModelInfo(
         model=run.model, stream=run.stream, num_classes=sources.sizes[0], classes=source.classes,
         dataset=source.dataset, width_multiplier=run.width_multiplier, average_space=run.average_space,
-        preprocess=preprocess.of(clips),
+        preprocess=preprocess.of(clips), flow_method=source.flow_method if "flow" in clips.streams else "",
     )  # fmt: skip
     trained = self.info
     if len(sources.sizes) > 1:

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import flow as flow_lib
 from i3d_tf.flow import codec
 from i3d_tf.inference import chunks
 from i3d_tf.inference import classifier as classifier_lib
@@ -221,7 +222,7 @@ def compute(
   class_name: str | None = None,
   view: str = "frame",
   store: source.FlowStore | None = None,
-  threads: int | None = None,
+  estimator: flow_lib.Estimator | None = None,
   allow_damaged: bool = False,
   progress: bool = False,
   frame_rate: float = preprocess.FRAME_RATE,
@@ -239,7 +240,7 @@ def compute(
     class_name: name of the class; None: the best one for the video.
     view: 'frame', the whole frames, or 'crop', the central square that the network was trained on.
     store: keeps the flow that was computed, for pictures.
-    threads: for flow; None: one per core.
+    estimator: computes the flow; None: TV-L1.
     allow_damaged: take what there is of a damaged video, see `decode.iter_frames`.
     progress: show progress on stderr.
     frame_rate: frames per second of folders of images and of .npy clips, which state none.
@@ -256,7 +257,7 @@ def compute(
   video = source.survey(path, clip, least_frames=least, **how)
   crop = clip.crop if view == "crop" else None
   total = video.num_frames - is_flow
-  inputs = source.progress_bar(video.flow(threads) if is_flow else video.frames(), stream, total, shown=progress)
+  inputs = source.progress_bar(video.flow(estimator) if is_flow else video.frames(), stream, total, shown=progress)
   if is_flow and store is not None:
     inputs = store.keep(inputs)
   strided = (image for number, image in enumerate(inputs) if number % stride == 0)

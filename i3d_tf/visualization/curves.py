@@ -7,6 +7,7 @@ import numpy as np
 from scipy import special
 
 from i3d_tf import errors
+from i3d_tf import flow as flow_lib
 from i3d_tf.flow import codec
 from i3d_tf.inference import chunks
 from i3d_tf.inference import classification
@@ -72,7 +73,7 @@ def compute(
   video: source.Video,
   store: source.FlowStore,
   *,
-  threads: int | None = None,
+  estimator: flow_lib.Estimator | None = None,
   progress: bool = False,
 ) -> Curve:
   """Returns the logits of a network over a video of any length, of the centre crop that it was trained on.
@@ -84,7 +85,7 @@ def compute(
     network: the network.
     video: the video.
     store: keeps the flow that is computed, for pictures.
-    threads: for flow; None: one per core.
+    estimator: computes the flow; None: TV-L1.
     progress: show progress on stderr.
 
   Raises:
@@ -94,7 +95,7 @@ def compute(
   bar = lambda things, name, total: source.progress_bar(things, name, total, shown=progress)
   flow: Iterator[np.ndarray] = iter(())
   if "flow" in network.streams:
-    flow = store.keep(bar(video.flow(threads), "flow", video.num_frames - 1))
+    flow = store.keep(bar(video.flow(estimator), "flow", video.num_frames - 1))
   frames = bar(video.frames(), "rgb", video.num_frames) if network.streams == ("rgb",) else video.frames()
   layers = step_layers(network)
   if layers is None:

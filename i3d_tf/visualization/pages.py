@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from scipy import special
 
+from i3d_tf import flow as flow_lib
 from i3d_tf.flow import codec
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
@@ -65,7 +66,7 @@ def annotate(
   *,
   draw_flow: bool = True,
   top_k: int = 5,
-  threads: int | None = None,
+  estimator: flow_lib.Estimator | None = None,
   allow_damaged: bool = False,
   progress: bool = False,
   frame_rate: float = preprocess.FRAME_RATE,
@@ -84,7 +85,7 @@ def annotate(
     write: takes the frames of the new video, RGB uint8 `[H, W, 3]`; see `encode.writing`.
     draw_flow: show the flow even if no network takes it.
     top_k: classes in a ranking.
-    threads: for flow; None: one per core.
+    estimator: computes the flow; None: TV-L1.
     allow_damaged: take what there is of a damaged video, see `decode.iter_frames`.
     progress: show progress on stderr.
     frame_rate: frames per second of folders of images and of .npy clips, which state none.
@@ -102,10 +103,10 @@ def annotate(
   how: dict[str, Any] = {"allow_damaged": allow_damaged, "image_rate": frame_rate, "flow_bound": flow_bound}
   video = source.survey(path, clip, least_frames=least, **how)
   store = source.FlowStore()
-  compute = lambda network: curves_lib.compute(network, video, store, threads=threads, progress=progress)
+  compute = lambda network: curves_lib.compute(network, video, store, estimator=estimator, progress=progress)
   found = tuple(map(compute, networks.values()))
   if draw_flow and "flow" not in classifier.streams:
-    flow = source.progress_bar(video.flow(threads), "flow", video.num_frames - 1, shown=progress)
+    flow = source.progress_bar(video.flow(estimator), "flow", video.num_frames - 1, shown=progress)
     for _ in store.keep(flow):
       pass
   annotations = [Annotation(stream, (curve,)) for stream, curve in zip(networks, found)]

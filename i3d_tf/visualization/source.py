@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import flow as flow_lib
 from i3d_tf import workers
 from i3d_tf.data import inspection
 from i3d_tf.data import prepare
@@ -71,21 +72,19 @@ class Video:
     how: dict[str, Any] = {"allow_damaged": self.allow_damaged, "frame_rate": self.image_rate}
     return decode.iter_frames(self.path, short_side=self.short_side, **how)
 
-  def flow(self, threads: int | None = None) -> Iterator[np.ndarray]:
-    """Returns its flow, one field less than frames, one after the other: float32 `[H, W, 2]`, pixels per frame.
+  def flow(self, estimator: flow_lib.Estimator | None = None) -> Iterator[np.ndarray]:
+    """Returns its optical flow, one field less than frames, one after the other: float32 `[H, W, 2]`, pixels per frame.
 
-    It is that of the folder, if it has any, or else TV-L1.
+    It is that of the folder, if it has any, or else the estimator's.
 
     Args:
-      threads: threads for this; None: one per core.
+      estimator: computes it; None: TV-L1.
     """
     images = stills.open_with_flow(self.path, self.image_rate, decode.FRAME_RATE)
     if images is not None:
       fields = map(images.flow, range(len(images.x)))
       return (codec.decode_resized(each, self.height, self.width, bound=self.flow_bound) for each in fields)
-    from i3d_tf.flow import tvl1  # loads Numba
-
-    return tvl1.iter_flow(self.frames(), threads=threads)
+    return (estimator or flow_lib.Estimator()).iterate(self.frames())
 
 
 def survey(
@@ -163,11 +162,13 @@ class _Window(classification.Video):
 
   def __init__(self, video: Video, kept: Mapping[str, list[np.ndarray]], num_frames: int):
     self.path, self.size, self.num_frames = video.path, (video.height, video.width), num_frames
-    self._images = kept
+    self._of_streams = kept
 
   def read(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """See `classification.Video.read`."""
-    found = {stream: np.stack([self._images[stream][number] for number in each]) for stream, each in numbers.items()}
+    found = {
+      stream: np.stack([self._of_streams[stream][number] for number in each]) for stream, each in numbers.items()
+    }
     return {stream: codec.scale(images) if stream == "flow" else images for stream, images in found.items()}
 
 

@@ -28,7 +28,7 @@ from i3d_tf.models import inception_spec
 from i3d_tf.weights import manifest as manifests
 from i3d_tf.weights import sources
 
-NAMES = (*manifests.NAMES, sources.INCEPTION_V1)
+NAMES = (*manifests.NAMES, sources.INCEPTION_V1, sources.RAFT_SMALL)
 RELEASE_URL = "https://raw.githubusercontent.com/google-deepmind/kinetics-i3d/master/data/checkpoints"
 INDEX, DATA = FILES = ("model.ckpt.index", "model.ckpt.data-00000-of-00001")  # of the release
 _MAX_REASON = 500  # characters: of 230 damaged tensors, the number and the first few names
@@ -84,7 +84,8 @@ def find(name: str) -> Checkpoint:
   """
   if name not in NAMES:
     raise errors.DownloadError(f"there is no published checkpoint {name!r}; there are {', '.join(NAMES)}")
-  return _inception_v1() if name == sources.INCEPTION_V1 else _released(manifests.load(name))
+  packed = {sources.INCEPTION_V1: _inception_v1, sources.RAFT_SMALL: _raft_small}
+  return packed[name]() if name in packed else _released(manifests.load(name))
 
 
 def cache_dir() -> pathlib.Path:
@@ -206,6 +207,24 @@ def _inception_v1() -> Checkpoint:
     download=sources.download_slim,
     copy=sources.copy_slim,
     check=_check_slim,
+  )
+
+
+def _raft_small() -> Checkpoint:
+  return Checkpoint(
+    name=sources.RAFT_SMALL,
+    trained_on="FlyingChairs, FlyingThings3D; computes optical flow",
+    num_classes=0,
+    num_tensors=106,
+    num_bytes=sources.RAFT_BYTES,
+    files=(sources.RAFT_FILE,),
+    path=sources.RAFT_FILE,
+    url=sources.RAFT_URL,
+    url_path=sources.RAFT_ARCHIVE,
+    wanted=f"{sources.RAFT_FILE}, or {sources.RAFT_ARCHIVE} from {sources.RAFT_URL}",
+    download=sources.download_raft,
+    copy=sources.copy_raft,
+    check=sources.check_raft,
   )
 
 

@@ -62,6 +62,8 @@ class ModelInfo:
     preprocess: The transform from a video to the clips that the network was trained on.
     dataset: What it was trained on; empty if that is not known.
     step: Number of steps that it was trained for; None if that is not known.
+    flow_method: Optical flow that it was trained on, see `flow.FlowConfig.flow_method`; '' of networks of RGB, and of
+      those that state none, which means TV-L1.
   """
 
   model: str = "i3d"
@@ -73,6 +75,7 @@ class ModelInfo:
   preprocess: preprocess_lib.Preprocess = preprocess_lib.Preprocess()
   dataset: str = ""
   step: int | None = fields.option(None, least=0)
+  flow_method: str = ""
 
   @property
   def streams(self) -> tuple[str, ...]:
@@ -230,6 +233,8 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, np.ndarray], ModelI
     CheckpointError: If there is no checkpoint, it is damaged, or it is of no network.
     DownloadError: If a published checkpoint cannot be fetched.
   """
+  if os.fspath(name_or_path) == sources.RAFT_SMALL:
+    raise errors.CheckpointError(f"{name_or_path} computes optical flow and has no classes; it is a method of flow")
   info, checkpoint = find(name_or_path)
   if info is not None:
     if checkpoint.endswith(OPENVINO_SUFFIX):
@@ -351,7 +356,9 @@ def _check_info(info: ModelInfo, checkpoint: str, path: pathlib.Path) -> None:
     zoo.check_stream(info.model, info.stream)
   except errors.I3dError as error:
     raise errors.I3dError(f"{path}: {error}") from None
-  if wrong := [text for text in (checkpoint, info.dataset, *info.classes) if not fields.is_text(text)]:
+  if wrong := [
+    text for text in (checkpoint, info.dataset, info.flow_method, *info.classes) if not fields.is_text(text)
+  ]:
     raise errors.I3dError(f"{path}: {ascii(wrong[0][:40])} is no text")
   # One of version 0.1.0 may name a path below its folder.
   if not checkpoint or "\0" in checkpoint or len(checkpoint) > 1000 or ".." in checkpoint.split("/"):

