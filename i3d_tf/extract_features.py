@@ -62,6 +62,9 @@ The layouts are those of the projects of these names, and so are the defaults ex
 given win. What it cannot know are the weights, and the method of optical flow, which is TV-L1 here.
 {_presets()}
 
+--predictions=csv (or json) also writes ID-predictions.csv: the --top_k best classes of each window, with its start and
+end in seconds, their probabilities and logits, for each stream and for both added.
+
 The output holds manifest.jsonl, a line an input: its files with their shapes and checksums, the seconds it took, or why
 it could not be used. Such inputs are named, too, and the exit status is 1. A run can be stopped or killed at any
 moment; started again it goes on with what is left. On several machines, give each --num_shards and its --shard, with
@@ -82,7 +85,10 @@ cli.define_device_flags()
 _OF_PROFILE = ("streams", "endpoints", "pooling", "hop", "tail", "crop_order", "fps", "frame_size", "resize")
 _UNSET = {**dict.fromkeys(_OF_PROFILE, "the profile's"), "hop": "the window", "profile": "ours, or the preset's"}
 _UNSET |= {"fps": "25, or the preset's", "frame_size": "the aspect is kept", "resize": "opencv, or the preset's"}
-_TAKEN = ("preset", "profile", "streams", "endpoints", "pooling", "hop", "offset", "tail", "crop_order")
+_TAKEN = (
+    "preset", "profile", "streams", "endpoints", "pooling", "hop", "offset", "tail", "crop_order",
+    "predictions", "top_k",
+)  # fmt: skip
 cli.define_flags(
     profiles.FeatureConfig, group="What is taken", names=_TAKEN,
     unset={name: text for name, text in _UNSET.items() if name in _TAKEN},

@@ -1,5 +1,6 @@
 """The program: broken inputs, going on, shards, Beam, and what it refuses."""
 
+import csv
 import functools
 import importlib.util
 import json
@@ -11,6 +12,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+from PIL import Image
 
 import i3d_tf
 from i3d_tf import testing
@@ -197,6 +199,47 @@ class ExtractFeaturesTest(absltest.TestCase):
     features = i3d_tf.extract_features(video, self.folder / "rgb", preset="bsl1k", fps=20)
     np.testing.assert_array_equal(features["rgb"]["PooledFeatures"], found)
     self.assertEqual((features.config.step, features.config.tail), (8, "drop"))
+
+  def test_predictions_are_what_the_network_says_of_each_window(self):
+    output = self.folder / "predictions"
+    video = self.videos / "a" / "v08.avi"
+    finished = self._run("predictions", f"--input={video}", "--predictions=csv", "--top_k=2", "--hop=4")
+    self.assertEqual((finished.status, finished.stderr), (0, ""))
+    with (output / "v08-predictions.csv").open(newline="") as file:
+      rows = list(csv.DictReader(file))
+    self.assertLen(rows, 6)  # 22 frames in windows of 16 every 4, the last one filled up, two classes each
+    found = i3d_tf.extract_features(video, self.folder / "rgb", window=16, hop=4, endpoints=("Logits",))
+    logits = found["rgb"]["Logits"]
+    for number, values in enumerate(logits):
+      first, second = rows[2 * number : 2 * number + 2]
+      self.assertEqual((first["window"], first["rank"], second["rank"]), (str(number), "1", "2"))
+      self.assertAlmostEqual(float(first["logit"]), values.max(), places=4)
+      self.assertGreaterEqual(float(first["probability"]), float(second["probability"]))
+      self.assertEqual((float(first["start"]), float(first["end"])), (0.16 * number, min(0.16 * number + 0.64, 0.88)))
+    given = i3d_tf.extract_features(video, self.folder / "rgb", window=16, hop=4, predictions="json", top_k=2)
+    self.assertEqual(
+      [each["classes"]["rgb"][0]["label"] for each in given.predictions], [r["label"] for r in rows[::2]]
+    )
+    (entry,) = _entries(output)
+    self.assertEqual([each["path"] for each in entry["outputs"]], ["v08-rgb-PooledFeatures.npz", "v08-predictions.csv"])
+
+  def test_a_folder_of_images_is_a_video(self):
+    frames = self.folder / "images" / "some.clip"
+    frames.mkdir(parents=True)
+    for number, frame in enumerate(i3d_tf.read_video(self.videos / "a" / "v00.avi", short_side=None), start=1):
+      Image.fromarray(frame).save(frames / f"img_{number:05}.png")
+    np.save(self.folder / "images" / "again.npy", i3d_tf.read_video(frames, short_side=None))
+    finished = self._run("of_images", f"--input={self.folder / 'images'}")
+    self.assertEqual((finished.status, finished.stderr), (0, ""))
+    with np.load(self._output("plain") / "a" / "v00-rgb-PooledFeatures.npz") as file:
+      expected = file["features"]
+    for name in ("some.clip", "again"):
+      with np.load(self.folder / "of_images" / f"{name}-rgb-PooledFeatures.npz") as file:
+        np.testing.assert_array_equal(file["features"], expected)
+    (frames / "img_00003.png").unlink()
+    finished = self._run("of_images", f"--input={frames}")
+    self.assertEqual(finished.status, 1)
+    self.assertIn("1 of the numbered images are missing, between img_00002.png and img_00004.png", finished.stderr)
 
 
 class RefusalsTest(absltest.TestCase):

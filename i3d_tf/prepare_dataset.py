@@ -23,6 +23,9 @@ USAGE = f"""Turns a data set of videos into TFRecords: frames at 25 per second a
 
 {_DATASETS}
 
+A video can also be a folder of numbered images (img_00001.jpg) or a .npy file of frames, of --frame_rate. Flow that
+such a folder has (flow_x_00001.jpg, flow_y_00001.jpg; or u/ and v/) is taken as it is.
+
 The output holds SPLIT-NNNNN-of-NNNNN.tfrecord with MediaSequence SequenceExamples, dataset.json (how it was made, the
 classes, the counts), failures.tsv (videos that could not be used, and why), missing.tsv (listed videos without a
 file) and, if there are such, notes.tsv (videos that were deinterlaced or salvaged, are HDR, or have pixels that are
@@ -50,7 +53,7 @@ with cli.group_of("Records"):
   flags.DEFINE_bool(
     "backward_flow", False, "Store the flow from each frame to the one before, too, for --flow_stacking=bidirectional."
   )
-cli.define_flags(shards.RecordConfig, group="Records", exclude=("streams", "flow_bound"))
+cli.define_flags(shards.RecordConfig, group="Records", exclude=("streams",))
 with cli.group_of("Records"):
   flags.DEFINE_integer("clips_per_shard", 32, "Videos in one file, at most.", lower_bound=1)
 with cli.group_of("Data set 'folder' without split folders"):

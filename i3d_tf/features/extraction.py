@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
+import csv
 import dataclasses
 import functools
+import io
 import itertools
+import json
 import os
 import time
 from typing import Any, TypeVar
@@ -18,6 +21,7 @@ from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources
 from i3d_tf.inference import chunks
+from i3d_tf.inference import classification
 from i3d_tf.inference import classifier
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec
@@ -45,6 +49,8 @@ class Features:
     layers: By endpoint the layers along time that lead to it; None if it has no steps of its own in time.
     stride: Frames from one position of a clip to the next.
     notes: What was done with the video's frames, see `decode.iter_frames`.
+    logits: By stream those of all crops `[N, crops, classes]`, if predictions are asked for.
+    class_names: Names of the classes.
   """
 
   source: sources.Source
@@ -57,6 +63,65 @@ class Features:
   layers: Mapping[str, Layers | None]
   stride: int
   notes: tuple[str, ...] = ()
+  logits: Mapping[str, results.ArrayFile] = dataclasses.field(default_factory=dict)
+  class_names: Sequence[str] = ()
+
+  def predictions(self) -> list[dict[str, Any]]:
+    """Returns the best classes of each window, or step of a whole video: their logits are the means of the crops'.
+
+    Returns:
+      Of each its `start` and `end` in seconds, and `classes` by stream, best first, each with `label`, `probability`
+      and `logit`; of both streams also those of their added logits, 'rgb+flow'.
+    """
+    logits = {stream: array.load().mean(axis=1) for stream, array in self.logits.items()}
+    if len(logits) > 1:
+      logits["+".join(logits)] = sum(logits.values())
+    starts, ends = self._spans()
+    ranked = lambda values: [
+      {"label": each.label, "probability": each.probability, "logit": each.logit}
+      for each in classification.rank(values, self.class_names, self.options.top_k)
+    ]
+    return [
+      {
+        "start": round(float(start), 6),
+        "end": round(float(end), 6),
+        "classes": {stream: ranked(values[index]) for stream, values in logits.items()},
+      }
+      for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+  def prediction_file(self, kind: str) -> bytes:
+    """Returns the predictions as a file.
+
+    Args:
+      kind: 'csv', a line a class, or 'json'.
+    """
+    rows = self.predictions()
+    if kind == "json":
+      facts = {"input": self.source.name, "fps": self.fps, "checkpoints": dict(self.checkpoints), "windows": rows}
+      return json.dumps(facts, indent=1).encode() + b"\n"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("window", "start", "end", "stream", "rank", "label", "probability", "logit"))
+    for number, row in enumerate(rows):
+      for stream, classes in row["classes"].items():
+        for rank, each in enumerate(classes, start=1):
+          values = (each["label"], f"{each['probability']:.6f}", f"{each['logit']:.6f}")
+          writer.writerow((number, row["start"], row["end"], stream, rank, *values))
+    return text.getvalue().encode()
+
+  def _spans(self) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of each window in seconds, no later than the video's; of a whole video those of its steps."""
+    end = (self.options.offset + self.num_positions) / self.fps
+    if self.options.window != profiles.ALL:
+      ends = self.window_ends()
+      return (ends - self.options.num_frames) / self.fps, np.minimum(ends / self.fps, end)
+    if self.options.pooling == "space_time":
+      return np.zeros(1), np.array([end])
+    middles = self.timestamps(profiles.STEP_LOGITS)
+    layers = self.layers[profiles.STEP_LOGITS]
+    half = self.stride * receptive_field.stride(layers) / 2 / self.fps if layers else 0
+    return np.maximum(middles - half, 0), np.minimum(middles + half, end)
 
   def timestamps(self, endpoint: str) -> np.ndarray:
     """Returns the middle of what each value sees, padding counted, in seconds from the start of the video.
@@ -166,7 +231,7 @@ class Extractor:
     options, networks = self.options, self.networks
     with contextlib.ExitStack() as stack:
       arrays = {
-        stream: {name: stack.enter_context(results.ArrayFile()) for name in options.endpoints} for stream in networks
+        stream: {name: stack.enter_context(results.ArrayFile()) for name in options.computed} for stream in networks
       }
       first = next(iter(networks.values()))
       try:
@@ -181,11 +246,14 @@ class Extractor:
         num_positions = fill(video, arrays, on_frames)
       except errors.I3dError as error:
         raise type(error)(errors.naming(source.path, str(error))) from None
+      logits = {stream: each[options.of_predictions] for stream, each in arrays.items() if options.of_predictions}
+      kept = {stream: {name: each[name] for name in options.endpoints} for stream, each in arrays.items()}
       yield Features(
-          source, options, video.fps, num_positions, arrays,
+          source, options, video.fps, num_positions, kept,
           {stream: each.checkpoint for stream, each in networks.items()},
           {stream: each.weights for stream, each in networks.items()},
-          {name: first.time_layers(name) for name in options.endpoints}, first.stride, tuple(video.notes),
+          {name: first.time_layers(name) for name in options.computed}, first.stride, tuple(video.notes),
+          logits, first.class_names,
       )  # fmt: skip
 
   def _warn_of_flow(self, method: str) -> None:
@@ -227,7 +295,7 @@ class Extractor:
     num_positions = video.count() - options.needs_pairs - max(each.stack for each in networks.values()) + 1
     is_mean = options.pooling == "space_time"  # over time it is the mean of the chunks
     key = lambda stream, name: name if len(networks) == 1 else f"{stream}/{name}"
-    named = {key(stream, name): (stream, name) for stream in networks for name in options.endpoints}
+    named = {key(stream, name): (stream, name) for stream in networks for name in options.computed}
     layers = {key(s, name): path for s, each in networks.items() for name, path in each.chunk_layers().items()}
     sums: dict[str, Any] = dict.fromkeys(named, 0.0)
     counts = dict.fromkeys(named, 0)
@@ -348,6 +416,7 @@ class VideoFeatures:
     num_frames: Frames, or flow fields, that were seen.
     config: How they were taken.
     notes: What was done with the video's frames, see `decode.iter_frames`.
+    predictions: The best classes of each window, see `Features.predictions`, if they are asked for.
   """
 
   features: Mapping[str, Mapping[str, np.ndarray]]
@@ -356,6 +425,7 @@ class VideoFeatures:
   num_frames: int
   config: profiles.FeatureConfig
   notes: tuple[str, ...] = ()
+  predictions: Sequence[Mapping[str, Any]] = ()
 
   def __getitem__(self, stream: str) -> Mapping[str, np.ndarray]:
     return self.features[stream]
@@ -404,7 +474,8 @@ def extract_features(
     }
     times = {name: features.timestamps(name) for name in extractor.options.endpoints}
     return VideoFeatures(
-        arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options, features.notes
+        arrays, dict.fromkeys(arrays, times), features.fps, features.num_positions, extractor.options, features.notes,
+        features.predictions() if features.logits else (),
     )  # fmt: skip
 
 
@@ -440,7 +511,12 @@ def extract(
   entry: results.Entry = {"input": source.name, "id": source.id, "content": source.content.facts()}
   try:
     with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
-      outputs = folder.write(profiles.PROFILES[extractor.options.profile].files(features))
+      options = extractor.options
+      files = dict(profiles.PROFILES[options.profile].files(features))
+      if options.predictions is not None:
+        name = f"{profiles.output_name(options.profile, source.id)}-predictions.{options.predictions}"
+        files[name] = features.prediction_file(options.predictions)
+      outputs = folder.write(files)
       entry |= {"outputs": outputs, "frames": features.num_positions, "fps": features.fps}
       if features.notes:
         entry["notes"] = list(features.notes)

@@ -44,6 +44,7 @@ class FeatureNetwork:
   Attributes:
     checkpoint: What was loaded.
     weights: CRC-32 of the variables used.
+    class_names: Names of its classes in index order.
     precision: Type of its convolutions and activations.
     streams: Streams of its clips.
     info: What the network is.
@@ -68,13 +69,14 @@ class FeatureNetwork:
     checkpoint = options.checkpoints[stream]
     # Clips of the size that the head pools to one place have the same features with and without averaging over places.
     loaded = classifier.Classifier(
-        {stream: checkpoint}, endpoints=options.endpoints, average_space=None, precision=options.precision,
+        {stream: checkpoint}, endpoints=options.computed, average_space=None, precision=options.precision,
         engine=options.engine,
     )  # fmt: skip
     self._network, self.precision = loaded.networks[stream], loaded.precision
     self.checkpoint, self.weights, self.streams = checkpoint, self._network.weights, self._network.streams
     self.info = self._network.info
     self._clip = self.info.preprocess
+    self.class_names = loaded.class_names
     self.short_side = self._clip.short_side if options.short_side is None else options.short_side
     self.crop = self._clip.crop if options.crop is None else options.crop
     shortest, what = (min(options.frame_size), "frame_size") if options.frame_size else (self.short_side, "short_side")
@@ -87,7 +89,7 @@ class FeatureNetwork:
       raise errors.I3dError(f"{checkpoint} takes bidirectional stacks of flow, which a video does not have")
     self.stride = self._clip.frame_stride
     self.stack = self._clip.flow_stack if "flow" in self.streams else 1
-    self._names, self._order, self._pooling = options.endpoints, options.order, options.pooling
+    self._names, self._order, self._pooling = options.computed, options.order, options.pooling
 
   @property
   def window(self) -> int:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
   from i3d_tf.features import results
 
 ALL = 0  # the window of the whole video
+LOGITS, STEP_LOGITS = "Logits", "StepLogits"  # of a clip, and of each of its steps
+PREDICTIONS = ("csv", "json")
 POOLED_FEATURES = "PooledFeatures"  # what a network gives its classifier; every network has it
 
 CROPS = (1, 5, 10)
@@ -43,7 +45,18 @@ CROP_ORDERS: Mapping[str, tuple[int, ...]] = types.MappingProxyType({
 POOLINGS = ("none", "space", "space_time")
 RESIZES = ("opencv", "pillow", "lanczos")  # of frames
 TAILS = ("drop", "pad", "loop", "short")  # what becomes of the frames at the end that do not fill a window
-_LATER = ("allow_damaged", "preset", "offset", "frame_size", "resize", "crop_order", "frame_rate", "flow_bound")
+_LATER = (
+  "allow_damaged",
+  "preset",
+  "offset",
+  "frame_size",
+  "resize",
+  "crop_order",
+  "predictions",
+  "top_k",
+  "frame_rate",
+  "flow_bound",
+)
 
 
 def _ours(features: "extraction.Features") -> "results.Files":
@@ -146,7 +159,7 @@ def _xd_violence(features: "extraction.Features") -> "results.Files":
 
   (Roc-Ng/XDVioDet:list/rgb.list; its README.)
   """
-  found: dict[str, Any] = {}
+  found: dict[str, np.ndarray] = {}
   for stream in features.arrays:
     folder = f"{stream}/" if len(features.arrays) > 1 else ""
     vectors = _vectors(features, stream)
@@ -341,6 +354,8 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
     joint_checkpoint: Weights of a network of both streams at once: a path or a run of train.
     streams: Streams to take: rgb, flow or both.
     endpoints: Endpoints of the network, separated by commas. All profiles but ours have one.
+    predictions: Also write the best classes of each window, with their times, as a file of this kind; None: do not.
+    top_k: Classes of each window in that file.
     pooling: Average nothing, over space, or over space and a window's time.
     window: Frames of a window after resampling, or all: the whole video in exact chunks.
     hop: Frames from one window to the next.
@@ -370,6 +385,8 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
   joint_checkpoint: str | None = None
   streams: tuple[str, ...] = fields.option(("rgb",), choices=clip_config.STREAMS)
   endpoints: tuple[str, ...] = (POOLED_FEATURES,)
+  predictions: str | None = fields.option(None, choices=PREDICTIONS)
+  top_k: int = fields.option(5, least=1)
   pooling: str = fields.option("space_time", choices=POOLINGS)
   window: int | None = fields.option(None, least=0)
   hop: int | None = fields.option(None, least=1)
@@ -425,6 +442,17 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
     if self.joint_checkpoint is not None:
       return {"joint": self.joint_checkpoint}
     return {stream: getattr(self, f"{stream}_checkpoint") for stream in self.streams}
+
+  @property
+  def of_predictions(self) -> str | None:
+    """Endpoint that the predictions are of, if there are any."""
+    return None if self.predictions is None else STEP_LOGITS if self.window == ALL else LOGITS
+
+  @property
+  def computed(self) -> tuple[str, ...]:
+    """All endpoints that networks compute: those of the files, and that of the predictions."""
+    more = () if self.of_predictions is None else (self.of_predictions,)
+    return tuple(dict.fromkeys((*self.endpoints, *more)))
 
   @property
   def order(self) -> tuple[int, ...]:

@@ -30,8 +30,8 @@ _IN_MEMORY = 64 * 2**20  # bytes of an array; a larger one goes to a temporary f
 _PIECE = 2**20  # bytes read or copied at once
 
 Entry = dict[str, Any]
-# By the file's path below the output folder: the array of a .npy, or the arrays by key of an .npz.
-Files = Mapping[str, "np.ndarray | Mapping[str, np.ndarray | np.generic | ArrayFile]"]
+# By the file's path below the output folder: the array of a .npy, the arrays by key of an .npz, or other bytes.
+Files = Mapping[str, "bytes | np.ndarray | Mapping[str, np.ndarray | np.generic | ArrayFile]"]
 
 
 class ArrayFile:
@@ -228,12 +228,15 @@ class Folder(workdir.Workdir):
       path = self.path / name
       path.parent.mkdir(parents=True, exist_ok=True)
       with workdir.replacing(path) as file:
-        if isinstance(content, Mapping):
+        if isinstance(content, bytes):
+          file.write(content)
+        elif isinstance(content, Mapping):
           _write_npz(file, content)
         else:
           np.save(file, content)
-      shape = next(iter(content.values())).shape if isinstance(content, Mapping) else content.shape
-      outputs.append({"path": name, "shape": list(shape), **FileContent(path).facts()})
+      array = next(iter(content.values())) if isinstance(content, Mapping) else content
+      shape = {} if isinstance(array, bytes) else {"shape": list(array.shape)}
+      outputs.append({"path": name, **shape, **FileContent(path).facts()})
     return outputs
 
   def finish(self) -> None:

@@ -15,10 +15,12 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
 
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.data import clips as clips_lib
+from i3d_tf.data import inspection
 from i3d_tf.data import prepare
 from i3d_tf.data import record_index
 from i3d_tf.data import records
@@ -26,7 +28,10 @@ from i3d_tf.data import shards
 from i3d_tf.features import sources
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
+from i3d_tf.inference import classification
+from i3d_tf.models import preprocess
 from i3d_tf.video import decode
+from i3d_tf.visualization import source as source_lib
 
 _OPEN = dict(streams=("rgb", "flow"), pairs=True, fps=25.0, short_side=decode.Resize(36))
 
@@ -113,6 +118,76 @@ class SourcesTest(parameterized.TestCase):
       np.testing.assert_allclose(position["flow"], other["flow"], atol=1.01 / 255)
       difference = np.abs(position["rgb"].astype(int) - other["rgb"])
       self.assertLess(difference.mean(), 3)
+
+  def _write_images(self, record, *, names=("img_{:05}.jpg", "flow_x_{:05}.png", "flow_y_{:05}.png")) -> pathlib.Path:
+    """The images of a record, byte for byte, as a folder; flow as an image of each axis."""
+    folder = self.folder / "images"
+    for name in names:
+      (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(record.frames, start=1):
+      (folder / names[0].format(number)).write_bytes(image)
+    for number, image in enumerate(record.flow_frames, start=1):
+      values = inspection.decode_image(image)
+      for axis, name in enumerate(names[1:]):
+        Image.fromarray(values[..., axis]).save(folder / name.format(number))
+    return folder
+
+  @parameterized.parameters(
+    (("img_{:05}.jpg", "flow_x_{:05}.png", "flow_y_{:05}.png"),), (("frame{:06}.jpg", "u/{:04}.png", "v/{:04}.png"),)
+  )
+  def test_a_folder_of_images_gives_what_their_record_gives(self, names):
+    self._write_records()
+    of_record, _ = sources.list_sources([self.folder / "records"])
+    folder = self._write_images(of_record.entry.load(), names=names)
+    (of_images,) = sources.list_sources([folder])
+    self.assertEqual((of_images.id, of_images.path), ("images", str(folder)))
+    for side, streams in itertools.product((36, 24), (("rgb",), ("flow",), ("rgb", "flow"))):
+      changes = {"short_side": decode.Resize(side), "streams": streams, "pairs": "flow" in streams}
+      expected, _ = self._positions(of_record, **changes)
+      got, video = self._positions(of_images, **changes)
+      self.assertEqual((len(got), video.count(), video.fps), (len(expected), 6, 25.0))
+      for one, other in zip(got, expected, strict=True):
+        self.assertEqual(list(one), list(other))
+        for stream, values in one.items():
+          np.testing.assert_array_equal(values, other[stream])
+    with self.assertRaisesRegex(errors.VideoError, "flow is of 25 frames per second, not 12; take fps=0, or frame_"):
+      sources.open_video(of_images, **{**_OPEN, "fps": 12.0})
+    facts = of_images.content.facts()
+    self.assertTrue(of_images.content.is_as(facts))
+    (folder / names[0].format(6)).write_bytes(b"")
+    self.assertFalse(of_images.content.is_as(facts))
+
+  def test_records_of_a_folder_of_images_hold_its_flow(self):
+    self._write_records()
+    record = sources.list_sources([self.folder / "records"])[0].entry.load()
+    folder = self._write_images(record)
+    settings = shards.RecordConfig(short_side=36)
+    made = prepare.make_record(clips_lib.Clip("a", str(folder)), dataset="d", classes=(), settings=settings)
+    self.assertEqual((len(made.frames), len(made.flow_frames)), (6, 5))
+    for one, other in zip(made.flow_frames, record.flow_frames, strict=True):
+      np.testing.assert_array_equal(inspection.decode_image(one), inspection.decode_image(other))
+    for image in folder.glob("img*"):
+      image.unlink()
+    alone = shards.RecordConfig(short_side=36, streams=("flow",))
+    made = prepare.make_record(clips_lib.Clip("a", str(folder)), dataset="d", classes=(), settings=alone)
+    self.assertEqual((len(made.frames), made.flow_frames, made.width), (0, record.flow_frames, 48))
+
+  def test_classes_and_pictures_are_of_the_folders_flow(self):
+    self._write_records()
+    record = sources.list_sources([self.folder / "records"])[0].entry.load()
+    folder = self._write_images(record)
+    expected = np.stack([
+      codec.decode(np.ascontiguousarray(inspection.decode_image(image)[..., :2])) for image in record.flow_frames
+    ])  # fmt: skip
+    drawn = source_lib.survey(folder, preprocess.Preprocess(short_side=36, crop=32))
+    np.testing.assert_array_equal(np.stack(list(drawn.flow())), expected)
+    for _ in range(2):  # with frames, and without
+      video = classification.Video(folder, short_side=36)
+      self.assertEqual((video.num_frames, video.size), (6, (36, 48)))
+      found = video.read({"flow": np.array([4, 0, 4])})["flow"]
+      np.testing.assert_array_equal(found, codec.scale(expected[[4, 0, 4]]))
+      for image in folder.glob("img*"):
+        image.unlink()
 
   def test_flow_is_computed_where_a_record_has_none(self):
     self._write_records(streams=("rgb",))

@@ -60,13 +60,13 @@ class Video:
     """
     self.path = os.fspath(path)
     options: dict[str, Any] = {"fps": frame_rate, "allow_damaged": allow_damaged, "frame_rate": image_rate}
-    self._images, self._bound = stills.open_with_flow(path, image_rate, frame_rate), flow_bound
+    self._stored, self._bound = stills.open_with_flow(path, image_rate, frame_rate), flow_bound
     self._open = lambda: decode.iter_frames(path, short_side=short_side, **options)
     self._estimator, self._progress = estimator or flow.Estimator(), progress
-    if self._images is not None and not len(self._images.frames):  # flow alone
+    if self._stored is not None and not len(self._stored.frames):  # flow alone
       self._kept = None
-      self.num_frames = min(self._images.num_frames, max_frames or self._images.num_frames)
-      self.size = decode.Resize(short_side).shape(*self._images.flow(0).shape[:2])
+      self.num_frames = min(self._stored.num_frames, max_frames or self._stored.num_frames)
+      self.size = decode.Resize(short_side).shape(*self._stored.flow(0).shape[:2])
       return
     self._kept = None if max_frames is None else list(itertools.islice(self._open(), max_frames))
     self.num_frames = decode.count_frames(path, **options) if self._kept is None else len(self._kept)
@@ -92,7 +92,7 @@ class Video:
     pairs = np.unique(numbers.get("flow", np.array([], int)))
     wanted = {*numbers.get("rgb", np.array([], int)).tolist(), *pairs.tolist(), *(pairs + 1).tolist()}
     frames: dict[int, np.ndarray] = {}
-    if "rgb" in numbers or self._images is None:
+    if "rgb" in numbers or self._stored is None:
       source = enumerate(self._open() if self._kept is None else self._kept)
       frames = {index: frame for index, frame in source if index in wanted}
     found = {}
@@ -106,8 +106,8 @@ class Video:
   def _flow(self, frames: Mapping[int, np.ndarray], pairs: np.ndarray) -> dict[int, np.ndarray]:
     """The scaled flow from each frame of `pairs` to the next, solved run by run of consecutive frames."""
     fields: dict[int, np.ndarray] = {}
-    if self._images is not None:
-      read = lambda number: codec.decode_resized(self._images.flow(number), *self.size, bound=self._bound)
+    if self._stored is not None:
+      read = lambda number: codec.decode_resized(self._stored.flow(number), *self.size, bound=self._bound)
       return {number: codec.scale(read(number)) for number in pairs.tolist()}
     runs = np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1)
     with tqdm.tqdm(total=len(pairs), desc="optical flow", unit="frame", leave=False, disable=not self._progress) as bar:

@@ -162,13 +162,11 @@ class _Window(classification.Video):
 
   def __init__(self, video: Video, kept: Mapping[str, list[np.ndarray]], num_frames: int):
     self.path, self.size, self.num_frames = video.path, (video.height, video.width), num_frames
-    self._of_streams = kept
+    self._images = kept
 
   def read(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """See `classification.Video.read`."""
-    found = {
-      stream: np.stack([self._of_streams[stream][number] for number in each]) for stream, each in numbers.items()
-    }
+    found = {stream: np.stack([self._images[stream][number] for number in each]) for stream, each in numbers.items()}
     return {stream: codec.scale(images) if stream == "flow" else images for stream, images in found.items()}
 
 

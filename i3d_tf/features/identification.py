@@ -1,0 +1,328 @@
+"""Which protocol made a file of features: by how many there are and their shape, then by their values.
+
+Counts and shapes leave a few candidates: a preset, or another window, hop and rate. Where weights are at hand, the
+first windows of each are computed, and compared by the cosine.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import copy
+import dataclasses
+import functools
+import itertools
+import os
+from typing import Any
+
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf.features import extraction
+from i3d_tf.features import networks
+from i3d_tf.features import profiles
+from i3d_tf.features import sources
+from i3d_tf.models import inception_spec as spec
+from i3d_tf.video import decode
+
+SAME, NEAR = 0.9999, 0.99  # cosines from which features are called the same, or made alike but for decoding or flow
+_WINDOWS = (9, 10, 16, 20, 21, 24, 25, 30, 32, 64)
+_HOPS = (1, 2, 4, 8, 10, 16, 24, 25, 30, 32, 64)
+_RATES = (0.0, 25.0, 24.0, 30.0, 15.0, 10.0)
+_REFINED = 2  # candidates that are also tried with other ways of resizing
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+  """Features that were made somehow.
+
+  Attributes:
+    path: Their file.
+    values: float64 `[N, crops, channels]`.
+  """
+
+  path: str
+  values: np.ndarray
+
+  def __str__(self) -> str:
+    num_rows, num_crops, num_channels = self.values.shape
+    crops = f" of {num_crops} crops" if num_crops > 1 else ""
+    return f"{self.path}: {num_rows} rows{crops} of {num_channels} values"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """One way in which features may have been made.
+
+  Attributes:
+    preset: Name of a preset; None: the windows were found by trying.
+    options: How.
+    streams: Streams that they are of, in the order of the halves of the values.
+    endpoint: Layer.
+    cosine: Mean cosine between the values given and those computed; None: not computed.
+    lowest: The lowest of them.
+    crop: Number of the crop, see `profiles.CROP_ORDERS`; None for all in the order of the options.
+  """
+
+  preset: str | None
+  options: profiles.FeatureConfig
+  streams: tuple[str, ...]
+  endpoint: str = profiles.POOLED_FEATURES
+  cosine: float | None = None
+  lowest: float | None = None
+  crop: int | None = None
+
+  def __str__(self) -> str:
+    options = self.options
+    window = "whole video" if options.window == profiles.ALL else f"{options.window}/{options.step} {options.tail}"
+    rate = f"{options.fps:g} fps" if options.fps else "the video's own rate"
+    name = self.preset or "(no preset)"
+    size = "x".join(map(str, options.frame_size)) + " " if options.frame_size else ""
+    crop = f"{options.crops} crops, {options.crop_order}" if self.crop is None else f"crop {self.crop}"
+    text = f"{name}: {'+'.join(self.streams)}, {self.endpoint}, {window}, {rate}, {size}{options.resize}, {crop}"
+    return text if self.cosine is None else f"{self.cosine:.6f} (lowest {self.lowest:.6f})  {text}"
+
+  def command(self, video: str | os.PathLike) -> str:
+    """Returns the command that makes the same features.
+
+    Args:
+      video: Path of the video.
+    """
+    options = self.options
+    base = profiles.PRESETS[self.preset].options if self.preset else profiles.PROFILES["ours"].defaults
+    words = [f"--preset={self.preset}"] if self.preset else []
+    defaults: dict[str, Any] = {"fps": 25.0, "resize": "opencv", "frame_size": (), "hop": None, **base}
+    changes: dict[str, Any] = {"window": options.window, "hop": options.hop, "tail": options.tail, "fps": options.fps}
+    changes |= {"crops": options.crops, "resize": options.resize, "frame_size": options.frame_size}
+    changes |= {"streams": self.streams, "endpoints": (self.endpoint,)}
+    for name, value in changes.items():
+      if value != defaults.get(name) and value is not None:
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        words.append(f"--{name}={'all' if name == 'window' and value == profiles.ALL else text}")
+    for stream in self.streams:
+      words.append(f"--{stream}_checkpoint={getattr(options, f'{stream}_checkpoint')}")
+    return " ".join(["python -m i3d_tf.extract_features", f"--input={video}", "--output=features", *words])
+
+
+def read(path: str | os.PathLike) -> Given:
+  """Returns a file's features, of any of the usual layouts.
+
+  Args:
+    path: A .npy file `[N, C]`, `[N, 1, 1, C]` or `[N, crops, C]`; or an .npz file with `features` like these, or
+      `feature` `[crops, N, C]`.
+
+  Raises:
+    I3dError: If it holds no features.
+    OSError: If it cannot be read.
+  """
+  if os.fspath(path).lower().endswith(".npz"):
+    arrays = files.read_arrays(path)
+    if "feature" in arrays:
+      values = np.swapaxes(arrays["feature"], 0, 1) if arrays["feature"].ndim == 3 else arrays["feature"]
+    elif "features" in arrays:
+      values = arrays["features"]
+    else:
+      raise errors.I3dError(f"{path}: it holds {', '.join(arrays)}, but neither features nor feature")
+  else:
+    values = np.asarray(files.map_array(path))
+  shape = list(values.shape)
+  if values.ndim == 4 and shape[1:3] == [1, 1]:
+    values = values[:, 0, 0]
+  if values.ndim == 1:
+    values = values[np.newaxis]
+  if values.ndim == 2:
+    values = values[:, np.newaxis]
+  if values.ndim != 3 or not values.size or not np.issubdtype(values.dtype, np.floating):
+    raise errors.I3dError(f"{path}: {values.dtype} {shape} is none of [N, C], [N, 1, 1, C] and [N, crops, C]")
+  if not np.isfinite(values).all():
+    raise errors.I3dError(f"{path}: it holds values that are not finite")
+  return Given(os.fspath(path), values.astype(np.float64))
+
+
+def by_shape(
+  given: Given, video: str | os.PathLike, *, frame_rate: float = decode.FRAME_RATE, width: int = 1024
+) -> list[Candidate]:
+  """Returns the ways that give as many values, presets first.
+
+  Args:
+    given: The features.
+    video: What they are of.
+    frame_rate: Frames per second of folders of images and of arrays.
+    width: Values of an I3D's PooledFeatures.
+
+  Raises:
+    VideoError: If the video cannot be read.
+  """
+  num_rows, num_crops, num_channels = given.values.shape
+  count = functools.cache(lambda fps: decode.count_frames(
+      video, fps=fps or decode.probe(video, frame_rate=frame_rate).frame_rate, frame_rate=frame_rate
+  ))  # fmt: skip
+  found, seen = [], set[Any]()
+  for preset, options in itertools.chain(_of_presets(), _of_windows(num_crops)):
+    a_file = 1 if options.profile == "xd_violence" else options.crops  # of its crops
+    if num_crops not in (a_file, options.crops):
+      continue
+    for streams, endpoint in _kinds(preset, num_channels, width):
+      config = dataclasses.replace(options, streams=streams, endpoints=(endpoint,))
+      if preset is None:
+        key = (config.window, config.step, config.tail, config.fps, streams, endpoint)
+        if key in seen:
+          continue
+        seen.add(key)
+      if extraction.num_rows(config, count(config.fps)) == num_rows:
+        found.append(Candidate(preset, config, streams, endpoint))
+  return found
+
+
+def by_values(
+  given: Given,
+  video: str | os.PathLike,
+  candidates: Sequence[Candidate],
+  checkpoints: Mapping[str, str],
+  *,
+  num_rows: int = 3,
+  frame_rate: float = decode.FRAME_RATE,
+) -> list[Candidate]:
+  """Returns the candidates with their cosines, the best first; those of streams without weights are left out.
+
+  Args:
+    given: The features.
+    video: What they are of.
+    candidates: From `by_shape`.
+    checkpoints: Weights by stream.
+    num_rows: Rows from the first on that are computed and compared.
+    frame_rate: As in `by_shape`.
+
+  Raises:
+    I3dError: If the video or the weights cannot be read.
+  """
+  computed = _Computed(
+    video, frame_rate, is_many=given.values.shape[1] > 1 or any(c.options.crops > 1 for c in candidates)
+  )
+  named: dict[str, Any] = {f"{stream}_checkpoint": path for stream, path in checkpoints.items()}
+  usable = [each for each in candidates if set(each.streams) <= set(checkpoints) and _is_i3d(each.preset)]
+  best_first = lambda found: sorted(found, key=lambda each: (-round(each.cosine, 6), each.preset is None))
+  compared = []
+  for each in usable:
+    options = dataclasses.replace(each.options, preset=None, **named)
+    with contextlib.suppress(errors.I3dError):  # the network does not take such windows
+      compared.append(_compared(given, dataclasses.replace(each, options=options), computed, num_rows))
+  ranked = best_first(compared)
+  for each in ranked[:_REFINED] if ranked and ranked[0].cosine < SAME else ():
+    for resize in set(profiles.RESIZES) - {each.options.resize}:
+      other = dataclasses.replace(each, preset=None, options=dataclasses.replace(each.options, resize=resize))
+      compared.append(_compared(given, other, computed, num_rows))
+  return best_first(compared)
+
+
+def verdict(ranked: Sequence[Candidate]) -> str:
+  """Returns in words what the best candidate is worth.
+
+  Args:
+    ranked: From `by_values`.
+  """
+  best = ranked[0].cosine if ranked else None
+  if best is None or best < NEAR:
+    shown = "" if best is None else f"; the nearest has a cosine of {best:.4f}, and what is made alike has {NEAR:g}"
+    return f"none of these{shown}"
+  return "the same" if best >= SAME else "nearly the same: perhaps another decoder, rescaling or optical flow"
+
+
+class _Computed:
+  """The first windows of a video, run as often as other settings want and no more."""
+
+  def __init__(self, video: str | os.PathLike, frame_rate: float, *, is_many: bool):
+    (self._source,) = sources.list_sources([video])
+    self._frame_rate, self._crops = frame_rate, 10 if is_many else 1
+    self._windows = functools.cache(self._run)
+    self._network = functools.cache(extraction.Extractor)
+
+  def rows(self, options: profiles.FeatureConfig, stream: str, endpoint: str, num_rows: int) -> np.ndarray:
+    """The first rows `[N, crops, C]`, all crops in the order of evaluation."""
+    setting = dataclasses.replace(
+        options, profile="ours", streams=(stream,), endpoints=(endpoint,), crops=self._crops, crop_order="evaluation",
+        pooling="space_time" if options.window != profiles.ALL else "space",
+    )  # fmt: skip
+    return self._windows(setting, num_rows, options.needs_pairs)
+
+  def _extractor(self, setting: profiles.FeatureConfig) -> extraction.Extractor:
+    """An extractor with the networks of another one that differs in what they do not depend on."""
+    window = profiles.ALL if setting.window == profiles.ALL else None
+    same = dataclasses.replace(setting, window=window, hop=None, tail="pad", fps=25.0, resize="opencv", offset=0)
+    extractor = copy.copy(self._network(same))
+    for network in extractor.networks.values():
+      if setting.window != profiles.ALL:
+        network.check_window(setting.num_frames)
+    extractor.options = dataclasses.replace(setting, precision=extractor.options.precision)
+    return extractor
+
+  def _run(self, setting: profiles.FeatureConfig, num_rows: int, pairs: bool) -> np.ndarray:
+    extractor = self._extractor(setting)
+    first: networks.FeatureNetwork = next(iter(extractor.networks.values()))
+    video = sources.open_video(
+        self._source, streams=setting.streams, pairs=pairs, fps=setting.fps,
+        short_side=decode.Resize(first.short_side, setting.frame_size, setting.resize), threads=None,
+        frame_rate=self._frame_rate,
+    )  # fmt: skip
+    if setting.window != profiles.ALL:  # as many positions as the rows need
+      limit, positions = (num_rows - 1) * setting.step + setting.num_frames, video.positions
+      video = dataclasses.replace(video, positions=lambda: itertools.islice(positions(), limit))
+    with extractor.extract(self._source, video=video) as features:
+      (array,) = features.arrays[setting.streams[0]].values()
+      return array.load()[:num_rows].astype(np.float64)
+
+
+def _compared(given: Given, candidate: Candidate, computed: _Computed, num_rows: int) -> Candidate:
+  """The candidate with its cosines, and of a single crop with the number of the best."""
+  parts = [computed.rows(candidate.options, each, candidate.endpoint, num_rows) for each in candidate.streams]
+  ours = np.concatenate(parts, axis=-1)
+  theirs = given.values[: len(ours)]
+  if theirs.shape[1] == 1:
+    crops = {crop if ours.shape[1] > 1 else 4: ours[:, crop : crop + 1] for crop in range(ours.shape[1])}
+    best = max(crops, key=lambda crop: _cosines(theirs, crops[crop]).mean())
+    cosines = _cosines(theirs, crops[best])
+    return dataclasses.replace(candidate, cosine=cosines.mean(), lowest=cosines.min(), crop=best)
+  number = theirs.shape[1]
+  orders = {name: _cosines(theirs, ours[:, order[:number]]) for name, order in profiles.CROP_ORDERS.items()}
+  name = max(orders, key=lambda name: orders[name].mean())
+  options = dataclasses.replace(candidate.options, crop_order=name, crops=number)
+  return dataclasses.replace(candidate, options=options, cosine=orders[name].mean(), lowest=orders[name].min())
+
+
+def _is_i3d(preset: str | None) -> bool:
+  return preset is None or profiles.PRESETS[preset].networks == ("i3d",)
+
+
+def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+  lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+  return (one * other).sum(axis=-1) / np.maximum(lengths, 1e-30)
+
+
+def _of_presets() -> Iterator[tuple[str, profiles.FeatureConfig]]:
+  for name, preset in profiles.PRESETS.items():
+    brought = {} if preset.networks == ("i3d",) else {"rgb_checkpoint": "WEIGHTS"}
+    yield name, profiles.from_preset(name, **brought)
+
+
+def _of_windows(num_crops: int) -> Iterator[tuple[None, profiles.FeatureConfig]]:
+  """Windows that no preset has."""
+  crops = num_crops if num_crops in profiles.CROPS else 1
+  options = profiles.FeatureConfig(crops=crops, window=profiles.ALL, pooling="space")
+  yield from ((None, dataclasses.replace(options, fps=fps)) for fps in _RATES)
+  for fps, window, hop, tail in itertools.product(_RATES, _WINDOWS, _HOPS, ("drop", "pad")):
+    if hop <= window:
+      yield None, profiles.FeatureConfig(crops=crops, window=window, hop=hop, tail=tail, fps=fps)
+
+
+def _kinds(preset: str | None, num_channels: int, pooled_width: int) -> list[tuple[tuple[str, ...], str]]:
+  """Streams and endpoint of which there are so many values."""
+  both, pooled = ("rgb", "flow"), profiles.POOLED_FEATURES
+  if preset is not None and profiles.PRESETS[preset].networks != ("i3d",):
+    return [(("rgb",), pooled)] if num_channels == 2048 else []
+  widths, channels = {pooled: pooled_width}, 3
+  if preset is None:
+    widths[profiles.LOGITS] = 400
+    for row in spec.ROWS:
+      channels = spec.out_channels(row, channels)
+      widths[spec.endpoint_name(row)] = channels
+  kinds = [((stream,), name) for name, width in widths.items() if width == num_channels for stream in both]
+  return kinds + ([(both, pooled)] if num_channels == 2 * pooled_width else [])

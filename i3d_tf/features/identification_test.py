@@ -1,0 +1,112 @@
+"""Files of features that were made in known ways are told apart, and foreign ones are called so."""
+
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+import i3d_tf
+from i3d_tf import errors
+from i3d_tf import testing
+from i3d_tf.features import identification
+from i3d_tf.features import profiles
+
+_WIDTH = 100  # of the small network's PooledFeatures
+
+
+class IdentificationTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    folder = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(folder.cleanup)
+    cls.folder = pathlib.Path(folder.name)
+    cls.weights = str(cls.folder / "rgb")
+    testing.write_network(cls.weights, average_space=True, short_side=36, crop=32)
+    cls.video = cls.folder / "v.avi"
+    testing.write_moving_video(cls.video, seed=3, num_frames=53)
+
+  def _save(self, values) -> identification.Given:
+    np.save(self.folder / "f.npy", values)
+    return identification.read(self.folder / "f.npy")
+
+  def _ranked(self, given):
+    candidates = identification.by_shape(given, self.video, width=_WIDTH)
+    return identification.by_values(given, self.video, candidates, {"rgb": self.weights}, num_rows=2)
+
+  def _features(self, **options) -> np.ndarray:
+    return i3d_tf.extract_features(self.video, self.weights, **options)["rgb"]["PooledFeatures"]
+
+  def test_a_preset(self):
+    ranked = self._ranked(self._save(self._features(preset="bsl1k")))
+    best = ranked[0]
+    self.assertEqual((best.preset, best.streams, best.options.window, best.options.step), ("bsl1k", ("rgb",), 16, 8))
+    self.assertGreater(best.lowest, 0.999999)
+    self.assertEqual(identification.verdict(ranked), "the same")
+    expected = f"--preset=bsl1k --rgb_checkpoint={self.weights}"
+    self.assertEndsWith(best.command("v.avi"), expected)
+    others = [each.cosine for each in ranked if (each.options.window, each.options.step) != (16, 8)]
+    self.assertNotEmpty(others)
+    self.assertLess(max(others), identification.SAME)
+
+  def test_one_crop_of_several(self):
+    crops = self._features(preset="xd_violence")  # the centre first
+    best = self._ranked(self._save(crops[:, 2]))[0]
+    self.assertEqual((best.options.window, best.options.step, best.options.fps, best.crop), (16, 16, 24.0, 1))
+    ten = self._features(window=16, hop=16, tail="drop", crops=10, crop_order="ten_crop")
+    best = self._ranked(self._save(ten))[0]
+    self.assertEqual((best.preset, best.options.crop_order), ("ucf_crime_deepmil", "ten_crop"))
+
+  def test_foreign_features(self):
+    rows = self._features(preset="bsl1k")
+    noise = np.random.default_rng(0).random(rows.shape)
+    ranked = self._ranked(self._save(noise))
+    self.assertStartsWith(identification.verdict(ranked), "none of these; the nearest has a cosine of ")
+    self.assertEqual(identification.by_shape(self._save(np.ones([7, 333])), self.video), [])
+    self.assertEqual(identification.verdict([]), "none of these")
+
+  def test_counts_and_shapes_of_the_published_sample(self):
+    folder = testing.shared("features/bmt")
+    for stream in ("rgb", "flow"):
+      given = identification.read(folder / f"women_long_jump_{stream}.npy")
+      found = identification.by_shape(given, folder / "women_long_jump.mp4")
+      self.assertEqual({each.preset for each in found if each.preset}, {"bmt", "wlasl"})
+
+  @parameterized.parameters(
+    (np.zeros([3, 2, 2, 8], np.float32), r"\[3, 2, 2, 8\] is none of"),
+    (np.zeros([0, 8], np.float32), r"\[0, 8\] is none of"),
+    (np.full([2, 8], np.nan), "not finite"),
+  )
+  def test_what_is_no_features(self, values, message):
+    with self.assertRaisesRegex(errors.I3dError, message):
+      self._save(values)
+
+  def test_layouts(self):
+    for shape, expected in (
+      ((5, 8), (5, 1, 8)),
+      ((5, 1, 1, 8), (5, 1, 8)),
+      ((5, 10, 8), (5, 10, 8)),
+      ((8,), (1, 1, 8)),
+    ):
+      self.assertEqual(self._save(np.ones(shape, np.float32)).values.shape, expected)
+    np.savez(self.folder / "c.npz", feature=np.ones([10, 5, 8], np.float32))
+    self.assertEqual(identification.read(self.folder / "c.npz").values.shape, (5, 10, 8))
+
+  def test_every_preset_is_a_candidate_of_its_own_files(self):
+    for name, preset in profiles.PRESETS.items():
+      brought = {} if preset.networks == ("i3d",) else {"rgb_checkpoint": "r50.pth"}
+      options = profiles.from_preset(name, **brought)
+      if options.fps not in (0.0, 25.0):
+        continue  # 53 frames at 25
+      width = 2048 if preset.networks != ("i3d",) else 1024
+      num_rows = identification.extraction.num_rows(options, 53)
+      if num_rows:
+        given = identification.Given("f", np.ones([num_rows, options.crops, width]))
+        found = identification.by_shape(given, self.video)
+        self.assertIn(name, {each.preset for each in found}, name)
+
+
+if __name__ == "__main__":
+  absltest.main()
