@@ -125,6 +125,7 @@ def _to_json(result: distance.FvdResult) -> dict[str, Any]:
     "num_frames": result.num_frames,
     "fps": result.fps,
     "seed": result.seed,
+    **({"flow": result.flow} if "flow" in result.weights else {}),
     "made_by": resources.provenance(),
   }
 

@@ -43,6 +43,7 @@ class Features:
     layers: By endpoint the layers along time that lead to it; None if it has no steps of its own in time.
     stride: Frames from one position of a clip to the next.
     notes: What was done with the video's frames, see `decode.iter_frames`.
+    flow_method: What computed the flow, see `flow.FlowConfig.flow_method`.
   """
 
   source: sources.Source
@@ -55,6 +56,7 @@ class Features:
   layers: Mapping[str, Layers | None]
   stride: int
   notes: tuple[str, ...] = ()
+  flow_method: str = ""
 
   def timestamps(self, endpoint: str) -> np.ndarray:
     """Returns the middle of what each value sees, padding counted, in seconds from the start of the video.
@@ -177,6 +179,7 @@ class Extractor:
           {stream: each.checkpoint for stream, each in networks.items()},
           {stream: each.weights for stream, each in networks.items()},
           {name: first.time_layers(name) for name in options.endpoints}, first.stride, tuple(video.notes),
+          video.flow_method or options.flow_method,
       )  # fmt: skip
 
   def _warn_of_flow(self, method: str) -> None:
