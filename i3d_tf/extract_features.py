@@ -124,10 +124,13 @@ def _options() -> profiles.FeatureConfig:
     given = [name for name in ("rgb_checkpoint", "flow_checkpoint", "streams") if FLAGS[name].present]
     if given:
       raise errors.I3dError(f"--joint_checkpoint is of both streams at once; leave out --{given[0]}")
+  streams = FLAGS.streams or profiles.PROFILES[FLAGS.profile].defaults["streams"]
   for stream in clip_config.STREAMS:
-    streams = FLAGS.streams or profiles.PROFILES[FLAGS.profile].defaults["streams"]
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={','.join(streams)} has no {stream}")
+  for name in ("flow", "flow_params"):
+    if FLAGS[name].present and "flow" not in streams and FLAGS.joint_checkpoint is None:
+      raise errors.I3dError(f"--{name} is given, but --streams={','.join(streams)} has no flow")
   own = {name: FLAGS[name].value for name in ("streams", "endpoints", "pooling", "hop", "tail")}
   own |= {"window": _window(), "crops": None if FLAGS.crops is None else int(FLAGS.crops)}
   own = {name: value for name, value in own.items() if value is not None}
