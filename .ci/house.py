@@ -20,8 +20,8 @@ import sys
 from typing import Any
 
 BOUNDS = {
-  "modules": 132,
-  "lines": 33_500,  # 20,000 is where they should arrive
+  "modules": 134,
+  "lines": 34_000,  # 20,000 is where they should arrive
   "lines of BUILD files": 600,
   "modules that load a checkpoint and compile it": 1,
   "modules that scale frames to a network's input": 1,

@@ -162,13 +162,16 @@ def _options() -> profiles.FeatureConfig:
     given = [name for name in ("rgb_checkpoint", "flow_checkpoint", "streams") if FLAGS[name].present]
     if given:
       raise errors.I3dError(f"--joint_checkpoint is of both streams at once; leave out --{given[0]}")
-  defaults = {} if FLAGS.preset is None else profiles.PRESETS[FLAGS.preset].options
+  defaults = {} if FLAGS.preset is None else dict(profiles.PRESETS[FLAGS.preset].options)
   defaults["profile"] = FLAGS.profile or defaults.get("profile", "ours")
   defaults = {**profiles.PROFILES[defaults["profile"]].defaults, **defaults}
+  streams = FLAGS.streams or defaults["streams"]
   for stream in clip_config.STREAMS:
-    streams = FLAGS.streams or defaults["streams"]
     if FLAGS[f"{stream}_checkpoint"].present and stream not in streams:
       raise errors.I3dError(f"--{stream}_checkpoint is given, but --streams={','.join(streams)} has no {stream}")
+  for name in ("flow", "flow_params"):
+    if FLAGS[name].present and "flow" not in streams and FLAGS.joint_checkpoint is None:
+      raise errors.I3dError(f"--{name} is given, but --streams={','.join(streams)} has no flow")
   own = {name: FLAGS[name].value for name in _OF_PROFILE}
   own |= {"window": _window(), "crops": None if FLAGS.crops is None else int(FLAGS.crops)}
   own = {name: value for name, value in own.items() if value is not None}

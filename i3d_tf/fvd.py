@@ -70,19 +70,12 @@ def _check_flags() -> None:
     raise errors.I3dError("--generated is missing; only with --save_stats it may be")
   if not FLAGS.generated and FLAGS.json:
     raise errors.I3dError("--json is for the figures, and without --generated there are none")
+  for name in ("flow", "flow_params"):
+    if FLAGS[name].present and FLAGS.flow_checkpoint is None:
+      raise errors.I3dError(f"--{name} is for the distance of flow; give --flow_checkpoint, too")
   if all((FLAGS[name].value or "").lower().endswith(".npz") for name in ("real", "generated")):
-    for name in (
-      "rgb_checkpoint",
-      "flow_checkpoint",
-      "num_frames",
-      "fps",
-      "max_clips",
-      "batch",
-      "frame_rate",
-      "allow_damaged",
-      "flow",
-      "flow_params",
-    ):
+    names = ("num_frames", "fps", "max_clips", "batch", "frame_rate", "allow_damaged")
+    for name in ("rgb_checkpoint", "flow_checkpoint", *names):
       if FLAGS[name].present:
         raise errors.I3dError(f"--{name} is for videos, but --real and --generated are statistics already")
 
@@ -127,6 +120,7 @@ def _to_json(result: distance.FvdResult) -> dict[str, Any]:
     "num_frames": result.num_frames,
     "fps": result.fps,
     "seed": result.seed,
+    **({"flow": result.flow} if "flow" in result.weights else {}),
     "made_by": resources.provenance(),
   }
 

@@ -124,6 +124,9 @@ def _streams() -> tuple[str, ...]:
     raise errors.I3dError(f"--streams={','.join(FLAGS.streams)}; allowed are rgb, flow and rgb,flow")
   if FLAGS.backward_flow and "flow" not in FLAGS.streams:
     raise errors.I3dError("--backward_flow is stored beside flow; it needs --streams with flow")
+  for name in ("flow", "flow_params"):
+    if FLAGS[name].present and "flow" not in FLAGS.streams:
+      raise errors.I3dError(f"--{name} is about flow; it needs --streams with flow")
   return (*FLAGS.streams, "backward_flow") if FLAGS.backward_flow else tuple(FLAGS.streams)
 
 

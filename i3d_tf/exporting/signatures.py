@@ -11,8 +11,6 @@ import tensorflow as tf
 from i3d_tf import errors
 from i3d_tf import resources
 from i3d_tf.flow import codec
-from i3d_tf.flow import tvl1
-from i3d_tf.flow import tvl1_graph
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
@@ -183,7 +181,7 @@ def of_frames(classifier: classifier_lib.Classifier, specs: Specs) -> dict[str, 
 
 
 def clips_of_frames(
-  frames: tf.Tensor, clip: preprocess.Preprocess, streams: Iterable[str], params: tvl1.TvL1Params
+  frames: tf.Tensor, clip: preprocess.Preprocess, streams: Iterable[str], params: Any
 ) -> dict[str, tf.Tensor]:
   """Returns clips `[B, T, crop, crop, C]` in [-1, 1] by stream; of flow `[B, T - 1, crop, crop, 2]`.
 
@@ -191,8 +189,10 @@ def clips_of_frames(
     frames: RGB frames of videos, uint8 `[B, T, H, W, 3]`.
     clip: how they are resized and cropped.
     streams: of 'rgb' and 'flow'.
-    params: parameters of the flow, which is computed of whole frames.
+    params: parameters of the flow, a `tvl1.TvL1Params`; the flow is computed of whole frames.
   """
+  from i3d_tf.flow import tvl1_graph  # loads Numba
+
   shape = tf.shape(frames)
   size = ops.resized_size(shape[2:4], clip.short_side)
   flat = tf.reshape(frames, [shape[0] * shape[1], shape[2], shape[3], 3])
@@ -213,18 +213,18 @@ def clips_of_frames(
   if "flow" in streams:
     gray = tf.reshape(tvl1_graph.to_gray(resized), [shape[0], shape[1], size[0], size[1]])
     pairs = [tf.reshape(each, [-1, size[0], size[1]]) for each in (gray[:, :-1], gray[:, 1:])]
-    fields = tf.clip_by_value(cut(_flow_in_groups(pairs[0], pairs[1], params)) / codec.BOUND, -1, 1)
-    found["flow"] = whole(fields, shape[1] - 1)
+    fields = _flow_in_groups(pairs[0], pairs[1], functools.partial(tvl1_graph.flow, params=params))
+    found["flow"] = whole(tf.clip_by_value(cut(fields) / codec.BOUND, -1, 1), shape[1] - 1)
   return found
 
 
-def _flow_in_groups(previous: tf.Tensor, following: tf.Tensor, params: tvl1.TvL1Params) -> tf.Tensor:
+def _flow_in_groups(previous: tf.Tensor, following: tf.Tensor, compute: Callable) -> tf.Tensor:
   """The flow of pairs `[N, H, W]`, a few at once to bound the memory; the last few are filled up without motion."""
   shape = tf.shape(previous)
   missing = -shape[0] % _PAIRS
   grouped = lambda images: tf.reshape(tf.pad(images, [[0, missing], [0, 0], [0, 0]]), [-1, _PAIRS, shape[1], shape[2]])
   fields = tf.map_fn(
-      lambda pair: tvl1_graph.flow(pair[0], pair[1], params), (grouped(previous), grouped(following)),
+      lambda pair: compute(*pair), (grouped(previous), grouped(following)),
       fn_output_signature=tf.TensorSpec([_PAIRS, None, None, 2], tf.float32), parallel_iterations=1,
   )  # fmt: skip
   return tf.reshape(fields, [-1, shape[1], shape[2], 2])[: shape[0]]

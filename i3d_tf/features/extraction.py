@@ -51,6 +51,7 @@ class Features:
     notes: What was done with the video's frames, see `decode.iter_frames`.
     logits: By stream those of all crops `[N, crops, classes]`, if predictions are asked for.
     class_names: Names of the classes.
+    flow_method: What computed the flow, see `flow.FlowConfig.flow_method`.
   """
 
   source: sources.Source
@@ -122,6 +123,8 @@ class Features:
     layers = self.layers[profiles.STEP_LOGITS]
     half = self.stride * receptive_field.stride(layers) / 2 / self.fps if layers else 0
     return np.maximum(middles - half, 0), np.minimum(middles + half, end)
+
+  flow_method: str = ""
 
   def timestamps(self, endpoint: str) -> np.ndarray:
     """Returns the middle of what each value sees, padding counted, in seconds from the start of the video.
@@ -253,7 +256,7 @@ class Extractor:
           {stream: each.checkpoint for stream, each in networks.items()},
           {stream: each.weights for stream, each in networks.items()},
           {name: first.time_layers(name) for name in options.computed}, first.stride, tuple(video.notes),
-          logits, first.class_names,
+          logits, first.class_names, video.flow_method or options.flow_method,
       )  # fmt: skip
 
   def _warn_of_flow(self, method: str) -> None:

@@ -260,7 +260,7 @@ class _Computed:
     first: networks.FeatureNetwork = next(iter(extractor.networks.values()))
     video = sources.open_video(
         self._source, streams=setting.streams, pairs=pairs, fps=setting.fps,
-        short_side=decode.Resize(first.short_side, setting.frame_size, setting.resize), threads=None,
+        short_side=decode.Resize(first.short_side, setting.frame_size, setting.resize),
         frame_rate=self._frame_rate,
     )  # fmt: skip
     if setting.window != profiles.ALL:  # as many positions as the rows need

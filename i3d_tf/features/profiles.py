@@ -65,7 +65,7 @@ def _ours(features: "extraction.Features") -> "results.Files":
   Beside them `timestamps` in seconds, see `Features.timestamps`; `fps`; `num_frames`, positions seen; `stream`,
   `endpoint`, `pooling`, `window` (0: all), `hop`, `tail`, `crops`; `checkpoint`, `weights`,
   `precision`; and `versions` as JSON.
-  Of networks of flow there is `flow`, its method and parameters (of videos; records have their own).
+  Of networks of flow there is `flow`, its method and parameters.
   Of a special video (deinterlaced, salvaged, HDR) there are `notes`.
   """
   options = features.options
@@ -88,7 +88,7 @@ def _ours(features: "extraction.Features") -> "results.Files":
         "weights": np.array(features.weights[stream]),
         "precision": np.array(options.precision),
         "versions": np.array(json.dumps(_versions())),
-        **({"flow": np.array(options.flow_method)} if stream != "rgb" else {}),
+        **({"flow": np.array(features.flow_method)} if stream != "rgb" else {}),
         **({"notes": np.array(features.notes)} if features.notes else {}),
       }
   return found

@@ -388,7 +388,7 @@ class FlowConfig:
         values[name] = of(text)
       except ValueError:
         equals = ""
-      if not equals:
+      if not equals or text.split() != [text]:
         raise errors.I3dError(f"flow_params has {item!r}; it takes name=value, with the parameters {', '.join(kinds)}")
     try:
       return _make_params(self.flow, values)

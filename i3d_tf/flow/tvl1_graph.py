@@ -33,14 +33,20 @@ def flow(previous: tf.Tensor, following: tf.Tensor, params: tvl1.TvL1Params) -> 
     params: see `TvL1Params`.
   """
   pyramids, exist = _pyramid(tf.cast(tf.stack([previous, following]), tf.float32), params)
+  # Traced once for all levels, which differ in size only.
+  image, field = tf.TensorSpec([None, None, None]), tf.TensorSpec([None, 2, None, None])
+  improve = tf.function(
+    functools.partial(_solve_level, params=params), input_signature=[image, image, field], autograph=False
+  )
   found: Any = None
   for level in reversed(range(len(pyramids))):
     first, second = tf.unstack(pyramids[level], 2)
     start = tf.zeros_like(tf.stack([first, first], 1)) if found is None else _enlarge(found, first, params)
-    solve = functools.partial(_solve_level, first, second, start, params)
+    solve = functools.partial(improve, first, second, start)
     # An open size may be too small for this level, which then has no flow: the next one starts from zero.
     is_there = exist[level]
     found = solve() if is_there is True else tf.cond(is_there, solve, lambda start=start: tf.zeros_like(start))
+    found = tf.ensure_shape(found, start.shape)
   return tf.transpose(found, [0, 2, 3, 1])
 
 

@@ -133,9 +133,10 @@ def _start(
   These `facts` are given if both sets are saved statistics; no network is needed then, and the streams are theirs.
   """
   if facts is not None:
-    names = {stream: f"of CRC-32 {weights}" for stream, weights in facts["weights"].items()}  # not to be loaded
-    accumulator = embedding.FvdAccumulator(names, keep_features=True)
-    return accumulator, {name: facts[name] for name in ("weights", "resize", "num_frames", "fps")}
+    unloaded = {stream: f"of CRC-32 {weights}" for stream, weights in facts["weights"].items()}
+    accumulator = embedding.FvdAccumulator(unloaded, keep_features=True)
+    names = ("weights", "resize", "num_frames", "fps", *({"flow"} & set(facts)))
+    return accumulator, {name: facts[name] for name in names}
   accumulator = embedding.FvdAccumulator(checkpoint, batch=config.batch, keep_features=True, flow_config=config)
   embedding.check_frames(config.num_frames, accumulator.streams)
   weights = {stream: network.weights for stream, network in accumulator.embeddings.items()}

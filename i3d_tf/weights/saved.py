@@ -192,6 +192,8 @@ def write_info(folder: str | os.PathLike, info: ModelInfo, checkpoint: str) -> N
     # The fields of the preprocessing stand beside the others, as version 0.1.0 reads and writes them.
     content = {"checkpoint": checkpoint, **dataclasses.asdict(info)}
     content |= content.pop("preprocess")
+    if not info.flow_method:
+      del content["flow_method"]
     file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
