@@ -19,9 +19,10 @@ _MAINS = sorted(
   if not path.stem.endswith("_test") and 'if __name__ == "__main__"' in path.read_text()
 )
 # These take defaults from the modules that do the work.
-_MAY_IMPORT = dict.fromkeys(
-  ("i3d_tf.extract_features", "i3d_tf.make_synthetic", "i3d_tf.prepare_dataset"), ["cv2", "av"]
-)
+_MAY_IMPORT = {
+  **dict.fromkeys(("i3d_tf.classify", "i3d_tf.fvd", "i3d_tf.visualize"), ["cv2"]),
+  **dict.fromkeys(("i3d_tf.extract_features", "i3d_tf.make_synthetic", "i3d_tf.prepare_dataset"), ["cv2", "av"]),
+}
 _PROGRAM = """
 import json, runpy, sys
 name = sys.argv[1]
