@@ -13,7 +13,7 @@ from i3d_tf import testing
 from i3d_tf.features import identification
 from i3d_tf.features import profiles
 
-_WIDTH = 100  # of the small network's PooledFeatures
+_WIDTH = 50  # of the small network's PooledFeatures
 
 
 class IdentificationTest(parameterized.TestCase):
