@@ -150,9 +150,7 @@ class SourcesTest(parameterized.TestCase):
         self.assertEqual(list(one), list(other))
         for stream, values in one.items():
           np.testing.assert_array_equal(values, other[stream])
-    with self.assertRaisesRegex(
-      errors.VideoError, "flow is of 25 frames per second, not 12; take fps=0, or frame_"
-    ):
+    with self.assertRaisesRegex(errors.VideoError, "flow is of 25 frames per second, not 12; take fps=0, or frame_"):
       sources.open_video(of_images, **{**_OPEN, "fps": 12.0})
     facts = of_images.content.facts()
     self.assertTrue(of_images.content.is_as(facts))
