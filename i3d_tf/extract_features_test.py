@@ -194,7 +194,7 @@ class ExtractFeaturesTest(absltest.TestCase):
     status, _, complaints = _extract(*given, f"--rgb_checkpoint={self.folder / 'rgb'}", "--fps=20")
     self.assertEqual((status, complaints), (0, ""))
     found = np.load(output / "v08.npy")
-    self.assertEqual(found.shape, (1, 100))  # 22 frames at 25, 18 at 20
+    self.assertEqual(found.shape, (1, 50))  # 22 frames at 25, 18 at 20
     video = self.videos / "a" / "v08.avi"
     features = i3d_tf.extract_features(video, self.folder / "rgb", preset="bsl1k", fps=20)
     np.testing.assert_array_equal(features["rgb"]["PooledFeatures"], found)

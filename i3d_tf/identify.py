@@ -11,9 +11,10 @@ USAGE = """Tells which protocol made files of features: preset, stream, layer, w
 
 The first word is the video, the others are files of its features (.npy, or .npz with features or feature). The number
 of rows and their shape leave a few candidates. With weights, the first --rows rows of each are computed and compared:
-the ranking shows the mean cosine, and the lowest one. A cosine of at least 0.9999 is called the same. From 0.99 on,
-decoding, resizing or the method of optical flow differ. If the best one is lower, none of the candidates made the file,
-or the weights are others. Then comes the command that makes the same. The exit status is 0 if every file is explained
+the ranking shows the mean cosine and the mean difference, relative to the values. A difference of at most 0.001 is
+called the same. Features of one video are alike, whatever made them; so nearly the same is only what explains half of
+the rows' variance, and differs by decoding, resizing or the method of optical flow. Otherwise it is none of these, or
+the weights are others. Then comes the command that makes the same. The exit status is 0 if every file is explained
 (without weights, if there are candidates)."""
 
 FLAGS = flags.FLAGS
@@ -54,7 +55,7 @@ def _identify(video: str, given, identification) -> bool:
     print(f"  {left_out} candidates are of networks or streams whose weights are not given, and were not compared")
   verdict = identification.verdict(ranked)
   print(f"  {verdict}")
-  if not ranked or ranked[0].cosine < identification.NEAR:
+  if not identification.is_explained(ranked):
     return False
   print(f"  {ranked[0].command(video)}")
   return True

@@ -24,10 +24,12 @@ from i3d_tf.features import sources
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.video import decode
 
-SAME, NEAR = 0.9999, 0.99  # cosines from which features are called the same, or made alike but for decoding or flow
-_WINDOWS = (9, 10, 16, 20, 21, 24, 25, 30, 32, 64)
-_HOPS = (1, 2, 4, 8, 10, 16, 24, 25, 30, 32, 64)
-_RATES = (0.0, 25.0, 24.0, 30.0, 15.0, 10.0)
+SAME = 1e-3  # relative difference up to which features are called the same
+NEAR = 0.5  # share of the rows' variance that must be explained to call them made alike
+NEAR_COSINE = 0.99  # in its place where there is a single row
+_WINDOWS = (10, 16, 20, 24, 32, 64)
+_HOPS = (1, 2, 4, 8, 10, 16, 24, 32, 64)
+_RATES = (0.0, 25.0, 24.0, 30.0, 15.0)
 _REFINED = 2  # candidates that are also tried with other ways of resizing
 
 
@@ -60,6 +62,9 @@ class Candidate:
     endpoint: Layer.
     cosine: Mean cosine between the values given and those computed; None: not computed.
     lowest: The lowest of them.
+    difference: Mean length of the differences, relative to the lengths of the values computed.
+    explained: Share of the variance of the rows given that those computed explain; None for a single row. Features of
+      one video are alike, and cosines high, whatever made them; this is not.
     crop: Number of the crop, see `profiles.CROP_ORDERS`; None for all in the order of the options.
   """
 
@@ -69,6 +74,8 @@ class Candidate:
   endpoint: str = profiles.POOLED_FEATURES
   cosine: float | None = None
   lowest: float | None = None
+  difference: float | None = None
+  explained: float | None = None
   crop: int | None = None
 
   def __str__(self) -> str:
@@ -79,7 +86,7 @@ class Candidate:
     size = "x".join(map(str, options.frame_size)) + " " if options.frame_size else ""
     crop = f"{options.crops} crops, {options.crop_order}" if self.crop is None else f"crop {self.crop}"
     text = f"{name}: {'+'.join(self.streams)}, {self.endpoint}, {window}, {rate}, {size}{options.resize}, {crop}"
-    return text if self.cosine is None else f"{self.cosine:.6f} (lowest {self.lowest:.6f})  {text}"
+    return text if self.cosine is None else f"{self.cosine:.6f} (difference {self.difference:.1e})  {text}"
 
   def command(self, video: str | os.PathLike) -> str:
     """Returns the command that makes the same features.
@@ -153,9 +160,8 @@ def by_shape(
     VideoError: If the video cannot be read.
   """
   num_rows, num_crops, num_channels = given.values.shape
-  count = functools.cache(lambda fps: decode.count_frames(
-      video, fps=fps or decode.probe(video, frame_rate=frame_rate).frame_rate, frame_rate=frame_rate
-  ))  # fmt: skip
+  own = decode.probe(video, frame_rate=frame_rate).frame_rate
+  count = functools.cache(lambda fps: decode.count_frames(video, fps=fps or own, frame_rate=frame_rate))
   found, seen = [], set[Any]()
   for preset, options in itertools.chain(_of_presets(), _of_windows(num_crops)):
     a_file = 1 if options.profile == "xd_violence" else options.crops  # of its crops
@@ -164,7 +170,7 @@ def by_shape(
     for streams, endpoint in _kinds(preset, num_channels, width):
       config = dataclasses.replace(options, streams=streams, endpoints=(endpoint,))
       if preset is None:
-        key = (config.window, config.step, config.tail, config.fps, streams, endpoint)
+        key = (config.window, config.step, config.tail, round(config.fps or own, 2), streams, endpoint)
         if key in seen:
           continue
         seen.add(key)
@@ -200,15 +206,17 @@ def by_values(
   )
   named: dict[str, Any] = {f"{stream}_checkpoint": path for stream, path in checkpoints.items()}
   usable = [each for each in candidates if set(each.streams) <= set(checkpoints) and _is_i3d(each.preset)]
-  best_first = lambda found: sorted(found, key=lambda each: (-round(each.cosine, 6), each.preset is None))
-  compared = []
+  best_first = lambda found: sorted(found, key=lambda each: (round(each.difference, 5), each.preset is None))
+  compared: list[Candidate] = []
   for each in usable:
+    if each.preset is None and _is_same(best_first(compared)):
+      break  # presets come first
     options = dataclasses.replace(each.options, preset=None, **named)
     with contextlib.suppress(errors.I3dError):  # the network does not take such windows
       compared.append(_compared(given, dataclasses.replace(each, options=options), computed, num_rows))
   ranked = best_first(compared)
-  for each in ranked[:_REFINED] if ranked and ranked[0].cosine < SAME else ():
-    for resize in set(profiles.RESIZES) - {each.options.resize}:
+  for each in [] if _is_same(ranked) else ranked[:_REFINED]:
+    for resize in [name for name in profiles.RESIZES if name != each.options.resize]:
       other = dataclasses.replace(each, preset=None, options=dataclasses.replace(each.options, resize=resize))
       compared.append(_compared(given, other, computed, num_rows))
   return best_first(compared)
@@ -220,11 +228,25 @@ def verdict(ranked: Sequence[Candidate]) -> str:
   Args:
     ranked: From `by_values`.
   """
-  best = ranked[0].cosine if ranked else None
-  if best is None or best < NEAR:
-    shown = "" if best is None else f"; the nearest has a cosine of {best:.4f}, and what is made alike has {NEAR:g}"
-    return f"none of these{shown}"
-  return "the same" if best >= SAME else "nearly the same: perhaps another decoder, rescaling or optical flow"
+  if not is_explained(ranked):
+    return f"none of these{f'; the nearest has a cosine of {ranked[0].cosine:.4f}' if ranked else ''}"
+  return "the same" if _is_same(ranked) else "nearly the same: perhaps another decoder, resizing or optical flow"
+
+
+def is_explained(ranked: Sequence[Candidate]) -> bool:
+  """Returns whether the best candidate made the features, or what differs from it in details.
+
+  Args:
+    ranked: From `by_values`.
+  """
+  if not ranked or _is_same(ranked):
+    return bool(ranked)
+  best = ranked[0]
+  return best.explained >= NEAR if best.explained is not None else (best.cosine or 0) >= NEAR_COSINE
+
+
+def _is_same(ranked: Sequence[Candidate]) -> bool:
+  return bool(ranked) and ranked[0].difference is not None and ranked[0].difference <= SAME
 
 
 class _Computed:
@@ -278,23 +300,28 @@ def _compared(given: Given, candidate: Candidate, computed: _Computed, num_rows:
   theirs = given.values[: len(ours)]
   if theirs.shape[1] == 1:
     crops = {crop if ours.shape[1] > 1 else 4: ours[:, crop : crop + 1] for crop in range(ours.shape[1])}
-    best = max(crops, key=lambda crop: _cosines(theirs, crops[crop]).mean())
-    cosines = _cosines(theirs, crops[best])
-    return dataclasses.replace(candidate, cosine=cosines.mean(), lowest=cosines.min(), crop=best)
+    best = min(crops, key=lambda crop: _measured(theirs, crops[crop])["difference"])
+    return dataclasses.replace(candidate, crop=best, **_measured(theirs, crops[best]))
   number = theirs.shape[1]
-  orders = {name: _cosines(theirs, ours[:, order[:number]]) for name, order in profiles.CROP_ORDERS.items()}
-  name = max(orders, key=lambda name: orders[name].mean())
+  orders = {name: _measured(theirs, ours[:, order[:number]]) for name, order in profiles.CROP_ORDERS.items()}
+  name = min(orders, key=lambda name: orders[name]["difference"])
   options = dataclasses.replace(candidate.options, crop_order=name, crops=number)
-  return dataclasses.replace(candidate, options=options, cosine=orders[name].mean(), lowest=orders[name].min())
+  return dataclasses.replace(candidate, options=options, **orders[name])
+
+
+def _measured(theirs: np.ndarray, ours: np.ndarray) -> dict[str, Any]:
+  """The fields of a candidate that compare features `[N, crops, C]`."""
+  length = np.linalg.norm
+  lengths = np.maximum(length(theirs, axis=-1) * length(ours, axis=-1), 1e-30)
+  cosines = (theirs * ours).sum(axis=-1) / lengths
+  difference = (length(theirs - ours, axis=-1) / np.maximum(length(ours, axis=-1), 1e-30)).mean()
+  spread = np.square(theirs - theirs.mean(axis=0)).sum()
+  explained = 1 - np.square(theirs - ours).sum() / max(spread, 1e-30) if len(ours) > 1 else None
+  return {"cosine": cosines.mean(), "lowest": cosines.min(), "difference": difference, "explained": explained}
 
 
 def _is_i3d(preset: str | None) -> bool:
   return preset is None or profiles.PRESETS[preset].networks == ("i3d",)
-
-
-def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-  lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-  return (one * other).sum(axis=-1) / np.maximum(lengths, 1e-30)
 
 
 def _of_presets() -> Iterator[tuple[str, profiles.FeatureConfig]]:
