@@ -107,7 +107,8 @@ class RaftTest(absltest.TestCase):
       with zipfile.ZipFile(folder / "models.zip", "w") as archive:
         archive.write(path, "models/raft-small.pth")
       shutil.rmtree(folder / "cache")
-      self.assertTrue(hub.is_cached("raft_small") or hub.fetch("raft_small", url=folder.as_uri()))
+      path = hub.fetch("raft_small", url=folder.as_uri())
+      self.assertEqual(pathlib.Path(path).read_bytes(), (source / "raft-small.pth").read_bytes())
     with self.assertRaisesRegex(errors.CheckpointError, "raft_small computes optical flow and has no classes"):
       saved.read("raft_small")
 
