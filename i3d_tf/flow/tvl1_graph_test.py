@@ -87,7 +87,11 @@ class FlowTest(parameterized.TestCase):
 
 
 class AgreementTest(parameterized.TestCase):
-  """May differ from Numba's as much as OpenCV does from itself without its optimised code; see tvl1_test."""
+  """May differ from Numba's as much as OpenCV does from itself without its optimised code, or Numba's from OpenCV.
+
+  See tvl1_test. At this size the first alone is a matter of chance: where the iteration stops one round sooner in a few
+  places, all of them differ by 0.005 to 0.02 pixels from each other.
+  """
 
   def _assert_agrees(self, frames: np.ndarray) -> None:
     params = tvl1_test._LIKE_OPENCV
@@ -96,7 +100,8 @@ class AgreementTest(parameterized.TestCase):
     for pair in range(len(ours)):
       error = codec.end_point_error(ours[pair], numba[pair])
       allowed = codec.end_point_error(opencv[pair], plain[pair])
-      self.assertLessEqual(error.mean(), max(1.25 * allowed.mean(), 0.012), f"pair {pair}")
+      largest = max(allowed.mean(), codec.end_point_error(numba[pair], opencv[pair]).mean())
+      self.assertLessEqual(error.mean(), max(1.25 * largest, 0.012), f"pair {pair}")
       self.assertGreaterEqual((error < 0.1).mean(), min((allowed < 0.1).mean() - 0.05, 0.98), f"pair {pair}")
 
   @parameterized.named_parameters(*tvl1_test._CLIPS)
