@@ -304,8 +304,24 @@ def fail(message: str) -> int:
     The exit status 1.
   """
   with contextlib.suppress(BrokenPipeError):  # of a reader who has enough
-    print(f"{program()}: error: {message}", file=sys.stderr)
+    print(f"{program()}: error: {as_flags(message)}", file=sys.stderr)
   return 1
+
+
+def as_flags(message: str) -> str:
+  """Returns a library's message with the parameters that it advises, such as `fps=25`, as flags of this program.
+
+  Args:
+    message: One sentence.
+  """
+
+  def spoken(found: re.Match) -> str:
+    name, value = found.groups()
+    if name not in FLAGS:
+      return found.group()
+    return {"True": f"--{name}", "False": f"--no{name}"}.get(value, f"--{name}={value}")
+
+  return re.sub(r"(?<![^\s(])([a-z]\w*)=([\w.+-]*\w)", spoken, message)
 
 
 def import_tensorflow(*, quiet: bool | None = None) -> None:

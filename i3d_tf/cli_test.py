@@ -106,6 +106,10 @@ class CliTest(parameterized.TestCase):
   @parameterized.parameters(
     ("raise errors.I3dError('mend this')", "mend this"),
     ("raise errors.VideoError('mend that')", "mend that"),
+    (  # parameters that are flags here
+      "raise errors.I3dError('a=b.mp4 is damaged; give alsologtostderr=True, or v=2 (verbosity=0), not top_k=2')",
+      "a=b.mp4 is damaged; give --alsologtostderr, or --v=2 (--verbosity=0), not top_k=2",
+    ),
     ("open('none/a.txt')", "none/a.txt: No such file or directory"),
     ("raise OSError(28, 'No space left on device', 'a.txt')", "a.txt: No space left on device"),
     (

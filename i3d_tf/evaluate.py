@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
   from i3d_tf.evaluation import evaluator
   from i3d_tf.evaluation import metrics
 
-  on_failure = lambda message: tqdm.tqdm.write(f"failed: {message}")
+  on_failure = lambda message: tqdm.tqdm.write(f"failed: {cli.as_flags(message)}")
   report = evaluator.evaluate(config, progress=True, on_failure=on_failure)
   print(metrics.table(report.metrics))
   print(report.report_path)

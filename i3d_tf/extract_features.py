@@ -122,9 +122,7 @@ with cli.group_of("Running"):
   flags.DEFINE_integer("num_shards", 1, "Divide the inputs among so many runs.", lower_bound=1)
   flags.DEFINE_integer("shard", 0, "Which of the shards this run does, counted from 0.", lower_bound=0)
   flags.DEFINE_enum("runner", "local", ["local", *beam_lib.RUNNERS], "Where to work: here, or a runner of Beam.")
-  flags.DEFINE_multi_string(
-    "beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Can be repeated."
-  )
+  flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value.")
 
 
 def main(arguments: list[str]) -> int:
@@ -210,7 +208,7 @@ def _run(tasks: list, num_sources: int, extractor, folder) -> None:
       with tqdm.tqdm(desc=source.id, unit="frame", disable=None, leave=False, position=1) as current:
         entry = extraction.extract(source, extractor, folder, bar=current)
       if "error" in entry:
-        tqdm.tqdm.write(f"{cli.program()}: error: {entry['error']}", file=sys.stderr)
+        tqdm.tqdm.write(f"{cli.program()}: error: {cli.as_flags(entry['error'])}", file=sys.stderr)
       bar.update()
 
 

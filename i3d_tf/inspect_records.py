@@ -24,8 +24,8 @@ Records and images are counted from 0."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("decode", True, "Decode every image, most of the work; without, their sizes are not verified either.")
-flags.DEFINE_multi_integer("show", [], "Print this record, counted through all files, and verify nothing. Repeatable.")
-flags.DEFINE_multi_string("id", [], "Print the record of this id, and verify nothing. Repeatable.")
+flags.DEFINE_multi_integer("show", [], "Print this record, counted through all files, and verify nothing.")
+flags.DEFINE_multi_string("id", [], "Print the record of this id, and verify nothing.")
 flags.DEFINE_string(
   "contact_sheet",
   None,

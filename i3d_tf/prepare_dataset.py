@@ -64,7 +64,7 @@ with cli.group_of("Data set 'folder' without split folders"):
   )
 with cli.group_of("Work"):
   flags.DEFINE_enum("runner", "local", ["local", *beam.RUNNERS], "Processes on this machine, or a runner of Beam.")
-  flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value. Repeatable.")
+  flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value.")
   flags.DEFINE_integer(
     "num_workers", None, "With the local runner: processes, of one thread each. Default: the cores.", lower_bound=1
   )
@@ -169,7 +169,7 @@ def _run(folder: shards.Folder, num_clips: int, make) -> None:
     for outcome in workers.run(make, tasks, num_workers=num_workers):
       folder.put(outcome.task, outcome.value, outcome.error)
       if outcome.error is not None:
-        tqdm.tqdm.write(f"failed: {outcome.task.clip.id}: {outcome.error}")
+        tqdm.tqdm.write(f"failed: {outcome.task.clip.id}: {cli.as_flags(outcome.error)}")
       folder.finish_shards()
       bar.update()
 

@@ -27,13 +27,16 @@ _RECORD = records.Record(
   flow_format="JPEG",
   flow_bound=16.0,
   flow_rounding="nearest",
+  flow_method="dis preset=fast",
   flow_frames=(b"first", b"second"),
   flow_timestamps=(0, 40_001),
   backward_flow_frames=(b"first back", b"second back"),
   backward_flow_timestamps=(0, 40_001),
 )
 _BACKWARD_FIELDS = ("backward_flow_frames", "backward_flow_timestamps")
-_FLOW_FIELDS = ("flow_format", "flow_bound", "flow_rounding", "flow_frames", "flow_timestamps", *_BACKWARD_FIELDS)
+_FLOW_FIELDS = (
+  "flow_format", "flow_bound", "flow_rounding", "flow_method", "flow_frames", "flow_timestamps", *_BACKWARD_FIELDS
+)  # fmt: skip
 _ONE_VALUE = tf.io.FixedLenSequenceFeature
 
 

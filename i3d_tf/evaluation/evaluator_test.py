@@ -146,7 +146,7 @@ class EvaluatorTest(parameterized.TestCase):
   def test_report_is_there_with_clips_and_curves_of_training(self):
     page = (self.folder / "both" / "report.html").read_text(encoding="utf-8")
     self.assertEqual(page.count("data:image/jpeg"), 6)
-    for words in ("<h2>Training</h2>", "<h1>shades, test</h1>"):
+    for words in ("<h2>Training</h2>", "<h1>RGB+Flow: shades, test</h1>"):
       self.assertEqual(page.count(words), 1, words)
 
   def test_files_are_fused_without_networks(self):

@@ -45,6 +45,7 @@ class _FakeNetwork:
   """Logits (pixel, -pixel), and a count of the calls; raises at the call `fails_at`."""
 
   checkpoint = "rgb"
+  computed_by: dict[str, str] = {}  # the defaults
   streams = ("rgb",)
 
   def __init__(self, fails_at: int | None = None, weights: str = "1"):

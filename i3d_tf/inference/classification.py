@@ -181,7 +181,7 @@ class Classification:
 
   input: str
   num_frames: int
-  logits: np.ndarray
+  logits: np.ndarray = dataclasses.field(repr=False)
   predictions: tuple[Prediction, ...]
 
   @property
@@ -229,8 +229,13 @@ def classify(
   Raises:
     VideoError: If the video cannot be read or is too short.
     CheckpointError, DownloadError: If a checkpoint cannot be loaded.
-    I3dError: If the networks do not go together.
+    I3dError: If the networks do not go together, or `video` is not one path.
+    ValueError: If top_k is not positive.
   """
+  if not isinstance(video, (str, os.PathLike)):
+    raise errors.I3dError(f"video is a {type(video).__name__}; it is the path of one video, so call this for each")
+  if top_k < 1:
+    raise ValueError(f"top_k is {top_k}; it must be at least 1")
   networks = checkpoint if isinstance(checkpoint, classifier_lib.Classifier) else classifier_lib.Classifier(checkpoint)
   check_together([network.info for network in networks.networks.values()])
   limit = {} if max_frames is None else {"max_frames": max_frames, "min_frames": min(max_frames, inception.MIN_FRAMES)}

@@ -456,7 +456,7 @@ def _given(clips: Any, streams: Sequence[str]) -> dict[str, Any]:
   """A caller's clips by stream; logs a doubt about RGB that may be in [0, 1]."""
   by_stream = _by_stream(clips, streams)
   rgb = np.asarray(by_stream.get("rgb", ()))
-  if rgb.size and 0 <= np.min(rgb) < np.max(rgb):
+  if rgb.size and np.issubdtype(rgb.dtype, np.floating) and 0 <= np.min(rgb) < np.max(rgb):
     _log.warning("the rgb clips have no value below 0, the middle gray; if they are in [0, 1], give 2 * x - 1")
   return by_stream
 

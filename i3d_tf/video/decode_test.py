@@ -463,7 +463,7 @@ class BrokenVideosTest(TemporaryFolderTest):
     self._assert_refused(self.folder / "none" / "none.mp4", "there is no such file")
 
   def test_folder(self):
-    self._assert_refused(self.folder, "this is a folder")
+    self._assert_refused(self.folder, "the folder holds no numbered images .such as img_00001.jpg., and so no video")
 
   def test_link_to_nothing(self):
     (self.folder / "a.mp4").symlink_to("none.mp4")
