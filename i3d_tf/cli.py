@@ -250,7 +250,7 @@ def _guarded(main: Callable[[list[str]], int | None], arguments: list[str], take
   except BrokenPipeError:  # whoever reads the output, such as head, has enough
     return _discard_output()
   except OSError as error:
-    return fail(errors.describe_os_error(error))
+    return fail(errors.describe_os_error(error, may_be_temporary=True))
   except MemoryError as error:
     return fail(_out_of_memory(error))
   except _Terminated:

@@ -37,7 +37,7 @@ def describe(error: Exception) -> str:
   """
   if isinstance(error, MemoryError):
     return f"there is not enough memory for it{f' ({error})' if str(error) else ''}"
-  return describe_os_error(error) if isinstance(error, OSError) else str(error)
+  return describe_os_error(error, may_be_temporary=True) if isinstance(error, OSError) else str(error)
 
 
 def naming(name: str, message: str) -> str:
@@ -50,14 +50,15 @@ def naming(name: str, message: str) -> str:
   return message if name in message else f"{name}: {message}"
 
 
-def describe_os_error(error: OSError) -> str:
+def describe_os_error(error: OSError, *, may_be_temporary: bool = False) -> str:
   """Returns one clause that says which path failed and why, for example 'out.json: No space left on device'.
 
   Args:
     error: Error of the operating system.
+    may_be_temporary: Whether one without a path may be of a temporary file, of which the place is then named.
   """
   reason = error.strerror or str(error) or type(error).__name__
-  if error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename:  # files with a name are told by it
+  if may_be_temporary and error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename:
     reason += f"; temporary files are in {tempfile.gettempdir()}, another folder can be given by $TMPDIR"
   return f"{error.filename}: {reason}" if error.filename else reason
 
