@@ -69,7 +69,8 @@ def _print_list() -> None:
   for name in hub.NAMES:
     each = hub.find(name)
     state = "cached" if hub.is_cached(name) else "not cached"
-    print(f"{name:18}  {state:10}  {each.num_bytes / 1e6:5.1f} MB  {each.num_classes:4} classes  {each.trained_on}")
+    classes = f"{each.num_classes:4} classes" if each.num_classes else ""
+    print(f"{name:18}  {state:10}  {each.num_bytes / 1e6:5.1f} MB  {classes:12}  {each.trained_on}")
 
 
 def run() -> None:

@@ -207,8 +207,9 @@ class QuickTest(DownloadMainTest):
     size = (self.release / sources.SLIM_ARCHIVE).stat().st_size
     expected = [["0.6 MB", "400 classes", "made up"]] * 5
     expected += [[f"{size / 1e6:.1f} MB", "1001 classes", "ImageNet; 2D, to start others from"]]
-    self.assertEqual([fields[-3:] for fields in states], expected)
-    self.assertEqual([fields[-4] for fields in states], ["not cached", "cached"] + ["not cached"] * 4)
+    expected += [["4.0 MB", "FlyingChairs, FlyingThings3D; computes optical flow"]]
+    self.assertEqual([fields[1:] for fields in states], expected)
+    self.assertEqual([fields[0] for fields in states], ["not cached", "cached"] + ["not cached"] * 5)
 
   @parameterized.parameters(
     ([], "say what to fetch, or --all, or --list; there are rgb_imagenet, flow_imagenet, "),

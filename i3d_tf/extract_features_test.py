@@ -181,7 +181,7 @@ class ExtractFeaturesTest(absltest.TestCase):
     given = ("--profile=actionformer", f"--input={self.videos / 'b'}", f"--output={output}", *checkpoints)
     status, _, complaints = _extract(*given)
     self.assertEqual(status, 1)
-    self.assertIn("v01.avi: the video has 14 frames with flow, fewer than a window of 16; tail=pad", complaints)
+    self.assertIn("v01.avi: the video has 14 frames with flow, fewer than a window of 16; --tail=pad", complaints)
     # One position less than frames, in windows of 16 every 4.
     shapes = {entry["id"]: entry["outputs"][0]["shape"] for entry in _entries(output) if "outputs" in entry}
     self.assertEqual(shapes, {"v03": [1, 100], "v05": [1, 100], "v07": [2, 100]})

@@ -443,6 +443,8 @@ def parameters(dataset: clips_lib.Dataset, settings: RecordConfig, *, clips_per_
     del values["flow_bound"]
   if not settings.allow_damaged:  # nor this
     del values["allow_damaged"]
+  if settings.frame_rate == decode.FRAME_RATE:  # nor this
+    del values["frame_rate"]
   return {
     "dataset": dataset.name,
     "clips_per_shard": clips_per_shard,
