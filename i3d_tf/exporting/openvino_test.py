@@ -43,7 +43,7 @@ class OpenvinoTest(absltest.TestCase):
 
   @unittest.skipIf(_HAS_OPENVINO, "OpenVINO is installed")
   def test_without_openvino_its_extra_is_named(self):
-    with self.assertRaisesRegex(errors.I3dError, r"OpenVINO is not there .*pip install 'i3d_tf\[openvino\]'"):
+    with self.assertRaisesRegex(errors.I3dError, r"OpenVINO is not there .*pip install '\.\[openvino\]' in the clone"):
       self._export()
 
   @unittest.skipUnless(_HAS_OPENVINO, "OpenVINO and NNCF are not installed")
