@@ -104,7 +104,7 @@ class AgreementTest(parameterized.TestCase):
       self.assertLessEqual(error.mean(), max(1.25 * largest, 0.012), f"pair {pair}")
       self.assertGreaterEqual((error < 0.1).mean(), min((allowed < 0.1).mean() - 0.05, 0.98), f"pair {pair}")
 
-  @parameterized.named_parameters(*tvl1_test._CLIPS)
+  @parameterized.named_parameters(*tvl1_test._CLIPS[::5])  # the first, and the last, which moves most
   def test_clip(self, path, first):
     frames = tvl1_test._read_gray(testing.shared("clips") / path, first, 2)
     self._assert_agrees(np.stack([cv2.resize(frame, (170, 128), interpolation=cv2.INTER_AREA) for frame in frames]))
