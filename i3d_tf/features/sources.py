@@ -199,9 +199,9 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
       continue
     videos = listing.list_folder(path, used=files).videos if is_folder and path else decode.list_videos([path])
     is_one = [os.fspath(video) for video in videos] == [os.fspath(pathlib.Path(path))]  # a file, or a folder of images
-    root = pathlib.Path(path).resolve().parent if is_one else pathlib.Path(path)
+    root = pathlib.Path(os.path.abspath(path)).parent if is_one else pathlib.Path(path)  # a link has a name of its own
     for video in videos:
-      name = os.path.relpath(stills.without_suffix(video.resolve() if is_one else video), root)
+      name = os.path.relpath(stills.without_suffix(pathlib.Path(os.path.abspath(video)) if is_one else video), root)
       found.append(Source(str(video), pathlib.PurePath(name).as_posix(), str(video)))
   return list({source.name: source for source in reversed(found)}.values())[::-1]
 

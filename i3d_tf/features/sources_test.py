@@ -69,6 +69,11 @@ class SourcesTest(parameterized.TestCase):
     with self.assertRaisesRegex(errors.I3dError, "x.y.mp4 and .*a/x.avi would have the same output, x; rename one"):
       sources.check_ids(found, lambda source: source.id.rpartition("/")[2][0])
 
+  def test_a_link_has_its_own_name(self):
+    (self.folder / "clip.mp4").symlink_to(self.folder / "v.avi")
+    (source,) = sources.list_sources([self.folder / "clip.mp4"])
+    self.assertEqual(source.id, "clip")
+
   def test_records_have_their_ids_and_those_that_have_none_their_numbers(self):
     self._write_records(ids=("train/run/a", "../up", "/root"))
     file = self.folder / "records" / "train-00000-of-00001.tfrecord"
