@@ -18,7 +18,7 @@ A configuration is a frozen dataclass whose fields are numbers, texts, booleans,
 `cli.define_flags` makes the flags of a program from such a class; the text under `Attributes:` is their help.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import inspect
 import numbers
@@ -176,6 +176,17 @@ def from_json(
     return cls(**values)
   except errors.I3dError as error:
     raise errors.I3dError(f"{where}: {error}") from None
+
+
+def changes(config: Any, names: Iterable[str]) -> dict[str, Any]:
+  """Returns those options that are not at their defaults; what older versions wrote does not state newer ones.
+
+  Args:
+    config: Instance of a dataclass.
+    names: Names of fields that have defaults.
+  """
+  defaults = {field.name: field.default for field in dataclasses.fields(config)}
+  return {name: value for name in names if (value := getattr(config, name)) != defaults[name]}
 
 
 def is_text(value: Any) -> bool:

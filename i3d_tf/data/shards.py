@@ -37,6 +37,7 @@ NOTES = "notes.tsv"  # written if there are any
 STREAMS = ("rgb", "flow", "backward_flow")
 FLOW_FORMATS = ("png", "jpeg")
 _NOTES_SUFFIX = ".notes"
+_LATER = ("flow_params", "flow_bound", "frame_rate", "allow_damaged")  # options that older folders do not state
 # Methods by the names that data sets had for them before there were others; any other method has its own name.
 _ENGINES = {"numba": "tvl1", "opencv": "tvl1_opencv"}
 
@@ -437,14 +438,8 @@ def parameters(dataset: clips_lib.Dataset, settings: RecordConfig, *, clips_per_
   names = {method: engine for engine, method in _ENGINES.items()}
   values["flow_engine"] = names.get(values["flow"], values.pop("flow"))
   values.pop("flow", None)
-  if not settings.flow_params:
-    del values["flow_params"]
-  if settings.flow_bound == codec.BOUND:  # folders of today do not state it
-    del values["flow_bound"]
-  if not settings.allow_damaged:  # nor this
-    del values["allow_damaged"]
-  if settings.frame_rate == decode.FRAME_RATE:  # nor this
-    del values["frame_rate"]
+  for name in set(_LATER) - set(fields.changes(settings, _LATER)):
+    del values[name]
   return {
     "dataset": dataset.name,
     "clips_per_shard": clips_per_shard,

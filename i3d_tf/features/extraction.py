@@ -66,6 +66,7 @@ class Features:
   notes: tuple[str, ...] = ()
   logits: Mapping[str, results.ArrayFile] = dataclasses.field(default_factory=dict)
   class_names: Sequence[str] = ()
+  flow_method: str = ""
 
   def predictions(self) -> list[dict[str, Any]]:
     """Returns the best classes of each window, or step of a whole video: their logits are the means of the crops'.
@@ -123,8 +124,6 @@ class Features:
     layers = self.layers[profiles.STEP_LOGITS]
     half = self.stride * receptive_field.stride(layers) / 2 / self.fps if layers else 0
     return np.maximum(middles - half, 0), np.minimum(middles + half, end)
-
-  flow_method: str = ""
 
   def timestamps(self, endpoint: str) -> np.ndarray:
     """Returns the middle of what each value sees, padding counted, in seconds from the start of the video.

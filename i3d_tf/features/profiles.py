@@ -51,11 +51,11 @@ _LATER = (
   "offset",
   "frame_size",
   "resize",
-  "crop_order",
   "predictions",
   "top_k",
   "frame_rate",
   "flow_bound",
+  *inference.FIELDS,
 )
 
 
@@ -487,13 +487,12 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
   def meaning(self) -> dict[str, Any]:
     """Returns what the features depend on, beside the weights and the videos."""
     left_out = {"rgb_checkpoint", "flow_checkpoint", "joint_checkpoint", "batch", "chunk", "threads"}
-    defaults = {field.name: field.default for field in dataclasses.fields(self)}
-    defaults["crop_order"] = PROFILES[self.profile].defaults["crop_order"]
     # Folders of earlier versions do not state what came later.
-    left_out |= {name for name in _LATER if getattr(self, name) == defaults[name]}
+    left_out |= set(_LATER) - set(fields.changes(self, _LATER))
+    if self.crop_order == PROFILES[self.profile].defaults["crop_order"]:  # nor this
+      left_out.add("crop_order")
     if self.flow_method == flow.DEFAULT or "flow" not in self.streams:  # nor this
       left_out |= {"flow", "flow_params"}
-    left_out |= set(inference.FIELDS) - set(self.changes())
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
   def _check_profile(self) -> None:

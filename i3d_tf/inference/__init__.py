@@ -30,8 +30,7 @@ class InferenceConfig:
 
   def changes(self) -> dict[str, str]:
     """Returns these options where they are not the defaults, which what older versions made does not state."""
-    own = {field.name: field.default for field in dataclasses.fields(InferenceConfig)}
-    return {name: getattr(self, name) for name, default in own.items() if getattr(self, name) != default}
+    return fields.changes(self, FIELDS)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(InferenceConfig))
