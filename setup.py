@@ -13,6 +13,7 @@ DATA = {"i3d_tf.assets.data": "data", "i3d_tf.assets.checkpoints": "checkpoints"
 TEST_ONLY = ("conftest", "testing")
 # Without its extra `tfrecord`, which is for Beam's own writing of TFRecords: ours is video/shards.py.
 BEAM = "apache-beam>=2.66"
+DASK = "distributed>=2024.8"
 ONNX = "tf2onnx>=1.17"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
@@ -68,12 +69,14 @@ setuptools.setup(
   ],
   extras_require={
     "beam": [BEAM],
+    "dask": [DASK],
     "gpu": ["tensorflow[and-cuda]>=2.20"],
     "onnx": [ONNX],
     "openvino": ["nncf>=3", "openvino>=2025.4"],
     "torch": ["torch>=2.13"],
     "test": [
       BEAM,
+      DASK,
       ONNX,
       "ai-edge-litert>=2.0",
       "onnxruntime>=1.22",

@@ -360,6 +360,29 @@ def define_device_flags() -> None:
   flags.register_validator("gpu_memory", check, message="it is growth, all, or a number of MB")
 
 
+def define_runner_flags(names: Collection[str], *, group: str) -> None:
+  """Defines the flags that say where the work on many videos is done: --runner and its options.
+
+  Args:
+    names: Runners, the default first.
+    group: Title over the flags in `--help`.
+  """
+  with group_of(group):
+    flags.DEFINE_enum("runner", next(iter(names)), list(names), "Where to work: on this machine, or on such a cluster.")
+    flags.DEFINE_multi_string(
+      "runner_option",
+      [],
+      "An option of the runner as --name=value: a flag of Beam; --scheduler=ADDRESS or --scheduler_file=FILE for Dask; "
+      "an option of sbatch for Slurm. Can be repeated.",
+    )
+    flags.DEFINE_multi_string("beam_option", [], "The earlier name of --runner_option.")
+
+
+def runner_options() -> list[str]:
+  """Returns the options that the flags of `define_runner_flags` give the runner."""
+  return [*FLAGS.runner_option, *FLAGS.beam_option]
+
+
 def is_quiet() -> bool:
   """Returns whether TensorFlow's start-up messages are unwanted: unless `-v 1` asks for them."""
   return FLAGS.verbosity < 1

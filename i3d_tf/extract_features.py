@@ -10,8 +10,8 @@ from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import inference
 from i3d_tf import resources
+from i3d_tf import runners
 from i3d_tf import workers
-from i3d_tf.data import beam as beam_lib
 from i3d_tf.features import profiles
 from i3d_tf.input import clip_config
 from i3d_tf.models import inception_spec as spec
@@ -68,8 +68,8 @@ end in seconds, their probabilities and logits, for each stream and for both add
 The output holds manifest.jsonl, a line an input: its files with their shapes and checksums, the seconds it took, or why
 it could not be used. Such inputs are named, too, and the exit status is 1. A run can be stopped or killed at any
 moment; started again it goes on with what is left. On several machines, give each --num_shards and its --shard, with
-one --output for all; or --runner for a cluster with Apache Beam (pip install '.[beam]'), whose workers must see
---input and --output under the same paths.
+one --output for all; or a --runner for a cluster: Apache Beam (pip install '.[beam]'), Dask ('.[dask]') or Slurm, whose
+workers must see --input and --output under the same paths.
 
 Endpoints of I3D: {", ".join(_ENDPOINTS[:3])}, ..., {", ".join(_ENDPOINTS[-4:])}. Every
 network has PooledFeatures, what it gives its classifier, and Logits; an unknown name is answered with its list."""
@@ -121,8 +121,7 @@ with cli.group_of("Running"):
   flags.DEFINE_bool("retry_failures", False, "Try again the inputs that failed in earlier runs.")
   flags.DEFINE_integer("num_shards", 1, "Divide the inputs among so many runs.", lower_bound=1)
   flags.DEFINE_integer("shard", 0, "Which of the shards this run does, counted from 0.", lower_bound=0)
-  flags.DEFINE_enum("runner", "local", ["local", *beam_lib.RUNNERS], "Where to work: here, or a runner of Beam.")
-  flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value.")
+cli.define_runner_flags(runners.NAMES, group="Running")
 
 
 def main(arguments: list[str]) -> int:
@@ -130,7 +129,8 @@ def main(arguments: list[str]) -> int:
   del arguments
   options = _options()
   cli.import_tensorflow()
-  pipeline = _beam_pipeline()
+  paths = [("output", FLAGS.output), *(("input", path) for path in FLAGS.input)]
+  runner = runners.create(FLAGS.runner, cli.runner_options(), paths=paths, quiet=cli.is_quiet())
   from i3d_tf.features import extraction
   from i3d_tf.features import results
   from i3d_tf.features import sources as sources_lib
@@ -144,8 +144,8 @@ def main(arguments: list[str]) -> int:
     done = folder.entries()
     is_done = lambda source: folder.is_done(done.get(source.key), source.content, retry_failures=FLAGS.retry_failures)
     tasks = [source for source in sources if not is_done(source)]
-    if tasks and pipeline is not None:
-      _run_beam(pipeline, tasks, options, folder)
+    if tasks and runner is not None:
+      _run_elsewhere(runner, tasks, options, folder)
     else:
       _run(tasks, len(sources), extractor, folder)
     folder.finish()
@@ -188,16 +188,6 @@ def _window() -> int | None:
   return int(FLAGS.window)
 
 
-def _beam_pipeline():
-  """The pipeline for a runner of Beam; None for the local one."""
-  if FLAGS.runner == "local":
-    if FLAGS.beam_option:
-      raise errors.I3dError("--beam_option is for a runner of Beam; name one with --runner")
-    return None
-  paths = [("output", FLAGS.output), *(("input", path) for path in FLAGS.input)]
-  return beam_lib.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
-
-
 def _run(tasks: list, num_sources: int, extractor, folder) -> None:
   """Does what is left to do, with a progress bar over the videos and one over the current one."""
   from i3d_tf.features import extraction
@@ -212,19 +202,18 @@ def _run(tasks: list, num_sources: int, extractor, folder) -> None:
       bar.update()
 
 
-def _run_beam(pipeline, tasks: list, options: profiles.FeatureConfig, folder) -> None:
-  """The same on the workers of a pipeline."""
-  import apache_beam as beam
-
+def _run_elsewhere(runner: runners.Runner, tasks: list, options: profiles.FeatureConfig, folder) -> None:
+  """The same on the workers of a runner."""
   from i3d_tf.features import extraction
 
   function = functools.partial(extraction.extract_in_worker, options=options, output=FLAGS.output)
-  listing = folder.work / "tasks.pickle"
-  _ = beam_lib.spread(pipeline, listing, tasks) | "Extract" >> beam.Map(function)
-  beam_lib.wait(pipeline)
-  listing.unlink()
-  entries = folder.entries()
-  beam_lib.check_done(sum(source.key not in entries for source in tasks), len(tasks), "videos", folder.path)
+  folder.forget([source.key for source in tasks])
+
+  def left() -> list:
+    entries = folder.entries()
+    return [source for source in tasks if source.key not in entries]
+
+  runners.finish(runner, function, left, work=folder.work, unit="video", folder=folder.path)
 
 
 def _report(sources: list, tasks: list, folder) -> int:

@@ -7,10 +7,11 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import runners
 from i3d_tf import workers
-from i3d_tf.data import beam
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import datasets
+from i3d_tf.data import distribution
 from i3d_tf.data import shards
 
 _DATASETS = "\n".join(f"  {', '.join(source.specs):40}  {source.help}" for source in datasets.Source.known)
@@ -35,12 +36,9 @@ It can be stopped or killed at any moment: start it again with the same flags an
 video. The result has the same bytes whatever the number of workers and interruptions. The exit status is 1 if more than
 --max_failures videos failed.
 
-With --runner, Apache Beam (pip install '.[beam]') does the same work on a cluster. Its workers, too, need
-that, and must see --videos and --output under the same paths. The bytes are the same, and one runner goes on
-where another stopped. On Flink, with Beam's worker pools (python -m apache_beam.runners.worker.worker_pool_main) on it:
-
-  python -m i3d_tf.prepare_dataset ... --runner=FlinkRunner --beam_option=--flink_master=HOST:8081 \\
-      --beam_option=--environment_type=EXTERNAL --beam_option=--environment_config=localhost:50000"""
+With --runner a cluster does the same work: Apache Beam (pip install '.[beam]'), Dask ('.[dask]') or Slurm. All its
+workers need this project, and must see --videos and --output under the same paths. The bytes are the same, and one
+runner goes on where another stopped. data/README.md has the commands."""
 
 FLAGS = flags.FLAGS
 with cli.group_of("Input and output"):
@@ -63,13 +61,12 @@ with cli.group_of("Data set 'folder' without split folders"):
     "split_group", None, "Regular expression; clips in whose ids it finds the same text stay together."
   )
 with cli.group_of("Work"):
-  flags.DEFINE_enum("runner", "local", ["local", *beam.RUNNERS], "Processes on this machine, or a runner of Beam.")
-  flags.DEFINE_multi_string("beam_option", [], "With a runner of Beam: a flag for it, as --name=value.")
   flags.DEFINE_integer(
     "num_workers", None, "With the local runner: processes, of one thread each. Default: the cores.", lower_bound=1
   )
   flags.DEFINE_bool("retry_failures", False, "Try again the videos that failed when this folder was made.")
   flags.DEFINE_integer("max_failures", 0, "Videos that may fail before the exit status says so.", lower_bound=0)
+cli.define_runner_flags(runners.NAMES, group="Work")
 for _name in ("dataset", "videos", "output"):
   flags.register_validator(_name, bool, message=f"--{_name} is needed")
 
@@ -78,7 +75,7 @@ def main(arguments: list[str]) -> int:
   """Makes the records that the flags describe, and prints the counts; status 1 if too many videos failed."""
   del arguments
   settings = cli.from_flags(shards.RecordConfig, streams=_streams())
-  pipeline = _beam_pipeline()
+  runner = _runner()
   dataset = datasets.load(FLAGS.dataset, FLAGS.videos, annotations=FLAGS.annotations, folder_split=_folder_split())
   plan = shards.plan(dataset, FLAGS.clips_per_shard)
   parameters = shards.parameters(dataset, settings, clips_per_shard=FLAGS.clips_per_shard)
@@ -87,35 +84,19 @@ def main(arguments: list[str]) -> int:
     if FLAGS.retry_failures:
       folder.reopen_failures()
     make = functools.partial(
-      _make_serialized,
+      distribution.make_serialized,
       dataset=dataset.name,
       classes=dataset.classes,
       settings=settings,
       root=FLAGS.videos,
-      # Redirecting stderr is for one thread; Beam may have many.
-      quiet=cli.is_quiet() and pipeline is None,
+      before=functools.partial(cli.import_tensorflow, quiet=cli.is_quiet()),
     )
-    if pipeline is None:
+    if runner is None:
       _run(folder, sum(len(shard.clips) for shard in plan), make)
     else:
-      beam.prepare_records(pipeline, folder, make)
+      distribution.prepare_records(runner, folder, make)
     failures = folder.finish(dataset, parameters)
   return _report(folder, failures)
-
-
-def _make_serialized(
-  task: shards.Task, *, dataset: str, classes: tuple[str, ...], settings: shards.RecordConfig, root: str, quiet: bool
-) -> shards.Made:
-  """The record of one clip; runs in a worker. See `prepare.make_record` for what it raises."""
-  cli.import_tensorflow(quiet=quiet)
-  import cv2
-
-  from i3d_tf.data import prepare
-  from i3d_tf.data import records
-
-  cv2.setNumThreads(1)
-  record = prepare.make_record(task.clip, dataset=dataset, classes=classes, settings=settings, root=root)
-  return shards.Made(records.serialize(record), record.notes)
 
 
 def _streams() -> tuple[str, ...]:
@@ -145,17 +126,14 @@ def _folder_split() -> clips_lib.FolderSplit | None:
   return clips_lib.FolderSplit(**values, seed=FLAGS.split_seed, group=FLAGS.split_group)
 
 
-def _beam_pipeline():
-  """The pipeline for a runner of Beam; None for the local one."""
-  if FLAGS.runner == "local":
-    if FLAGS.beam_option:
-      raise errors.I3dError("--beam_option is for a runner of Beam; name one with --runner")
-    return None
-  if FLAGS.num_workers is not None:
-    raise errors.I3dError(f"--num_workers is for the local runner; {FLAGS.runner} takes a --beam_option for this")
-  cli.import_tensorflow()  # here, where it can be kept quiet
+def _runner() -> runners.Runner | None:
+  """The runner of the flags; None for the local one."""
+  if FLAGS.runner != runners.LOCAL and FLAGS.num_workers is not None:
+    raise errors.I3dError(f"--num_workers is for the local runner; {FLAGS.runner} has options of its own for this")
+  if FLAGS.runner in runners.OF_BEAM:
+    cli.import_tensorflow()  # here, where it can be kept quiet
   paths = [(name, FLAGS[name].value) for name in ("videos", "output")]
-  return beam.new_pipeline(FLAGS.runner, FLAGS.beam_option, paths=paths, quiet=cli.is_quiet())
+  return runners.create(FLAGS.runner, cli.runner_options(), paths=paths, quiet=cli.is_quiet())
 
 
 def _run(folder: shards.Folder, num_clips: int, make) -> None:

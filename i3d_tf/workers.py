@@ -1,6 +1,7 @@
 """Many tasks: how far they are, and worker processes, where a task that kills its worker costs that task only.
 
-`run` spreads tasks over processes; `Streams` makes the items of one generator after the other in a process.
+`run` spreads tasks over processes, `call` does one in a process; `Streams` makes the items of one generator after the
+other in a process.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,6 +12,7 @@ import math
 import multiprocessing
 from multiprocessing import connection
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -127,6 +129,44 @@ def run(function: Callable[[Any], Any], tasks: Iterable[Any], *, num_workers: in
       worker.stop()
 
 
+def call(function: Callable[[Any], Any], task: Any) -> Outcome:
+  """Returns the outcome of `function(task)` in another process, which is kept for the next call of the function.
+
+  Args:
+    function: As of `run`.
+    task: The task.
+
+  Returns:
+    The outcome, as of `run`.
+
+  Raises:
+    RuntimeError: If the function has a defect.
+  """
+  key = pickle.dumps(function)
+  with _lock:
+    for other in _free.keys() - {key}:
+      for worker in _free.pop(other):
+        worker.stop()
+    waiting = _free.setdefault(key, [])
+    found = waiting.pop() if waiting else None
+  worker = found or _Worker(multiprocessing.get_context("spawn"), function)
+  worker.take(task)
+  is_whole = False
+  try:
+    while (outcome := worker.finish()) is None:
+      pass  # its second try
+    is_whole = True
+    return outcome
+  finally:
+    if is_whole:
+      with _lock:
+        _free.setdefault(key, []).append(worker)
+    else:
+      worker.stop()
+
+
+_lock = threading.Lock()
+_free: dict[bytes, list["_Worker"]] = {}  # of `call`, by pickled function
 _END = object()
 
 
@@ -164,7 +204,7 @@ class _Worker:
     except (EOFError, OSError):
       return self._died()
     if defect is not None:
-      raise RuntimeError(f"a worker failed on {self._task}:\n{defect}")
+      raise RuntimeError(f"a worker failed on {self._task}:\n{defect.rstrip()}")
     return Outcome(self._task, value, error)
 
   def _died(self) -> Outcome | None:
@@ -188,9 +228,22 @@ def _start(context, serve: Callable, *arguments: Any) -> tuple[Any, connection.C
   """Starts a process that runs `serve(its end of a pipe, *arguments)`; returns it and the other end."""
   pipe, child = context.Pipe()
   process = context.Process(target=serve, args=(child, *arguments), daemon=True)
-  process.start()
+  with _children_allowed():
+    process.start()
   child.close()
   return process, pipe
+
+
+@contextlib.contextmanager
+def _children_allowed() -> Iterator[None]:
+  """Lets a daemonic process, as Dask's workers are, have children; ours end by themselves when it is gone."""
+  config = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # there is no public way
+  is_daemon = config.pop("daemon", None)
+  try:
+    yield
+  finally:
+    if is_daemon is not None:
+      config["daemon"] = is_daemon
 
 
 def _cause_of_death(process) -> str:

@@ -302,6 +302,12 @@ class Folder:
       self.assemble(name, self.num_clips(name))
       del self._left[name]
 
+  def whole_shards(self) -> list[tuple[str, int]]:
+    """Returns names and numbers of clips of the shards that wait to be put together, as `assemble` takes them."""
+    left = {task.shard for task in self.tasks()}
+    waiting = [name for name in self._shards if name not in left and not self._final(name).exists()]
+    return [(name, self.num_clips(name)) for name in waiting]
+
   def assemble(self, name: str, num_clips: int) -> None:
     """Puts together a shard, which need not be of this folder's plan, unless that is done already.
 

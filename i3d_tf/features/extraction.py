@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import threading
 import time
 from typing import Any, TypeVar
 
@@ -539,7 +540,13 @@ def extract_in_worker(source: sources.Source, *, options: profiles.FeatureConfig
     options: What is taken.
     output: Path of the output folder.
   """
-  return extract(source, _extractor(options), results.Folder(output))["input"]
+  with _loading:  # else each thread of the process would load them
+    extractor = _extractor(options)
+  with decode.isolated():
+    return extract(source, extractor, results.Folder(output))["input"]
+
+
+_loading = threading.Lock()
 
 
 @functools.cache

@@ -6,7 +6,7 @@ A video's files are put in place one by one, each whole, and after them, by one 
 a work folder. So a process can be killed at any moment, and several can work in one folder at the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import copy
 import dataclasses
 import hashlib
@@ -239,12 +239,24 @@ class Folder(workdir.Workdir):
       outputs.append({"path": name, **shape, **FileContent(path).facts()})
     return outputs
 
+  def forget(self, keys: Collection[str]) -> None:
+    """Removes the entries of inputs that are to be done again.
+
+    Args:
+      keys: The `key` of each input.
+    """
+    self._merge(frozenset(keys))
+
   def finish(self) -> None:
     """Puts the pieces into the manifest, which is in the order of the inputs' names."""
+    self._merge()
+
+  def _merge(self, unwanted: Collection[str] = ()) -> None:
     with workdir.locked(self.path, wait=True):
       pieces = sorted(self._pieces.glob("*.json"))
       entries = self._entries()
-      if pieces or not self.manifest.exists():
+      removed = [entries.pop(each) for each in unwanted if each in entries]
+      if pieces or removed or not self.manifest.exists():
         with workdir.replacing(self.manifest) as file:
           for entry in sorted(entries.values(), key=lambda entry: entry["input"]):
             file.write(json.dumps(entry).encode() + b"\n")

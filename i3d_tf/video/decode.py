@@ -44,7 +44,7 @@ VIDEO_SUFFIXES = listing.VIDEO_SUFFIXES
 _Item = TypeVar("_Item")
 _PILLOW = {"pillow": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 _elsewhere = workers.Streams()
-_is_elsewhere = False
+_num_isolated = 0  # bodies of `isolated` that run now, perhaps in several threads
 
 
 @contextlib.contextmanager
@@ -56,17 +56,17 @@ def isolated() -> Iterator[None]:
   Yields:
     Nothing.
   """
-  global _is_elsewhere
-  before, _is_elsewhere = _is_elsewhere, True
+  global _num_isolated
+  _num_isolated += 1
   try:
     yield
   finally:
-    _is_elsewhere = before
+    _num_isolated -= 1
 
 
 def _run(function: Callable[..., Generator], path: str | os.PathLike, **options: Any) -> contextlib.closing[Generator]:
   """The items of a generator function of this module, which is closed at the end of the body of `with`."""
-  if _is_elsewhere and not stills.is_stills(path):
+  if _num_isolated and not stills.is_stills(path):
     return contextlib.closing(_elsewhere.iterate(os.fspath(path), function, path, **options))
   return contextlib.closing(function(path, **options))
 

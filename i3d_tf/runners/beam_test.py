@@ -8,7 +8,7 @@ from unittest import mock
 from absl.testing import absltest
 
 from i3d_tf import errors
-from i3d_tf.data import beam
+from i3d_tf import runners
 
 
 class BeamPipelinesTest(absltest.TestCase):
@@ -22,22 +22,22 @@ class BeamPipelinesTest(absltest.TestCase):
       ("DataflowRunner", "--project=p", "cannot set up DataflowRunner: .+"),
     ):
       with self.subTest(option), self.assertRaisesRegex(errors.I3dError, message):
-        beam.new_pipeline(runner, [option])
+        runners.create(runner, [option])
 
   @unittest.skipUnless(importlib.util.find_spec("apache_beam"), "Apache Beam is not installed")
   def test_options_of_a_job_server_pass(self):
-    beam.new_pipeline("FlinkRunner", ["--flink_master=host:8081", "--an_option_of_the_job_server=1"])
+    runners.create("FlinkRunner", ["--flink_master=host:8081", "--an_option_of_the_job_server=1"])
 
   def test_a_cluster_needs_absolute_paths(self):
     with self.assertRaisesRegex(errors.I3dError, "^output is out; the workers of FlinkRunner need an absolute path$"):
-      beam.new_pipeline("FlinkRunner", [], paths=[("output", "out")])
+      runners.create("FlinkRunner", [], paths=[("output", "out")])
 
   def test_a_missing_beam_is_named(self):
     with mock.patch.dict(sys.modules, {"apache_beam": None}):
       with self.assertRaisesRegex(
         errors.I3dError, r"^runners of Beam need Apache .* pip install '.\[beam\]' in a clone of i3d_tf$"
       ):
-        beam.new_pipeline("DirectRunner", [])
+        runners.create("DirectRunner", [])
 
 
 if __name__ == "__main__":

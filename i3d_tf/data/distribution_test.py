@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf.data import beam
+from i3d_tf import runners
 from i3d_tf.data import clips as clips_lib
+from i3d_tf.data import distribution
 from i3d_tf.data import shards
+from i3d_tf.runners import beam
 
 _CLIPS = tuple(clips_lib.Clip(f"clip{i:02}", f"clip{i:02}.avi", label="a") for i in range(10))
 _DATASET = clips_lib.Dataset("made", ("a",), {"train": _CLIPS[:8], "test": _CLIPS[8:]}, {"train": (), "test": ()})
@@ -87,7 +89,7 @@ class BeamRunnerTest(_BeamTest):
     folder = shards.Folder(self.folder / "beam", _PLAN)
     with folder.claim({}):
       make = functools.partial(_make, diary=str(self.diary), **options)
-      beam.prepare_records(beam.new_pipeline("DirectRunner", []), folder, make)
+      distribution.prepare_records(runners.create("DirectRunner", []), folder, make)
       self.assertEqual(folder.finish(_DATASET, {}), self.failures)
     return folder
 
@@ -135,7 +137,7 @@ class BeamRunnerTest(_BeamTest):
   def test_a_shard_may_be_assembled_twice(self):
     self._run()
     for shard in _PLAN:
-      beam._assemble(shard.name, iter([len(shard.clips)] * 2), output=str(self.folder / "beam"))
+      distribution._assemble((shard.name, len(shard.clips)), output=str(self.folder / "beam"))
     self.assertEqual(_files(self.folder / "beam"), self.expected)
 
   def test_a_shard_without_its_clips_is_not_assembled(self):
@@ -143,12 +145,12 @@ class BeamRunnerTest(_BeamTest):
     with folder.claim({}):
       folder.put(folder.tasks()[0], b"record", None)
       with self.assertRaises(FileNotFoundError):
-        beam._assemble(_PLAN[0].name, [3], output=str(folder.path))
+        distribution._assemble((_PLAN[0].name, 3), output=str(folder.path))
     self.assertEmpty(list(folder.path.glob("*.tfrecord")))
 
   def test_workers_that_write_elsewhere_are_noticed(self):
     with mock.patch.object(beam, "_read_tasks", lambda listing: []):
-      with self.assertRaisesRegex(errors.I3dError, r"but 10 of 10 clips are not in .*/beam; do all its workers see"):
+      with self.assertRaisesRegex(errors.I3dError, r"but 10 videos are not in .*/beam; do all its workers see"):
         self._run()
 
 
@@ -185,7 +187,7 @@ class PrepareDatasetTest(_BeamTest):
 
   def test_flags_that_do_not_go_together(self):
     for flags, message in (
-      (("--beam_option=--direct_num_workers=2",), "--beam_option is for a runner of Beam; name one with --runner"),
+      (("--beam_option=--direct_num_workers=2",), "the local runner has no options; name another runner"),
       (("--runner=DirectRunner", "--num_workers=2"), "--num_workers is for the local runner"),
       (("--runner=FlinkRunner",), "videos is videos; the workers of FlinkRunner need an absolute path"),
     ):
