@@ -6,7 +6,7 @@ A video's files are put in place one by one, each whole, and after them, by one 
 a work folder. So a process can be killed at any moment, and several can work in one folder at the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import copy
 import dataclasses
 import hashlib
@@ -239,14 +239,20 @@ class Folder(workdir.Workdir):
       outputs.append({"path": name, **shape, **FileContent(path).facts()})
     return outputs
 
-  def finish(self) -> None:
-    """Puts the pieces into the manifest, which is in the order of the inputs' names."""
+  def finish(self, *, wording: Callable[[str], str] = str) -> None:
+    """Puts the pieces into the manifest, which is in the order of the inputs' names.
+
+    Args:
+      wording: What a program that has flags makes of an error, which names parameters, for people to read.
+    """
     with workdir.locked(self.path, wait=True):
       pieces = sorted(self._pieces.glob("*.json"))
       entries = self._entries()
       if pieces or not self.manifest.exists():
         with workdir.replacing(self.manifest) as file:
           for entry in sorted(entries.values(), key=lambda entry: entry["input"]):
+            if "error" in entry:
+              entry = {**entry, "error": wording(entry["error"])}
             file.write(json.dumps(entry).encode() + b"\n")
       for piece in pieces:
         piece.unlink()
