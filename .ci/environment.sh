@@ -14,6 +14,9 @@ enter_environment() {
     exit 1
   fi
   # An environment is complete when it was made for this setup.py and these extras, or more than them.
+  # Of several at once, say tests that begin while a quickstart does, one does this and the others wait.
+  exec 9<.ci/environment.sh
+  if command -v flock >/dev/null; then flock 9; fi
   local setup installed
   setup=$(cksum <setup.py)
   wanted="$1 $setup"
@@ -28,5 +31,6 @@ enter_environment() {
     .venv/bin/python -m pip install -qq --editable ".$1"
     echo "$wanted" >.venv/installed
   fi
+  exec 9<&-
   source .venv/bin/activate
 }

@@ -37,6 +37,7 @@ _HOMES = {
   "train": "i3d_tf.training.trainer",
   "tvl1_flow": "i3d_tf.flow.tvl1",
 }
+_WITHOUT_TENSORFLOW = ("list_models", "optical_flow", "read_video", "tvl1_flow")
 
 __all__ = sorted(_HOMES)
 
@@ -58,6 +59,11 @@ sys.modules[__name__].__class__ = _Library
 def __getattr__(name: str) -> Any:
   if name not in _HOMES:
     raise AttributeError(f"module 'i3d_tf' has no attribute {name!r}; it has {', '.join(__all__)}")
+  if name not in _WITHOUT_TENSORFLOW and "tensorflow" not in sys.modules:
+    from i3d_tf import devices
+
+    with devices.tensorflow_in_silence():  # who wants to hear it imports TensorFlow first
+      importlib.import_module("tensorflow")
   return getattr(importlib.import_module(_HOMES[name]), name)
 
 

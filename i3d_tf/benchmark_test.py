@@ -143,7 +143,7 @@ class BenchmarkTest(parameterized.TestCase):
     (("extract", "--video=v.avi", "--lengths=long"), "--lengths=long; it takes numbers of seconds"),
     (("flow", "--images=a.png"), "--images takes two files, not 1"),
     (("flow", "--images=a.png,b.png"), "a.png and b.png: these are not two images"),
-    (("network", "--json=/no/folder/x.json"), "/no/folder/x.json: No such file or directory"),
+    (("network", "--json=/no/folder/x.json"), "/no/folder/x.json: its folder does not exist; make it first"),
   )
   def test_one_sentence_for_a_bad_call(self, arguments, message):
     done = _run(*arguments)

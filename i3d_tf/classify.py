@@ -134,8 +134,8 @@ def _classify(checkpoints: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
       with decode.isolated():
         last = _classify_one(name, networks)
     except errors.OF_INPUT as error:
-      message = errors.naming(name, errors.describe(error))
-      tqdm.tqdm.write(f"{cli.program()}: error: {cli.as_flags(message)}", file=sys.stderr)
+      message = cli.as_flags(errors.naming(name, errors.describe(error)))
+      tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr)
       results.append({"input": name, "error": message})
       continue
     results.append(last.as_dict())

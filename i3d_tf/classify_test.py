@@ -138,7 +138,11 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
     ("no_such_video", ["--video=a.mp4,b.mp4", "--rgb_checkpoint=none"], "a.mp4: there is no such file"),
     ("folder_without_videos", ["--video=."], "the folder holds no video"),
     ("comma_too_many", ["--video=a.mp4,"], "empty path"),
-    ("json_in_missing_folder", ["--video=a.mp4", "--json=none/a.json"], "none/a.json: No such file or directory"),
+    (
+      "json_in_missing_folder",
+      ["--video=a.mp4", "--json=none/a.json"],
+      "none/a.json: its folder does not exist; make it first",
+    ),
     ("json_is_a_folder", ["--video=a.mp4", "--json=."], r"(?<= )\.: Is a directory"),
     ("json_is_a_device", ["--video=a.mp4", "--json=/dev/null"], "/dev/null: this is not a regular file"),
   )

@@ -11,7 +11,6 @@ import pathlib
 import re
 import signal
 import sys
-import tempfile
 import textwrap
 import types
 from typing import Any, NoReturn, TypeVar
@@ -125,8 +124,11 @@ def define_flags(
       if field.name in chosen:
         is_required = field.name in required or field.default is dataclasses.MISSING
         default = None if field.default is dataclasses.MISSING or field.name in unset else field.default
-        flag = _define(field, kinds[field.name], defaults.get(field.name, default), described[field.name])
+        text, if_none = _split_none(described[field.name])
+        flag = _define(field, kinds[field.name], defaults.get(field.name, default), text)
         _limits[flag], _defaults[flag] = fields.limits(field), unset.get(field.name, "")
+        if flag.default is None and not _defaults[flag]:
+          _defaults[flag] = if_none
         if is_required:
           _require(flag)
 
@@ -279,6 +281,17 @@ class _Sentences(logging.Formatter):
     return f"{program()}: {record.levelname.lower()}: {record.getMessage()}"
 
 
+def _show_exception(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+  """Says in one sentence that a program was interrupted while it was still importing its modules."""
+  if issubclass(kind, KeyboardInterrupt):
+    fail("interrupted")
+  else:
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _show_exception  # when this is imported, since `run` comes after the imports
+
+
 class _Terminated(KeyboardInterrupt):
   """SIGTERM, which ends a program as Ctrl-C does, so that it cleans up."""
 
@@ -338,9 +351,7 @@ def import_tensorflow(*, quiet: bool | None = None) -> None:
   if "tensorflow" in sys.modules:
     return
   quiet = is_quiet() if quiet is None else quiet
-  if quiet:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  with _stderr_kept_back() if quiet else contextlib.nullcontext():
+  with devices.tensorflow_in_silence() if quiet else contextlib.nullcontext():
     importlib.import_module("tensorflow")
   if quiet:
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
@@ -392,27 +403,6 @@ def program() -> str:
   """Returns the name under which this program was started, for messages."""
   folder, name = os.path.split(os.path.abspath(sys.argv[0]))
   return os.path.basename(folder) if name == "__main__.py" else name.removesuffix(".py")
-
-
-@contextlib.contextmanager
-def _stderr_kept_back() -> Iterator[None]:
-  """Keeps back what is written to file descriptor 2, and shows it only if the body fails.
-
-  Libraries log there before their own level setting takes effect.
-  """
-  sys.stderr.flush()
-  original = os.dup(2)
-  with tempfile.TemporaryFile() as kept:
-    os.dup2(kept.fileno(), 2)
-    try:
-      yield
-    except BaseException:
-      kept.seek(0)
-      os.write(original, kept.read())
-      raise
-    finally:
-      os.dup2(original, 2)
-      os.close(original)
 
 
 class _ValuesParser(flags.ListParser):
@@ -488,6 +478,12 @@ def _define(field: dataclasses.Field, kind: fields.Kind, default: Any, text: str
   else:
     raise TypeError(f"there is no flag for the field {name} of type {kind.of}")
   return FLAGS[name]
+
+
+def _split_none(text: str) -> tuple[str, str]:
+  """A description without what None stands for, which no flag can be given, and that; '' if it does not say so."""
+  found = re.search(r"[;.] None: ([^.]*)\.$", text)
+  return (f"{text[: found.start()]}.", found[1]) if found else (text, "")
 
 
 def _require(flag: flags.Flag) -> None:

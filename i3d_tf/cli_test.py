@@ -283,6 +283,18 @@ Flags:
     self.assertStartsWith(done.stderr, "no such library\n")
     self.assertIn("ImportError: broken", done.stderr)
 
+  def test_interrupted_while_it_imports_its_modules_it_says_only_that(self):
+    (self.folder / "late.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
+    main = self.folder / "mymain.py"
+    main.write_text("from i3d_tf import cli\nimport late\n")
+    environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
+    done = subprocess.run([sys.executable, main], capture_output=True, text=True, env=environment)
+    self.assertEqual((done.returncode, done.stderr), (-2, "mymain: error: interrupted\n"))
+
+  def test_interrupted_while_it_imports_tensorflow_it_says_only_that(self):
+    self._fake_tensorflow("os.write(2, b'chatter\\n'); os.kill(os.getpid(), 2)")
+    self._assert_fails(self._run("cli.import_tensorflow()"), "interrupted")
+
 
 if __name__ == "__main__":
   absltest.main()

@@ -1,13 +1,15 @@
 """What the networks are computed on: GPU or CPU, its memory, and the type of numbers that is fastest there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import ctypes
 import functools
 import json
 import os
 import pathlib
+import sys
 import sysconfig
+import tempfile
 import time
 from typing import Any
 
@@ -25,6 +27,31 @@ _MATRIX_UNITS = {
 _ON_GPU = ("GPU", "DEFAULT")
 _WORTH = 1.1  # a type of less precision must be so many times as fast to be taken
 _ROUNDS = 3
+
+
+@contextlib.contextmanager
+def tensorflow_in_silence() -> Iterator[None]:
+  """Keeps TensorFlow, which the body imports, from logging about itself; what it says is shown if the body fails.
+
+  It logs to file descriptor 2, in part before its own level setting takes effect. A level that the user has set stays.
+
+  Yields:
+    Nothing.
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  sys.stderr.flush()
+  original = os.dup(2)
+  with tempfile.TemporaryFile() as kept:
+    os.dup2(kept.fileno(), 2)
+    try:
+      yield
+    except Exception:  # not an interruption, which is no reason to read them
+      kept.seek(0)
+      os.write(original, kept.read())
+      raise
+    finally:
+      os.dup2(original, 2)
+      os.close(original)
 
 
 def use_gpu_memory(policy: str) -> None:

@@ -148,7 +148,7 @@ def main(arguments: list[str]) -> int:
       _run_elsewhere(runner, tasks, options, folder)
     else:
       _run(tasks, len(sources), extractor, folder)
-    folder.finish()
+    folder.finish(wording=cli.as_flags)
     return _report(sources, tasks, folder)
 
 

@@ -88,9 +88,9 @@ def _run(failures: list[str]) -> distance.FvdResult:
   from i3d_tf.video import decode
 
   def complain(message: str) -> None:
-    failures.append(message)
+    failures.append(message := cli.as_flags(message))
     if len(failures) <= _NAMED_FAILURES:
-      tqdm.tqdm.write(f"{cli.program()}: error: {cli.as_flags(message)}", file=sys.stderr)
+      tqdm.tqdm.write(f"{cli.program()}: error: {message}", file=sys.stderr)
     elif len(failures) == _NAMED_FAILURES + 1:
       rest = "--json lists them all" if FLAGS.json else "with --json they would all be listed"
       tqdm.tqdm.write(f"{cli.program()}: error: further videos cannot be used; {rest}", file=sys.stderr)

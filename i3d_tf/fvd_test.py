@@ -176,7 +176,9 @@ class FvdTest(parameterized.TestCase):
 
   def test_folder_that_cannot_be_written_is_found_before_the_work(self):
     (self.folder / "real" / "clips.npy").write_text("is not read")
-    self._assert_refused("none/real.npz: No such file or directory", real="real", save_stats="none/real.npz")
+    self._assert_refused(
+      "none/real.npz: its folder does not exist; make it first", real="real", save_stats="none/real.npz"
+    )
 
 
 if __name__ == "__main__":

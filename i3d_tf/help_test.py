@@ -48,6 +48,7 @@ class HelpTest(parameterized.TestCase):
     usage, _, last = done.stdout.rstrip().rpartition("\n")
     imported, defined = json.loads(last)
     self.assertEqual(imported, _MAY_IMPORT.get(name, []))
+    self.assertNotIn("None", usage)  # which is how Python says that nothing is given
     shown = re.findall(r"^  --(?:\[no\])?(\w+): [^\s:]", usage, re.MULTILINE)
     self.assertContainsSubset(defined, shown)
     self.assertIn(f"python -m {name.removesuffix('.__main__')}", usage)

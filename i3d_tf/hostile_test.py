@@ -7,6 +7,7 @@ import pathlib
 import re
 import struct
 import tempfile
+from typing import ClassVar
 from unittest import mock
 import zlib
 
@@ -137,6 +138,73 @@ class VideosTest(absltest.TestCase):
     np.save(made, np.zeros((2, 10, 8, 8, 3), np.uint8))
     done = self._run("fvd", f"--real={self.videos}", f"--generated={made}", "--num_frames=10", "--resamples=0")
     self.assertIn("clips: 3 real", done.stdout)
+
+
+class FieldTest(absltest.TestCase):
+  """Files that broke the programs of others, or earlier ones of ours: each has its frames, or is named."""
+
+  _FRAMES: ClassVar[dict[str, int]] = {"audio_longer": 102, "av1": 100, "cut_copy": 103, "int_640": 50, "mirror": 50}
+  _REFUSED = ("clockjump", "timebomb")
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+    cls.videos = cls.folder / "videos"
+    (cls.videos / "train" / "a").mkdir(parents=True)
+    field = testing.shared("field")
+    for path in [*field.glob("*.mp4"), *field.glob("*.mkv"), *field.glob("attacks/*.avi")]:
+      (cls.videos / "train" / "a" / path.name).symlink_to(path)
+    testing.write_network(cls.folder / "rgb", average_space=True, crop=32, short_side=32)
+
+  def _run(self, program: str, *words: str) -> testing.Finished:
+    done = testing.run_main(program, *words)
+    self.assertEqual(done.status, 1, done.stderr)  # for the two that are refused
+    for name in self._REFUSED:
+      self.assertRegex(
+        done.stdout + done.stderr, rf"{name}\S*: the clock jumps by .*--allow_damaged leaves the gap out"
+      )
+    return done
+
+  def test_classify(self):
+    output = self.folder / "out.json"
+    self._run("classify", f"--rgb_checkpoint={self.folder / 'rgb'}", f"--video={self.videos}", f"--json={output}")
+    results = json.loads(output.read_text())["results"]
+    frames = {pathlib.Path(each["input"]).stem: each.get("frames") for each in results}
+    self.assertEqual(frames, self._FRAMES | dict.fromkeys(self._REFUSED))
+
+  def test_prepare_dataset(self):
+    output = self.folder / "records"
+    words = ("--dataset=folder", f"--videos={self.videos}", f"--output={output}", "--streams=rgb", "--short_side=32")
+    self._run("prepare_dataset", *words, "--num_workers=1")
+    entries = [entry for path in record_index.find_files(output) for entry in record_index.scan(path)]
+    frames = {pathlib.Path(record.path).stem: len(record.frames) for record in (entry.load() for entry in entries)}
+    self.assertEqual(frames, self._FRAMES)
+    rows = [line.split("\t") for line in (output / "failures.tsv").read_text().splitlines()[1:]]
+    self.assertCountEqual([pathlib.Path(row[1]).name for row in rows], self._REFUSED)
+    self.assertTrue(all("--allow_damaged" in row[3] for row in rows))
+
+  def test_extract_features(self):
+    output = self.folder / "features"
+    words = (f"--rgb_checkpoint={self.folder / 'rgb'}", f"--input={self.videos}", f"--output={output}", "--window=16")
+    self._run("extract_features", *words)
+    entries = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+    frames = {pathlib.Path(entry["input"]).stem: entry.get("frames") for entry in entries}
+    self.assertEqual(frames, self._FRAMES | dict.fromkeys(self._REFUSED))
+
+  def test_fvd(self):
+    np.save(self.folder / "made.npy", np.zeros((2, 10, 8, 8, 3), np.uint8))
+    words = (f"--real={self.videos}", f"--generated={self.folder / 'made.npy'}", "--num_frames=10", "--resamples=0")
+    done = self._run("fvd", f"--rgb_checkpoint={self.folder / 'rgb'}", *words)
+    self.assertIn("clips: 5 real, 2 generated", done.stdout)
+
+  def test_visualize(self):
+    for name in ("int_640", "mirror"):
+      video, output = self.videos / "train" / "a" / f"{name}.mp4", self.folder / f"{name}.mp4"
+      words = (f"--rgb_checkpoint={self.folder / 'rgb'}", f"--output={output}", "--nodraw_flow")
+      done = testing.run_main("visualize", "video", video, *words)
+      self.assertEqual(done.status, 0, done.stderr)
+      self.assertEqual(decode.count_frames(output), self._FRAMES[name])
 
 
 class RecordsTest(absltest.TestCase):

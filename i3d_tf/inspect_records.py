@@ -29,7 +29,8 @@ flags.DEFINE_multi_string("id", [], "Print the record of this id, and verify not
 flags.DEFINE_string(
   "contact_sheet",
   None,
-  "Draw the records that --show and --id name, or else some, into this PNG file: frames and coloured flow.",
+  "Draw the records that --show and --id name, or else some, evenly spread over all, into this PNG file: frames and "
+  "coloured flow.",
 )
 flags.DEFINE_integer("sheet_records", 4, "Records on the picture unless they are named.", lower_bound=1)
 flags.DEFINE_integer("sheet_frames", 8, "Frames of each record on the picture, at most.", lower_bound=1)
@@ -90,11 +91,16 @@ def _draw(path: str) -> int:
   from i3d_tf.data import inspection
   from i3d_tf.visualization import canvas
 
-  entries = inspection.choose(path, FLAGS.show, FLAGS.id) or inspection.spread(path, FLAGS.sheet_records)
+  if FLAGS.show or FLAGS.id:
+    entries = inspection.choose(path, FLAGS.show, FLAGS.id)
+    shown = f"{len(entries)} record{'s' * (len(entries) > 1)}"
+  else:
+    entries, total = inspection.spread(path, FLAGS.sheet_records)
+    shown = f"{len(entries)} of {total:,} records"
   picture = canvas.contact_sheet([entry.load() for entry in entries], columns=FLAGS.sheet_frames)
   with workdir.replacing(FLAGS.contact_sheet) as file:
     file.write(canvas.png(picture))
-  print(f"{FLAGS.contact_sheet}: {len(entries)} records, {picture.shape[1]}x{picture.shape[0]} pixels")
+  print(f"{FLAGS.contact_sheet}: {shown}, {picture.shape[1]}x{picture.shape[0]} pixels")
   return 0
 
 

@@ -102,12 +102,15 @@ class InspectRecordsTest(absltest.TestCase):
     self.assertIn("clip/end/timestamp              240000 (0.24 s)", blocks[2])
 
   def test_contact_sheet(self):
-    for flags, count in (((), 4), (("--sheet_records=2",), 2), (("--show=1",), 1)):
+    cases = (
+      ((), 4, "4 of 4 records"), (("--sheet_records=2",), 2, "2 of 4 records"), (("--show=1",), 1, "1 record"),
+    )  # fmt: skip
+    for flags, count, shown in cases:
       path = self.folder / f"{count}.png"
       done = self._run(self.records, f"--contact_sheet={path}", "--sheet_frames=3", *flags)
       picture = cv2.imread(str(path))
       self.assertEqual((done.status, done.stderr), (0, ""))
-      self.assertEqual(done.stdout, f"{path}: {count} records, {picture.shape[1]}x{picture.shape[0]} pixels\n")
+      self.assertEqual(done.stdout, f"{path}: {shown}, {picture.shape[1]}x{picture.shape[0]} pixels\n")
       self.assertEqual(picture.shape[0], 16 + count * (2 * (128 + 4) + 3 * 22 + 16))
 
   def test_errors_are_sentences(self):

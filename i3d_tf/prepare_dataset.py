@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> int:
   with folder.claim(parameters):
     if FLAGS.retry_failures:
       folder.reopen_failures()
+    tried = {task.clip.id for task in folder.tasks()}
     make = functools.partial(
       distribution.make_serialized,
       dataset=dataset.name,
@@ -95,8 +96,8 @@ def main(arguments: list[str]) -> int:
       _run(folder, sum(len(shard.clips) for shard in plan), make)
     else:
       distribution.prepare_records(runner, folder, make)
-    failures = folder.finish(dataset, parameters)
-  return _report(folder, failures)
+    failures = folder.finish(dataset, parameters, wording=cli.as_flags)
+  return _report(folder, failures, sum(failure["id"] not in tried for failure in failures))
 
 
 def _streams() -> tuple[str, ...]:
@@ -152,7 +153,7 @@ def _run(folder: shards.Folder, num_clips: int, make) -> None:
       bar.update()
 
 
-def _report(folder: shards.Folder, failures: list[dict]) -> int:
+def _report(folder: shards.Folder, failures: list[dict], num_before: int) -> int:
   for split, counts in folder.read_info()["splits"].items():
     numbers = ", ".join(f"{number} {what}" for what, number in counts.items())
     print(f"{split}: {numbers}")
@@ -160,6 +161,8 @@ def _report(folder: shards.Folder, failures: list[dict]) -> int:
     print(f"what was done with special videos: {folder.path / shards.NOTES}")
   if failures:
     print(f"the videos that failed, and why: {folder.path / shards.FAILURES}")
+  if num_before:
+    print(f"{num_before} failed in earlier runs; --retry_failures tries them again")
   if len(failures) > FLAGS.max_failures:
     return cli.fail(f"{len(failures)} videos failed, more than --max_failures={FLAGS.max_failures}; the rest is done")
   return 0

@@ -119,10 +119,12 @@ class PrepareDatasetTest(absltest.TestCase):
     reasons = {row[1]: row[3] for row in rows}
     self.assertIn("the file is empty", reasons["train/run/empty"])
     self.assertIn("not a video", reasons["train/run/text"])
-    self.assertIn("28 of 50 frames", reasons["train/run/corrupted"])
+    self.assertRegex(reasons["train/run/corrupted"], "28 of 50 frames.*; --allow_damaged takes ")
     self.assertLen(_records(self.output, "train"), 5)
     again = _run(self.videos, self.output, "--streams=rgb", "--max_failures=3")
     self.assertEqual(again.status, 0, again.stderr)
+    self.assertIn("3 failed in earlier runs; --retry_failures tries them again\n", again.stdout)
+    self.assertNotIn("earlier runs", done.stdout)
     for index, name in enumerate(("empty.avi", "text.mp4", "corrupted.mp4")):
       _write_video(broken / "mended.avi", index)
       os.replace(broken / "mended.avi", broken / name)

@@ -110,7 +110,7 @@ class VisualizeTest(parameterized.TestCase):
       (("video", "a.mp4", "--joint_checkpoint=a", "--rgb_checkpoint=b"), "--rgb_checkpoint is given, but "
        "--joint_checkpoint is in its place"),
       (("activation", "a.mp4", "--streams=joint"), "--streams=joint; activation is of one stream, rgb or flow"),
-      (("video", "a.mp4", "--output=none/a.mp4"), "none/a.mp4: No such file or directory"),
+      (("video", "a.mp4", "--output=none/a.mp4"), "none/a.mp4: its folder does not exist; make it first"),
       (("video", "a.mp4", "--rgb_checkpoint={made}/rgb"), "a.mp4: there is no such file"),
       (("activation", "{made}/clip.mp4", "--rgb_checkpoint={made}/rgb", "--class_name=running"),
        "there is no class 'running' among the network's 3; near to it are run"),

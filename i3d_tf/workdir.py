@@ -296,6 +296,8 @@ def replacing(path: str | os.PathLike, *, scratch: str | os.PathLike | None = No
   if target.exists() and not target.is_file():  # a device such as /dev/null must not be replaced
     raise OSError(errno.EINVAL, "this is not a regular file", os.fspath(path))
   folder = target.parent if scratch is None else pathlib.Path(scratch)
+  if not folder.exists():
+    raise FileNotFoundError(errno.ENOENT, "its folder does not exist; make it first", os.fspath(path))
   prefix = f".{target.name[:32]}."  # the whole could be too long with what comes behind
   _remove_leftovers(folder, prefix)
   prefix += _owner()

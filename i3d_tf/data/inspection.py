@@ -286,8 +286,8 @@ def choose(path: str | os.PathLike, numbers: Sequence[int] = (), ids: Sequence[s
   return [entries[number] for number in numbers] + [by_id[name] for name in ids]
 
 
-def spread(path: str | os.PathLike, count: int) -> list[record_index.Entry]:
-  """Returns the places of records at equal distances in the files.
+def spread(path: str | os.PathLike, count: int) -> tuple[list[record_index.Entry], int]:
+  """Returns the places of records at equal distances in the files, and how many records there are.
 
   Args:
     path: a folder of TFRecords, or one file.
@@ -300,7 +300,7 @@ def spread(path: str | os.PathLike, count: int) -> list[record_index.Entry]:
   if not entries:
     raise errors.I3dError(f"{path}: there is no record")
   places = np.linspace(0, len(entries) - 1, min(count, len(entries)))
-  return [entries[round(place)] for place in places]
+  return [entries[round(place)] for place in places], len(entries)
 
 
 def describe(entry: record_index.Entry) -> list[str]:

@@ -117,8 +117,9 @@ class InspectionTest(absltest.TestCase):
 
   def test_spread(self):
     self._write_records("b.tfrecord", "u", "v")
-    spread = lambda count: [(entry.path.name[0], entry.number) for entry in inspection.spread(self.folder, count)]
+    spread = lambda count: [(entry.path.name[0], entry.number) for entry in inspection.spread(self.folder, count)[0]]
     self.assertEqual(spread(3), [("a", 0), ("a", 2), ("b", 1)])
+    self.assertEqual(inspection.spread(self.folder, 3)[1], 5)
     self.assertEqual(spread(1), [("a", 0)])
     self.assertEqual(spread(9), [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)])
     self.path.write_bytes(b"torn")

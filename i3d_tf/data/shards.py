@@ -5,7 +5,7 @@ in the order of the plan, by one more rename. So a finished folder has the same 
 the order in which they finished, and the interruptions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -34,6 +34,7 @@ INFO = "dataset.json"
 FAILURES = "failures.tsv"
 MISSING = "missing.tsv"
 NOTES = "notes.tsv"  # written if there are any
+TEXTS = (INFO, FAILURES, MISSING, NOTES)  # what a folder holds beside its records
 STREAMS = ("rgb", "flow", "backward_flow")
 FLOW_FORMATS = ("png", "jpeg")
 _NOTES_SUFFIX = ".notes"
@@ -359,12 +360,15 @@ class Folder:
         self._place(self._pieces(shard.name, index)[0], header + rest)
     self._final(shard.name).unlink()
 
-  def finish(self, dataset: clips_lib.Dataset, parameters: Mapping) -> list[dict]:
+  def finish(
+    self, dataset: clips_lib.Dataset, parameters: Mapping, *, wording: Callable[[str], str] = str
+  ) -> list[dict]:
     """Returns the failures (split, id, path, reason); writes them, the missing clips and the counts.
 
     Args:
       dataset: what is listed.
       parameters: as they were claimed with.
+      wording: what a program that has flags makes of a reason, which names parameters, for people to read.
 
     Raises:
       I3dError: if the counts do not add up.
@@ -372,7 +376,8 @@ class Folder:
     splits, failures, notes = {}, [], []
     for split, clips in dataset.splits.items():
       summaries = [self.summary(shard.name) for shard in self._shards.values() if shard.split == split]
-      failed = [{"split": split, **failure} for summary in summaries for failure in summary["failures"]]
+      reasons = [failure for summary in summaries for failure in summary["failures"]]
+      failed = [{"split": split, **failure, "reason": wording(failure["reason"])} for failure in reasons]
       written = sum(summary["records"] for summary in summaries)
       if written + len(failed) != len(clips):
         raise errors.I3dError(

@@ -33,6 +33,7 @@ from i3d_tf import workdir
 from i3d_tf import workers
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.video import decode
+from i3d_tf.video import listing
 
 MOTION, APPEARANCE = "motion", "appearance"  # what classes may differ in
 NUM_FRAMES = 40
@@ -51,7 +52,7 @@ _LOBE_STRENGTH = 0.35  # of a look's outline, in mean radii
 _WAVE = 0.15  # width of a dark stripe and a light one, in short sides
 CLIPS_PER_CLASS = types.MappingProxyType({"train": 20, "test": 5})
 SUFFIX = ".avi"
-SETTINGS_FILE = "synthetic.json"  # what a folder of clips was made with
+SETTINGS_FILE = listing.MADE_CLIPS  # what a folder of clips was made with
 
 _JPEG_QUALITY = 95
 

@@ -354,7 +354,7 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
     joint_checkpoint: Weights of a network of both streams at once: a path or a run of train.
     streams: Streams to take: rgb, flow or both.
     endpoints: Endpoints of the network, separated by commas. All profiles but ours have one.
-    predictions: Also write the best classes of each window, with their times, as a file of this kind; None: do not.
+    predictions: Also write the best classes of each window, with their times, as a file of this kind; None: no file.
     top_k: Classes of each window in that file.
     pooling: Average nothing, over space, or over space and a window's time.
     window: Frames of a window after resampling, or all: the whole video in exact chunks.

@@ -6,7 +6,7 @@ A video's files are put in place one by one, each whole, and after them, by one 
 a work folder. So a process can be killed at any moment, and several can work in one folder at the same time.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 import copy
 import dataclasses
 import hashlib
@@ -245,13 +245,17 @@ class Folder(workdir.Workdir):
     Args:
       keys: The `key` of each input.
     """
-    self._merge(frozenset(keys))
+    self._merge(unwanted=frozenset(keys))
 
-  def finish(self) -> None:
-    """Puts the pieces into the manifest, which is in the order of the inputs' names."""
-    self._merge()
+  def finish(self, *, wording: Callable[[str], str] = str) -> None:
+    """Puts the pieces into the manifest, which is in the order of the inputs' names.
 
-  def _merge(self, unwanted: Collection[str] = ()) -> None:
+    Args:
+      wording: What a program that has flags makes of an error, which names parameters, for people to read.
+    """
+    self._merge(wording=wording)
+
+  def _merge(self, *, unwanted: Collection[str] = (), wording: Callable[[str], str] = str) -> None:
     with workdir.locked(self.path, wait=True):
       pieces = sorted(self._pieces.glob("*.json"))
       entries = self._entries()
@@ -259,6 +263,8 @@ class Folder(workdir.Workdir):
       if pieces or removed or not self.manifest.exists():
         with workdir.replacing(self.manifest) as file:
           for entry in sorted(entries.values(), key=lambda entry: entry["input"]):
+            if "error" in entry:
+              entry = {**entry, "error": wording(entry["error"])}
             file.write(json.dumps(entry).encode() + b"\n")
       for piece in pieces:
         piece.unlink()

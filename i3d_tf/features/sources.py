@@ -22,6 +22,7 @@ from i3d_tf import flow as flow_lib
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
 from i3d_tf.data import records
+from i3d_tf.data import shards
 from i3d_tf.features import results
 from i3d_tf.flow import codec
 from i3d_tf.video import decode
@@ -197,7 +198,10 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
     is_folder = os.path.isdir(path)
     if files and not is_folder:
       continue
-    videos = listing.list_folder(path, used=files).videos if is_folder and path else decode.list_videos([path])
+    beside = [pathlib.Path(path, name) for name in shards.TEXTS] if files else []
+    videos = (
+      listing.list_folder(path, used=[*files, *beside]).videos if is_folder and path else decode.list_videos([path])
+    )
     is_one = [os.fspath(video) for video in videos] == [os.fspath(pathlib.Path(path))]  # a file, or a folder of images
     root = pathlib.Path(os.path.abspath(path)).parent if is_one else pathlib.Path(path)  # a link has a name of its own
     for video in videos:

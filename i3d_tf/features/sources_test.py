@@ -241,7 +241,8 @@ class SourcesTest(parameterized.TestCase):
   def test_videos_beside_records_are_taken_too(self):
     self._write_records()
     folder = self.folder / "records"
-    (folder / "dataset.json").touch()
+    for name in ("dataset.json", "notes.txt"):
+      (folder / name).touch()
     record = os.fspath(folder / "train-00000-of-00001.tfrecord")
     self.assertEqual([source.path for source in sources.list_sources([folder])], [record] * 2)
     (folder / "sub").mkdir()
@@ -249,7 +250,7 @@ class SourcesTest(parameterized.TestCase):
     with self.assertLogs(level="WARNING") as logs:
       found = sources.list_sources([folder])
     self.assertEqual([source.path for source in found], [record, record, os.fspath(folder / "sub" / "v.avi")])
-    self.assertEndsWith(logs.output[0], f"{folder}: not used are 1 no video (dataset.json)")
+    self.assertEndsWith(logs.output[0], f"{folder}: not used: 1 file that is no video (notes.txt)")
 
   def test_the_id_of_a_record_names_its_files_if_it_can(self):
     (self.folder / "records").mkdir()

@@ -19,8 +19,17 @@ _OTHER_SUFFIXES = frozenset(
   ".pdf .pickle .pkl .png .pt .py .sh .srt .tar .tfrecord .tif .tiff .tsv .txt .vtt .wav .weba .webp .xls .xlsx .xml "
   ".yaml .yml .zip".split()
 )
+MADE_CLIPS = "synthetic.json"  # beside clips that `data.synthetic` made; it needs no word
 _HEAD = 4096  # bytes that are read to tell what a file is
 _NAMED = 3  # files of each kind that a message names
+# Why files are not used, with the words for one of them and for several.
+_NO_VIDEO, _HIDDEN, _DANGLING, _CLOSED = "no video", "hidden", "links to nothing", "folders that cannot be read"
+_WORDS = {
+  _NO_VIDEO: ("file that is no video", "files that are no videos"),
+  _HIDDEN: ("hidden file", "hidden files"),
+  _DANGLING: ("link to nothing", "links to nothing"),
+  _CLOSED: ("folder that cannot be read", "folders that cannot be read"),
+}
 
 # What video files begin with. ISO files (MP4, MOV, 3GP), RIFF, Ogg, GIF and MPEG-TS need a closer look.
 _MAGIC = (
@@ -57,7 +66,7 @@ class Listing:
     parts = []
     for kind, paths in self.unused.items():
       names = ", ".join(path.name for path in paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
-      parts.append(f"{len(paths)} {kind} ({names})")
+      parts.append(f"{len(paths)} {_WORDS[kind][len(paths) > 1]} ({names})")
     return "; ".join(parts)
 
 
@@ -95,7 +104,7 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
     endings = " ".join(sorted(VIDEO_SUFFIXES | frozenset(more)))
     raise errors.VideoError(f"{root}: the folder holds no video ({endings}){rest}")
   if unused and videos:
-    logging.getLogger(__name__).warning("%s: not used are %s", root, listing.describe_unused())
+    logging.getLogger(__name__).warning("%s: not used: %s", root, listing.describe_unused())
   return listing
 
 
@@ -146,7 +155,7 @@ def _walk(root: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathli
     except OSError as error:
       if folder == root:
         raise errors.VideoError(f"{root}: the folder cannot be read: {error.strerror}") from None
-      yield folder, "folders that cannot be read"
+      yield folder, _CLOSED
       continue
     images = _image_video(folder, entries, suffixes)
     if images and not stills.is_second_axis(folder):
@@ -176,12 +185,12 @@ def _classify(path: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pa
   suffix = path.suffix.lower()
   if path.name.startswith("."):
     if path.is_dir() or suffix in suffixes or path.name.startswith("._"):
-      yield path, "hidden"
+      yield path, _HIDDEN
     return
   try:
     mode = path.stat().st_mode
   except OSError:
-    yield path, "links to nothing"
+    yield path, _DANGLING
     return
   if suffix == stills.ARRAY_SUFFIX:
     begins_so = stills.is_array
@@ -189,5 +198,5 @@ def _classify(path: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pa
     begins_so = is_video if suffix not in _OTHER_SUFFIXES else lambda path: False
   if stat.S_ISREG(mode) and (suffix in suffixes or begins_so(path)):
     yield path, None
-  else:
-    yield path, "no video"
+  elif path.name != MADE_CLIPS:
+    yield path, _NO_VIDEO

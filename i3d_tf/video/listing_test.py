@@ -66,13 +66,13 @@ class ListingTest(parameterized.TestCase):
     with self.assertLogs("i3d_tf.video.listing") as logs:
       listing.list_folder(self.folder)
     message = (
-      f"{self.folder}: not used are 2 hidden (._a.mp4, .hidden.avi); 1 links to nothing (gone.mp4); "
-      "5 no video (b.csv, c.json, d.npy, ...)"
+      f"{self.folder}: not used: 2 hidden files (._a.mp4, .hidden.avi); 1 link to nothing (gone.mp4); "
+      "5 files that are no videos (b.csv, c.json, d.npy, ...)"
     )
     self.assertEqual([record.getMessage() for record in logs.records], [message])
 
   def test_nothing_is_said_where_all_is_used(self):
-    self._make("a.mp4", ".DS_Store")
+    self._make("a.mp4", ".DS_Store", "synthetic.json")  # which make_synthetic leaves with its clips
     with self.assertNoLogs("i3d_tf.video.listing"):
       self.assertEqual(self._videos(), ["a.mp4"])
 
@@ -101,7 +101,7 @@ class ListingTest(parameterized.TestCase):
 
     with absltest.mock.patch.object(os, "scandir", refuse), self.assertLogs("i3d_tf.video.listing") as logs:
       self.assertEqual(self._videos(), ["a.mp4"])
-    self.assertIn("1 folders that cannot be read (closed)", logs.output[0])
+    self.assertIn("1 folder that cannot be read (closed)", logs.output[0])
 
   def test_further_endings(self):
     self._make("a.mp4", "b.npy")
@@ -109,7 +109,9 @@ class ListingTest(parameterized.TestCase):
 
   def test_no_video(self):
     self._make("notes.txt", "._a.mp4")
-    with self.assertRaisesRegex(errors.VideoError, "the folder holds no video .*; it has 1 hidden .*1 no video .notes"):
+    with self.assertRaisesRegex(
+      errors.VideoError, "the folder holds no video .*; it has 1 hidden file .*1 file that is no video .notes"
+    ):
       listing.list_folder(self.folder)
     with self.assertRaisesRegex(errors.VideoError, "there is no such folder of videos"):
       listing.list_folder(self.folder / "none")

@@ -45,10 +45,11 @@ _MOST = {
 BEST = "best"  # the folder of a run's best network
 # The first that recognizes a state dict converts it. X3D comes before other networks of the same projects, whose first
 # kernel has the name of one of X3D's; I3D takes whatever is left, and says what is wrong with it.
+_SHOWN_CLASSES = 3
 _TORCH_FAMILIES = (pytorch_resnet.X3D, pytorch.S3D, pytorch_resnet.RESNET, pytorch.I3D)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class ModelInfo:
   """What one needs to know to use a network.
 
@@ -76,6 +77,14 @@ class ModelInfo:
   dataset: str = ""
   step: int | None = fields.option(None, least=0)
   flow_method: str = ""
+
+  def __repr__(self) -> str:
+    """As that of any dataclass, but of hundreds of classes the first ones only."""
+    shown = {field.name: repr(getattr(self, field.name)) for field in dataclasses.fields(self)}
+    if len(self.classes) > _SHOWN_CLASSES:
+      first = ", ".join(map(repr, self.classes[:_SHOWN_CLASSES]))
+      shown["classes"] = f"({first}, ... of {len(self.classes)})"
+    return f"ModelInfo({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
   @property
   def streams(self) -> tuple[str, ...]:
