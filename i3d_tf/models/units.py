@@ -385,9 +385,9 @@ def _fill_tiles(
 ) -> tuple[tf.Tensor, tf.Tensor, Triple]:
   """Inputs, kernel and stride of an equal convolution that is quicker on matrix units, where the inputs are clips.
 
-  These units multiply 32 channels at a time, of which a clip has 3. If the kernel moves by 2 pixels, every 2 pixels side
-  by side become one of 6 channels, which is a view; then there are half as many taps. I3D's first layer takes a fifth
-  of the time.
+  These units multiply 32 channels at a time, of which a clip has 3. If the kernel moves by 2 pixels, every 2 pixels
+  side by side become one of 6 channels, which is a view; then there are half as many taps. I3D's first layer takes a
+  fifth of the time.
   """
   step, extent = stride[2], kernel.shape[2]
   width, channels = inputs.shape[3:]
