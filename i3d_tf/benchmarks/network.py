@@ -132,19 +132,19 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
   _check(options, model, specs)
   clips = {s: tf.random.stateless_uniform(shape, seed=[0, 1], minval=-1, maxval=1) for s, shape in shapes.items()}
   clip = base.clip_of(clips, info.streams)
-  tasks, peaks = _tasks(model, clip)
-  exact, difference = model, None
-  if options.precision != "float32":
-    exact = saved.make_model(info, batch_norm_decay=0.0)
-    more, _ = _tasks(exact, clip)
-    tasks |= {f"float32 {name}": task for name, task in more.items()}
-    difference = _difference(exact, model, clip)
+  exact = model if options.precision == "float32" else saved.make_model(info, batch_norm_decay=0.0)
   with contextlib.ExitStack() as stack:
+    others: dict[str, Callable[[], float | None]] = {}
     if options.openvino is not None:
-      tasks["openvino"] = stack.enter_context(peers.openvino(options.openvino, exact, specs, options.precision))
+      others["openvino"] = stack.enter_context(peers.openvino(options.openvino, exact, specs, options.precision))
     if options.torch is not None and options.model in peers.TORCHVISION:
       run = stack.enter_context(peers.torch(options.torch, options.model, shapes[info.streams[0]]))
-      tasks |= {f"torch {task}": functools.partial(run, task) for task in _torch_tasks(options.precision)}
+      others |= {f"torch {task}": functools.partial(run, task) for task in _torch_tasks(options.precision)}
+    tasks, peaks = _tasks(model, clip)
+    if exact is not model:
+      tasks |= {f"float32 {name}": task for name, task in _tasks(exact, clip)[0].items()}
+    difference = None if exact is model else _difference(exact, model, clip)
+    tasks |= others
     seconds = benchmarks.in_turn({"matrix": _waiting(_matrix_product()), **tasks}, options.rounds)
   work = base.multiply_adds(lambda clip: exact(clip, is_training=True)[0], specs) / 1e9
   product = _MATRIX**3 / 1e9
