@@ -18,7 +18,8 @@ from i3d_tf.models import zoo
 USAGE = """Measures speed and memory on this machine, each figure beside a bound measured in the same run.
 
   python -m i3d_tf.benchmark network     seconds per clip, forward and for a training step, beside the rate of a
-                                         matrix product; with --openvino also beside OpenVINO
+                                         matrix product; with --precision beside float32, with --openvino
+                                         and --torch beside OpenVINO and torchvision
   python -m i3d_tf.benchmark flow --video=FILE
                                          milliseconds per pair of frames of our TV-L1 and of OpenCV's, with one thread
                                          and with all, the difference between the two flows, and what our time is
@@ -39,6 +40,7 @@ USAGE = """Measures speed and memory on this machine, each figure beside a bound
 
 Figures are medians over --rounds rounds; a ratio is the median of the ratios of each round."""
 
+_PRECISIONS = ["float32", "bfloat16", "float16"]
 _ENDPOINTS = [*spec.ENDPOINTS, spec.POOLED_FEATURES, spec.STEP_LOGITS]
 
 FLAGS = flags.FLAGS
@@ -53,6 +55,12 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("batch", 1, "network, train, zoo: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
   "stream", "rgb", list(preprocess.STREAMS_OF), "network, train: a stream that the model takes; input, extract: any."
+)
+flags.DEFINE_enum(
+  "precision", "float32", _PRECISIONS, "network, zoo: type of convolutions and activations, measured beside float32."
+)
+flags.DEFINE_string(
+  "torch", None, "network, zoo: a Python interpreter that has torchvision, to time the networks that it has, too."
 )
 flags.DEFINE_string("openvino", None, "network: a Python interpreter that has OpenVINO, to time the same graph there.")
 flags.DEFINE_string("video", None, "flow: a video, whose frames are resized to 340x256 pixels; extract: the video.")
@@ -125,7 +133,7 @@ def _network():
 
   options = network.NetworkBenchmark(
       rounds=FLAGS.rounds, model=FLAGS.model, stream=FLAGS.stream, batch=FLAGS.batch, clip=clip,
-      openvino=FLAGS.openvino,
+      precision=FLAGS.precision, openvino=FLAGS.openvino, torch=FLAGS.torch,
   )  # fmt: skip
   return network.measure(options)
 
@@ -159,8 +167,9 @@ def _zoo():
   from i3d_tf.benchmarks import comparison
 
   options = comparison.ZooBenchmark(
-    models=models, rounds=FLAGS.rounds, batch=FLAGS.batch, max_frames=FLAGS.frames, max_crop=FLAGS.crop
-  )
+      models=models, rounds=FLAGS.rounds, batch=FLAGS.batch, max_frames=FLAGS.frames, max_crop=FLAGS.crop,
+      precision=FLAGS.precision, torch=FLAGS.torch,
+  )  # fmt: skip
   with workdir.replacing(FLAGS.plot) if FLAGS.plot else contextlib.nullcontext() as plot:
     report = comparison.measure(options)
     print(report)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 import tempfile
 from unittest import mock
 
@@ -15,7 +16,18 @@ from i3d_tf import benchmarks
 from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.benchmarks import comparison
+from i3d_tf.benchmarks import network
+from i3d_tf.benchmarks import peers
 from i3d_tf.data import records
+
+
+def _doubles() -> None:
+  """Runs in another interpreter, in place of a peer."""
+  import sys
+
+  sys.stderr = open("/dev/null", "w", encoding="utf-8")
+  for line in sys.stdin:
+    print(2 * float(line), flush=True)
 
 
 def _run(*arguments):
@@ -26,7 +38,7 @@ class BenchmarkTest(parameterized.TestCase):
   def test_network(self):
     with tempfile.TemporaryDirectory() as folder:
       output = pathlib.Path(folder) / "report.json"
-      small = ("--model=two_stream", "--stream=flow", "--frames=2", "--crop=64", "--rounds=1")
+      small = ("--model=two_stream", "--stream=flow", "--frames=2", "--crop=64", "--rounds=1", "--precision=bfloat16")
       done = _run("network", *small, f"--json={output}")
       self.assertEqual(done.status, 0, done.stderr)
       report = json.loads(output.read_text())
@@ -39,7 +51,31 @@ class BenchmarkTest(parameterized.TestCase):
     rate = report["giga_multiply_adds"] / report["forward_seconds"]
     self.assertAlmostEqual(report["forward_ratio_to_matrix_product"], rate / report["matrix_product_gmac_per_second"])
     self.assertIsNone(report["openvino_seconds"])
+    self.assertEqual(report["precision"], "bfloat16")
+    self.assertGreater(min(report["forward_times_as_fast"], report["train_times_as_fast"]), 0)
+    self.assertGreater(report["difference"], 1e-5)
+    self.assertLess(report["difference"], 0.1)
     self.assertIn("training step", done.stdout)
+    self.assertIn("logits differ by up to", done.stdout)
+
+  def test_torch_is_compared_with_what_computes_in_the_same_type(self):
+    seconds = {
+        "forward": [1.0, 1.0], "train": [3.0, 3.0], "float32 forward": [2.0, 4.0], "float32 train": [6.0, 6.0],
+        "torch forward plain": [4.0, 4.0], "torch train autocast": [4.0, 4.0],
+    }  # fmt: skip
+    found = network._beside(seconds)
+    self.assertEqual((found["forward_times_as_fast"], found["train_times_as_fast"]), (3.0, 2.0))
+    self.assertEqual(found["torch_seconds"], {"forward plain": 4.0, "train autocast": 4.0})
+    self.assertEqual(found["ratios_to_torch"], {"forward plain": 0.75, "train autocast": 0.75})
+    exact = {"forward": [1.0], "train": [3.0], "torch forward plain": [2.0]}
+    self.assertEqual(network._beside(exact)["ratios_to_torch"], {"forward plain": 0.5})
+
+  def test_a_peer_answers_each_line_with_seconds(self):
+    with peers._started("torch", sys.executable, _doubles, ["x"]) as run:
+      self.assertEqual((run("1.5"), run("2")), (3.0, 4.0))
+    with peers._started("torch", sys.executable, _doubles, ["x"]) as run:
+      with self.assertRaisesRegex(errors.I3dError, "which ended; does it have torch"):
+        run("no number")
 
   def test_flow(self):
     clip = testing.shared("clips/ucf101/Biking/v_Biking_g05_c02.avi")
@@ -133,6 +169,11 @@ class BenchmarkTest(parameterized.TestCase):
       ("network", "--openvino=/no/python", "--frames=9"),
       "openvino is /no/python, which cannot be started: No such file",
     ),
+    (
+      ("network", "--torch=/no/python", "--model=mc3_18", "--frames=4", "--crop=32"),
+      "torch is /no/python, which cannot be started: No such file",
+    ),
+    (("network", "--precision=float16", "--crop=64", "--model=two_stream"), "precision float16 needs a GPU"),
     (("network", "--stream=joint"), "stream is 'joint'; i3d takes rgb or flow; train its streams apart"),
     (("network", "--crop=112"), "i3d does not take these clips: clip has height 112"),
     (("zoo", "--models=resnet"), "model is 'resnet'; did you mean resnet_50"),

@@ -64,6 +64,35 @@ class PrecisionTest(parameterized.TestCase):
       classifier.Classifier(self.folder / "net", precision=precision, engine=engine)
 
 
+class UnusedGpuTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (("libcudnn.so.9",), "since it does not find libcudnn.so.9; the CPU does the work"),
+    (
+      ("libcuda.so.1", "libcublas.so.12"),
+      "since it does not find libcuda.so.1 (the driver), libcublas.so.12; the CPU does the work",
+    ),
+    ((), "since it does not find a driver of its version of CUDA; the CPU does the work"),
+  )
+  def test_the_warning_names_what_is_missing(self, missing, reason):
+    build = {"cuda_version": "12.5.1", "cudnn_version": "9"}
+    with (
+      mock.patch.object(pathlib.Path, "glob", return_value=iter([pathlib.Path("/dev/nvidia0")])),
+      mock.patch.object(tf.config, "list_physical_devices", return_value=[]),
+      mock.patch.object(tf.test, "is_built_with_cuda", return_value=True),
+      mock.patch.object(tf.sysconfig, "get_build_info", return_value=build),
+      mock.patch.object(devices, "_is_found", lambda name: name not in missing),
+      mock.patch.dict(os.environ),
+    ):
+      os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+      self.assertIn(reason, devices.unused_gpu())
+      os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+      self.assertIsNone(devices.unused_gpu())
+
+  def test_a_machine_without_a_gpu_is_not_warned_about(self):
+    with mock.patch.object(pathlib.Path, "glob", return_value=iter([])):
+      self.assertIsNone(devices.unused_gpu())
+
+
 class KernelsTest(absltest.TestCase):
   def setUp(self):
     super().setUp()

@@ -21,6 +21,8 @@ _COLUMNS = (
     "network", "clip", "M parameters", "G multiply-adds", "s/clip", "clips/s trained", "GB, forward", "GB, trained",
     "top-1",
 )  # fmt: skip
+_BESIDE_FLOAT32 = ("x float32", "x float32 trained", "logits differ, %")
+_COMPARED = ("forward_times_as_fast", "train_times_as_fast", "difference", "torch_seconds", "ratios_to_torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class ZooBenchmark:
     rounds: rounds that are counted.
     batch: clips per batch.
     max_frames, max_crop: limits to the frames and pixels of a clip; None: clips are those of training.
+    precision, torch: see `network.NetworkBenchmark`.
   """
 
   models: Sequence[str]
@@ -39,6 +42,8 @@ class ZooBenchmark:
   batch: int = 1
   max_frames: int | None = None
   max_crop: int | None = None
+  precision: str = "float32"
+  torch: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,11 @@ class Row:
   matrix_product_gmac_per_second: float
   accuracy: float | None
   start: str | None
+  forward_times_as_fast: float | None = None
+  train_times_as_fast: float | None = None
+  difference: float | None = None
+  torch_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  ratios_to_torch: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +83,23 @@ class ComparisonReport:
 
   def __str__(self) -> str:
     """The report as lines of text, the cheapest first."""
-    lines = [_COLUMNS, *map(_cells, sorted(self.rows, key=lambda row: row.forward_seconds))]
+    rows = sorted(self.rows, key=lambda row: row.forward_seconds)
+    lines = [_COLUMNS, *map(_cells, rows)]
+    if self.options.precision != "float32":
+      lines = [(*line, *more) for line, more in zip(lines, [_BESIDE_FLOAT32, *map(_beside_float32, rows)], strict=True)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     aligned = [
       "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
       for cells in lines
     ]
     batch = self.options.batch
-    return "\n".join([f"{self.machine}; batches of {batch} clip{'s' * (batch > 1)}", "", *map(str.rstrip, aligned)])
+    title = f"{self.machine}; batches of {batch} clip{'s' * (batch > 1)}; {self.options.precision}"
+    beside = [
+      f"{row.model}: torch {task} {seconds:.3f} s; ours takes {row.ratios_to_torch[task]:.3f} of its time"
+      for row in rows
+      for task, seconds in row.torch_seconds.items()
+    ]
+    return "\n".join([title, "", *map(str.rstrip, aligned), *([""] if beside else []), *beside])
 
 
 def measure(options: ZooBenchmark) -> ComparisonReport:
@@ -130,6 +149,8 @@ def _network_options(options: ZooBenchmark, model: str) -> dict[str, Any]:
     "model": model,
     "stream": _STREAM,
     "average_space": crop < trained.crop and "average_space" in zoo.get(model).options,
+    "precision": options.precision,
+    "torch": options.torch,
   }
 
 
@@ -150,6 +171,7 @@ def _row(model: str, measured: Mapping[str, Any], options: ZooBenchmark) -> Row:
     matrix_product_gmac_per_second=measured["matrix_product_gmac_per_second"],
     accuracy=accuracy,
     start=start,
+    **{name: measured[name] for name in _COMPARED if name in measured},
   )
 
 
@@ -160,6 +182,11 @@ def _cells(row: Row) -> tuple[str, ...]:
       f"{row.forward_seconds:.3f}", f"{row.train_clips_per_second:.3f}", f"{row.forward_peak_bytes / 1e9:.2f}",
       f"{row.train_peak_bytes / 1e9:.2f}", "" if row.accuracy is None else f"{row.accuracy:.1f}",
   )  # fmt: skip
+
+
+def _beside_float32(row: Row) -> tuple[str, ...]:
+  figures = (row.forward_times_as_fast, row.train_times_as_fast, 100 * (row.difference or 0))
+  return tuple(f"{figure:.2f}" for figure in figures)
 
 
 _STARTS = {

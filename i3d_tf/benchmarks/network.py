@@ -1,21 +1,20 @@
 """Seconds per clip of a network, beside the rate at which this machine multiplies matrices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
-import inspect
-import pathlib
+import functools
 import statistics
-import subprocess
-import tempfile
+from typing import Any
 
 import sonnet as snt
 import tensorflow as tf
-from tensorflow.python.framework import convert_to_constants
 
 from i3d_tf import benchmarks
+from i3d_tf import devices
 from i3d_tf import errors
 from i3d_tf import resources
+from i3d_tf.benchmarks import peers
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
 from i3d_tf.training import step as step_lib
@@ -35,7 +34,10 @@ class NetworkBenchmark:
     clip: what a clip is.
     model, stream: a network of the zoo and one of its streams.
     average_space: lets a network that has this option take clips of any height and width.
+    precision: the type of convolutions and activations; float32 is measured beside another one.
     openvino: a Python interpreter that has OpenVINO, to time the same graph there; None: OpenVINO is not timed.
+    torch: a Python interpreter that has torchvision, to time its network there if it has this one, in each of
+      `peers.MODES`; None: it is not timed.
   """
 
   rounds: int
@@ -44,7 +46,9 @@ class NetworkBenchmark:
   model: str = "i3d"
   stream: str = "rgb"
   average_space: bool = False
+  precision: str = "float32"
   openvino: str | None = None
+  torch: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,8 @@ class NetworkReport:
 
   The ratio of the forward pass to the matrix product is one of multiply-adds per second: 1 means that the network runs
   at the rate of the product. Memory is the peak of the process in bytes after each stage. Parameters are the trained
-  values, for 400 classes.
+  values, for 400 classes. For another precision than float32 there are how many times as fast as float32 it is, and how
+  far logits are from those of float32, as a share of the largest, for random weights with the batch norm of the clip.
   """
 
   machine: str
@@ -70,15 +75,21 @@ class NetworkReport:
   train_seconds: float
   train_ratio_to_forward: float
   train_peak_bytes: int
+  precision: str = "float32"
+  forward_times_as_fast: float | None = None
+  train_times_as_fast: float | None = None
+  difference: float | None = None
   openvino_seconds: float | None = None
   forward_ratio_to_openvino: float | None = None
+  torch_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  ratios_to_torch: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def __str__(self) -> str:
     """The report as lines of text."""
     clip = "x".join(map(str, self.shape))
     lines = [
       f"machine                {self.machine}; TensorFlow {self.tensorflow}",
-      f"network                {self.model}, {self.stream}, {self.parameters / 1e6:.2f} M parameters",
+      f"network                {self.model}, {self.stream}, {self.parameters / 1e6:.2f} M parameters, {self.precision}",
       f"clip                   {clip}, {self.giga_multiply_adds:.2f} G multiply-adds forward",
       f"matrix product         {self.matrix_product_gmac_per_second:.1f} G multiply-adds/s",
       f"forward                {self.forward_seconds:.3f} s, {self.forward_ratio_to_matrix_product:.2f} of the "
@@ -86,9 +97,17 @@ class NetworkReport:
       f"training step          {self.train_seconds:.3f} s, {self.train_ratio_to_forward:.2f} forward passes, "
       f"peak memory {self.train_peak_bytes / 1e9:.2f} GB",
     ]
+    if self.difference is not None:
+      lines.append(
+        "beside float32         "
+        f"{self.forward_times_as_fast:.2f} times as fast forward, {self.train_times_as_fast:.2f} "
+        f"in training; logits differ by up to {100 * self.difference:.2f} % of the largest"
+      )
     if self.openvino_seconds is not None:
       ratio = self.forward_ratio_to_openvino
       lines.append(f"OpenVINO forward       {self.openvino_seconds:.3f} s; ours takes {ratio:.3f} of its time")
+    for task, seconds in self.torch_seconds.items():
+      lines.append(f"torch {task:28} {seconds:.3f} s; ours takes {self.ratios_to_torch[task]:.3f} of its time")
     return "\n".join(lines)
 
 
@@ -101,29 +120,35 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
   Raises:
     I3dError: if the network does not take such clips, or OpenVINO cannot be run.
   """
+  devices.check_precision(options.precision)
   info = saved.ModelInfo(
       model=options.model, stream=options.stream, num_classes=_CLASSES, average_space=options.average_space,
       preprocess=options.clip,
   )  # fmt: skip
-  model = saved.make_model(info)
+  # Without decay, so that a training step leaves the statistics of the clip.
+  model = saved.make_model(info, compute_dtype=options.precision, batch_norm_decay=0.0)
   shapes = _shapes(info, options.batch)
   specs = base.clip_of({stream: tf.TensorSpec(shape) for stream, shape in shapes.items()}, info.streams)
   _check(options, model, specs)
   clips = {s: tf.random.stateless_uniform(shape, seed=[0, 1], minval=-1, maxval=1) for s, shape in shapes.items()}
   clip = base.clip_of(clips, info.streams)
-  forward = tf.function(lambda: model(clip)[0]).get_concrete_function()
-  train = _train_step(model, clip)
-  with _openvino(options.openvino, model, specs) as openvino:
-    forward()
-    forward_peak = benchmarks.peak_memory_bytes()
-    train()
-    train_peak = benchmarks.peak_memory_bytes()
-    tasks = {"matrix": _waiting(_matrix_product()), "forward": _waiting(forward), "train": _waiting(train)}
-    if openvino is not None:
-      tasks["openvino"] = openvino
-    seconds = benchmarks.in_turn(tasks, options.rounds)
-  work = base.multiply_adds(lambda clip: model(clip, is_training=True)[0], specs) / 1e9
+  exact = model if options.precision == "float32" else saved.make_model(info, batch_norm_decay=0.0)
+  with contextlib.ExitStack() as stack:
+    others: dict[str, Callable[[], float | None]] = {}
+    if options.openvino is not None:
+      others["openvino"] = stack.enter_context(peers.openvino(options.openvino, exact, specs, options.precision))
+    if options.torch is not None and options.model in peers.TORCHVISION:
+      run = stack.enter_context(peers.torch(options.torch, options.model, shapes[info.streams[0]]))
+      others |= {f"torch {task}": functools.partial(run, task) for task in _torch_tasks(options.precision)}
+    tasks, peaks = _tasks(model, clip)
+    if exact is not model:
+      tasks |= {f"float32 {name}": task for name, task in _tasks(exact, clip)[0].items()}
+    difference = None if exact is model else _difference(exact, model, clip)
+    tasks |= others
+    seconds = benchmarks.in_turn({"matrix": _waiting(_matrix_product()), **tasks}, options.rounds)
+  work = base.multiply_adds(lambda clip: exact(clip, is_training=True)[0], specs) / 1e9
   product = _MATRIX**3 / 1e9
+  median = {name: statistics.median(values) for name, values in seconds.items()}
   return NetworkReport(
     machine=resources.machine(),
     tensorflow=tf.__version__,
@@ -132,16 +157,73 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
     shape=tuple(shapes[info.streams[-1]]),
     parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
     giga_multiply_adds=work,
-    matrix_product_gmac_per_second=product / statistics.median(seconds["matrix"]),
-    forward_seconds=statistics.median(seconds["forward"]),
+    matrix_product_gmac_per_second=product / median["matrix"],
+    forward_seconds=median["forward"],
     forward_ratio_to_matrix_product=work / product * benchmarks.median_ratio(seconds["matrix"], seconds["forward"]),
-    forward_peak_bytes=forward_peak,
-    train_seconds=statistics.median(seconds["train"]),
+    forward_peak_bytes=peaks["forward"],
+    train_seconds=median["train"],
     train_ratio_to_forward=benchmarks.median_ratio(seconds["train"], seconds["forward"]),
-    train_peak_bytes=train_peak,
-    openvino_seconds=statistics.median(seconds["openvino"]) if openvino else None,
-    forward_ratio_to_openvino=benchmarks.median_ratio(seconds["forward"], seconds["openvino"]) if openvino else None,
+    train_peak_bytes=peaks["train"],
+    precision=options.precision,
+    difference=difference,
+    **_beside(seconds),
   )
+
+
+def _beside(seconds: Mapping[str, list[float]]) -> dict[str, Any]:
+  """The fields of a report that compare with float32 and with others, as far as they were measured."""
+  found: dict[str, Any] = {}
+  for task in ("forward", "train"):
+    if f"float32 {task}" in seconds:
+      found[f"{task}_times_as_fast"] = benchmarks.median_ratio(seconds[f"float32 {task}"], seconds[task])
+  if "openvino" in seconds:
+    found["openvino_seconds"] = statistics.median(seconds["openvino"])
+    found["forward_ratio_to_openvino"] = benchmarks.median_ratio(seconds["forward"], seconds["openvino"])
+  theirs = {name.removeprefix("torch "): each for name, each in seconds.items() if name.startswith("torch ")}
+  found["torch_seconds"] = {name: statistics.median(each) for name, each in theirs.items()}
+  ours = lambda name: seconds[_ours(name, seconds)]
+  found["ratios_to_torch"] = {name: benchmarks.median_ratio(ours(name), each) for name, each in theirs.items()}
+  return found
+
+
+def _ours(task: str, seconds: Mapping[str, list[float]]) -> str:
+  """Which of our tasks computes in the type of torch's task 'forward MODE' or 'train MODE'."""
+  name, mode = task.split()
+  return f"float32 {name}" if mode in peers.MODES["float32"] and f"float32 {name}" in seconds else name
+
+
+def _torch_tasks(precision: str) -> list[str]:
+  modes = [mode for dtype in dict.fromkeys(("float32", precision)) for mode in peers.MODES.get(dtype, ())]
+  return [f"{task} {mode}" for task in ("forward", "train") for mode in modes]
+
+
+def _tasks(model: base.Network, clip) -> tuple[dict[str, Callable[[], float | None]], dict[str, int]]:
+  """Forward pass and training step, each run once, and the peak memory in bytes after each."""
+  forward = tf.function(lambda: model(clip)[0]).get_concrete_function()
+  tasks: dict[str, Callable[[], float | None]] = {
+    "forward": _waiting(forward),
+    "train": _waiting(_train_step(model, clip)),
+  }
+  peaks = {}
+  for name, task in tasks.items():
+    task()
+    peaks[name] = benchmarks.peak_memory_bytes()
+  return tasks, peaks
+
+
+def _difference(exact: base.Network, model: base.Network, clip) -> float:
+  """The largest difference of logits over the largest logit, of two networks that get the same weights.
+
+  A scale of batch norm that starts at 0 becomes 1, or else the block would not be seen.
+  """
+  for variable in exact.trainable_variables:
+    if variable.name.endswith("gamma:0"):
+      variable.assign(tf.ones_like(variable))
+  exact(clip, is_training=True)
+  for variable, value in zip(model.variables, exact.variables, strict=True):
+    variable.assign(value)
+  expected, found = (tf.function(lambda each=each: each(clip)[0])() for each in (exact, model))
+  return float(tf.reduce_max(tf.abs(found - expected)) / tf.reduce_max(tf.abs(expected)))
 
 
 def _matrix_product() -> Callable[[], tf.Tensor]:
@@ -187,63 +269,3 @@ def _waiting(function: Callable[[], tf.Tensor]) -> Callable[[], None]:
     tf.nest.map_structure(lambda tensor: tensor.numpy(), outputs)
 
   return task
-
-
-@contextlib.contextmanager
-def _openvino(interpreter: str | None, model: base.Network, spec: tf.TensorSpec):
-  """Yields a task that runs the same graph in OpenVINO in another process and returns the seconds of the run."""
-  if interpreter is None:
-    yield None
-    return
-  function = tf.function(lambda clip: model(clip)[0]).get_concrete_function(spec)
-  frozen = convert_to_constants.convert_variables_to_constants_v2(function)
-  with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
-    graph = pathlib.Path(folder) / "graph.pb"
-    graph.write_bytes(frozen.graph.as_graph_def().SerializeToString())
-    program = f"{inspect.getsource(_run_openvino)}\n_run_openvino()"
-    command = [interpreter, "-c", program, str(graph), *map(str, spec.shape)]
-    try:
-      process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    except OSError as error:
-      raise errors.I3dError(f"openvino is {interpreter}, which cannot be started: {error.strerror}") from None
-
-    requests, replies = process.stdin, process.stdout
-    assert requests is not None and replies is not None  # since both are pipes
-
-    def task() -> float:
-      try:
-        requests.write("run\n")
-        requests.flush()
-        return float(replies.readline())
-      except (OSError, ValueError):
-        raise errors.I3dError(
-          f"openvino is {interpreter}, which ended; does it have OpenVINO? See its message above"
-        ) from None
-
-    with process:
-      yield task
-      requests.close()
-
-
-def _run_openvino() -> None:
-  """Runs the graph of the first argument once per line of standard input, and prints the seconds that each run took.
-
-  The other arguments are the extents of the clip. Only the source of this function is given to an interpreter that has
-  openvino and numpy and that need not have TensorFlow, so it uses nothing of this module.
-  """
-  import sys
-  import time
-
-  import numpy as np
-  import openvino
-
-  graph, *shape = sys.argv[1:]
-  core = openvino.Core()
-  # Some processors would otherwise compute in bfloat16.
-  compiled = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-  request = compiled.create_infer_request()
-  clip = np.random.default_rng(0).uniform(-1, 1, list(map(int, shape))).astype(np.float32)
-  for _ in sys.stdin:
-    start = time.perf_counter()
-    request.infer([clip])
-    print(time.perf_counter() - start, flush=True)

@@ -14,6 +14,7 @@ from i3d_tf import errors
 from i3d_tf import exporting
 from i3d_tf import testing
 from i3d_tf.exporting import exports
+from i3d_tf.exporting import openvino
 from i3d_tf.inference import classifier
 from i3d_tf.models import base
 
@@ -45,6 +46,16 @@ class OpenvinoTest(absltest.TestCase):
   def test_without_openvino_its_extra_is_named(self):
     with self.assertRaisesRegex(errors.I3dError, r"OpenVINO is not there .*pip install '\.\[openvino\]' in the clone"):
       self._export()
+
+  def test_clips_for_the_calibration_that_cannot_be_read_are_named(self):
+    network = classifier.LoadedNetwork(self.net)
+    broken = self.folder / "broken.avi"
+    broken.write_bytes(b"no video")
+    for path in (broken, self.folder / "none.avi"):
+      with self.assertRaisesRegex(errors.I3dError, f"^{path}: "):
+        openvino._clips(network, path)
+    with self.assertRaisesRegex(errors.I3dError, "calibration names 1 videos; it takes at least 2"):
+      openvino._divide([str(broken)])
 
   @unittest.skipUnless(_HAS_OPENVINO, "OpenVINO and NNCF are not installed")
   def test_it_computes_what_tensorflow_does(self):

