@@ -11,9 +11,11 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import testing
+from i3d_tf.frechet import accumulator as accumulator_lib
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding as embedding_lib
 from i3d_tf.frechet import fvd
+from i3d_tf.frechet import protocols
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -51,7 +53,7 @@ class EmbeddingTest(parameterized.TestCase):
 
   def _embedding(self, stream="rgb"):
     save_tiny_network(self.folder / stream, stream)
-    return embedding_lib.Embedding(self.folder / stream, stream)
+    return embedding_lib.FvdEmbedding(self.folder / stream, stream)
 
   def test_input_is_in_minus_one_to_one(self):
     frames = np.array([0, 51, 255], np.uint8)[:, np.newaxis, np.newaxis, np.newaxis] * np.ones((4, 6, 3), np.uint8)
@@ -70,13 +72,13 @@ class EmbeddingTest(parameterized.TestCase):
   def test_network_of_another_stream(self):
     save_tiny_network(self.folder / "flow", "flow")
     with self.assertRaisesRegex(errors.I3dError, "is a network i3d of stream flow; FVD needs an i3d of stream rgb"):
-      embedding_lib.Embedding(self.folder / "flow")
+      embedding_lib.FvdEmbedding(self.folder / "flow")
 
   def test_other_weights_have_another_digest(self):
     digests = []
     for seed in (0, 1, 0):
       save_tiny_network(self.folder / "rgb", seed=seed)
-      digests.append(embedding_lib.Embedding(self.folder / "rgb").weights)
+      digests.append(embedding_lib.FvdEmbedding(self.folder / "rgb").weights)
     self.assertEqual(digests[0], digests[2])
     self.assertNotEqual(digests[0], digests[1])
 
@@ -99,7 +101,7 @@ class AccumulatorTest(parameterized.TestCase):
 
   @classmethod
   def accumulate(cls, *updates, **options):
-    accumulator = embedding_lib.FvdAccumulator(cls.path / "rgb", **options)
+    accumulator = accumulator_lib.FvdAccumulator(cls.path / "rgb", **options)
     for clips, real in updates:
       accumulator.update(clips, real=real)
     return accumulator
@@ -135,7 +137,7 @@ class AccumulatorTest(parameterized.TestCase):
     np.savez(file, **first.state())
     file.seek(0)
     with np.load(file, allow_pickle=False) as state:
-      second = embedding_lib.FvdAccumulator.from_state(state, checkpoint=self.path / "rgb")
+      second = accumulator_lib.FvdAccumulator.from_state(state, checkpoint=self.path / "rgb")
     second.update(self.real[2:], real=True)
     second.update(self.generated[1:], real=False)
     self._assert_equal(second.compute())
@@ -144,11 +146,11 @@ class AccumulatorTest(parameterized.TestCase):
 
   def test_state_of_other_weights_is_refused(self):
     state = self.accumulate((self.real[:1], True)).state()
-    other = embedding_lib.FvdAccumulator.from_state(state, checkpoint=self.path / "other")
+    other = accumulator_lib.FvdAccumulator.from_state(state, checkpoint=self.path / "other")
     with self.assertRaisesRegex(errors.I3dError, "the clips of rgb were embedded by other weights: CRC-32 "):
       other.update(self.real, real=True)
     with self.assertRaisesRegex(errors.I3dError, "the state has no statistics of flow"):
-      embedding_lib.FvdAccumulator.from_state(state, checkpoint={"flow": "x"})
+      accumulator_lib.FvdAccumulator.from_state(state, checkpoint={"flow": "x"})
 
   def test_what_cannot_be_added(self):
     accumulator = self.accumulate((self.real[:1], True))
@@ -162,9 +164,9 @@ class AccumulatorTest(parameterized.TestCase):
     with self.assertRaisesRegex(errors.I3dError, "num_frames is 8; clips for rgb need at least 9"):
       self.accumulate((self.real[:, :8], True))
     with self.assertRaisesRegex(errors.I3dError, "the streams differ: rgb and flow"):
-      accumulator.merge(embedding_lib.FvdAccumulator({"flow": "x"}))
+      accumulator.merge(accumulator_lib.FvdAccumulator({"flow": "x"}))
     with self.assertRaisesRegex(errors.I3dError, "checkpoint is of no stream; give rgb, flow or both"):
-      embedding_lib.FvdAccumulator({})
+      accumulator_lib.FvdAccumulator({})
 
   def test_what_cannot_be_computed(self):
     with self.assertRaisesRegex(errors.I3dError, "at least 2 clips; there are 0"):
@@ -187,7 +189,7 @@ class PublishedTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.embedding = embedding_lib.Embedding("rgb_scratch")
+    cls.embedding = embedding_lib.FvdEmbedding("rgb_scratch")
 
   def _gaussian(self, clips):
     return distance.fit(np.concatenate([self.embedding(self.embedding.prepare(clip)[np.newaxis]) for clip in clips]))
@@ -202,20 +204,21 @@ class PublishedTest(absltest.TestCase):
     black, white = (np.full((2, 15, 64, 64, 3), value, np.uint8) for value in (0, 255))
     result = fvd.fvd(black, white, num_frames=15, resamples=0)
     self.assertEqual(f"{result.fvd:.3f}", "133.909")
-    accumulator = embedding_lib.FvdAccumulator()
+    accumulator = accumulator_lib.FvdAccumulator()
     accumulator.update(black[:1], real=True)
     accumulator.update(black[1:], real=True)
     accumulator.update(white, real=False)
     self.assertEqual(f"{accumulator.compute().fvd:.3f}", "133.909")
 
   def test_weights_are_the_published(self):
-    self.assertEqual(self.embedding.weights, distance.PUBLISHED_WEIGHTS)
+    self.assertEqual(self.embedding.weights, protocols.PUBLISHED_WEIGHTS)
 
   def test_noise_on_real_clips_increases_it(self):
     names = ("Diving/v_Diving_g02_c02", "JavelinThrow/v_JavelinThrow_g05_c05", "Biking/v_Biking_g05_c02")
     paths = [testing.shared(f"clips/ucf101/{name}.avi") for name in names]
     clips = [
-      fvd.read_clip(fvd.list_sources(path, distance.FvdConfig())[0], distance.FvdConfig(num_frames=9)) for path in paths
+      fvd.read_clip(fvd.list_sources(path, protocols.FvdConfig())[0], protocols.FvdConfig(num_frames=9))
+      for path in paths
     ]
     noise = np.random.default_rng(0).standard_normal((len(clips), *clips[0].shape))
     noisy = lambda level: np.clip(np.rint(np.stack(clips) + level * noise), 0, 255).astype(np.uint8)

@@ -51,7 +51,7 @@ class FolderTestCase(parameterized.TestCase):
 
 class SourcesTest(FolderTestCase):
   def _names(self, root, **options):
-    return [source.name for source in fvd.list_sources(root, distance.FvdConfig(**options))]
+    return [source.name for source in fvd.list_sources(root, protocols.FvdConfig(**options))]
 
   def test_folder_file_and_array(self):
     (self.folder / "b").mkdir()
@@ -105,10 +105,10 @@ class ClipTest(FolderTestCase):
     path = self.folder / "gray.avi"
     write_video(path, 24)
     source = fvd._Source("gray.avi", path)
-    read = lambda **options: gray_levels(fvd.read_clip(source, distance.FvdConfig(**options)))
+    read = lambda **options: gray_levels(fvd.read_clip(source, protocols.FvdConfig(**options)))
     self.assertEqual(read(num_frames=24), list(range(24)))
     self.assertEqual(read(num_frames=12, fps=5), list(range(0, 24, 2)))
-    self.assertEqual(fvd.read_clip(source, distance.FvdConfig()).shape, (16, 32, 48, 3))
+    self.assertEqual(fvd.read_clip(source, protocols.FvdConfig()).shape, (16, 32, 48, 3))
     start = read(num_frames=9)[0]
     self.assertEqual(read(num_frames=9), list(range(start, start + 9)))
 
@@ -117,11 +117,11 @@ class ClipTest(FolderTestCase):
     path = self.folder / "many.npy"
     np.save(path, np.stack([array, array]))
     start = lambda index, seed: fvd.read_clip(
-      fvd.list_sources(path, distance.FvdConfig())[index], distance.FvdConfig(seed=seed)
+      fvd.list_sources(path, protocols.FvdConfig())[index], protocols.FvdConfig(seed=seed)
     )[0, 0, 0, 0]
     self.assertEqual(start(0, 0), start(0, 0))
     self.assertLen({start(0, 0), start(1, 0), start(0, 1), start(1, 1)}, 4)
-    clip = fvd.read_clip(fvd.list_sources(path, distance.FvdConfig())[1], distance.FvdConfig())
+    clip = fvd.read_clip(fvd.list_sources(path, protocols.FvdConfig())[1], protocols.FvdConfig())
     np.testing.assert_array_equal(clip, array[clip[0, 0, 0, 0] :][:16])
 
   @parameterized.named_parameters(
@@ -136,9 +136,9 @@ class ClipTest(FolderTestCase):
   def test_bad_array(self, write, sentence):
     path = self.folder / "x.npy"
     write(path)
-    source = fvd.list_sources(path, distance.FvdConfig())[0]
+    source = fvd.list_sources(path, protocols.FvdConfig())[0]
     with self.assertRaisesRegex(errors.I3dError, f"^{path}.*") as raised:
-      fvd.read_clip(source, distance.FvdConfig())
+      fvd.read_clip(source, protocols.FvdConfig())
     self.assertRegex(str(raised.exception), sentence)
 
   def test_what_there_is_of_a_damaged_video(self):
@@ -148,9 +148,9 @@ class ClipTest(FolderTestCase):
     path.write_bytes(content[: len(content) * 3 // 4])
     source = fvd._Source("gray.avi", path)
     with self.assertRaisesRegex(errors.VideoError, "damaged or incomplete"):
-      fvd.read_clip(source, distance.FvdConfig())
+      fvd.read_clip(source, protocols.FvdConfig())
     with self.assertLogs("i3d_tf.video.frames", "WARNING") as logs:
-      clip = fvd.read_clip(source, distance.FvdConfig(allow_damaged=True))
+      clip = fvd.read_clip(source, protocols.FvdConfig(allow_damaged=True))
     np.testing.assert_array_equal(np.diff(gray_levels(clip)), 1)
     self.assertRegex(logs.output[0], "gray.avi: damaged: only [0-9]+ of 40 frames can be decoded")
 
@@ -158,7 +158,7 @@ class ClipTest(FolderTestCase):
     path = self.folder / "gray.avi"
     write_video(path, 12)
     with self.assertRaisesRegex(errors.I3dError, "gray.avi: the video has 12 frames, fewer than num_frames, 16"):
-      fvd.read_clip(fvd._Source("gray.avi", path), distance.FvdConfig())
+      fvd.read_clip(fvd._Source("gray.avi", path), protocols.FvdConfig())
 
 
 class FvdTest(FolderTestCase):
@@ -198,7 +198,7 @@ class FvdTest(FolderTestCase):
       self.assertEqual("interval: 100%" in stderr.getvalue(), progress)
 
   def test_batches_do_not_matter_and_order_stays(self):
-    embedding = embedding_lib.Embedding(self.network)
+    embedding = embedding_lib.FvdEmbedding(self.network)
     features = {}
     for batch in (1, 2, 8):
       self._fvd("generated", None, batch=batch, save_stats=self.folder / "a.npz")
@@ -221,7 +221,7 @@ class FvdTest(FolderTestCase):
     self.assertRegex(named[0], "set/b.npy: the video has 9 frames, fewer than num_frames, 10$")
     self.assertRegex(named[1], "set/c.mp4: this is not a video")
     self.assertEqual((result.clips, result.failed), ({"real": 2}, {"real": 2}))
-    embedding = embedding_lib.Embedding(self.network)
+    embedding = embedding_lib.FvdEmbedding(self.network)
     clips = [embedding.prepare(np.full((10, 4, 4, 3), ord(name), np.uint8)) for name in "ad"]
     features, facts = distance.load(self.folder / "a.npz")
     np.testing.assert_allclose(features["rgb"], embedding(np.stack(clips)), rtol=1e-5, atol=1e-5)
