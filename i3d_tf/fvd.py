@@ -33,7 +33,7 @@ unless --protocol says otherwise. Figures are comparable only for the same proto
 these are printed, too, and what is known about other programs. Fewer clips give a larger figure.
 
 Several generated sets, such as checkpoints of a training, are compared with one reference; --plot draws them against
-the last number in their names:
+the last number in their names. --lengths=10,16,24 compares the first frames of all videos, for each of these numbers:
   python -m i3d_tf.fvd --real=FOLDER --generated=step_1000,step_2000,step_3000 --plot=fvd.png
 
 The set that others are compared with needs to be done only once. With --cache a run that was killed goes on:
@@ -62,6 +62,9 @@ with cli.group_of("Networks"):
   flags.DEFINE_string("rgb_checkpoint", protocols.CHECKPOINT, "RGB weights; others do not give the published FVD.")
   flags.DEFINE_string("flow_checkpoint", None, "Also measure the flow, by these weights: a released name or a path.")
 cli.define_flags(protocols.FvdConfig, group="Clips", unset=_UNSET)
+with cli.group_of("Clips"):
+  flags.DEFINE_alias("range", "value_range")
+  flags.DEFINE_list("lengths", [], "Measure the first so many frames of all videos, for each of these numbers.")
 cli.define_device_flags()
 with cli.group_of("Output"):
   flags.DEFINE_string("cache", None, "Keep embeddings in this file, and take those that it has.")
@@ -104,9 +107,11 @@ def _check_flags() -> None:
     raise errors.I3dError("--generated is missing; only with --save_stats it may be")
   if not FLAGS.generated and FLAGS.json:
     raise errors.I3dError("--json is for the figures, and without --generated there are none")
-  if FLAGS.plot and len(FLAGS.generated or ()) < 2:
-    raise errors.I3dError("--plot needs several sets of --generated")
-  if FLAGS.plot and (without := [name for name in _names() if not re.search(r"\d", name)]):
+  if FLAGS.lengths:
+    _check_lengths()
+  elif FLAGS.plot and len(FLAGS.generated or ()) < 2:
+    raise errors.I3dError("--plot needs several sets of --generated, or --lengths")
+  elif FLAGS.plot and (without := [name for name in _names() if not re.search(r"\d", name)]):
     raise errors.I3dError(f"--plot needs numbers in the names of the sets; {without[0]} has none")
   for name in ("flow", "flow_params"):
     if FLAGS[name].present and FLAGS.flow_checkpoint is None:
@@ -116,6 +121,16 @@ def _check_flags() -> None:
     for name in ("rgb_checkpoint", "flow_checkpoint", "cache", "layout", "value_range", *names):
       if FLAGS[name].present:
         raise errors.I3dError(f"--{name} is for videos, but --real and --generated are statistics already")
+
+
+def _check_lengths() -> None:
+  if not all(each.isdecimal() for each in FLAGS.lengths):
+    raise errors.I3dError(f"--lengths={','.join(FLAGS.lengths)}; it takes whole numbers separated by commas")
+  if len(FLAGS.generated or ()) != 1:
+    raise errors.I3dError("--lengths is for one set of --generated")
+  for name in ("num_frames", "start", "save_stats"):
+    if FLAGS[name].present:
+      raise errors.I3dError(f"--{name} does not go with --lengths, which takes the first frames of each video")
 
 
 def _run(names: dict[str, str], failures: list[str]) -> dict[str, Any]:
@@ -133,7 +148,11 @@ def _run(names: dict[str, str], failures: list[str]) -> dict[str, Any]:
     **cli.flag_values(protocols.FvdConfig),
   }
   with decode.isolated():
-    if names:
+    if FLAGS.lengths:
+      lengths = sorted(map(int, FLAGS.lengths))
+      curve = fvd.fvd_by_length(FLAGS.real, names["generated"], lengths, **how)
+      results = {f"first {length} frames": result for length, result in curve.items()}
+    elif names:
       results = fvd.compare_generators(FLAGS.real, names, **how)
     else:
       results = {"": fvd.fvd(FLAGS.real, None, **how)}
@@ -194,8 +213,10 @@ def _describe(results: dict[str, Any]) -> list[str]:
   rate = "each video's own rate" if last.fps is None else f"{last.fps:g} frames per second"
   step = "" if last.protocol.frame_step == 1 else f", one of {last.protocol.frame_step}"
   lines.append(f"  resizing: {protocols.RESIZES[last.protocol.resize]}")
-  lines.append(f"  frames in a clip: {last.num_frames}{step}, at {rate}")
-  numbers = {"real": last.clips["real"], **{name: r.clips["generated"] for name, r in results.items() if r.distances}}
+  frames = ", ".join(dict.fromkeys(str(result.num_frames) for result in results.values()))
+  lines.append(f"  frames in a clip: {frames}{step}, at {rate}")
+  sets = {"generated": last} if FLAGS.lengths else results
+  numbers = {"real": last.clips["real"], **{name: r.clips["generated"] for name, r in sets.items() if r.distances}}
   lines.append("  clips: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
   if "flow" in last.weights:
     lines.append(f"  optical flow: {last.flow}")
@@ -203,7 +224,7 @@ def _describe(results: dict[str, Any]) -> list[str]:
   if last.protocol.difference:
     lines.append(f"  known difference: {last.protocol.difference}")
   lines += [f"remark: {remark}" for remark in dict.fromkeys(each for r in results.values() for each in r.remarks)]
-  failed = {"real": last.failed["real"], **{name: r.failed.get("generated", 0) for name, r in results.items()}}
+  failed = {"real": last.failed["real"], **{name: r.failed.get("generated", 0) for name, r in sets.items()}}
   lines += [f"videos of --{name} that could not be used: {number}" for name, number in failed.items() if number]
   return lines
 
@@ -234,10 +255,12 @@ def _measured(measures: Any) -> dict[str, str]:
 
 
 def _table(results: dict[str, Any]) -> list[str]:
-  """A line for each generated set and stream, the nearest first."""
+  """A line for each stream and generated set, the nearest first, or length."""
   rows = []
   for stream in next(iter(results.values())).distances:
-    for name, result in sorted(results.items(), key=lambda item: item[1].distances[stream].total):
+    ordered = sorted(results, key=lambda name, stream=stream: results[name].distances[stream].total)
+    for name in results if FLAGS.lengths else ordered:
+      result = results[name]
       interval, title = result.intervals[stream], "FVD" if stream == "rgb" else "flow FVD"
       row = {"set": name, title: _shown(result.distances[stream].total)}
       if interval:
@@ -265,7 +288,9 @@ def _plot(results: dict[str, Any]) -> None:
     ends = [results[name].intervals[stream] for name in names]
     if all(ends):
       axes.fill_between(steps, [each.low for each in ends], [each.high for each in ends], color=color, alpha=0.15, lw=0)
-  axes.set(xlabel="number in the name of the set", ylabel="distance from the real videos")
+  axes.set(
+    xlabel="frames" if FLAGS.lengths else "number in the name of the set", ylabel="distance from the real videos"
+  )
   axes.set_ylim(bottom=0)
   axes.legend(frameon=False)
   with workdir.replacing(FLAGS.plot) as file:
