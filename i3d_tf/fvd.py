@@ -258,8 +258,8 @@ def _table(results: dict[str, Any]) -> list[str]:
   """A line for each stream and generated set, the nearest first, or length."""
   rows = []
   for stream in next(iter(results.values())).distances:
-    ordered = sorted(results, key=lambda name, stream=stream: results[name].distances[stream].total)
-    for name in results if FLAGS.lengths else ordered:
+    nearest_first = sorted((result.distances[stream].total, name) for name, result in results.items())
+    for name in results if FLAGS.lengths else [name for _, name in nearest_first]:
       result = results[name]
       interval, title = result.intervals[stream], "FVD" if stream == "rgb" else "flow FVD"
       row = {"set": name, title: _shown(result.distances[stream].total)}

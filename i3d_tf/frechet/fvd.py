@@ -239,21 +239,19 @@ class _Run:
       failures.append(message)
       self._on_failure(message)
 
-    num_videos = 0
     with workers.Bar(sources, name, unit="video", is_shown=self._progress) as bar:
       batches = _batches(_read_all(bar, reader, fail), self._config.batch)
       with workers.ahead(batches, depth=_BATCHES_AHEAD) as ahead:
         for batch in ahead:
           for stream, features in self.embedder.embed(batch).items():
             sums[stream].update(features)
-      num_videos = bar.n
     for remark in reader.summary(name):
       _log.warning("%s", remark)
       self._remarks.append(remark)
     if (good := _count(sums)) < 2:
       where = self._paths().get(name, name)
       reason = f" ({failures[0]})" if failures else ""
-      has = f"of its {num_videos} it has {good}" if num_videos != good else f"it has {good}"
+      has = f"of its {good + len(failures)} it has {good}"
       raise errors.I3dError(f"{where}: FVD needs at least 2 videos that can be used, and {has}{reason}")
     return len(failures)
 

@@ -204,7 +204,7 @@ class FvdTest(FolderTestCase):
     ({"frames": 3}, "there is no option frames; there are allow_damaged, batch"),
     (
       {"real": np.zeros((1, 10, 4, 4, 3), np.uint8)},
-      "real: FVD needs at least 2 videos .* and it has 1",
+      "real: FVD needs at least 2 videos .* and of its 1 it has 1",
     ),
     ({"generated": None}, "generated is missing; only with save_stats it may be"),
     ({"resamples": 1}, "resamples is 1; an interval needs at least 2"),
