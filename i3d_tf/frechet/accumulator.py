@@ -7,10 +7,10 @@ import os
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from i3d_tf import errors
 from i3d_tf import flow
-from i3d_tf import workers
 from i3d_tf.frechet import arrays
 from i3d_tf.frechet import clips as clips_lib
 from i3d_tf.frechet import distance as distance_lib
@@ -253,7 +253,7 @@ def result(
     features: list[Any] = [each.features for each in pair]
     if config.resamples:
       total = config.resamples
-      with workers.Bar(total=total, desc="interval", unit="resample", is_shown=progress) as bar:
+      with tqdm.tqdm(total=total, desc="interval", unit="resample", disable=not progress) as bar:
         intervals[stream] = distance_lib.bootstrap(*features, num_resamples=total, on_resample=bar.update, **how)
     if config.measures:
       measured[stream] = measures_lib.measure(*features, names=config.measures, **how)

@@ -28,8 +28,24 @@ _BIASED = protocols.Protocol(name="biased", num_frames=10, unbiased=False)
 _RESIZE = protocols.RESIZES["tensorflow"]
 
 
+_Embedding = embedding_lib.FvdEmbedding
+
+
 class _Killed(BaseException):
   pass
+
+
+def _load_once():
+  """In place of `FvdEmbedding`: every network is loaded and compiled once."""
+  loaded = {}
+
+  def load(checkpoint, stream, *, flow_config, resize_rule):
+    key = (checkpoint, stream, resize_rule)
+    if key not in loaded:
+      loaded[key] = _Embedding(checkpoint, stream, flow_config=flow_config, resize_rule=resize_rule)
+    return loaded[key]
+
+  return mock.patch.object(embedding_lib, "FvdEmbedding", load)
 
 
 class FolderTestCase(parameterized.TestCase):
@@ -48,6 +64,9 @@ class FvdTest(FolderTestCase):
     cls.addClassCleanup(folder.cleanup)
     cls.network = pathlib.Path(folder.name)
     embedding_test.save_tiny_network(cls.network)
+    patch = _load_once()
+    patch.start()
+    cls.addClassCleanup(patch.stop)
 
   def setUp(self):
     super().setUp()
@@ -129,7 +148,7 @@ class FvdTest(FolderTestCase):
     self.assertEqual((result.protocol.name, result.num_frames), ("fvd2048_16f", 16))
     self.assertRegex(result.remarks[0], "real has 2 clips, fvd2048_16f takes 2048; fewer clips give a larger figure")
     # By hand: the first 16 frames of generated videos, half-pixel centres, covariances over N.
-    network = embedding_lib.FvdEmbedding(self.network, resize_rule="half_pixel")
+    network = _Embedding(self.network, resize_rule="half_pixel")
     embed = lambda each: distance.fit(network(np.stack([network.prepare(clip) for clip in each])), unbiased=False)
     self._fvd(clips[:2], None, protocol="stylegan_v", num_frames=None, save_stats=self.folder / "a.npz")
     features, facts = distance.load(self.folder / "a.npz")
@@ -142,7 +161,7 @@ class FvdTest(FolderTestCase):
   def test_a_cache_saves_the_network(self):
     expected = self._fvd("real", "generated", cache=self.folder / "cache.db", batch=2)
     calls = []
-    with mock.patch.object(embedding_lib.FvdEmbedding, "__call__", lambda *_: calls.append(1)):
+    with mock.patch.object(_Embedding, "__call__", lambda *_: calls.append(1)):
       self.assertEqual(self._fvd("real", "generated", cache=self.folder / "cache.db", batch=2), expected)
     self.assertEqual(calls, [])
     with self.assertRaises(_Killed):
@@ -155,18 +174,18 @@ class FvdTest(FolderTestCase):
 
   def _fvd_until_killed(self, **options):
     """Ends while the third batch is embedded."""
-    plain, batches = embedding_lib.FvdEmbedding.__call__, itertools.count(1)
+    plain, batches = _Embedding.__call__, itertools.count(1)
 
     def call(network, clips):
       if next(batches) == 3:
         raise _Killed
       return plain(network, clips)
 
-    with mock.patch.object(embedding_lib.FvdEmbedding, "__call__", call):
+    with mock.patch.object(_Embedding, "__call__", call):
       self._fvd("real", "generated", **options)
 
   def test_batches_do_not_matter_and_order_stays(self):
-    embedding = embedding_lib.FvdEmbedding(self.network)
+    embedding = _Embedding(self.network)
     features = {}
     for batch in (1, 2, 8):
       self._fvd("generated", None, batch=batch, save_stats=self.folder / "a.npz")
@@ -189,7 +208,7 @@ class FvdTest(FolderTestCase):
     self.assertRegex(named[0], "set/b.npy: the video has 9 frames, fewer than num_frames, 10$")
     self.assertRegex(named[1], "set/c.mp4: this is not a video")
     self.assertEqual((result.clips, result.failed), ({"real": 2}, {"real": 2}))
-    embedding = embedding_lib.FvdEmbedding(self.network)
+    embedding = _Embedding(self.network)
     clips = [embedding.prepare(np.full((10, 4, 4, 3), ord(name), np.uint8)) for name in "ad"]
     features, facts = distance.load(self.folder / "a.npz")
     np.testing.assert_allclose(features["rgb"], embedding(np.stack(clips)), rtol=1e-5, atol=1e-5)
