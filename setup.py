@@ -53,6 +53,7 @@ setuptools.setup(
     "dm-sonnet>=2.0.2",
     "filelock>=3.12",
     "google-crc32c>=1.6",
+    "h5py>=3.11",
     "jinja2>=3.1",
     "matplotlib>=3.9.2",
     "numba>=0.61.2",

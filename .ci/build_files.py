@@ -39,8 +39,8 @@ DISTRIBUTIONS = {  # by import name, where it is another
   "tensorflow_serving": "tensorflow-serving-api",
 }
 SAME_NAME = (
-  "av dask distributed filelock jinja2 llvmlite matplotlib nncf numba numpy onnx onnxruntime openvino pooch scipy"
-  " tensorflow tf2onnx torch tqdm"
+  "av dask distributed filelock h5py jinja2 llvmlite matplotlib nncf numba numpy onnx onnxruntime openvino pooch"
+  " scipy tensorflow tf2onnx torch torchvision tqdm"
 ).split()
 HEADER = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
 

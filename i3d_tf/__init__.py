@@ -20,14 +20,17 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _HOMES = {
   "Classifier": "i3d_tf.inference.classifier",
-  "FvdAccumulator": "i3d_tf.frechet.embedding",
+  "FvdAccumulator": "i3d_tf.frechet.accumulator",
+  "FvdEmbedding": "i3d_tf.frechet.embedding",
   "I3dFeatures": "i3d_tf.features.networks",
   "InceptionI3d": "i3d_tf.models.inception",
   "classify": "i3d_tf.inference.classification",
+  "compare_generators": "i3d_tf.frechet.fvd",
   "create_model": "i3d_tf.models.zoo",
   "evaluate": "i3d_tf.evaluation.evaluator",
   "extract_features": "i3d_tf.features.extraction",
   "fvd": "i3d_tf.frechet.fvd",
+  "fvd_by_length": "i3d_tf.frechet.fvd",
   "list_models": "i3d_tf.models.zoo",
   "load": "i3d_tf.weights.saved",
   "load_checkpoint": "i3d_tf.weights.release",

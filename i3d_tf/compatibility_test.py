@@ -273,7 +273,11 @@ def _reduced(value, expected):
 
 
 # The preset's and the profile's, which are what they were where none is given.
-_OTHER_DEFAULTS = {("extract_features", "fps", None), ("extract_features", "profile", None)}
+_OTHER_DEFAULTS = {
+  ("extract_features", "fps", None),
+  ("extract_features", "profile", None),
+  ("fvd", "num_frames", None),
+}
 
 
 def _structure(value, depth: int = 3):

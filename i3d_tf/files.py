@@ -189,10 +189,25 @@ def map_array(path: str | os.PathLike) -> np.ndarray:
   """
   with opened(path) as file, guarded(path, _ARRAY):
     _refuse_archive(file, path)
-    header = _read_header(file, os.fstat(file.fileno()).st_size)
-    if not header.nbytes:  # there is nothing to map
-      return np.empty(header.shape, header.dtype)
-    return np.memmap(file, header.dtype, "r", header.offset, header.shape, header.order)
+    return map_member(file, 0, os.fstat(file.fileno()).st_size)
+
+
+def map_member(file: BinaryIO, start: int, size: int) -> np.ndarray:
+  """Returns an array of an open file, left there.
+
+  Args:
+    file: Open for reading.
+    start: Where the array begins with its description.
+    size: Bytes of it.
+
+  Raises:
+    ValueError: If it is none, or larger than its place; call it within `guarded`.
+  """
+  file.seek(start)
+  header = _read_header(file, start + size)
+  if not header.nbytes:  # there is nothing to map
+    return np.empty(header.shape, header.dtype)
+  return np.memmap(file, header.dtype, "r", header.offset, header.shape, header.order)
 
 
 def read_arrays(path: str | os.PathLike, what: str = _ARCHIVE) -> dict[str, np.ndarray]:

@@ -23,8 +23,8 @@ from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.evaluation import predictions
+from i3d_tf.frechet import arrays
 from i3d_tf.frechet import distance
-from i3d_tf.frechet import fvd
 from i3d_tf.inference import classification
 from i3d_tf.weights import containers
 from i3d_tf.weights import manifest
@@ -38,6 +38,12 @@ _BASE_BYTES = 8 << 20  # that reading any file may take beside twice its size
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**63, 2**64 - 1)
 _CODE_RAN = "/tmp/i3d_tf_files_test_code_ran"
 _PAYLOAD = f"cos\nsystem\n(Vtouch {_CODE_RAN}\ntR.".encode()
+
+
+def _open_videos(path: pathlib.Path) -> None:
+  for array in arrays.open_file(path).values():
+    arrays.ClipFormat().axes(array, str(path))
+    np.asarray(array[-1:])
 
 
 def _mutate(content: bytes, rng: random.Random) -> bytes:
@@ -142,7 +148,12 @@ class FuzzTest(parameterized.TestCase):
   def test_npy_of_videos(self):
     path = self.folder / "a.npy"
     np.save(path, np.zeros([2, 4, 6, 6, 3], np.uint8))
-    self._check(path, _mutate, fvd._open_array)
+    self._check(path, _mutate, _open_videos)
+
+  def test_npz_of_videos(self):
+    path = self.folder / "a.npz"
+    np.savez(path, np.zeros([2, 4, 6, 6, 3], np.uint8), np.ones([4, 6, 6, 3], np.uint8))
+    self._check(path, _mutate_zip, _open_videos)
 
   def test_npz_of_scores(self):
     path = self.folder / "scores.npz"
@@ -229,7 +240,7 @@ class ArraysTest(parameterized.TestCase):
 
   def test_the_reference_files_of_others(self):
     for path in sorted(testing.shared("field/arrays").iterdir()):
-      readers = (predictions.load, distance.load) if path.suffix == ".npz" else (fvd._open_array, files.read_array)
+      readers = (predictions.load, distance.load) if path.suffix == ".npz" else (_open_videos, files.read_array)
       for read in readers:
         if (path.name, read) == ("scores_html.npz", predictions.load):  # which is one of ours
           read(path)

@@ -44,8 +44,9 @@ class FvdTest(parameterized.TestCase):
     if all(str(given.get(name)).endswith(".npz") for name in ("real", "generated")):
       defaults = {"resamples": 5}  # the others are for videos
     made = lambda _, frames: iter(np.diff(frames[..., :2].astype(np.float32), axis=0) / 10)
+    words = [f"--{name}={value}" for name, value in {**defaults, **given}.items() if value is not None]
     with mock.patch.object(flow_lib.Estimator, "iterate", made) if has_made_flow else contextlib.nullcontext():
-      return testing.run_main("fvd", *(f"--{name}={value}" for name, value in {**defaults, **given}.items()))
+      return testing.run_main("fvd", *words)
 
   def _assert_refused(self, sentence: str, **given) -> None:
     done = self._run(**given)
@@ -81,7 +82,9 @@ class FvdTest(parameterized.TestCase):
       f"  rgb weights: CRC-32 {weights}, not the published embedding\n"
       "  resizing: bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres\n"
       "  frames in a clip: 10, at each video's own rate\n"
-      "  clips: 3 real, 4 generated\n",
+      "  clips: 3 real, 4 generated\n"
+      "protocol tf_reference, for figures of google-research's program for as many clips of as many frames at the same "
+      "rate\n",
     )
     self.assertEqual(report["clips"], {"real": 3, "generated": 4})
     self.assertEqual(report["failed"], {"real": 0, "generated": 0})
@@ -107,6 +110,55 @@ class FvdTest(parameterized.TestCase):
     self.assertEqual(status, 0)
     self.assert_same(self._report()["fvd"]["rgb"], at_once)
     self.assertIn("frames in a clip: 10", output)
+
+  def test_protocol_of_stylegan_v_and_measures(self):
+    clips = np.random.default_rng(1).integers(0, 256, (5, 16, 8, 8, 3), np.uint8).transpose(0, 4, 1, 2, 3) / 255
+    for name in ("real", "generated"):
+      np.save(self.folder / name / "clips.npy", clips.astype(np.float32))
+    given = {"real": "real", "generated": "generated", "protocol": "stylegan_v", "value_range": "0_1"}
+    status, output, _ = self._run(
+      **given, num_frames=16, cache=self.folder / "cache.db", measures="kvd,precision_recall", json="out.json"
+    )
+    self.assertEqual(status, 0, output)
+    self.assertRegex(output, "\n  KVD: -?[0-9.e-]+ [+]- [0-9.e-]+\n  precision: 1.000\n  recall: 1.000\n")
+    self.assertIn(
+      "  resizing: bilinear to 224x224, aspect ratio not kept, half-pixel centres, no antialiasing\n", output
+    )
+    self.assertIn("\nprotocol fvd2048_16f, for figures of StyleGAN-V's program under this name", output)
+    self.assertIn(
+      "\n  known difference: for 8 black against 8 white clips of 30 frames its network gave 151.25", output
+    )
+    self.assertIn("\nremark: real has 5 clips, fvd2048_16f takes 2048; fewer clips give a larger figure\n", output)
+    self.assertEqual(self._report()["protocol"]["max_clips"], 2048)
+    self.assertEqual(self._report()["fvd"]["rgb"]["precision"], 1.0)
+
+  def test_several_generators_and_a_plot(self):
+    for step in (100, 20):
+      np.save(self.folder / f"step_{step}.npy", np.full((3, 10, 8, 8, 3), step, np.uint8))
+    generated = ",".join(os.fspath(self.folder / f"step_{step}.npy") for step in (100, 20))
+    status, output, _ = self._run(real="real", generated=generated, plot=self.folder / "fvd.png", json="out.json")
+    self.assertEqual(status, 0)
+    first, second, third, *_ = output.splitlines()
+    self.assertEqual(first.split(), ["set", "FVD", "95", "%", "interval"])
+    shown = {line.split()[0]: float(line.split()[1]) for line in (second, third)}
+    self.assertEqual(sorted(shown, key=shown.get), list(shown))
+    results = self._report()["results"]
+    self.assertEqual({name: round(each["fvd"]["rgb"]["distance"], 3) for name, each in results.items()}, shown)
+    self.assertIn("  clips: 3 real, 3 step_100.npy, 3 step_20.npy\n", output)
+    self.assertEqual((self.folder / "fvd.png").read_bytes()[:4], b"\x89PNG")
+
+  def test_by_length(self):
+    given = {"real": "real", "generated": "generated", "num_frames": None, "resamples": 0, "lengths": "9,10"}
+    status, output, _ = self._run(**given, json="out.json", plot=self.folder / "fvd.png")
+    self.assertEqual(status, 0)
+    title, nine, ten, *rest = output.splitlines()
+    self.assertEqual(title.split(), ["set", "FVD"])
+    self.assertStartsWith(nine, "first 9 frames")
+    self.assertStartsWith(ten, "first 10 frames")
+    self.assertIn("  frames in a clip: 9, 10, at each video's own rate", rest)
+    self.assertIn("  clips: 3 real, 4 generated", rest)
+    self._run(real="real", generated="generated", resamples=0, json="out.json")
+    self.assertEqual(float(ten.split()[-1]), round(self._report()["fvd"]["rgb"]["distance"], 3))
 
   def test_both_streams(self):
     given = {"real": "real", "generated": "generated", "max_clips": 2, "json": "out.json"}
@@ -134,7 +186,9 @@ class FvdTest(parameterized.TestCase):
     self.assertRegex(
       complaints, r"error: .*generated/none.npy: the array holds no video, its shape is \(0, 10, 8, 8, 3"
     )
-    self.assertEndsWith(output, "  clips: 3 real, 4 generated\nvideos of --generated that could not be used: 3\n")
+    self.assertIn("  clips: 3 real, 4 generated\n", output)
+    self.assertEndsWith(output, "\nvideos of --generated that could not be used: 3\n")
+    self.assertEqual(complaints.count("error:"), 1, complaints)
     self.assertEqual(self._report()["failed"], {"real": 0, "generated": 3})
 
   def test_saved_statistics_remember_what_failed(self):
@@ -167,6 +221,11 @@ class FvdTest(parameterized.TestCase):
     ({"real": "a.npz", "save_stats": "b.npz"}, "real is statistics already"),
     ({"real": "real", "save_stats": "stats"}, "stats; the file's name must end in .npz"),
     ({"real": "a.npz", "generated": "b.npz", "num_frames": 12}, "--num_frames is for videos, but --real and"),
+    ({"real": "real", "generated": "generated", "plot": "a.png"}, "--plot needs several sets of --generated"),
+    ({"real": "real", "generated": "generated", "lengths": "9,x"}, "--lengths=9,x; it takes whole numbers"),
+    ({"real": "real", "generated": "generated", "lengths": "9"}, "--num_frames does not go with --lengths"),
+    ({"real": "real", "generated": "generated", "measures": "fid"}, "measures is fid; .* allowed are kvd, fvd_inf"),
+    ({"real": "real", "generated": "generated", "protocol": "x"}, "protocol is x; it is none of tf_reference, fvd2048"),
     ({"real": "none", "generated": "generated"}, "none: there is no such file or folder"),
     ({"real": "real", "generated": "generated", "max_clips": 4}, "real has 3 videos, fewer than max_clips, 4"),
     ({"real": "real", "generated": "generated", "num_frames": 9, "flow_checkpoint": "x"}, "flow need at least 10"),

@@ -1,7 +1,7 @@
 """Many tasks: how far they are, and worker processes, where a task that kills its worker costs that task only.
 
 `run` spreads tasks over processes, `call` does one in a process; `Streams` makes the items of one generator after the
-other in a process.
+other in a process, `ahead` in a thread.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -13,11 +13,12 @@ import multiprocessing
 from multiprocessing import connection
 import os
 import pickle
+import queue
 import signal
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import tqdm
 
@@ -28,6 +29,8 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LINE_EVERY = 60  # seconds between the lines of a bar that is on no terminal
 _TRIES = 2  # a worker may also die of what others do, such as a lack of memory
+Item = TypeVar("Item")
+_WAIT = 0.1  # seconds between looks at whether anybody still wants the items of a thread
 _AHEAD = 8  # items that a process makes before they are asked for
 
 
@@ -322,6 +325,55 @@ class Streams:
         return process, pipe
       pipe.close()
     return _start(multiprocessing.get_context("spawn"), _serve_streams)
+
+
+@contextlib.contextmanager
+def ahead(items: Iterable[Item], *, depth: int) -> Iterator[Iterator[Item]]:
+  """Makes items in a thread that is ahead of the body.
+
+  Args:
+    items: The items; a generator is closed at the end of the body.
+    depth: By how many items the thread may be ahead.
+
+  Yields:
+    The same items; an error that making one raises comes in its place.
+  """
+  made: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+  stopped = threading.Event()
+
+  def put(kind: str, value: Any) -> bool:
+    while not stopped.is_set():
+      with contextlib.suppress(queue.Full):
+        made.put((kind, value), timeout=_WAIT)
+        return True
+    return False
+
+  def work() -> None:
+    try:
+      if all(put("item", item) for item in items):
+        put("end", None)
+    except BaseException as error:
+      put("error", error)
+    finally:
+      if hasattr(items, "close"):
+        items.close()
+
+  def take() -> Iterator[Item]:
+    while True:
+      kind, value = made.get()
+      if kind == "error":
+        raise value
+      if kind == "end":
+        return
+      yield value
+
+  thread = threading.Thread(target=work, daemon=True)
+  thread.start()
+  try:
+    yield take()
+  finally:
+    stopped.set()
+    thread.join()
 
 
 _MORE, _STOP = "more", "stop"

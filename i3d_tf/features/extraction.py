@@ -17,6 +17,7 @@ import numpy as np
 import tqdm
 
 from i3d_tf import errors
+from i3d_tf import workers
 from i3d_tf.features import networks as networks_lib
 from i3d_tf.features import profiles
 from i3d_tf.features import results
@@ -270,7 +271,7 @@ class Extractor:
     """Fills the arrays window by window, and returns the number of positions."""
     options, size = self.options, self.options.num_frames
     # As many positions wait as a pass of the networks takes, so that the next one need not wait.
-    with sources.ahead(video.positions(), depth=options.num_batch * size) as ahead:
+    with workers.ahead(video.positions(), depth=options.num_batch * size) as ahead:
       positions = _Positions(itertools.islice(ahead, options.offset, None), self.networks)
       windows = cut_windows(positions, window=size, hop=options.step, tail=options.tail)
       # A shorter window, which is the last, is a batch of its own, of at least as many frames as the networks take.
@@ -303,7 +304,7 @@ class Extractor:
     sums: dict[str, Any] = dict.fromkeys(named, 0.0)
     counts = dict.fromkeys(named, 0)
     stride = next(iter(networks.values())).stride
-    with sources.ahead(video.positions(), depth=options.chunk) as ahead:
+    with workers.ahead(video.positions(), depth=options.chunk) as ahead:
       positions = _Positions(ahead, networks)
       taken = itertools.islice(positions, 0, None, stride)
       num_taken = -(-num_positions // stride)

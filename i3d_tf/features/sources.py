@@ -11,14 +11,13 @@ import hashlib
 import itertools
 import os
 import pathlib
-import queue
-import threading
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import flow as flow_lib
+from i3d_tf import workers
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
 from i3d_tf.data import records
@@ -29,64 +28,12 @@ from i3d_tf.video import decode
 from i3d_tf.video import listing
 from i3d_tf.video import stills
 
-Item = TypeVar("Item")
-
 Position = dict[str, np.ndarray]
 
-_WAIT = 0.1  # seconds between looks at whether anybody still wants the items
 _AHEAD = 32  # decoded frames that wait for their flow
 _CONTEXT_TAG = b"\x0a"  # of a SequenceExample's first field, its context (tensorflow/core/example/example.proto)
 _LONGEST_VARINT = 10  # bytes
 _LONGEST_NAME, _LONGEST_PATH = 180, 1000  # bytes, with room for what stands before and behind an id
-
-
-@contextlib.contextmanager
-def ahead(items: Iterable[Item], *, depth: int) -> Iterator[Iterator[Item]]:
-  """Makes items in a thread that is ahead of the body.
-
-  Args:
-    items: The items; a generator is closed at the end of the body.
-    depth: By how many items the thread may be ahead.
-
-  Yields:
-    The same items; an error that making one raises comes in its place.
-  """
-  made: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-  stopped = threading.Event()
-
-  def put(kind: str, value: Any) -> bool:
-    while not stopped.is_set():
-      with contextlib.suppress(queue.Full):
-        made.put((kind, value), timeout=_WAIT)
-        return True
-    return False
-
-  def work() -> None:
-    try:
-      if all(put("item", item) for item in items):
-        put("end", None)
-    except BaseException as error:
-      put("error", error)
-    finally:
-      if hasattr(items, "close"):
-        items.close()
-
-  def take() -> Iterator[Item]:
-    while True:
-      kind, value = made.get()
-      if kind == "error":
-        raise value
-      if kind == "end":
-        return
-      yield value
-
-  thread = threading.Thread(target=work, daemon=True)
-  thread.start()
-  try:
-    yield take()
-  finally:
-    stopped.set()
-    thread.join()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -393,7 +340,7 @@ def iter_positions(
     yield from ({"rgb": frame} for frame, *_ in following)
     return
   estimator = estimator or flow_lib.Estimator()
-  with ahead(frames, depth=_AHEAD) as decoded:
+  with workers.ahead(frames, depth=_AHEAD) as decoded:
     waiting: collections.deque[np.ndarray] = collections.deque()
     for field in estimator.iterate(_kept(decoded, waiting)):
       position = {"rgb": waiting.popleft(), "flow": codec.scale(field)}

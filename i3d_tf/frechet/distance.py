@@ -12,47 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import fields
 from i3d_tf import files
-from i3d_tf import flow
 
-FLOW = flow.FlowConfig()  # the default
-RESIZE = "bilinear to 224x224, aspect ratio not kept, corners not aligned, no half-pixel centres"
-PUBLISHED_WEIGHTS = "c1621a70"  # CRC-32 of rgb_scratch's, the network of deepmind/i3d-kinetics-400/1
-CHECKPOINT = "rgb_scratch"
 CONFIDENCE = 0.95
 _FACTS = "facts"
 _FEATURES = "_features"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FvdConfig(flow.FlowConfig):
-  """Which clips are compared, and how.
-
-  Attributes:
-    num_frames: Frames of a clip; flow needs 10, since it has one field less.
-    fps: Frames per second at which videos are read; arrays are used as they are. None: each video's own rate.
-    max_clips: Use so many videos of each set, drawn by `seed`. None: all.
-    seed: Draws the videos, the start of each clip and the resampled sets.
-    batch: Clips that the network takes at once.
-    resamples: Resampled sets for the interval; 0: no interval.
-    frame_rate: Frames per second of folders of images, which state none.
-    allow_damaged: Take what there is of damaged or incomplete videos.
-  """
-
-  num_frames: int = fields.option(16, least=9)
-  fps: float | None = fields.option(None, least=0.1)
-  max_clips: int | None = fields.option(None, least=2)
-  seed: int = fields.option(0, least=0)
-  batch: int = fields.option(8, least=1)
-  resamples: int = fields.option(200, least=0)
-  frame_rate: float = fields.option(25.0, above=0, below=float("inf"))
-  allow_damaged: bool = False
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.resamples == 1:
-      raise errors.I3dError("resamples is 1; an interval needs at least 2, and 0 means none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,38 +68,6 @@ class Interval:
   low: float
   high: float
   excess: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FvdResult:
-  """The distance between two sets of clips, and what it depends on.
-
-  Attributes:
-    distances: by stream; empty if there were no generated clips.
-    intervals: by stream; None without resampling.
-    clips: the numbers of 'real' and 'generated' clips.
-    failed: the numbers of videos of each set that could not be used.
-    weights: CRC-32 by stream.
-    num_frames: of a clip.
-    fps: at which videos were read; None: each at its own rate.
-    seed: drew clips and resampled sets.
-    flow: method and parameters of the optical flow, if there is any.
-  """
-
-  distances: Mapping[str, Distance]
-  intervals: Mapping[str, Interval | None]
-  clips: Mapping[str, int]
-  failed: Mapping[str, int]
-  weights: Mapping[str, str]
-  num_frames: int | None
-  fps: float | None = None
-  seed: int = 0
-  flow: str = flow.DEFAULT
-
-  @property
-  def fvd(self) -> float:
-    """The Frechet Video Distance: that of RGB, or of flow alone."""
-    return next(iter(self.distances.values())).total
 
 
 class FeatureSums:
@@ -199,16 +131,19 @@ class FeatureSums:
       self._check_size(len(other._mean))
       self._combine(other.count, other._mean, other._factor)
 
-  def gaussian(self) -> Gaussian:
-    """Returns mean and unbiased covariance.
+  def gaussian(self, *, unbiased: bool = True) -> Gaussian:
+    """Returns mean and covariance.
+
+    Args:
+      unbiased: whether the covariance is over N - 1, and not over N.
 
     Raises:
       I3dError: for fewer than two vectors.
     """
     if self._kept:
-      return fit(np.concatenate(self._kept))
+      return fit(np.concatenate(self._kept), unbiased=unbiased)
     _check_count(self.count)
-    return Gaussian(self._mean, self._factor / np.sqrt(self.count - 1))
+    return Gaussian(self._mean, self._factor / np.sqrt(self.count - unbiased))
 
   def state(self) -> dict[str, np.ndarray]:
     """Returns everything as arrays: 'features' if they are kept, else 'count', 'mean' and 'factor' of the scatter."""
@@ -249,11 +184,13 @@ class FeatureSums:
     self.count = total
 
 
-def fit(features: np.ndarray) -> Gaussian:
-  """Returns a Gaussian with the unbiased covariance (over N - 1, as google-research/frechet_video_distance).
+def fit(features: np.ndarray, *, unbiased: bool = True) -> Gaussian:
+  """Returns the Gaussian of feature vectors.
 
   Args:
     features: `[N, D]`.
+    unbiased: whether the covariance is over N - 1 (google-research/frechet_video_distance), and not over N
+      (universome/stylegan-v).
 
   Raises:
     I3dError: for fewer than two vectors, or values that are not finite.
@@ -262,7 +199,7 @@ def fit(features: np.ndarray) -> Gaussian:
   _check_count(len(features))
   _check_finite(features)
   mean = features.mean(axis=0)
-  return Gaussian(mean, _triangular(features - mean) / np.sqrt(len(features) - 1))
+  return Gaussian(mean, _triangular(features - mean) / np.sqrt(len(features) - unbiased))
 
 
 def _triangular(rows: np.ndarray) -> np.ndarray:
@@ -306,6 +243,7 @@ def bootstrap(
   num_resamples: int,
   seed: int,
   confidence: float = CONFIDENCE,
+  unbiased: bool = True,
   on_resample: Callable[[], None] = lambda: None,
 ) -> Interval:
   """Returns an interval for the distance between two sets of features, by resampling both.
@@ -321,6 +259,7 @@ def bootstrap(
     num_resamples: the number of pairs of sets to draw, at least 2.
     seed: of the draws.
     confidence: the share of resampled distances between the interval's ends.
+    unbiased: as of `fit`.
     on_resample: called after each pair.
 
   Raises:
@@ -332,11 +271,12 @@ def bootstrap(
   if not 0 < confidence < 1:
     raise ValueError(f"confidence is {confidence}; it must be between 0 and 1")
   rng = np.random.default_rng(seed)
-  resample = lambda features: fit(features[rng.integers(len(features), size=len(features))])
-  figure = distance(fit(first), fit(second)).total
+  drawn = lambda features: features[rng.integers(len(features), size=len(features))]
+  between = lambda one, other: distance(fit(one, unbiased=unbiased), fit(other, unbiased=unbiased)).total
+  figure = between(first, second)
   totals = []
   for _ in range(num_resamples):
-    totals.append(distance(resample(first), resample(second)).total)
+    totals.append(between(drawn(first), drawn(second)))
     on_resample()
   excess = float(np.mean(totals)) - figure
   low, high = np.quantile(totals, [(1 - confidence) / 2, (1 + confidence) / 2]) - excess

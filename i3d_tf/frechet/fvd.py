@@ -1,298 +1,311 @@
 """Frechet Video Distance (Unterthiner et al., "Towards Accurate Generative Models of Video", arXiv 1812.01717).
 
-The distance between two sets of videos: one clip of consecutive frames from a random place of each.
+The distance between sets of videos, by a protocol that says which clips are taken of them.
 """
 
-import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import logging
 import os
-import pathlib
-from typing import Any, TypeAlias
-import zlib
+from typing import Any
 
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import files
+from i3d_tf import flow as flow_lib
 from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf import workers
+from i3d_tf.frechet import accumulator
+from i3d_tf.frechet import arrays
+from i3d_tf.frechet import clips as clips_lib
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding
-from i3d_tf.video import decode
-from i3d_tf.video import listing
+from i3d_tf.frechet import measures
+from i3d_tf.frechet import protocols
 
-Videos: TypeAlias = str | os.PathLike | np.ndarray
-_ARRAY_SUFFIX = ".npy"
+_REAL, _GENERATED = protocols.SETS
 _STATISTICS_SUFFIX = ".npz"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Source:
-  """One video: a file, or one of an array's. Its name, relative to the set's folder, draws its clip."""
-
-  name: str
-  path: pathlib.Path
-  index: int | None = None
-  array: np.ndarray | None = None
-
-  def __str__(self) -> str:
-    return f"{self.path}{'' if self.index is None else f'[{self.index}]'}"
+_BATCHES_AHEAD = 2  # that are decoded while the network works
+_log = logging.getLogger(__name__)
+_Sums = dict[str, distance.FeatureSums]
 
 
 def fvd(
-  real: Videos,
-  generated: Videos | None,
+  real: clips_lib.Videos,
+  generated: clips_lib.Videos | None,
   *,
-  checkpoint: embedding.Checkpoint | Mapping[str, embedding.Checkpoint] = distance.CHECKPOINT,
-  num_frames: int = distance.FvdConfig.num_frames,
-  fps: float | None = distance.FvdConfig.fps,
-  max_clips: int | None = distance.FvdConfig.max_clips,
-  seed: int = distance.FvdConfig.seed,
-  batch: int = distance.FvdConfig.batch,
-  resamples: int = distance.FvdConfig.resamples,
-  frame_rate: float = distance.FvdConfig.frame_rate,
-  allow_damaged: bool = distance.FvdConfig.allow_damaged,
-  flow: str = distance.FvdConfig.flow,
-  flow_params: Sequence[str] = distance.FvdConfig.flow_params,
+  protocol: str | os.PathLike | protocols.Protocol = protocols.FvdConfig.protocol,
+  checkpoint: embedding.Checkpoint | Mapping[str, embedding.Checkpoint] = protocols.CHECKPOINT,
   save_stats: str | os.PathLike | None = None,
+  cache: str | os.PathLike | None = None,
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
-) -> distance.FvdResult:
+  **options: Any,
+) -> measures.FvdResult:
   """Returns the Frechet Video Distances between two sets of videos, their intervals, and what they depend on.
 
-  A set is a folder, searched with its sub-folders, of videos or of .npy arrays; one such file; a NumPy array uint8
-  `[N, T, H, W, 3]`; or an .npz file that an earlier call wrote to `save_stats`.
+  A set is a folder, searched with its sub-folders, of videos (also GIF), of folders of numbered images or of .npy
+  files; one such file, or an .npz or HDF5 file of arrays; an array `[N, T, H, W, 3]` of NumPy, TensorFlow or PyTorch,
+  or in another layout; an iterable of clips or batches of them, such as a tf.data.Dataset or a DataLoader, of which a
+  few batches are held at a time; or an .npz file that an earlier call wrote to `save_stats`.
 
   Args:
     real: the reference set.
     generated: the set that is compared with it; None to save the statistics of `real` only.
+    protocol: which clips are taken: a name of `protocols.PROTOCOLS`, a JSON file, or a protocol of your own.
     checkpoint: the RGB network, of which others than the default do not give the published distance; or networks by
       stream, 'rgb' and 'flow', for a distance of each.
-    num_frames: see `FvdConfig`, as for the nine that follow.
-    fps: see there.
-    max_clips: see there.
-    seed: see there.
-    batch: see there.
-    resamples: see there.
-    frame_rate: see there.
-    allow_damaged: see there.
-    flow: see there.
-    flow_params: see there.
     save_stats: an .npz file for the statistics of `real`.
+    cache: a file that keeps embeddings by the content of their clips, so that a call that was killed goes on.
     progress: whether to show progress bars on stderr.
     on_failure: called with a sentence for each video that cannot be used; the distance is that of the others.
+    **options: other fields of `protocols.FvdConfig`, such as num_frames, max_clips, value_range or measures.
 
   Raises:
     I3dError: if a set has fewer than two clips, options do not go together, or statistics are of other clips or
       weights.
     OSError: if a file cannot be read or written.
   """
-  config = distance.FvdConfig(
-      num_frames=num_frames, fps=fps, max_clips=max_clips, seed=seed, batch=batch, resamples=resamples,
-      frame_rate=frame_rate, allow_damaged=allow_damaged, flow=flow, flow_params=tuple(flow_params),
-  )  # fmt: skip
-  given = {"real": real} if generated is None else {"real": real, "generated": generated}
-  if save_stats is not None:
-    _check_save(real, save_stats)
-  elif generated is None:
-    raise errors.I3dError("generated is missing; only with save_stats it may be")
-  paths = {name: os.fspath(videos) for name, videos in given.items() if not isinstance(videos, np.ndarray)}
-  loaded = {name: distance.load(path) for name, path in paths.items() if _is_statistics(path)}
-  sources = {name: list_sources(videos, config) for name, videos in given.items() if name not in loaded}
-  accumulator, facts = _start(checkpoint, config, loaded["generated"][1] if not sources else None)
-  for name, (features, theirs) in loaded.items():
-    _check_comparable(theirs, facts, path=paths[name])
-    accumulator.update_features(features, real=name == "real")
-  failed = {name: theirs.get("failed", 0) for name, (_, theirs) in loaded.items()}
-  for name, videos in sources.items():
-    path = save_stats if name == "real" else None
-    with contextlib.nullcontext() if path is None else workdir.replacing(path) as file:
-      failed[name] = _embed(videos, accumulator, config, name, paths.get(name, name), progress, on_failure)
-      if file is not None:
-        more = {"failed": failed[name], "seed": seed, "made_by": resources.provenance()}
-        distance.save(file, accumulator.features(real=True), {**facts, **more})
-  dependencies = {name: facts[name] for name in ("weights", "num_frames", "fps", "flow") if name in facts}
-  failed = {name: failed[name] for name in given}
-  if generated is None:
-    clips = {"real": len(sources["real"]) - failed["real"]}
-    return distance.FvdResult(distances={}, intervals={}, clips=clips, failed=failed, seed=seed, **dependencies)
-  found = accumulator.compute(resamples=config.resamples, seed=seed, progress=progress)
-  return dataclasses.replace(found, failed=failed, **dependencies)
+  sets = {} if generated is None else {_GENERATED: generated}
+  how: dict[str, Any] = {"checkpoint": checkpoint, "save_stats": save_stats, "cache": cache, "progress": progress}
+  run = _Run(real, sets, protocol=protocol, on_failure=on_failure, **how, **options)
+  return run.results()[_GENERATED] if sets else run.of_real()
 
 
-def _start(
-  checkpoint: embedding.Checkpoint | Mapping[str, embedding.Checkpoint],
-  config: distance.FvdConfig,
-  facts: Mapping[str, Any] | None,
-) -> tuple[embedding.FvdAccumulator, dict[str, Any]]:
-  """The accumulator, and what must agree for distances to be comparable, beside the numbers of clips; for JSON.
+def compare_generators(
+  real: clips_lib.Videos, generated: Mapping[str, clips_lib.Videos], **options: Any
+) -> dict[str, measures.FvdResult]:
+  """Returns the distance of each of several sets from one reference, which is embedded once.
 
-  These `facts` are given if both sets are saved statistics; no network is needed then, and the streams are theirs.
+  Args:
+    real: the reference set.
+    generated: the sets by name, such as checkpoints of a training.
+    **options: arguments of `fvd`.
+
+  Raises:
+    I3dError: as `fvd`.
+    OSError: as `fvd`.
   """
-  if facts is not None:
-    unloaded = {stream: f"of CRC-32 {weights}" for stream, weights in facts["weights"].items()}
-    accumulator = embedding.FvdAccumulator(unloaded, keep_features=True)
-    names = ("weights", "resize", "num_frames", "fps", *({"flow"} & set(facts)))
-    return accumulator, {name: facts[name] for name in names}
-  accumulator = embedding.FvdAccumulator(checkpoint, batch=config.batch, keep_features=True, flow_config=config)
-  embedding.check_frames(config.num_frames, accumulator.streams)
-  weights = {stream: network.weights for stream, network in accumulator.embeddings.items()}
-  facts = {"weights": weights, "resize": distance.RESIZE, "num_frames": config.num_frames, "fps": config.fps}
-  if "flow" in accumulator.streams and config.flow_method != distance.FvdConfig.flow:
-    facts["flow"] = config.flow_method
-  return accumulator, facts
+  if not generated:
+    raise errors.I3dError("there is no generated set to compare")
+  return _Run(real, generated, **options).results()
 
 
-def _embed(
-  sources: list[_Source],
-  accumulator: embedding.FvdAccumulator,
-  config: distance.FvdConfig,
-  name: str,
-  where: str,
-  progress: bool,
-  on_failure: Callable[[str], None],
-) -> int:
-  """Adds a clip of each video that can be used to the set `name`; returns the number of the others."""
-  failures: list[str] = []
+def fvd_by_length(
+  real: clips_lib.Videos, generated: clips_lib.Videos, lengths: Sequence[int], **options: Any
+) -> dict[int, measures.FvdResult]:
+  """Returns the distance of the first T frames of all videos for several T.
 
-  def fail(message: str) -> None:
-    failures.append(message)
-    on_failure(message)
+  Such curves are those of JunyaoHu/common_metrics_on_video_quality with only_final=False.
 
-  with workers.Bar(sources, name, unit="video", is_shown=progress) as bar:
-    for clips in _batches(_read_all(bar, config, fail), config.batch):
-      accumulator.update(clips, real=name == "real")
-  if (good := len(sources) - len(failures)) < 2:
-    reason = f" ({failures[0]})" if failures else ""
-    has = f"of its {len(sources)} it has {good}"
-    raise errors.I3dError(f"{where}: FVD needs at least 2 videos that can be used, and {has}{reason}")
-  return len(failures)
+  Args:
+    real: the reference set; no iterable, since it is read for each T.
+    generated: the set that is compared with it.
+    lengths: numbers of frames.
+    **options: arguments of `fvd` except num_frames and start.
+
+  Raises:
+    I3dError: as `fvd`.
+    OSError: as `fvd`.
+  """
+  found, embedder = {}, None
+  for length in lengths:
+    run = _Run(real, {_GENERATED: generated}, **options, num_frames=length, start="first", embedder=embedder)
+    found[length], embedder = run.results()[_GENERATED], run.embedder
+  return found
 
 
-def _is_statistics(videos: Videos) -> bool:
-  """Whether a set is given as saved statistics, which its suffix .npz says."""
-  return not isinstance(videos, np.ndarray) and os.fspath(videos).lower().endswith(_STATISTICS_SUFFIX)
+class _Run:
+  """One reference and any number of sets to compare with it."""
+
+  def __init__(
+    self,
+    real: clips_lib.Videos,
+    generated: Mapping[str, clips_lib.Videos],
+    *,
+    protocol: str | os.PathLike | protocols.Protocol = protocols.FvdConfig.protocol,
+    checkpoint: embedding.Checkpoint | Mapping[str, embedding.Checkpoint] = protocols.CHECKPOINT,
+    save_stats: str | os.PathLike | None = None,
+    cache: str | os.PathLike | None = None,
+    progress: bool = False,
+    on_failure: Callable[[str], None] = lambda message: None,
+    embedder: embedding.Embedder | None = None,
+    **options: Any,
+  ):
+    own = protocol if isinstance(protocol, protocols.Protocol) else None
+    self._config = _config({**options, **({} if own else {"protocol": os.fspath(str(protocol))})})
+    self._protocol = protocols.resolve(self._config, own)
+    if _REAL in generated:
+      raise errors.I3dError(f"a generated set is called {_REAL}, as the reference; give it another name")
+    self._sets = {_REAL: real, **generated}
+    if save_stats is not None:
+      _check_save(real, save_stats)
+    elif not generated:
+      raise errors.I3dError("generated is missing; only with save_stats it may be")
+    self._save_stats, self._progress, self._on_failure = save_stats, progress, on_failure
+    self._loaded = {name: distance.load(path) for name, path in self._paths().items() if arrays.is_statistics(path)}
+    self._readers = {name: self._reader(name) for name in self._sets if name not in self._loaded}
+    # Whatever is wrong with the names of files is found before anything is embedded.
+    self._sources = {name: reader.sources(self._sets[name]) for name, reader in self._readers.items()}
+    self._failed = {name: facts.get("failed", 0) for name, (_, facts) in self._loaded.items()}
+    self._remarks: list[str] = []
+    self.embedder = embedder or embedding.Embedder(
+      checkpoint,
+      batch=self._config.batch,
+      flow_config=self._config,
+      resize_rule=self._protocol.resize,
+      cache=cache,
+    )
+    self._facts = self._start()
+    for name, (_, theirs) in self._loaded.items():
+      _check_comparable(theirs, self._facts, path=self._paths()[name])
+
+  def _paths(self) -> dict[str, str]:
+    return {name: os.fspath(each) for name, each in self._sets.items() if isinstance(each, (str, os.PathLike))}
+
+  def _reader(self, name: str) -> clips_lib.ClipReader:
+    return clips_lib.ClipReader(self._protocol, self._config, _REAL if name == _REAL else _GENERATED)
+
+  def _start(self) -> dict[str, Any]:
+    """What must agree for distances to be comparable, beside the numbers of clips; for JSON."""
+    if not self._readers:  # no network is needed, and the streams are those of the statistics
+      facts = next(facts for name, (_, facts) in self._loaded.items() if name != _REAL)
+      self._protocol = _protocol_of(facts, self._protocol)
+      names = ("weights", "resize", "num_frames", "fps", *({"flow", "frame_step"} & set(facts)))
+      return {name: facts[name] for name in names}
+    embedding.check_frames(self._protocol.num_frames, self.embedder.streams)
+    weights = {stream: network.weights for stream, network in self.embedder.embeddings.items()}
+    facts = {"weights": weights, "resize": protocols.RESIZES[self._protocol.resize]}
+    facts |= {name: getattr(self._protocol, name) for name in ("num_frames", "fps", "frame_step")}
+    if "flow" in weights and self._config.flow_method != flow_lib.DEFAULT:
+      facts["flow"] = self._config.flow_method
+    return facts
+
+  def of_real(self) -> measures.FvdResult:
+    """Saves the statistics of the reference, and returns a result without a distance."""
+    sums = self._sums(_REAL)
+    return self._complete(
+      measures.FvdResult(
+        distances={}, intervals={}, clips={_REAL: _count(sums)}, failed={}, weights={}, num_frames=None
+      ),
+      _REAL,
+    )
+
+  def results(self) -> dict[str, measures.FvdResult]:
+    """Returns the result of each generated set."""
+    real, found = self._sums(_REAL), {}
+    for name in self._sets:
+      if name != _REAL:
+        sums = self._sums(name)
+        how: dict[str, Any] = {"num_frames": self._facts["num_frames"], "progress": self._progress}
+        weights = self._facts["weights"]
+        result = accumulator.result(real, sums, weights, self._protocol, self._config, **how)
+        found[name] = self._complete(result, name)
+    return found
+
+  def _complete(self, result: measures.FvdResult, name: str) -> measures.FvdResult:
+    failed = {_REAL: self._failed[_REAL]}
+    if name != _REAL:
+      failed[_GENERATED] = self._failed[name]
+    remarks = [*self._remarks, *_few(result.clips, self._protocol)]
+    known = {each: self._facts[each] for each in ("weights", "num_frames", "flow") if each in self._facts}
+    return dataclasses.replace(
+      result, failed=failed, protocol=self._protocol, remarks=tuple(remarks), seed=self._config.seed, **known
+    )
+
+  def _sums(self, name: str) -> _Sums:
+    """The embeddings of a set by stream; those of the reference are saved, if that is wanted."""
+    sums = {stream: distance.FeatureSums(keep=True) for stream in self._facts["weights"]}
+    if name in self._loaded:
+      for stream, each in sums.items():
+        each.update(self._loaded[name][0][stream])
+      return sums
+    path = self._save_stats if name == _REAL else None
+    with contextlib.nullcontext() if path is None else workdir.replacing(path) as file:
+      self._failed[name] = self._embed(name, sums)
+      if file is not None:
+        more = {"failed": self._failed[name], "seed": self._config.seed, "protocol": self._protocol.facts()}
+        features = {stream: _kept(each) for stream, each in sums.items()}
+        distance.save(file, features, {**self._facts, **more, "made_by": resources.provenance()})
+    return sums
+
+  def _embed(self, name: str, sums: _Sums) -> int:
+    """Adds the clips of each video that can be used; returns the number of the others."""
+    sources, reader, failures = self._sources[name], self._readers[name], list[str]()
+
+    def fail(message: str) -> None:
+      failures.append(message)
+      self._on_failure(message)
+
+    with workers.Bar(sources, name, unit="video", is_shown=self._progress) as bar:
+      batches = _batches(_read_all(bar, reader, fail), self._config.batch)
+      with workers.ahead(batches, depth=_BATCHES_AHEAD) as ahead:
+        for batch in ahead:
+          for stream, features in self.embedder.embed(batch).items():
+            sums[stream].update(features)
+    for remark in reader.summary(name):
+      _log.warning("%s", remark)
+      self._remarks.append(remark)
+    if (good := _count(sums)) < 2:
+      where = self._paths().get(name, name)
+      reason = f" ({failures[0]})" if failures else ""
+      has = f"of its {good + len(failures)} it has {good}"
+      raise errors.I3dError(f"{where}: FVD needs at least 2 videos that can be used, and {has}{reason}")
+    return len(failures)
 
 
-def _check_save(real: Videos, save_stats: str | os.PathLike) -> None:
-  if _is_statistics(real):
+def _config(options: Mapping[str, Any]) -> protocols.FvdConfig:
+  known = [field.name for field in dataclasses.fields(protocols.FvdConfig)]
+  if unknown := sorted(set(options) - set(known)):
+    raise errors.I3dError(f"there is no option {unknown[0]}; there are {', '.join(sorted(known))}")
+  return protocols.FvdConfig(**{**options, "flow_params": tuple(options.get("flow_params", ()))})
+
+
+def _protocol_of(facts: Mapping[str, Any], named: protocols.Protocol) -> protocols.Protocol:
+  """The protocol of statistics; earlier versions stored what differed from the reference's."""
+  if isinstance(stored := facts.get("protocol"), dict):
+    known = {field.name for field in dataclasses.fields(protocols.Protocol)}
+    base = protocols.PROTOCOLS.get(stored.get("name", ""), protocols.Protocol())
+    return dataclasses.replace(base, **{name: value for name, value in stored.items() if name in known})
+  return dataclasses.replace(named, num_frames=facts["num_frames"], fps=facts["fps"])
+
+
+def _few(clips: Mapping[str, int], protocol: protocols.Protocol) -> Iterator[str]:
+  """What is said of sets that are smaller than the protocol's."""
+  for name, count in clips.items():
+    if protocol.max_clips is not None and count < protocol.max_clips:
+      yield f"{name} has {count} clips, {protocol.name} takes {protocol.max_clips}; fewer clips give a larger figure"
+
+
+def _count(sums: _Sums) -> int:
+  return next(iter(sums.values())).count
+
+
+def _kept(sums: distance.FeatureSums) -> np.ndarray:
+  features = sums.features
+  assert features is not None
+  return features
+
+
+def _check_save(real: clips_lib.Videos, save_stats: str | os.PathLike) -> None:
+  if isinstance(real, (str, os.PathLike)) and arrays.is_statistics(real):
     raise errors.I3dError("save_stats is for the statistics of videos, but real is statistics already")
-  if not _is_statistics(save_stats):
+  if not os.fspath(save_stats).lower().endswith(_STATISTICS_SUFFIX):
     raise errors.I3dError(f"save_stats is {save_stats}; the file's name must end in {_STATISTICS_SUFFIX}")
 
 
-def list_sources(videos: Videos, config: distance.FvdConfig) -> list[_Source]:
-  """Returns the videos of a set for `read_clip`: those below a folder, one file, or all of an array.
-
-  Args:
-    videos: a folder, a file, or an array `[N, T, H, W, 3]`.
-    config: has max_clips and seed.
-
-  Raises:
-    I3dError: if there is no such path, nothing in it, or less than max_clips.
-  """
-  if isinstance(videos, np.ndarray):
-    embedding.check_array(videos, "the videos")
-    where = "the array"
-    stacked = videos if videos.ndim == 5 else videos[np.newaxis]
-    sources = [_Source(f"[{index}]", pathlib.Path("array"), index, stacked) for index in range(len(stacked))]
-  else:
-    where = os.fspath(videos)
-    sources = [source for name, path in _list_files(pathlib.Path(videos)) for source in _open_source(name, path)]
-  if config.max_clips is None:
-    return sources
-  if len(sources) < config.max_clips:
-    raise errors.I3dError(f"{where} has {len(sources)} videos, fewer than max_clips, {config.max_clips}")
-  drawn = np.random.default_rng(config.seed).permutation(len(sources))[: config.max_clips]
-  return [sources[number] for number in sorted(drawn)]
-
-
-def _list_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-  if not root.is_dir():
-    if not root.exists():
-      raise errors.I3dError(f"{root}: there is no such file or folder")
-    return [(root.name, root)]
-  files = listing.list_folder(root, more=(_ARRAY_SUFFIX,)).videos
-  return [(file.relative_to(root).as_posix(), file) for file in files]
-
-
-def _open_source(name: str, path: pathlib.Path) -> list[_Source]:
-  """The videos of a file."""
-  if path.suffix.lower() == _ARRAY_SUFFIX:
-    try:
-      array = _open_array(path)
-    except (errors.I3dError, OSError):
-      return [_Source(name, path)]  # reading it says why
-    if array.ndim == 5 and len(array):
-      return [_Source(f"{name}[{index}]", path, index) for index in range(len(array))]
-  return [_Source(name, path)]
-
-
-def _open_array(path: pathlib.Path) -> np.ndarray:
-  """An array `[T, H, W, 3]` or `[N, T, H, W, 3]` of bytes, left in its file."""
-  array = files.map_array(path)
-  embedding.check_array(array, str(path))
-  return array
-
-
-def read_clip(source: _Source, config: distance.FvdConfig) -> np.ndarray:
-  """Returns consecutive frames from a random place of a video, uint8 `[num_frames, H, W, 3]`.
-
-  Args:
-    source: one of `list_sources`.
-    config: has num_frames, fps and seed.
-
-  Raises:
-    I3dError: if the video cannot be read to its end, or is too short.
-    OSError: if the file cannot be read.
-  """
-  if source.array is not None or source.path.suffix.lower() == _ARRAY_SUFFIX:
-    array = source.array if source.array is not None else _open_array(source.path)
-    if array.ndim == 5 and source.index is None:
-      raise errors.I3dError(f"{source}: the array holds no video, its shape is {array.shape}")
-    frames = iter(array if source.index is None else array[source.index])
-  else:
-    how: dict[str, Any] = {"allow_damaged": config.allow_damaged, "frame_rate": config.frame_rate}
-    fps = config.fps or decode.probe(source.path, frame_rate=config.frame_rate).frame_rate
-    frames = decode.iter_frames(source.path, fps=fps, short_side=None, **how)
-  rng = np.random.default_rng([config.seed, zlib.crc32(os.fsencode(source.name))])
-  window, total = _random_window(frames, config.num_frames, rng)
-  if window is None:
-    raise errors.I3dError(f"{source}: the video has {total} frames, fewer than num_frames, {config.num_frames}")
-  return np.stack(window)
-
-
-def _random_window(
-  frames: Iterator[np.ndarray], num_frames: int, rng: np.random.Generator
-) -> tuple[list[np.ndarray] | None, int]:
-  """One of all runs of `num_frames` frames, each as likely, and the number of frames; None if they are fewer.
-
-  How many there are is known at the end only, and only two runs are held: the k-th replaces the one that is chosen so
-  far with probability 1/k.
-  """
-  recent: collections.deque[np.ndarray] = collections.deque(maxlen=num_frames)
-  chosen, total = None, 0
-  for total, frame in enumerate(frames, start=1):
-    recent.append(frame)
-    run = total - num_frames + 1
-    if run >= 1 and rng.integers(run) == 0:
-      chosen = list(recent)
-  return chosen, total
-
-
 def _read_all(
-  sources: Iterable[_Source], config: distance.FvdConfig, on_failure: Callable[[str], None]
+  sources: Iterable[clips_lib.Source], reader: clips_lib.ClipReader, on_failure: Callable[[str], None]
 ) -> Iterator[np.ndarray]:
   for source in sources:
     try:
-      clip = read_clip(source, config)
+      clips = reader.read(source)
     except errors.OF_INPUT as error:
-      on_failure(errors.naming(str(source), errors.describe(error)))
+      on_failure(errors.naming(source.where, errors.describe(error)))
     else:
-      yield clip
+      yield from clips
 
 
 def _batches(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
@@ -314,8 +327,8 @@ def _check_comparable(first: Mapping[str, Any], second: Mapping[str, Any], *, pa
       raise errors.I3dError(f"{path} has no statistics of {stream}; make them again with a checkpoint of {stream}")
     if has != weights:
       raise errors.I3dError(f"{path} is of other {stream} weights: their CRC-32 is {has}, not {weights}")
-  names = ("resize", "num_frames", "fps", *(("flow",) if "flow" in second["weights"] else ()))
+  names = ("resize", "num_frames", "fps", "frame_step", *(("flow",) if "flow" in second["weights"] else ()))
   for name in names:
-    default = distance.FvdConfig.flow if name == "flow" else None
+    default = {"flow": flow_lib.DEFAULT, "frame_step": 1}.get(name)
     if (theirs := first.get(name, default)) != (ours := second.get(name, default)):
       raise errors.I3dError(f"{path} cannot be compared: its {name} is {theirs}, not {ours}")

@@ -1,44 +1,51 @@
-"""The videos of a set, the clips that are taken from them, and the function fvd on all kinds of sets."""
+"""The function fvd on all kinds of sets, several generators, lengths, and statistics."""
 
-import collections
-from collections.abc import Callable
 import contextlib
 import io
+import itertools
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import cv2
+import h5py
 import numpy as np
+from PIL import Image
+from scipy import linalg
+import tensorflow as tf
 
+import i3d_tf
 from i3d_tf import errors
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding as embedding_lib
 from i3d_tf.frechet import embedding_test
 from i3d_tf.frechet import fvd
+from i3d_tf.frechet import measures
+from i3d_tf.frechet import protocols
+
+_BIASED = protocols.Protocol(name="biased", num_frames=10, unbiased=False)
+_RESIZE = protocols.RESIZES["tensorflow"]
 
 
-def write_video(path: pathlib.Path, num_frames: int) -> None:
-  """A video of 10 gray frames a second, each brighter by 4 than the one before."""
-  writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (48, 32))
-  for number in range(num_frames):
-    writer.write(np.full((32, 48, 3), 4 * number, np.uint8))
-  writer.release()
+_Embedding = embedding_lib.FvdEmbedding
 
 
-def gray_levels(clip: np.ndarray) -> list[int]:
-  """The frames' numbers in `write_video`'s video."""
-  return np.rint(clip.mean((1, 2, 3)) / 4).astype(int).tolist()
+class _Killed(BaseException):
+  pass
 
 
-def _array(shape: tuple[int, ...], dtype: type) -> Callable[[pathlib.Path], None]:
-  return lambda path: np.save(path, np.zeros(shape, dtype))
+def _load_once():
+  """In place of `FvdEmbedding`: every network is loaded and compiled once."""
+  loaded = {}
 
+  def load(checkpoint, stream, *, flow_config, resize_rule):
+    key = (checkpoint, stream, resize_rule)
+    if key not in loaded:
+      loaded[key] = _Embedding(checkpoint, stream, flow_config=flow_config, resize_rule=resize_rule)
+    return loaded[key]
 
-def _write_archive(path: pathlib.Path) -> None:
-  with path.open("wb") as file:
-    np.savez(file, clip=np.zeros(3))
+  return mock.patch.object(embedding_lib, "FvdEmbedding", load)
 
 
 class FolderTestCase(parameterized.TestCase):
@@ -49,118 +56,6 @@ class FolderTestCase(parameterized.TestCase):
     self.folder = pathlib.Path(folder.name)
 
 
-class SourcesTest(FolderTestCase):
-  def _names(self, root, **options):
-    return [source.name for source in fvd.list_sources(root, distance.FvdConfig(**options))]
-
-  def test_folder_file_and_array(self):
-    (self.folder / "b").mkdir()
-    for name in ("b/z.MP4", "c.avi", "notes.txt"):
-      (self.folder / name).touch()
-    np.save(self.folder / "a.npy", np.zeros((3, 9, 4, 4, 3), np.uint8))
-    np.save(self.folder / "d.npy", np.zeros((9, 4, 4, 3), np.uint8))
-    self.assertEqual(self._names(self.folder), ["a.npy[0]", "a.npy[1]", "a.npy[2]", "b/z.MP4", "c.avi", "d.npy"])
-    self.assertEqual(self._names(self.folder / "a.npy"), ["a.npy[0]", "a.npy[1]", "a.npy[2]"])
-    self.assertEqual(self._names(self.folder / "c.avi"), ["c.avi"])
-
-  def test_max_clips_are_drawn(self):
-    for number in range(20):
-      (self.folder / f"{number:02}.mp4").touch()
-    drawn = [self._names(self.folder, max_clips=8, seed=seed) for seed in (0, 0, 1)]
-    self.assertEqual(drawn[0], drawn[1])
-    self.assertNotEqual(drawn[0], drawn[2])
-    for names in drawn:
-      self.assertLen(set(names), 8)
-      self.assertEqual(names, sorted(names))
-    self.assertLen(self._names(self.folder, max_clips=20), 20)
-    with self.assertRaisesRegex(errors.I3dError, "has 20 videos, fewer than max_clips, 21"):
-      self._names(self.folder, max_clips=21)
-
-  def test_nothing_there(self):
-    with self.assertRaisesRegex(errors.I3dError, "none: there is no such file or folder"):
-      self._names(self.folder / "none")
-    with self.assertRaisesRegex(errors.I3dError, "the folder holds no video .* .npy "):
-      self._names(self.folder)
-
-
-class ClipTest(FolderTestCase):
-  def test_every_run_is_as_likely(self):
-    rng = np.random.default_rng(0)
-    counts = collections.Counter()
-    for _ in range(1800):
-      window, total = fvd._random_window(iter(range(12)), 4, rng)
-      self.assertEqual(total, 12)
-      self.assertEqual(window, list(range(window[0], window[0] + 4)))
-      counts[window[0]] += 1
-    self.assertEqual(sorted(counts), list(range(9)))
-    self.assertLess(sum((count - 200) ** 2 / 200 for count in counts.values()), 20)  # chi-squared of 8 degrees: 99 %
-
-  def test_too_few_frames_and_just_enough(self):
-    rng = np.random.default_rng(0)
-    self.assertEqual(fvd._random_window(iter(range(3)), 4, rng), (None, 3))
-    self.assertEqual(fvd._random_window(iter(range(4)), 4, rng), ([0, 1, 2, 3], 4))
-    self.assertEqual(fvd._random_window(iter(()), 4, rng), (None, 0))
-
-  def test_video_at_its_own_rate_and_at_another(self):
-    path = self.folder / "gray.avi"
-    write_video(path, 24)
-    source = fvd._Source("gray.avi", path)
-    read = lambda **options: gray_levels(fvd.read_clip(source, distance.FvdConfig(**options)))
-    self.assertEqual(read(num_frames=24), list(range(24)))
-    self.assertEqual(read(num_frames=12, fps=5), list(range(0, 24, 2)))
-    self.assertEqual(fvd.read_clip(source, distance.FvdConfig()).shape, (16, 32, 48, 3))
-    start = read(num_frames=9)[0]
-    self.assertEqual(read(num_frames=9), list(range(start, start + 9)))
-
-  def test_start_is_of_seed_and_name(self):
-    array = np.arange(200, dtype=np.uint8)[:, np.newaxis, np.newaxis, np.newaxis] * np.ones((4, 6, 3), np.uint8)
-    path = self.folder / "many.npy"
-    np.save(path, np.stack([array, array]))
-    start = lambda index, seed: fvd.read_clip(
-      fvd.list_sources(path, distance.FvdConfig())[index], distance.FvdConfig(seed=seed)
-    )[0, 0, 0, 0]
-    self.assertEqual(start(0, 0), start(0, 0))
-    self.assertLen({start(0, 0), start(1, 0), start(0, 1), start(1, 1)}, 4)
-    clip = fvd.read_clip(fvd.list_sources(path, distance.FvdConfig())[1], distance.FvdConfig())
-    np.testing.assert_array_equal(clip, array[clip[0, 0, 0, 0] :][:16])
-
-  @parameterized.named_parameters(
-    ("short", _array((2, 15, 4, 4, 3), np.uint8), r"x.npy\[0\]: the video has 15 frames, fewer than num_frames, 16"),
-    ("of_floats", _array((16, 4, 4, 3), np.float64), r"the array is float64 \[16, 4, 4, 3\]; it must be uint8"),
-    ("gray", _array((16, 4, 4, 1), np.uint8), r"the array is uint8 \[16, 4, 4, 1\]; it must be uint8"),
-    ("flat", _array((16, 3), np.uint8), r"the array is uint8 \[16, 3\]; it must be uint8"),
-    ("text", lambda path: path.write_text("no array"), "not an array in NumPy's .npy format"),
-    ("empty", lambda path: path.touch(), "not an array in NumPy's .npy format"),
-    ("archive", _write_archive, "this is an .npz archive; it must be one array"),
-  )
-  def test_bad_array(self, write, sentence):
-    path = self.folder / "x.npy"
-    write(path)
-    source = fvd.list_sources(path, distance.FvdConfig())[0]
-    with self.assertRaisesRegex(errors.I3dError, f"^{path}.*") as raised:
-      fvd.read_clip(source, distance.FvdConfig())
-    self.assertRegex(str(raised.exception), sentence)
-
-  def test_what_there_is_of_a_damaged_video(self):
-    path = self.folder / "gray.avi"
-    write_video(path, 40)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 3 // 4])
-    source = fvd._Source("gray.avi", path)
-    with self.assertRaisesRegex(errors.VideoError, "damaged or incomplete"):
-      fvd.read_clip(source, distance.FvdConfig())
-    with self.assertLogs("i3d_tf.video.frames", "WARNING") as logs:
-      clip = fvd.read_clip(source, distance.FvdConfig(allow_damaged=True))
-    np.testing.assert_array_equal(np.diff(gray_levels(clip)), 1)
-    self.assertRegex(logs.output[0], "gray.avi: damaged: only [0-9]+ of 40 frames can be decoded")
-
-  def test_short_video(self):
-    path = self.folder / "gray.avi"
-    write_video(path, 12)
-    with self.assertRaisesRegex(errors.I3dError, "gray.avi: the video has 12 frames, fewer than num_frames, 16"):
-      fvd.read_clip(fvd._Source("gray.avi", path), distance.FvdConfig())
-
-
 class FvdTest(FolderTestCase):
   @classmethod
   def setUpClass(cls):
@@ -169,6 +64,9 @@ class FvdTest(FolderTestCase):
     cls.addClassCleanup(folder.cleanup)
     cls.network = pathlib.Path(folder.name)
     embedding_test.save_tiny_network(cls.network)
+    patch = _load_once()
+    patch.start()
+    cls.addClassCleanup(patch.stop)
 
   def setUp(self):
     super().setUp()
@@ -197,8 +95,97 @@ class FvdTest(FolderTestCase):
       self.assertEqual(stdout.getvalue(), "")
       self.assertEqual("interval: 100%" in stderr.getvalue(), progress)
 
+  def test_every_form_of_the_same_clips_gives_the_same_to_the_last_digit(self):
+    expected = self._fvd(self.clips[:3], self.clips[3:]).fvd
+    generated = self.clips[3:]
+    floats = generated / np.float32(127.5) - np.float32(1)
+    np.savez(self.folder / "a.npz", generated)
+    np.savez_compressed(self.folder / "b.npz", *generated)
+    with h5py.File(self.folder / "c.h5", "w") as file:
+      file["clips"] = floats.transpose(0, 4, 1, 2, 3)
+    for number, clip in enumerate(generated):
+      folder = self.folder / "images" / f"{number}"
+      folder.mkdir(parents=True)
+      for index, frame in enumerate(clip):
+        Image.fromarray(frame).save(folder / f"{index:02}.png")
+    forms = (
+      "a.npz", "b.npz", "c.h5", "images", floats, tf.constant(generated), iter(generated),
+      tf.data.Dataset.from_tensor_slices(generated).batch(3), generated.transpose(0, 1, 4, 2, 3),
+    )  # fmt: skip
+    for form in forms:
+      with self.subTest(str(form)[:40]):
+        self.assertEqual(self._fvd("real", form, value_range="minus1_1").fvd, expected)
+
+  def test_independent_implementation(self):
+    result = self._fvd("real", "generated", resamples=0, save_stats=self.folder / "a.npz", measures=["kvd"])
+    real = distance.load(self.folder / "a.npz")[0]["rgb"].astype(np.float64)
+    self._fvd("generated", None, save_stats=self.folder / "b.npz")
+    generated = distance.load(self.folder / "b.npz")[0]["rgb"].astype(np.float64)
+    for unbiased, found in ((True, result), (False, self._fvd("real", "generated", protocol=_BIASED))):
+      first, second = (np.cov(each.T, bias=not unbiased) for each in (real, generated))
+      root = linalg.sqrtm(first @ second).real
+      expected = ((real.mean(0) - generated.mean(0)) ** 2).sum() + np.trace(first + second - 2 * root)
+      self.assertAlmostEqual(found.fvd / expected, 1, delta=1e-6)
+    self.assertEqual(result.measures["rgb"].kvd, measures.kernel_distance(real, generated))
+
+  def test_several_generators_and_lengths(self):
+    results = i3d_tf.compare_generators(
+      self.clips[:3], {"step_1": self.clips[3:], "step_2": self.clips[2:]},
+      checkpoint=self.network, num_frames=10, resamples=0,
+    )  # fmt: skip
+    self.assertEqual(results["step_1"].fvd, self._fvd("real", "generated").fvd)
+    self.assertEqual(results["step_2"].clips, {"real": 3, "generated": 5})
+    curve = i3d_tf.fvd_by_length(self.clips[:3], self.clips[3:], (9, 10), checkpoint=self.network, resamples=0)
+    self.assertEqual(list(curve), [9, 10])
+    self.assertEqual(curve[9].fvd, self._fvd(self.clips[:3, :9], self.clips[3:, :9], num_frames=9, resamples=0).fvd)
+    self.assertNotEqual(curve[9].fvd, curve[10].fvd)
+    with self.assertRaisesRegex(errors.I3dError, "a generated set is called real"):
+      i3d_tf.compare_generators(self.clips, {"real": self.clips})
+
+  def test_protocol_of_stylegan_v(self):
+    clips = np.random.default_rng(1).integers(0, 256, (4, 20, 8, 8, 3), np.uint8)
+    result = self._fvd(clips[:2], clips[2:], protocol="stylegan_v", num_frames=None, resamples=0)
+    self.assertEqual((result.protocol.name, result.num_frames), ("fvd2048_16f", 16))
+    self.assertRegex(result.remarks[0], "real has 2 clips, fvd2048_16f takes 2048; fewer clips give a larger figure")
+    # By hand: the first 16 frames of generated videos, half-pixel centres, covariances over N.
+    network = _Embedding(self.network, resize_rule="half_pixel")
+    embed = lambda each: distance.fit(network(np.stack([network.prepare(clip) for clip in each])), unbiased=False)
+    self._fvd(clips[:2], None, protocol="stylegan_v", num_frames=None, save_stats=self.folder / "a.npz")
+    features, facts = distance.load(self.folder / "a.npz")
+    self.assertEqual((facts["protocol"]["name"], facts["resize"]), ("fvd2048_16f", protocols.RESIZES["half_pixel"]))
+    expected = distance.distance(distance.fit(features["rgb"], unbiased=False), embed(clips[2:, :16])).total
+    self.assertAlmostEqual(result.fvd, expected, delta=1e-5 * expected)
+    with self.assertRaisesRegex(errors.I3dError, "a.npz cannot be compared: its resize is bilinear"):
+      self._fvd("a.npz", clips[2:], num_frames=16)
+
+  def test_a_cache_saves_the_network(self):
+    expected = self._fvd("real", "generated", cache=self.folder / "cache.db", batch=2)
+    calls = []
+    with mock.patch.object(_Embedding, "__call__", lambda *_: calls.append(1)):
+      self.assertEqual(self._fvd("real", "generated", cache=self.folder / "cache.db", batch=2), expected)
+    self.assertEqual(calls, [])
+    with self.assertRaises(_Killed):
+      self._fvd_until_killed(cache=self.folder / "other.db", batch=2)
+    resumed = self._fvd("real", "generated", cache=self.folder / "other.db", batch=2)
+    self.assertEqual(resumed, expected)
+    (self.folder / "none.db").write_text("no cache of embeddings, but a text that is long enough to be read as one")
+    with self.assertRaisesRegex(errors.I3dError, "none.db: this cache of embeddings cannot be used .*; name another"):
+      self._fvd("real", "generated", cache=self.folder / "none.db")
+
+  def _fvd_until_killed(self, **options):
+    """Ends while the third batch is embedded."""
+    plain, batches = _Embedding.__call__, itertools.count(1)
+
+    def call(network, clips):
+      if next(batches) == 3:
+        raise _Killed
+      return plain(network, clips)
+
+    with mock.patch.object(_Embedding, "__call__", call):
+      self._fvd("real", "generated", **options)
+
   def test_batches_do_not_matter_and_order_stays(self):
-    embedding = embedding_lib.Embedding(self.network)
+    embedding = _Embedding(self.network)
     features = {}
     for batch in (1, 2, 8):
       self._fvd("generated", None, batch=batch, save_stats=self.folder / "a.npz")
@@ -221,7 +208,7 @@ class FvdTest(FolderTestCase):
     self.assertRegex(named[0], "set/b.npy: the video has 9 frames, fewer than num_frames, 10$")
     self.assertRegex(named[1], "set/c.mp4: this is not a video")
     self.assertEqual((result.clips, result.failed), ({"real": 2}, {"real": 2}))
-    embedding = embedding_lib.Embedding(self.network)
+    embedding = _Embedding(self.network)
     clips = [embedding.prepare(np.full((10, 4, 4, 3), ord(name), np.uint8)) for name in "ad"]
     features, facts = distance.load(self.folder / "a.npz")
     np.testing.assert_allclose(features["rgb"], embedding(np.stack(clips)), rtol=1e-5, atol=1e-5)
@@ -233,6 +220,11 @@ class FvdTest(FolderTestCase):
       self._fvd(np.zeros((2, 9, 4, 4, 3), np.uint8), "generated")
 
   @parameterized.parameters(
+    ({"frames": 3}, "there is no option frames; there are allow_damaged, batch"),
+    (
+      {"real": np.zeros((1, 10, 4, 4, 3), np.uint8)},
+      "real: FVD needs at least 2 videos .* and of its 1 it has 1",
+    ),
     ({"generated": None}, "generated is missing; only with save_stats it may be"),
     ({"resamples": 1}, "resamples is 1; an interval needs at least 2"),
     ({"num_frames": 8}, "num_frames is 8; it must be a whole number, at least 9"),
@@ -240,7 +232,10 @@ class FvdTest(FolderTestCase):
     ({"save_stats": "stats"}, "save_stats is stats; the file's name must end in .npz"),
     ({"real": "none"}, "none: there is no such file or folder"),
     ({"max_clips": 4}, "real has 3 videos, fewer than max_clips, 4"),
-    ({"real": np.zeros((2, 10, 4, 4), np.uint8)}, "the videos: the array is uint8 .2, 10, 4, 4.; it must be uint8"),
+    (
+      {"real": np.zeros((2, 10, 4, 4), np.uint8)},
+      "the videos: .* without an axis of 3 colours",
+    ),
     ({"checkpoint": {"flow": "x"}, "num_frames": 9}, "num_frames is 9; clips for flow need at least 10"),
     ({"checkpoint": {"depth": "x"}}, "checkpoint is of depth; give rgb, flow or both"),
   )
@@ -250,7 +245,7 @@ class FvdTest(FolderTestCase):
 
 
 class FactsTest(parameterized.TestCase):
-  FACTS = {"weights": {"rgb": "01", "flow": "02"}, "resize": distance.RESIZE, "num_frames": 16, "fps": None}
+  FACTS = {"weights": {"rgb": "01", "flow": "02"}, "resize": _RESIZE, "num_frames": 16, "fps": None}
 
   def test_agreeing(self):
     fvd._check_comparable(self.FACTS, self.FACTS, path="a.npz")
