@@ -168,9 +168,7 @@ class Follower:
     for network in networks.networks.values():
       clip = network.info.preprocess
       if clip.frame_stride > 1 or clip.flow_stack > 1 or clip.subtract_mean_flow:
-        raise errors.I3dError(
-          f"{network.checkpoint} takes other clips than every frame with its flow; it cannot follow"
-        )
+        raise errors.I3dError(f"{network.checkpoint} takes other clips than frame after frame with its flow")
       crop = info.preprocess.crop
       network.check({s: [1, config.window, crop, crop, network.info.channels[s]] for s in network.streams})
     self.config, self._networks, self._top_k = config, networks, top_k
