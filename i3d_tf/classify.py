@@ -1,6 +1,7 @@
 """Classifies videos with trained networks. See `--help`."""
 
 from collections.abc import Sequence
+import contextlib
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import fields
 from i3d_tf import flow
 from i3d_tf import inference
 from i3d_tf import workdir
@@ -28,6 +30,10 @@ released ones) or as --flow says. A network of both streams at once is a --joint
 The release's sample run, and how far it is from the published figures:
   python -m i3d_tf.classify --streams=joint --rgb_npy=v_CricketShot_g04_c01_rgb.npy \\
       --flow_npy=v_CricketShot_g04_c01_flow.npy --expect=published
+
+A camera (by its number), an address, a pipe ('-': the standard input), or a file that is played in real time and may be
+growing, again and again while it goes on; --json then gets a line for each prediction:
+  python -m i3d_tf.classify --follow=rtsp://camera/stream --streams=joint --flow_budget=15
 
 Each result is the norm of the logits, then a line a class: probability, logit, label. The exit status is 1 if any
 video could not be classified; the others are still done."""
@@ -48,6 +54,9 @@ with cli.group_of("Input"):
   flags.DEFINE_float("flow_bound", 20.0, "Pixels per frame of the largest byte of images of flow.", lower_bound=0.1)
   flags.DEFINE_integer("threads", None, "Threads for optical flow. Default: the cores.", lower_bound=1)
 cli.define_flags(flow.FlowConfig, group="Input", unset={"flow": "that of the network's training"})
+with cli.group_of("Following"):
+  flags.DEFINE_string("follow", None, "A live source to classify again and again, in place of videos.")
+cli.define_flags(inference.StreamConfig, group="Following")
 with cli.group_of("Network"):
   flags.DEFINE_string("rgb_checkpoint", "rgb_imagenet", "RGB weights: a released name, a path, or a run of train.")
   flags.DEFINE_string("flow_checkpoint", "flow_imagenet", "Flow weights: a released name, a path, or a run of train.")
@@ -70,6 +79,8 @@ def main(arguments: list[str]) -> int:
   """Classifies what the flags name, and prints the classes."""
   del arguments
   checkpoints = _checkpoints()
+  if FLAGS.follow is not None:
+    return _follow(checkpoints)
   if FLAGS.json is None:
     return _classify(checkpoints)[1]
   with workdir.replacing(FLAGS.json) as file:
@@ -82,14 +93,16 @@ def _checkpoints() -> dict[str, str]:
   """The checkpoints to use by stream, checked against the inputs given."""
   arrays = {"rgb": FLAGS.rgb_npy, "flow": FLAGS.flow_npy}
   given = [stream for stream, array in arrays.items() if array is not None]
-  if bool(FLAGS.video) == bool(given):
-    raise errors.I3dError("give either --video or arrays (--rgb_npy, --flow_npy)")
+  if bool(FLAGS.video) + bool(given) + (FLAGS.follow is not None) != 1:
+    raise errors.I3dError("give either --video, --follow, or arrays (--rgb_npy, --flow_npy)")
+  _check_following()
   if FLAGS.video and FLAGS.expect:
     raise errors.I3dError("--expect=published is for the release's sample arrays; give them with --rgb_npy, --flow_npy")
   if FLAGS.joint_checkpoint is not None:
     return _joint_checkpoint()
-  wanted = {None: ["rgb"] if FLAGS.video else given, "joint": ["rgb", "flow"]}.get(FLAGS.streams, [FLAGS.streams])
-  if FLAGS.video:
+  is_video = bool(FLAGS.video) or FLAGS.follow is not None
+  wanted = {None: ["rgb"] if is_video else given, "joint": ["rgb", "flow"]}.get(FLAGS.streams, [FLAGS.streams])
+  if is_video:
     given = []
   elif missing := [stream for stream in wanted if stream not in given]:
     raise errors.I3dError(f"--streams={FLAGS.streams} needs --{missing[0]}_npy, which is not given")
@@ -98,7 +111,7 @@ def _checkpoints() -> dict[str, str]:
   if unused := [stream for stream in arrays if stream not in wanted and FLAGS[f"{stream}_checkpoint"].present]:
     raise errors.I3dError(f"--{unused[0]}_checkpoint is given, but only the {wanted[0]} stream is used")
   for name in ("threads", "flow", "flow_params"):
-    if FLAGS[name].present and not (FLAGS.video and "flow" in wanted):
+    if FLAGS[name].present and not (is_video and "flow" in wanted):
       raise errors.I3dError(f"--{name} is for the optical flow of videos; give --video and --streams=flow or joint")
   for name in ("max_frames", "allow_damaged", "frame_rate", "flow_bound"):
     if given and FLAGS[name].present:
@@ -106,12 +119,21 @@ def _checkpoints() -> dict[str, str]:
   return {stream: FLAGS[f"{stream}_checkpoint"].value for stream in wanted}
 
 
+def _check_following() -> None:
+  """Refuses flags that are for videos where a source is followed, and the other way round."""
+  is_following = FLAGS.follow is not None
+  of_videos = ("max_frames", "allow_damaged", "frame_rate", "flow_bound", "expect")
+  for name in of_videos if is_following else fields.kinds(inference.StreamConfig):
+    if FLAGS[name].present:
+      raise errors.I3dError(f"--{name} is {'for whole videos, not for' if is_following else 'for'} --follow")
+
+
 def _joint_checkpoint() -> dict[str, str]:
   if given := [name for name in ("rgb_checkpoint", "flow_checkpoint") if FLAGS[name].present]:
     raise errors.I3dError(f"give either --joint_checkpoint or --{given[0]}, not both")
   if FLAGS.streams in ("rgb", "flow"):
     raise errors.I3dError(f"--joint_checkpoint is of both streams, not of --streams={FLAGS.streams}")
-  if not FLAGS.video:
+  if not FLAGS.video and FLAGS.follow is None:
     raise errors.I3dError("--joint_checkpoint is for videos; give --video")
   return {"joint": FLAGS.joint_checkpoint}
 
@@ -145,6 +167,31 @@ def _classify(checkpoints: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
     print(f"{len(inputs) - failed} of {len(inputs)} videos classified, {failed} failed")
   off = published is not None and not failed and not _meets(published, last, networks.class_names)
   return results, int(bool(failed or off))
+
+
+def _follow(checkpoints: dict[str, str]) -> int:
+  """Classifies a live source until it ends, prints each prediction, and at the end what was done."""
+  cli.import_tensorflow()
+  from i3d_tf.inference import classifier
+  from i3d_tf.inference import streaming
+
+  follower = streaming.Follower(
+    classifier.Classifier(checkpoints, **_how()),
+    cli.from_flags(inference.StreamConfig),
+    flow_config=cli.from_given_flags(flow.FlowConfig),
+    threads=FLAGS.threads,
+    top_k=FLAGS.top_k,
+  )
+  with open(FLAGS.json, "w", encoding="utf-8") if FLAGS.json else contextlib.nullcontext() as lines:
+    try:
+      for prediction in follower.follow(FLAGS.follow):
+        print(prediction, flush=True)
+        if lines is not None:
+          print(json.dumps(prediction.as_dict()), file=lines, flush=True)
+    finally:
+      if summary := follower.summary():
+        print(summary, file=sys.stderr)
+  return 0
 
 
 def _how() -> dict[str, Any]:

@@ -272,6 +272,7 @@ def _of_tensors(kernel: Any) -> Callable:
     "_smaller": smaller,
     "_larger": larger,
     "_order": lambda a, b: (smaller(a, b), larger(a, b)),
+    "_at": lambda rows: rows,
     "tvl1_filters": types.SimpleNamespace(no_alias=lambda: None),
   }
   function = kernel.py_func

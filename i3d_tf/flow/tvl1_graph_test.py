@@ -94,9 +94,12 @@ class AgreementTest(parameterized.TestCase):
   """
 
   def _assert_agrees(self, frames: np.ndarray) -> None:
+    """Compares the flow from the first frame of each two to the second; those of all pairs are computed at once."""
     params = tvl1_test._LIKE_OPENCV
-    ours, numba = _compute(frames, params), tvl1.tvl1_flow(frames, params=params)
-    opencv, plain = (tvl1_test._opencv_flow(frames, is_optimized) for is_optimized in (True, False))
+    ours = tvl1_graph.compiled(params, *frames.shape[1:])(frames[::2], frames[1::2]).numpy()
+    pairs = frames.reshape(-1, 2, *frames.shape[1:])
+    numba = [tvl1.tvl1_flow(pair, params=params)[0] for pair in pairs]
+    opencv, plain = ([tvl1_test._opencv_flow(pair, is_fast)[0] for pair in pairs] for is_fast in (True, False))
     for pair in range(len(ours)):
       error = codec.end_point_error(ours[pair], numba[pair])
       allowed = codec.end_point_error(opencv[pair], plain[pair])
@@ -104,14 +107,16 @@ class AgreementTest(parameterized.TestCase):
       self.assertLessEqual(error.mean(), max(1.25 * largest, 0.012), f"pair {pair}")
       self.assertGreaterEqual((error < 0.1).mean(), min((allowed < 0.1).mean() - 0.05, 0.98), f"pair {pair}")
 
-  @parameterized.named_parameters(*tvl1_test._CLIPS[::5])  # the first, and the last, which moves most
-  def test_clip(self, path, first):
-    frames = tvl1_test._read_gray(testing.shared("clips") / path, first, 2)
-    self._assert_agrees(np.stack([cv2.resize(frame, (170, 128), interpolation=cv2.INTER_AREA) for frame in frames]))
+  def test_six_clips(self):
+    pairs = []
+    for _, path, first in tvl1_test._CLIPS:
+      pairs += list(tvl1_test._read_gray(testing.shared("clips") / path, first, 2))
+    self._assert_agrees(np.stack([cv2.resize(each, (128, 96), interpolation=cv2.INTER_AREA) for each in pairs]))
 
   def test_rubber_whale(self):
     folder = testing.shared("flow")
-    self._assert_agrees(np.stack([cv2.imread(str(folder / f"RubberWhale{i}.png"), 0) for i in (1, 2)]))
+    frames = [cv2.imread(str(folder / f"RubberWhale{i}.png"), 0) for i in (1, 2)]
+    self._assert_agrees(np.stack([cv2.resize(each, (292, 194), interpolation=cv2.INTER_AREA) for each in frames]))
 
 
 if __name__ == "__main__":

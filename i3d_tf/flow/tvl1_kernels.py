@@ -21,6 +21,7 @@ _ONE = np.float32(1)
 # Unsigned, because Numba then leaves out the test for negative indices, which would keep the vectoriser
 # from seeing that neighbours are neighbours.
 _1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+_at = tvl1_filters.plane_at
 
 
 @tvl1_filters.compiled
@@ -39,37 +40,11 @@ def _order(a, b):
 
 
 @tvl1_filters.compiled
-def sort_columns(row0, row1, row2, row3, row4, columns, ranked, start):
-  """Sorts the five values of each column, one from each row: the smallest go to `ranked[0]`.
-
-  Args:
-    row0: [>= columns] float32, as the next four.
-    row1: the next row.
-    row2: the next row.
-    row3: the next row.
-    row4: the next row.
-    columns: number of columns to sort.
-    ranked: [5, >= start + columns] float32, written.
-    start: offset of column 0 in `ranked`.
-  """
-  _sort_columns(
-    row0,
-    row1,
-    row2,
-    row3,
-    row4,
-    columns,
-    ranked[0, start:],
-    ranked[1, start:],
-    ranked[2, start:],
-    ranked[3, start:],
-    ranked[4, start:],
-  )
-
-
-@tvl1_filters.compiled
 def _sort_columns(row0, row1, row2, row3, row4, columns, rank0, rank1, rank2, rank3, rank4):
+  """Sorts the five values of each column, one from each row, all given by their addresses: the smallest to `rank0`."""
   tvl1_filters.no_alias()
+  row0, row1, row2, row3, row4 = _at(row0), _at(row1), _at(row2), _at(row3), _at(row4)
+  rank0, rank1, rank2, rank3, rank4 = _at(rank0), _at(rank1), _at(rank2), _at(rank3), _at(rank4)
   for x in range(np.uint64(columns)):
     a, b, c, d, e = row0[x], row1[x], row2[x], row3[x], row4[x]
     a, b = _order(a, b)
@@ -85,23 +60,10 @@ def _sort_columns(row0, row1, row2, row3, row4, columns, rank0, rank1, rank2, ra
 
 
 @tvl1_filters.compiled
-def median_row(ranked, start, columns, out):
-  """Writes the median of sorted columns x..x+4 to `out[x]`, for x in 0..columns-1.
-
-  Args:
-    ranked: [5, >= start + columns + 4] float32, as `sort_columns` fills them.
-    start: offset of column 0 in `ranked`.
-    columns: number of medians.
-    out: [>= columns] float32, written.
-  """
-  _median_row(
-    ranked[0, start:], ranked[1, start:], ranked[2, start:], ranked[3, start:], ranked[4, start:], columns, out
-  )
-
-
-@tvl1_filters.compiled
 def _median_row(rank0, rank1, rank2, rank3, rank4, columns, out):
+  """Writes the median of the sorted columns x..x+4 to `out[x]` for each x; all rows are given by their addresses."""
   tvl1_filters.no_alias()
+  rank0, rank1, rank2, rank3, rank4, out = _at(rank0), _at(rank1), _at(rank2), _at(rank3), _at(rank4), _at(out)
   for x in range(np.uint64(columns)):
     a0, b0, c0, d0, e0 = rank0[x], rank0[x + _1], rank0[x + _2], rank0[x + _3], rank0[x + _4]
     a1, b1, c1, d1, e1 = rank1[x], rank1[x + _1], rank1[x + _2], rank1[x + _3], rank1[x + _4]
@@ -178,13 +140,23 @@ def _linearise(image, source, f, subpixels):
   taps = np.empty((8, width), np.float32)
   corner = np.empty(width, np.uint64)
   sampled = np.empty(tvl1_filters.CHANNELS * width, np.float32)
+  at = tvl1_filters.address
+  u, v, grad_x, grad_y, inv_grad, residual = f.u, f.v, f.grad_x, f.grad_y, f.inv_grad, f.residual
   for y in range(height):
     start = tvl1_filters.row_start(y, width)
-    u, v = f.u[start : start + width], f.v[start : start + width]
-    tvl1_filters.locate(u, v, y, height, width, subpixels, taps, corner)
+    at_u, at_v = at(u, start), at(v, start)
+    tvl1_filters.locate(at_u, at_v, y, height, width, subpixels, taps, corner)
     tvl1_filters.gather(source, pitch, taps, corner, width, sampled)
     tvl1_filters.linearise_row(
-      image[y], sampled, u, v, f.grad_x[start:], f.grad_y[start:], f.inv_grad[start:], f.residual[start:]
+      at(image, y * width),
+      at(sampled, 0),
+      at_u,
+      at_v,
+      at(grad_x, start),
+      at(grad_y, start),
+      at(inv_grad, start),
+      at(residual, start),
+      width,
     )
 
 
@@ -195,25 +167,36 @@ def _linearise(image, source, f, subpixels):
 @tvl1_filters.compiled
 def _filter_median(plane, filtered, height, width):
   """Writes the 5 x 5 median of `plane` to `filtered`; pixels of the edge are repeated beyond it."""
-  columns = tvl1_filters.padded_width(width)
+  columns, left = tvl1_filters.padded_width(width), tvl1_filters.LANES
   ranked = np.zeros((5, tvl1_filters.row_stride(width)), np.float32)  # finite from the start, surplus columns included
+  at = tvl1_filters.address
   for y in range(height):
-    sort_columns(
-      plane[tvl1_filters.row_start(max(y - 2, 0), width) :],
-      plane[tvl1_filters.row_start(max(y - 1, 0), width) :],
-      plane[tvl1_filters.row_start(y, width) :],
-      plane[tvl1_filters.row_start(min(y + 1, height - 1), width) :],
-      plane[tvl1_filters.row_start(min(y + 2, height - 1), width) :],
+    _sort_columns(
+      at(plane, tvl1_filters.row_start(max(y - 2, 0), width)),
+      at(plane, tvl1_filters.row_start(max(y - 1, 0), width)),
+      at(plane, tvl1_filters.row_start(y, width)),
+      at(plane, tvl1_filters.row_start(min(y + 1, height - 1), width)),
+      at(plane, tvl1_filters.row_start(min(y + 2, height - 1), width)),
       columns,
-      ranked,
-      tvl1_filters.LANES,
+      *_ranks(ranked, left),
     )
     for rank in range(5):
-      ranked[rank, tvl1_filters.LANES - 2 : tvl1_filters.LANES] = ranked[rank, tvl1_filters.LANES]
-      ranked[rank, tvl1_filters.LANES + width : tvl1_filters.LANES + width + 2] = ranked[
-        rank, tvl1_filters.LANES + width - 1
-      ]
-    median_row(ranked, tvl1_filters.LANES - 2, columns, filtered[tvl1_filters.row_start(y, width) :])
+      ranked[rank, left - 2] = ranked[rank, left - 1] = ranked[rank, left]
+      ranked[rank, left + width] = ranked[rank, left + width + 1] = ranked[rank, left + width - 1]
+    _median_row(*_ranks(ranked, left - 2), columns, at(filtered, tvl1_filters.row_start(y, width)))
+
+
+@tvl1_filters.compiled
+def _ranks(ranked, column):
+  """The addresses of a column in the five rows of `ranked`."""
+  at, size = tvl1_filters.address, ranked.shape[1]
+  return (
+    at(ranked, column),
+    at(ranked, size + column),
+    at(ranked, 2 * size + column),
+    at(ranked, 3 * size + column),
+    at(ranked, 4 * size + column),
+  )
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -226,14 +209,16 @@ def _iterate_row(
 ):
   """One iteration for the flow of a row and, one row behind, for the dual variables of the row above it.
 
-  `above` and `row` are offsets of column 0 in the planes. The dual variables of a row need the new flow
-  of the next row, which is at hand here in registers; so one sweep over the image reads and writes
+  Planes are given by their addresses; `above` and `row` are offsets of column 0 in them. The dual variables of a row
+  need the new flow of the next row, which is at hand here in registers; so one sweep over the image reads and writes
   every plane once. Offsets are unsigned because Numba then omits the test for negative indices.
 
   Returns:
     the sum of squared changes of the flow over the columns where `inside` is 1.
   """
   tvl1_filters.no_alias()
+  u, v, pux, puy, pvx, pvy = _at(u), _at(v), _at(pux), _at(puy), _at(pvx), _at(pvy)
+  grad_x, grad_y, inv_grad, residual, inside = _at(grad_x), _at(grad_y), _at(inv_grad), _at(residual), _at(inside)
   change = _ZERO
   left = row - np.uint64(1)
   right = above + np.uint64(1)
@@ -275,28 +260,24 @@ def _iterate(f, s, inside, height, width):
   """
   columns = tvl1_filters.padded_width(width)
   above, last = tvl1_filters.row_start(-1, width), tvl1_filters.row_start(height - 1, width)
-  f.puy[above : above + columns] = _ZERO
-  f.pvy[above : above + columns] = _ZERO
+  u, v, puy, pvy = f.u, f.v, f.puy, f.pvy
+  puy[above : above + columns] = _ZERO
+  pvy[above : above + columns] = _ZERO
+  at = tvl1_filters.address
+  flow, duals = (at(u, 0), at(v, 0)), (at(f.pux, 0), at(puy, 0), at(f.pvx, 0), at(pvy, 0))
+  data = at(f.grad_x, 0), at(f.grad_y, 0), at(f.inv_grad, 0), at(f.residual, 0), at(inside, 0)
   change = 0.0
   for y in range(height + 1):
     row = tvl1_filters.row_start(y, width)
     theta = s.theta
     if y == height:
       theta = _ZERO
-      f.u[row : row + columns] = f.u[last : last + columns]
-      f.v[row : row + columns] = f.v[last : last + columns]
+      u[row : row + columns] = u[last : last + columns]
+      v[row : row + columns] = v[last : last + columns]
     change += _iterate_row(
-      f.u,
-      f.v,
-      f.pux,
-      f.puy,
-      f.pvx,
-      f.pvy,
-      f.grad_x,
-      f.grad_y,
-      f.inv_grad,
-      f.residual,
-      inside,
+      *flow,
+      *duals,
+      *data,
       np.uint64(above),
       np.uint64(row),
       np.uint64(columns),
@@ -305,8 +286,8 @@ def _iterate(f, s, inside, height, width):
       s.tau_theta,
     )
     # A copy of the last column makes the horizontal difference there 0.
-    f.u[row + width] = f.u[row + width - 1]
-    f.v[row + width] = f.v[row + width - 1]
+    u[row + width] = u[row + width - 1]
+    v[row + width] = v[row + width - 1]
     above = row
   return change
 
@@ -362,9 +343,9 @@ def solve_level(previous, following, flow, f, s, source):
 
 @tvl1_filters.compiled
 def _load(flow, f, height, width):
-  """Sets the planes to the flow `flow` and everything else to 0."""
+  """Sets the planes to the flow `flow` and all others that are not written before they are read to 0."""
   end = (height + 2) * tvl1_filters.row_stride(width)
-  for plane in f:
+  for plane in (f.u, f.v, f.pux, f.puy, f.pvx, f.pvy, f.grad_x, f.grad_y, f.inv_grad, f.residual):
     plane[:end] = _ZERO
   for y in range(height):
     start = tvl1_filters.row_start(y, width)

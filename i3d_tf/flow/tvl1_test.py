@@ -75,6 +75,11 @@ def _opencv_flow(frames: np.ndarray, use_optimized: bool) -> np.ndarray:
     cv2.setUseOptimized(True)
 
 
+@tvl1_filters.compiled
+def _median_of_sorted(ranked, out):
+  tvl1_kernels._median_row(*tvl1_kernels._ranks(ranked, 0), 1, tvl1_filters.address(out, 0))
+
+
 class ParamsTest(parameterized.TestCase):
   @parameterized.parameters(
     ("tau", 0),
@@ -130,7 +135,7 @@ class KernelsTest(parameterized.TestCase):
     ranked = (np.arange(5)[:, None, None] >= 5 - ones).astype(np.float32)  # [rank, column, pattern]
     out = np.empty(1, np.float32)
     for pattern in range(ranked.shape[2]):
-      tvl1_kernels.median_row(np.ascontiguousarray(ranked[:, :, pattern]), 0, 1, out)
+      _median_of_sorted(np.ascontiguousarray(ranked[:, :, pattern]), out)
       self.assertEqual(out[0], float(ones[:, pattern].sum() >= 13))
 
   @parameterized.parameters((40, 50, 32, 40, 0.8), (32, 40, 40, 50, None), (105, 139, 131, 174, None))

@@ -33,4 +33,27 @@ class InferenceConfig:
     return fields.changes(self, FIELDS)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+  """How a live source is classified.
+
+  Attributes:
+    window: Frames of a prediction, at the network's frame rate.
+    hop: Frames from one prediction to the next.
+    flow_budget: Milliseconds that the flow of a frame may take on average; where it takes more, or frames pile up, it
+      is computed at half resolution, then also with 2 warps, then at a quarter. 0: always in full.
+    buffer: Frames that wait for the flow, at most; older ones are dropped.
+    stall: Seconds without a frame after which the source is given up.
+  """
+
+  window: int = fields.option(64, least=1)
+  hop: int = fields.option(32, least=1)
+  flow_budget: float = fields.option(0.0, least=0)
+  buffer: int = fields.option(50, least=1)
+  stall: float = fields.option(10.0, above=0)
+
+  def __post_init__(self):
+    fields.check(self)
+
+
 FIELDS = tuple(field.name for field in dataclasses.fields(InferenceConfig))
