@@ -7,6 +7,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -24,6 +25,7 @@ from i3d_tf.data import record_index
 from i3d_tf.data import records
 from i3d_tf.features import results
 from i3d_tf.flow import codec
+from i3d_tf.video import archives
 from i3d_tf.video import decode
 from i3d_tf.video import listing
 from i3d_tf.video import stills
@@ -113,51 +115,50 @@ class Source:
   def content(self) -> results.Content:
     """What tells this video from another one under the same name."""
     if self.entry is not None:
-      return RecordContent(self.entry)
-    return FolderContent(self.path) if os.path.isdir(self.path) else results.FileContent(self.path)
+      return FactsContent(functools.partial(_record_facts, self.entry))
+    if archives.split(self.path):
+      return FactsContent(functools.partial(archives.facts, self.path))
+    if os.path.isdir(self.path):
+      return FactsContent(functools.partial(_folder_facts, self.path))
+    return results.FileContent(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderContent:
-  """The content of a folder of images: their names, sizes and times of change."""
+class FactsContent:
+  """What tells a content from another: facts that are read anew, and compared.
 
-  path: str
+  Attributes:
+    read: Returns the facts.
+  """
+
+  read: Callable[[], dict[str, Any]]
 
   def facts(self) -> dict[str, Any]:
-    """Returns the number of `files`, their `bytes`, and a checksum of their names, sizes and times, `listing`."""
-    found = [(entry.name, entry.stat()) for entry in os.scandir(self.path) if entry.is_file()]
-    lines = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
-    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"files": len(found), "bytes": sum(status.st_size for _, status in found), "listing": digest}
+    """Returns the facts."""
+    return self.read()
 
   def is_as(self, facts: Mapping[str, Any] | None) -> bool:
-    """Returns whether it is the folder of which the facts are.
+    """Returns whether it is the content of which the facts are.
 
     Args:
       facts: As `facts` returned them; None if they were not written down.
     """
-    return facts is None or facts == self.facts()
+    return facts is None or facts == self.read()
 
 
-@dataclasses.dataclass(frozen=True)
-class RecordContent:
-  """The content of a record, of which its file has the checksum."""
+def _folder_facts(path: str) -> dict[str, Any]:
+  """The number of `files` in a folder, their `bytes`, and a checksum of their names, sizes and times, `listing`."""
+  found = [(entry.name, entry.stat()) for entry in os.scandir(path) if entry.is_file()]
+  lines = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
+  digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+  return {"files": len(found), "bytes": sum(status.st_size for _, status in found), "listing": digest}
 
-  entry: record_index.Entry
 
-  def facts(self) -> dict[str, Any]:
-    """Returns `bytes` and `crc32c`, masked as in the file."""
-    with open(self.entry.path, "rb") as file:
-      file.seek(self.entry.offset + self.entry.length)
-      return {"bytes": self.entry.length, "crc32c": file.read(4).hex()}
-
-  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
-    """Returns whether it is the record of which the facts are.
-
-    Args:
-      facts: As `facts` returned them; None if they were not written down.
-    """
-    return facts is None or facts == self.facts()
+def _record_facts(entry: record_index.Entry) -> dict[str, Any]:
+  """The `bytes` of a record and its `crc32c`, masked as in the file."""
+  with open(entry.path, "rb") as file:
+    file.seek(entry.offset + entry.length)
+    return {"bytes": entry.length, "crc32c": file.read(4).hex()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +186,8 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
   """Returns the videos that paths stand for, each once.
 
   Args:
-    inputs: Video files, TFRecord files, and folders, of which the records are taken, and the videos with those below.
+    inputs: Video files, tar and zip files of them, TFRecord files, and folders, of which the records are taken, and the
+      videos with those below.
 
   Raises:
     I3dError: If a folder holds none.

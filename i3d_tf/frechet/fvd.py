@@ -21,6 +21,7 @@ from i3d_tf import workdir
 from i3d_tf import workers
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import embedding
+from i3d_tf.video import archives
 from i3d_tf.video import decode
 from i3d_tf.video import listing
 
@@ -211,12 +212,13 @@ def list_sources(videos: Videos, config: distance.FvdConfig) -> list[_Source]:
 
 
 def _list_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-  if not root.is_dir():
-    if not root.exists():
+  is_list = os.fspath(root).startswith("@")
+  if not (is_list or root.is_dir() or archives.is_archive(root)):
+    if not (root.exists() or archives.split(root)):
       raise errors.I3dError(f"{root}: there is no such file or folder")
     return [(root.name, root)]
   files = listing.list_folder(root, more=(_ARRAY_SUFFIX,)).videos
-  return [(file.relative_to(root).as_posix(), file) for file in files]
+  return [(file.as_posix() if is_list else file.relative_to(root).as_posix(), file) for file in files]
 
 
 def _open_source(name: str, path: pathlib.Path) -> list[_Source]:
