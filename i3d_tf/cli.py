@@ -7,7 +7,6 @@ import difflib
 import importlib
 import logging
 import os
-import pathlib
 import re
 import signal
 import sys

@@ -28,8 +28,8 @@ An inception_v1.ckpt that was unpacked before is compared with these only.
 raft_small is RAFT-small, which computes optical flow (--flow=raft_small). Sources, in order: --source_dir, with
 raft-small.pth or models.zip; the archive models.zip of princeton-vl/RAFT. The file is compared with its SHA-256.
 
---scan looks through a folder, for example of other projects' clones, for the bytes of published files under any name, by
-git's id of them. It says what they are, and takes the release's data files into the cache.
+--scan looks through a folder, for example of other projects' clones, for the bytes of published files under any name,
+by git's id of them. It says what they are, and takes the release's data files into the cache.
 
 What the cache already has is verified, and fetched anew only if it is damaged. A broken transfer is resumed by the next
 call."""
@@ -75,7 +75,7 @@ def main(names: list[str]) -> int:
 
 
 def _scan() -> int:
-  """Prints what is recognized in a folder, and brings released checkpoints into the cache; status 1 if there is nothing."""
+  """Prints what is recognized in a folder, and caches released checkpoints; status 1 if there is nothing."""
   cli.import_tensorflow()
   looked_at = recognized = status = 0
   for path, known in workers.Bar(scan_lib.scan(FLAGS.scan), unit="file"):

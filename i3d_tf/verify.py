@@ -23,10 +23,10 @@ USAGE = """Checks what this machine computes against what others published: the 
   python -m i3d_tf.verify --fetch
   python -m i3d_tf.verify --folder=FILES bmt fvd
 
-Each line is one check: the verdict, what is checked, what was published and what is found here, and where it was
-published. PASS and FAIL are of checks that were run. A check whose files are not there is missing, and its line says how
-to get them: checkpoints with i3d_tf.download; other files from their addresses into --folder, or all with --fetch.
-Words limit the checks to those that have one of them in their line.
+Each line is one check: the verdict, what is checked, where it was published, what was published and what is found here.
+PASS and FAIL are of checks that were run. A check whose files are not there is missing, and its line says how to get
+them: checkpoints with i3d_tf.download; other files from their addresses into --folder, or all with --fetch. Words limit
+the checks to those that have one of them in their line.
 
 The exit status is 0 if at least one check was run and none failed."""
 
@@ -70,10 +70,6 @@ flags.DEFINE_string("folder", None, "Folder with files that checks need, at any 
 flags.DEFINE_bool("fetch", False, "Fetch what is missing into the cache.")
 flags.DEFINE_string("url", None, "Mirror of all files, by their names. Default: where each is published.")
 cli.define_device_flags()
-
-
-class MissingError(errors.I3dError):
-  """A file that a check needs is not there; the message says how to get it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Video:
     fps: Frames per second of what `positions` yields.
     estimate: Estimate of the number of frames, from what the file declares; for progress only.
     count: Counts the frames.
-    positions: Yields them, see `iter_positions`.
+    positions: Yields them, see `iter_positions`, from the one of a number on.
     notes: What was done with the frames, see `decode.iter_frames`; complete when all positions were yielded.
     flow_method: Of a record with flow, what computed it, see `flow.FlowConfig.flow_method`; else ''.
   """
@@ -177,7 +177,7 @@ class Video:
   fps: float
   estimate: int
   count: Callable[[], int]
-  positions: Callable[[], Iterator[Position]]
+  positions: Callable[[int], Iterator[Position]]
   notes: dict[str, None] = dataclasses.field(default_factory=dict)
   flow_method: str = ""
 
@@ -311,7 +311,7 @@ def open_video(
     _check_record(record, source, streams, fps)
     rate = record.rate or fps
     num_frames = len(record.frames) or len(record.flow_frames) + 1
-    positions = lambda: _record_positions(record, source, streams, pairs, short_side, estimator)
+    positions = lambda first: _record_positions(record, source, streams, pairs, short_side, estimator, first)
     method = (record.flow_method or flow_lib.DEFAULT) if record.flow_frames else ""
     return Video(rate, num_frames, lambda: num_frames, positions, dict.fromkeys(record.notes), method)
   images = stills.open_stills(source.path) if stills.is_stills(source.path) else None
@@ -332,7 +332,7 @@ def open_video(
     rate,
     round(info.num_frames / info.frame_rate * rate),
     lambda: decode.count_frames(source.path, fps=rate, allow_damaged=allow_damaged, frame_rate=frame_rate),
-    lambda: iter_positions(frames(), streams=streams, pairs=pairs, estimator=estimator),
+    lambda first: iter_positions(_rest(frames(), first), streams=streams, pairs=pairs, estimator=estimator),
     notes,
   )
 
@@ -347,10 +347,16 @@ def _open_images(
     )
   if "rgb" in streams and not len(images.frames):
     raise errors.VideoError(f"{images.path}: the folder has images of flow only; take streams=flow")
-  frames = lambda: (resize(images.frame(number)) for number in range(images.num_frames))
-  fields = lambda: (images.flow(number) for number in range(len(images.x)))
-  positions = lambda: _stored_positions(frames(), fields(), bound, streams, resize)
+  frames = lambda first: (resize(images.frame(number)) for number in range(first, images.num_frames))
+  fields = lambda first: (images.flow(number) for number in range(first, len(images.x)))
+  positions = lambda first: _stored_positions(frames(first), fields(first), bound, streams, resize)
   return Video(frame_rate, images.num_frames, lambda: images.num_frames, positions)
+
+
+def _rest(frames: Iterator[np.ndarray], first: int) -> Iterator[np.ndarray]:
+  """The frames from a number on; they are closed with the result."""
+  with contextlib.closing(frames):  # type: ignore[type-var]
+    yield from itertools.islice(frames, first, None)
 
 
 def _stored_positions(
@@ -427,13 +433,14 @@ def _record_positions(
   pairs: bool,
   resize: decode.Resize,
   estimator: flow_lib.Estimator | None,
+  first: int,
 ) -> Iterator[Position]:
   """As `iter_positions`, with the record's flow where it has one."""
-  frames = (resize(_decode_image(image, source)) for image in record.frames)
+  frames = (resize(_decode_image(image, source)) for image in record.frames[first:])
   if "flow" not in streams or not record.flow_frames:
     yield from iter_positions(frames, streams=streams, pairs=pairs, estimator=estimator)
     return
-  fields = (_decode_image(image, source)[..., :2] for image in record.flow_frames)
+  fields = (_decode_image(image, source)[..., :2] for image in record.flow_frames[first:])
   yield from _stored_positions(frames, fields, record.flow_bound or codec.BOUND, streams, resize)
 
 

@@ -221,8 +221,8 @@ def _zip_index(path: str, stamp: tuple[int, int]) -> dict[str, int]:
         _check(path, each.filename)
         if each.file_size > _MAX_RATIO * each.compress_size + _PIECE:
           raise errors.VideoError(
-            f"{path}: {each.filename} would grow from {each.compress_size:,} to {each.file_size:,} bytes, which no video "
-            "does; the archive is not used"
+            f"{path}: {each.filename} would grow from {each.compress_size:,} to {each.file_size:,} bytes, which no "
+            "video does; the archive is not used"
           )
         found[each.filename] = each.file_size
   return found

@@ -1,4 +1,4 @@
-"""Finds videos: below folders, in archives, in lists; files and folders of images alike. The one lister of all programs."""
+"""Finds videos, be they files or folders of images, below folders, in archives and in lists, for all programs."""
 
 from collections.abc import Collection, Iterator
 import dataclasses
@@ -68,7 +68,8 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
 
   Files with the endings in `VIDEO_SUFFIXES` are taken; files of unknown endings, or none, are videos if they begin as
   videos do. So are folders of numbered images, unless there are videos beside these, and .npy files that hold frames
-  (see `stills`), and the videos in tar and zip files (see `archives`). A linked folder is followed unless what it leads to is listed already. Hidden files, among them the
+  (see `stills`), and the videos in tar and zip files (see `archives`). A linked folder is followed unless what it leads
+  to is listed already. Hidden files, among them the
   `._x` that macOS leaves, links to nothing, and folders that cannot be read are left out.
 
   Args:

@@ -1,7 +1,7 @@
 """Recognizes published files by their git blob ids, wherever they lie and whatever they are called.
 
-Git names a file by the SHA-1 of its length and its bytes, so that one table recognizes the files of the 2017 release and
-the copies of its weights that other projects keep, in every clone, mirror and folder. Imports no TensorFlow.
+Git names a file by the SHA-1 of its length and its bytes, so that one table recognizes the files of the 2017 release,
+and the copies of its weights that other projects keep, in every clone, mirror and folder. Imports no TensorFlow.
 """
 
 from collections.abc import Iterator
