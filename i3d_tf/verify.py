@@ -143,7 +143,7 @@ class Kit:
       name: Of the checkpoint or file.
     """
     is_file = name in FILES
-    if self.path(name) is not None if is_file else hub.is_cached(name):
+    if self._find(name) is not None if is_file else hub.is_cached(name):
       return ""
     address = f"{self.url.rstrip('/')}/{name}" if self.url else FILES[name][0] if is_file else ""
     if self.fetch:
@@ -160,12 +160,20 @@ class Kit:
       return f"{name}: --fetch, or --folder with {address}"
     return f"{name}: python -m i3d_tf.download {name}, or --fetch"
 
-  def path(self, name: str) -> pathlib.Path | None:
-    """Returns where a file is; None if it is not there.
+  def path(self, name: str) -> pathlib.Path:
+    """Returns where a file is.
 
     Args:
       name: One of `FILES`.
+
+    Raises:
+      I3dError: If it is not there.
     """
+    if (path := self._find(name)) is None:
+      raise errors.I3dError(f"{name} is not there")
+    return path
+
+  def _find(self, name: str) -> pathlib.Path | None:
     found = sorted(pathlib.Path(self.folder).rglob(name)) if self.folder else []
     return next((path for path in (*found, self._cache() / name) if path.is_file()), None)
 
@@ -181,7 +189,7 @@ class Kit:
     """
     for name in names:
       path, blob = self.path(name), FILES[name][1]
-      if path is not None and blob and (found := scan.git_blob(path)) != blob:
+      if blob and (found := scan.git_blob(path)) != blob:
         raise errors.I3dError(f"{path} is not the file published, {blob}, but {found}")
 
   def _cache(self) -> pathlib.Path:
@@ -335,7 +343,7 @@ def _bmt_values(kit: Kit) -> tuple[float, ...]:
   given = identification.read(kit.path(_OF_LONG_JUMP["rgb"]))
   candidate = identification.Candidate("bmt", profiles.from_preset("bmt"), ("rgb",))
   (found, *_) = identification.by_values(given, kit.path(_LONG_JUMP), [candidate], {"rgb": "rgb_imagenet"})
-  return (found.explained,)
+  return (found.explained or 0.0,)
 
 
 def _tvl1(kit: Kit) -> tuple[float, ...]:
@@ -345,8 +353,10 @@ def _tvl1(kit: Kit) -> tuple[float, ...]:
   from i3d_tf.flow import codec
   from i3d_tf.flow import tvl1
 
-  frames = np.stack([cv2.imread(os.fspath(kit.path(name)), cv2.IMREAD_GRAYSCALE) for name in _WHALES])
-  difference = tvl1.tvl1_flow(frames)[0] - codec.read_flo(kit.path(_TVL1))
+  first, second = (cv2.imread(os.fspath(kit.path(name)), cv2.IMREAD_GRAYSCALE) for name in _WHALES)
+  if first is None or second is None or first.shape != second.shape:
+    raise errors.I3dError(f"{' and '.join(_WHALES)} are not two images of one size")
+  difference = tvl1.tvl1_flow(np.stack([first, second]))[0] - codec.read_flo(kit.path(_TVL1))
   return (float(np.sqrt(np.square(difference).sum(axis=-1).mean())),)
 
 

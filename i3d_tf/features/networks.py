@@ -89,6 +89,7 @@ class FeatureNetwork:
       raise errors.I3dError(f"{checkpoint} takes bidirectional stacks of flow, which a video does not have")
     self.stride = self._clip.frame_stride
     self.stack = self._clip.flow_stack if "flow" in self.streams else 1
+    self._is_plain = options.rgb_input == "plain"
     self._names, self._order, self._pooling = options.computed, options.order, options.pooling
 
   @property
@@ -170,9 +171,19 @@ class FeatureNetwork:
     found = []
     for parts in zip(*crops, strict=True):
       inputs = dict(zip(clips, parts, strict=True))
+      if self._is_plain and "rgb" in inputs:
+        inputs["rgb"] = self._before_normalization(inputs["rgb"])
       values = self._network.endpoints(inputs, self._names, frames_at_once=_FRAMES_AT_ONCE)
       found.append({name: pool(value, pooling) for name, value in values.items()})
     return {name: np.stack([each[name] for each in found], axis=1) for name in found[0]}
+
+  def _before_normalization(self, clip: np.ndarray) -> np.ndarray:
+    """What the network's own normalization takes to `clip`."""
+    model = self._network.model
+    if model.rgb_mean is None or model.rgb_std is None:
+      return clip
+    mean, std = (np.asarray(value, np.float32) for value in (model.rgb_mean, model.rgb_std))
+    return 2 * (clip * std + mean) - 1
 
   def _problem(self, window: int) -> str | None:
     num_frames = math.ceil(window / self.stride)

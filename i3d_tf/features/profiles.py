@@ -44,6 +44,7 @@ CROP_ORDERS: Mapping[str, tuple[int, ...]] = types.MappingProxyType({
 })  # fmt: skip
 POOLINGS = ("none", "space", "space_time")
 RESIZES = ("opencv", "pillow", "lanczos")  # of frames
+RGB_INPUTS = ("network", "plain")
 TAILS = ("drop", "pad", "loop", "short")  # what becomes of the frames at the end that do not fill a window
 _LATER = (
   "allow_damaged",
@@ -51,6 +52,7 @@ _LATER = (
   "offset",
   "frame_size",
   "resize",
+  "rgb_input",
   "predictions",
   "top_k",
   "frame_rate",
@@ -275,11 +277,10 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType({
     "rtfm_ucf": _RTFM,
     "rtfm_shanghaitech": _RTFM,
     "mgfn_ucf": dataclasses.replace(_RTFM, source="carolchenyx/MGFN.:option.py; as RTFM's"),
-    # Pillow's ANTIALIAS is Lanczos. It feeds RGB in [-1, 1] to a network of mean 0.45 and deviation 0.225.
+    # Pillow's ANTIALIAS is Lanczos. It feeds RGB in [-1, 1] to a network that was trained with mean and deviation.
     "gowthamg": Preset(
         "deepmil", "GowthamGottimukkala/I3D_Feature_Extraction_resnet:extract_features.py",
-        {"fps": 0.0, "frame_size": (340, 256), "resize": "lanczos"}, _R50,
-        note="it feeds RGB in [-1, 1]; here RGB is normalized as the network was trained",
+        {"fps": 0.0, "frame_size": (340, 256), "resize": "lanczos", "rgb_input": "plain"}, _R50,
     ),
     "xd_violence": Preset("xd_violence", "Roc-Ng/XDVioDet:README.md, option.py, list/rgb.list", {"fps": 24.0}),
     "ucf_crime_deepmil": Preset("deepmil", "Roc-Ng/DeepMIL:README.md, list/ucf-i3d.list", {"fps": 0.0}),
@@ -371,6 +372,7 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
     allow_damaged: Take what there is of damaged or incomplete videos, and leave out jumps of their clocks.
     short_side: Pixels of the frames' shorter side.
     frame_size: Width and height in pixels that frames are resized to, in place of short_side; their aspect is not kept.
+    rgb_input: RGB as the network was trained on it, or plain, in [-1, 1], whatever that was.
     resize: Bilinear as OpenCV does it, or with antialiasing as Pillow does, bilinear (pillow) or Lanczos.
     crop: Pixels of the side of the square crop.
     batch: Windows that the network takes at once. The features do not depend on it beyond rounding.
@@ -401,6 +403,7 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
   short_side: int | None = fields.option(None, least=16)
   frame_size: tuple[int, ...] = fields.option((), least=16)
   resize: str = fields.option("opencv", choices=RESIZES)
+  rgb_input: str = fields.option("network", choices=RGB_INPUTS)
   crop: int | None = fields.option(None, least=16)
   batch: int | None = fields.option(None, least=1)
   chunk: int = fields.option(128, least=8)

@@ -131,7 +131,7 @@ class Journal:
     end = 0
     with open(self._path, "rb") as file:
       for number, arrays in enumerate(_read_passes(file)):
-        if number == 0 and not np.array_equal(arrays.get("meaning"), self._meaning):
+        if number == 0 and not np.array_equal(arrays.get("meaning", np.zeros(0)), self._meaning):
           break
         end = file.tell()
         if number > 0:

@@ -12,7 +12,7 @@ import pathlib
 import re
 import tarfile
 import tempfile
-from typing import IO
+from typing import Any
 import zipfile
 import zlib
 
@@ -139,14 +139,14 @@ def as_file(path: str | os.PathLike) -> Iterator[str | os.PathLike]:
 
 
 @contextlib.contextmanager
-def _opened(archive: str, member: str) -> Iterator[IO[bytes]]:
-  """Opens a member during the body."""
+def _opened(archive: str, member: str) -> Iterator[Any]:
+  """Opens a member during the body, as a file that can be read."""
   if member not in _sizes(archive):
     raise errors.VideoError(f"{archive}/{member}: there is no such file in the archive")
   with contextlib.ExitStack() as stack:
     try:
       if archive.lower().endswith(".zip"):
-        file: IO[bytes] | None = stack.enter_context(stack.enter_context(zipfile.ZipFile(archive)).open(member))
+        file: Any = stack.enter_context(stack.enter_context(zipfile.ZipFile(archive)).open(member))
       else:
         offset, size = _tar_index(archive, _stamp(archive))[member]
         file = stack.enter_context(_Part(archive, offset, size))
@@ -202,7 +202,6 @@ def _tar_index(path: str, stamp: tuple[int, int]) -> dict[str, tuple[int, int]]:
   found = {}
   with tarfile.open(path, "r:") as archive:
     for each in archive:
-      archive.members.clear()  # or memory would hold all headers twice
       if each.isreg() and not each.issparse():
         _check(path, each.name)
         if each.offset_data + each.size > stamp[0]:

@@ -105,7 +105,7 @@ def scan(folder: str | os.PathLike) -> Iterator[tuple[pathlib.Path, Published | 
   if not os.path.isdir(folder):
     raise errors.DownloadError(f"{folder}: there is no such folder")
   known = published()
-  for parent, folders, names in os.walk(folder):
+  for parent, folders, names in os.walk(os.fspath(folder)):
     folders.sort()
     for name in sorted(names):
       path = pathlib.Path(parent, name)
