@@ -273,7 +273,11 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType({
         "sming256/OpenTAD:configs/_base_/datasets/thumos-14/features_i3d_pad.py", {"fps": 0.0},
     ),
     "anet_actionformer": Preset("actionformer", "happyharrycn/actionformer_release:README.md", {"hop": 16}),
-    "cmcs": Preset("cmcs", "Finspire13/CMCS-Temporal-Action-Localization:utils.py", {}),
+    # Its frames are 340x256, whatever the video's aspect.
+    "cmcs": Preset(
+        "cmcs", "Finspire13/CMCS-Temporal-Action-Localization:utils.py; "
+        "Finspire13/pytorch-i3d-feature-extraction:extract_features.py", {"frame_size": (340, 256)},
+    ),
     "rtfm_ucf": _RTFM,
     "rtfm_shanghaitech": _RTFM,
     "mgfn_ucf": dataclasses.replace(_RTFM, source="carolchenyx/MGFN.:option.py; as RTFM's"),
