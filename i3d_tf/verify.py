@@ -214,7 +214,7 @@ def near(values: Sequence[float], tolerance: float) -> Expected:
   """
   return Expected(
     f"{_text(values)} within {tolerance:g}",
-    lambda got: len(got) == len(values) and max(abs(a - b) for a, b in zip(got, values)) <= tolerance,
+    lambda got: len(got) == len(values) and all(abs(a - b) <= tolerance for a, b in zip(got, values)),
   )
 
 

@@ -596,7 +596,7 @@ def extract(
         entry["notes"] = list(features.notes)
     entry["seconds"] = round(time.monotonic() - start, 3)
   except errors.OF_INPUT as error:
-    if isinstance(error, OSError) and (error.filename is None or os.fspath(error.filename) != source.path):
+    if isinstance(error, OSError) and (error.filename is None or os.fspath(error.filename) not in source.files):
       raise  # it is the output that cannot be written: no reason to go on
     entry["error"] = errors.naming(source.path, errors.describe(error))
   finally:

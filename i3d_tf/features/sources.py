@@ -112,6 +112,11 @@ class Source:
     return results.key(self.name)
 
   @property
+  def files(self) -> tuple[str, ...]:
+    """Its path, and that of the archive that it is in."""
+    return (self.path, *(archives.split(self.path) or ())[:1])
+
+  @property
   def content(self) -> results.Content:
     """What tells this video from another one under the same name."""
     if self.entry is not None:
