@@ -34,9 +34,7 @@ video could not be classified; the others are still done."""
 
 FLAGS = flags.FLAGS
 with cli.group_of("Input"):
-  cli.define_paths(
-    "video", "Videos, folders of numbered images, .npy clips, or folders or archives of these.", default=[]
-  )
+  cli.define_paths("video", "Videos, folders of numbered images, .npy clips; folders or archives of these.", default=[])
   flags.DEFINE_string("rgb_npy", None, "RGB clip as an array [1, frames, 224, 224, 3] in [-1, 1], in place of a video.")
   flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], likewise.")
   flags.DEFINE_integer(

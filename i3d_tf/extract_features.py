@@ -41,8 +41,9 @@ USAGE = f"""Extracts features from videos: what a trained network computes on th
 numbered images (img_00001.jpg), perhaps with flow (flow_x_00001.jpg, flow_y_00001.jpg; or u/ and v/), is a video of
 --frame_rate, and so is a .npy file of frames. Tar and zip files of videos are taken as folders are; --input=@FILE is a
 list of paths. A video is resampled to --fps and cut into windows, each of which is run by itself; --window=all runs all
-of it, exactly as one pass would, in memory that does not grow with its length. Flow is computed from the frames (--flow),
-or comes from the record or the folder. With flow a video of N frames has N - 1 positions, for RGB, too, if both are taken.
+of it, exactly as one pass would, in memory that does not grow with its length. Flow is computed from the frames
+(--flow), or comes from the record or the folder. With flow a video of N frames has N - 1 positions, for RGB, too, if
+both are taken.
 
 Profiles, that is which files are written, and the flags that they set if these are not given:
   ours            ID-STREAM-ENDPOINT.npz: features, timestamps and what they are of
@@ -67,9 +68,9 @@ end in seconds, their probabilities and logits, for each stream and for both add
 
 The output holds manifest.jsonl, a line an input: its files with their shapes and checksums, the seconds it took, or why
 it could not be used. Such inputs are named, too, and the exit status is 1. A run can be stopped or killed at any
-moment; started again it goes on with what is left, within a video, too. On several machines, give each --num_shards and its --shard, with
-one --output for all; or --runner for a cluster with Apache Beam (pip install '.[beam]'), whose workers must see
---input and --output under the same paths.
+moment; started again it goes on with what is left, within a video, too. On several machines, give each --num_shards and
+its --shard, with one --output for all; or --runner for a cluster with Apache Beam (pip install '.[beam]'), whose
+workers must see --input and --output under the same paths.
 
 Endpoints of I3D: {", ".join(_ENDPOINTS[:3])}, ..., {", ".join(_ENDPOINTS[-4:])}. Every
 network has PooledFeatures, what it gives its classifier, and Logits; an unknown name is answered with its list."""

@@ -19,9 +19,9 @@ I3D. It is 0 for equal sets; for generated videos lower is better.
   python -m i3d_tf.fvd --real=FOLDER --generated=FOLDER
 
 A set is a folder (searched with its sub-folders) of videos, of folders of numbered images (img_00001.jpg) or of .npy
-arrays, a tar or zip file of videos, @FILE, a list of paths, or one such file. Arrays are uint8, 0 to 255, RGB: [frames, height, width, 3], or [videos, frames, height,
-width, 3]. From each video one clip of --num_frames consecutive frames is taken, from a place drawn by --seed and the
-file's name. The sets need not have the same size.
+arrays, a tar or zip file of videos, @FILE, a list of paths, or one such file. Arrays are uint8, 0 to 255, RGB: [frames,
+height, width, 3], or [videos, frames, height, width, 3]. From each video one clip of --num_frames consecutive frames is
+taken, from a place drawn by --seed and the file's name. The sets need not have the same size.
 
 The set that others are compared with needs to be done only once:
   python -m i3d_tf.fvd --real=FOLDER --save_stats=real.npz

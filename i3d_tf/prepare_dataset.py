@@ -45,9 +45,7 @@ where another stopped. On Flink, with Beam's worker pools (python -m apache_beam
 FLAGS = flags.FLAGS
 with cli.group_of("Input and output"):
   flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.specs())}.")
-  flags.DEFINE_string(
-    "videos", None, "Folder of the videos, or an archive, or @FILE, a list of paths; for tfds: its data_dir."
-  )
+  flags.DEFINE_string("videos", None, "Folder of the videos, an archive, or @FILE, a list; for tfds: its data_dir.")
   flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
   flags.DEFINE_string("output", None, "Folder for the records; made if it does not exist.")
 with cli.group_of("Records"):
