@@ -85,10 +85,12 @@ cli.define_flags(inference.InferenceConfig, group="Network")
 cli.define_device_flags()
 _OF_PROFILE = (
     "streams", "endpoints", "pooling", "hop", "tail", "crop_order", "fps", "frame_size", "resize", "rgb_input",
+    "flow_bytes", "centre",
 )  # fmt: skip
 _UNSET = {**dict.fromkeys(_OF_PROFILE, "the profile's"), "hop": "the window", "profile": "ours, or the preset's"}
 _UNSET |= {"fps": "25, or the preset's", "frame_size": "the aspect is kept", "resize": "opencv, or the preset's"}
-_UNSET |= {"rgb_input": "network, or the preset's"}
+_UNSET |= {"rgb_input": "network, or the preset's", "flow_bytes": "none, or the preset's"}
+_UNSET |= {"centre": "down, or the preset's"}
 _TAKEN = (
     "preset", "profile", "streams", "endpoints", "pooling", "hop", "offset", "tail", "crop_order",
     "predictions", "top_k",
@@ -111,11 +113,11 @@ with cli.group_of("What is taken"):
 cli.define_flags(
     profiles.FeatureConfig, group="Frames",
     names=(
-        "fps", "short_side", "frame_size", "resize", "rgb_input", "crop", "frame_rate", "flow_bound", "allow_damaged",
-        "flow", "flow_params",
+        "fps", "short_side", "frame_size", "resize", "rgb_input", "crop", "centre", "frame_rate",
+        "allow_damaged", "flow_bound", "flow_bytes", "flow", "flow_params",
     ),
     unset={"short_side": "the network's", "crop": "the network's"}
-    | {name: _UNSET[name] for name in ("fps", "frame_size", "resize", "rgb_input")},
+    | {name: _UNSET[name] for name in ("fps", "frame_size", "resize", "rgb_input", "flow_bytes", "centre")},
 )  # fmt: skip
 cli.define_flags(
     profiles.FeatureConfig, group="Running", names=("batch", "chunk", "threads"),

@@ -249,7 +249,7 @@ class Extractor:
             source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps,
             short_side=decode.Resize(first.short_side, options.frame_size, options.resize),
             estimator=self._estimator, allow_damaged=options.allow_damaged, frame_rate=options.frame_rate,
-            flow_bound=options.flow_bound,
+            flow_bound=options.flow_bound, flow_bytes=options.flow_bytes,
         )  # fmt: skip
         self._warn_of_flow(video.flow_method or options.flow_method)
         fill = self._fill_whole if options.window == profiles.ALL else self._fill_windows

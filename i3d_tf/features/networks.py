@@ -89,7 +89,7 @@ class FeatureNetwork:
       raise errors.I3dError(f"{checkpoint} takes bidirectional stacks of flow, which a video does not have")
     self.stride = self._clip.frame_stride
     self.stack = self._clip.flow_stack if "flow" in self.streams else 1
-    self._is_plain = options.rgb_input == "plain"
+    self._is_plain, self._is_even = options.rgb_input == "plain", options.centre == "even"
     self._names, self._order, self._pooling = options.computed, options.order, options.pooling
 
   @property
@@ -167,7 +167,7 @@ class FeatureNetwork:
       I3dError: If the clips do not fit the network, or a feature is not finite.
     """
     pooling = self._pooling if pooling is None else pooling
-    crops = [_crops(clip, self.crop, self._order, stream) for stream, clip in clips.items()]
+    crops = [_crops(clip, self.crop, self._order, stream, is_even=self._is_even) for stream, clip in clips.items()]
     found = []
     for parts in zip(*crops, strict=True):
       inputs = dict(zip(clips, parts, strict=True))
@@ -211,10 +211,13 @@ def pool(features: np.ndarray, pooling: str) -> np.ndarray:
   return features.mean(axis=tuple(range(first, features.ndim - 1)))
 
 
-def _crops(clips: np.ndarray, size: int, order: Sequence[int], stream: str) -> Iterator[np.ndarray]:
+def _crops(
+  clips: np.ndarray, size: int, order: Sequence[int], stream: str, *, is_even: bool = False
+) -> Iterator[np.ndarray]:
   """Yields the crops of whole frames `[B, T, H, W, C]` as a network takes them; numbers: `profiles.CROP_ORDERS`."""
   height, width = (side - size for side in clips.shape[2:4])
-  places = [(0, 0), (0, width), (height, 0), (height, width), (height // 2, width // 2)]
+  centre = (round(height / 2), round(width / 2)) if is_even else (height // 2, width // 2)
+  places = [(0, 0), (0, width), (height, 0), (height, width), centre]
   flip = ops.flip_rgb if stream == "rgb" else ops.flip_flow
   for number in order:
     top, left = places[number % 5]

@@ -293,6 +293,7 @@ def open_video(
   allow_damaged: bool = False,
   frame_rate: float = decode.FRAME_RATE,
   flow_bound: float = codec.BOUND,
+  flow_bytes: str = "none",
 ) -> Video:
   """Returns the opened source.
 
@@ -307,16 +308,18 @@ def open_video(
     allow_damaged: As in `decode.iter_frames`.
     frame_rate: Frames per second of folders of images and of arrays, which state none.
     flow_bound: Pixels per frame of the largest byte of folders' images of flow.
+    flow_bytes: What becomes of flow that is computed, see `codec.through_bytes`.
 
   Raises:
     I3dError: If it is no video, or a record that does not have the streams or has another rate.
   """
+  how: dict[str, Any] = {"streams": streams, "pairs": pairs, "estimator": estimator, "flow_bytes": flow_bytes}
   if source.entry is not None:
     record = source.entry.load()
     _check_record(record, source, streams, fps)
     rate = record.rate or fps
     num_frames = len(record.frames) or len(record.flow_frames) + 1
-    positions = lambda first: _record_positions(record, source, streams, pairs, short_side, estimator, first)
+    positions = lambda first: _record_positions(record, source, short_side, first, **how)
     method = (record.flow_method or flow_lib.DEFAULT) if record.flow_frames else ""
     return Video(rate, num_frames, lambda: num_frames, positions, dict.fromkeys(record.notes), method)
   images = stills.open_stills(source.path) if stills.is_stills(source.path) else None
@@ -337,7 +340,7 @@ def open_video(
     rate,
     round(info.num_frames / info.frame_rate * rate),
     lambda: decode.count_frames(source.path, fps=rate, allow_damaged=allow_damaged, frame_rate=frame_rate),
-    lambda first: iter_positions(_rest(frames(), first), streams=streams, pairs=pairs, estimator=estimator),
+    lambda first: iter_positions(_rest(frames(), first), **how),
     notes,
   )
 
@@ -385,6 +388,7 @@ def iter_positions(
   streams: Sequence[str],
   pairs: bool,
   estimator: flow_lib.Estimator | None = None,
+  flow_bytes: str = "none",
 ) -> Iterator[Position]:
   """Yields frames with the flow to the next one. The frames are decoded in a thread of their own.
 
@@ -393,6 +397,7 @@ def iter_positions(
     streams: See `open_video`.
     pairs: See `open_video`; always so with flow.
     estimator: See `open_video`.
+    flow_bytes: See `open_video`.
 
   Yields:
     'rgb', uint8 `[H, W, 3]`, and 'flow', float32 `[H, W, 2]` in [-1, 1].
@@ -405,7 +410,7 @@ def iter_positions(
   with ahead(frames, depth=_AHEAD) as decoded:
     waiting: collections.deque[np.ndarray] = collections.deque()
     for field in estimator.iterate(_kept(decoded, waiting)):
-      position = {"rgb": waiting.popleft(), "flow": codec.scale(field)}
+      position = {"rgb": waiting.popleft(), "flow": codec.through_bytes(codec.scale(field), flow_bytes)}
       yield {stream: position[stream] for stream in streams}
 
 
@@ -432,18 +437,12 @@ def _check_record(record: records.Record, source: Source, streams: Sequence[str]
 
 
 def _record_positions(
-  record: records.Record,
-  source: Source,
-  streams: Sequence[str],
-  pairs: bool,
-  resize: decode.Resize,
-  estimator: flow_lib.Estimator | None,
-  first: int,
+  record: records.Record, source: Source, resize: decode.Resize, first: int, *, streams: Sequence[str], **how: Any
 ) -> Iterator[Position]:
   """As `iter_positions`, with the record's flow where it has one."""
   frames = (resize(_decode_image(image, source)) for image in record.frames[first:])
   if "flow" not in streams or not record.flow_frames:
-    yield from iter_positions(frames, streams=streams, pairs=pairs, estimator=estimator)
+    yield from iter_positions(frames, streams=streams, **how)
     return
   fields = (_decode_image(image, source)[..., :2] for image in record.flow_frames[first:])
   yield from _stored_positions(frames, fields, record.flow_bound or codec.BOUND, streams, resize)
