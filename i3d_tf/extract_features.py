@@ -39,10 +39,11 @@ USAGE = f"""Extracts features from videos: what a trained network computes on th
 
 --input takes videos, folders (searched with their sub-folders) and folders of records of prepare_dataset. A folder of
 numbered images (img_00001.jpg), perhaps with flow (flow_x_00001.jpg, flow_y_00001.jpg; or u/ and v/), is a video of
---frame_rate, and so is a .npy file of frames. A video is resampled to --fps and cut into windows, each of which is run
-by itself; --window=all runs all of it, exactly as one pass would, in memory that does not grow with its length. Flow is
-computed from the frames (--flow), or comes from the record or the folder. With flow a video of N frames has N - 1
-positions, for RGB, too, if both are taken.
+--frame_rate, and so is a .npy file of frames. Tar and zip files of videos are taken as folders are; --input=@FILE is a
+list of paths. A video is resampled to --fps and cut into windows, each of which is run by itself; --window=all runs all
+of it, exactly as one pass would, in memory that does not grow with its length. Flow is computed from the frames
+(--flow), or comes from the record or the folder. With flow a video of N frames has N - 1 positions, for RGB, too, if
+both are taken.
 
 Profiles, that is which files are written, and the flags that they set if these are not given:
   ours            ID-STREAM-ENDPOINT.npz: features, timestamps and what they are of
@@ -67,9 +68,9 @@ end in seconds, their probabilities and logits, for each stream and for both add
 
 The output holds manifest.jsonl, a line an input: its files with their shapes and checksums, the seconds it took, or why
 it could not be used. Such inputs are named, too, and the exit status is 1. A run can be stopped or killed at any
-moment; started again it goes on with what is left. On several machines, give each --num_shards and its --shard, with
-one --output for all; or a --runner for a cluster: Apache Beam (pip install '.[beam]'), Dask ('.[dask]') or Slurm, whose
-workers must see --input and --output under the same paths.
+moment; started again it goes on with what is left, within a video, too. On several machines, give each --num_shards and
+its --shard, with one --output for all; or a --runner for a cluster: Apache Beam (pip install '.[beam]'), Dask
+('.[dask]') or Slurm, whose workers must see --input and --output under the same paths.
 
 Endpoints of I3D: {", ".join(_ENDPOINTS[:3])}, ..., {", ".join(_ENDPOINTS[-4:])}. Every
 network has PooledFeatures, what it gives its classifier, and Logits; an unknown name is answered with its list."""
@@ -82,9 +83,14 @@ cli.define_flags(
 )
 cli.define_flags(inference.InferenceConfig, group="Network")
 cli.define_device_flags()
-_OF_PROFILE = ("streams", "endpoints", "pooling", "hop", "tail", "crop_order", "fps", "frame_size", "resize")
+_OF_PROFILE = (
+    "streams", "endpoints", "pooling", "hop", "tail", "crop_order", "fps", "frame_size", "resize", "rgb_input",
+    "flow_bytes", "centre",
+)  # fmt: skip
 _UNSET = {**dict.fromkeys(_OF_PROFILE, "the profile's"), "hop": "the window", "profile": "ours, or the preset's"}
 _UNSET |= {"fps": "25, or the preset's", "frame_size": "the aspect is kept", "resize": "opencv, or the preset's"}
+_UNSET |= {"rgb_input": "network, or the preset's", "flow_bytes": "none, or the preset's"}
+_UNSET |= {"centre": "down, or the preset's"}
 _TAKEN = (
     "preset", "profile", "streams", "endpoints", "pooling", "hop", "offset", "tail", "crop_order",
     "predictions", "top_k",
@@ -107,11 +113,11 @@ with cli.group_of("What is taken"):
 cli.define_flags(
     profiles.FeatureConfig, group="Frames",
     names=(
-        "fps", "short_side", "frame_size", "resize", "crop", "frame_rate", "flow_bound", "allow_damaged",
-        "flow", "flow_params",
+        "fps", "short_side", "frame_size", "resize", "rgb_input", "crop", "centre", "frame_rate",
+        "allow_damaged", "flow_bound", "flow_bytes", "flow", "flow_params",
     ),
     unset={"short_side": "the network's", "crop": "the network's"}
-    | {name: _UNSET[name] for name in ("fps", "frame_size", "resize")},
+    | {name: _UNSET[name] for name in ("fps", "frame_size", "resize", "rgb_input", "flow_bytes", "centre")},
 )  # fmt: skip
 cli.define_flags(
     profiles.FeatureConfig, group="Running", names=("batch", "chunk", "threads"),

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 import stat
 import textwrap
 from typing import Any, BinaryIO, IO
@@ -100,6 +101,19 @@ def _reason(failure: Exception) -> str:
   # NumPy advises to let the file run code, or to raise its limit; a KeyError says a name only.
   is_bad_advice = any(word in text for word in ("pickle", "max_header_size", "weights_only"))
   return "" if not text or is_bad_advice or isinstance(failure, LookupError) else f" ({text})"
+
+
+def read_paths(path: str | os.PathLike) -> list[str]:
+  """Returns the paths in a text file, one a line; empty lines are none.
+
+  Args:
+    path: The file.
+
+  Raises:
+    OSError: If it cannot be read.
+  """
+  lines = pathlib.Path(path).read_text(errors="surrogateescape").splitlines()
+  return [line.strip() for line in lines if line.strip()]
 
 
 def read_json(path: str | os.PathLike, what: str = "JSON") -> Any:

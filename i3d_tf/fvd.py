@@ -24,9 +24,9 @@ I3D. It is 0 for equal sets; for generated videos lower is better.
   python -m i3d_tf.fvd --real=FOLDER --generated=FOLDER
 
 A set is a folder (searched with its sub-folders) of videos, GIFs, folders of numbered images (img_00001.jpg) or .npy
-arrays; or one such file; or an .npz or HDF5 file of arrays. An array is one clip or several: [videos, frames, height,
-width, 3], or with the colours before, --layout. Its values are bytes, or floating point in --value_range. The sets need
-not have the same size, nor fit in memory.
+arrays; a tar or zip file of videos; @FILE, a list of paths; one such file; or an .npz or HDF5 file of arrays. An array
+is one clip or several: [videos, frames, height, width, 3], or with the colours before, --layout. Its values are bytes,
+or floating point in --value_range. The sets need not have the same size, nor fit in memory.
 
 From each video one clip of --num_frames consecutive frames is taken, from a place drawn by --seed and the file's name,
 unless --protocol says otherwise. Figures are comparable only for the same protocol, weights and number of clips, so

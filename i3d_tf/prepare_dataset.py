@@ -43,7 +43,7 @@ runner goes on where another stopped. data/README.md has the commands."""
 FLAGS = flags.FLAGS
 with cli.group_of("Input and output"):
   flags.DEFINE_string("dataset", None, f"What the videos are: {', '.join(datasets.specs())}.")
-  flags.DEFINE_string("videos", None, "Folder of the videos; for tfds: its data_dir.")
+  flags.DEFINE_string("videos", None, "Folder of the videos, an archive, or @FILE, a list; for tfds: its data_dir.")
   flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
   flags.DEFINE_string("output", None, "Folder for the records; made if it does not exist.")
 with cli.group_of("Records"):

@@ -168,7 +168,7 @@ def _stages(
   if "flow" in options.streams:
     stages["flow"] = lambda: _exhaust(flow.Estimator(threads=options.threads).iterate(frames))
   positions = list(sources_lib.iter_positions(iter(frames), streams=options.streams, pairs="flow" in options.streams))
-  video = sources_lib.Video(decode.FRAME_RATE, len(frames), lambda: len(frames), lambda: iter(positions))
+  video = sources_lib.Video(decode.FRAME_RATE, len(frames), lambda: len(frames), lambda first: iter(positions[first:]))
   stages["network"] = lambda: _run(extractor, source, video)
   return stages
 

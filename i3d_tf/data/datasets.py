@@ -19,6 +19,7 @@ from i3d_tf import files
 from i3d_tf import resources
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import tfds_videos
+from i3d_tf.video import archives
 from i3d_tf.video import stills
 
 _Paths = pathlib.Path | str | os.PathLike | None
@@ -281,12 +282,16 @@ class _Folder(Source):
     self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
   ) -> clips_lib.Dataset:
     videos = clips_lib.find_videos(root)
-    own = self._split_folders(root)
+    is_listed = not root.is_dir()
+    if is_listed:  # an archive, or a list of paths
+      root = pathlib.Path(os.path.commonpath([pathlib.Path(path).parent.parent for path in videos]))
+    own = {} if is_listed else self._split_folders(root)
     if own and folder_split is not None:
       raise errors.I3dError(f"{root} is split already, into {', '.join(own)}; fractions, seed and group do not apply")
     folder_split = clips_lib.FolderSplit() if folder_split is None else folder_split
     rows = list(self._rows(videos, root, own, folder_split))
-    classes = sorted({label for base in (own or [""]) for label in _subfolders(root / base)})
+    folders = {label for base in (own or [""]) for label in _subfolders(root / base)} if not is_listed else set()
+    classes = sorted(folders | {row.label for row in rows if row.label})
     if empty := set(classes) - {row.label for row in rows}:
       raise errors.I3dError(f"{root}: the class {min(empty)} has no video; remove its folder or fill it")
     _warn_of_gaps(root, rows, classes, set(own.values()) if own else folder_split.used)
@@ -316,8 +321,16 @@ class _Folder(Source):
     for path in videos:
       relative = pathlib.PurePath(path).relative_to(root)
       parts = relative.parts[1:] if own else relative.parts
+      label = archives.label(path)
+      parts = (
+        (label, *parts)
+        if label is not None
+        else tuple(each for each in parts if not each.lower().endswith(archives.SUFFIXES))
+      )
       if len(parts) < 2:
-        raise errors.I3dError(f"{path}: the video is not in the folder of a class")
+        raise errors.I3dError(
+          f"{path}: the video is not in the folder of a class, nor is there a .cls beside it in an archive"
+        )
       if self._UNWRITABLE.search(str(relative)):
         raise errors.I3dError(f"{path!a}: the name has a control character or is not UTF-8; rename the file")
       clip_id = stills.without_suffix(path).relative_to(root).as_posix()

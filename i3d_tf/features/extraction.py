@@ -34,6 +34,7 @@ from i3d_tf.weights import saved
 Arrays = Mapping[str, Mapping[str, results.ArrayFile]]
 Layers = Sequence[receptive_field.Layer]
 OnFrames = Callable[[int, int], None]
+_SEEN = "seen"  # positions that a pass has used, in a journal
 _Item = TypeVar("_Item")
 
 
@@ -211,6 +212,11 @@ class Extractor:
       "weights": {stream: each.weights for stream, each in self.networks.items()},
     }
 
+  @property
+  def batching(self) -> tuple[int, int]:
+    """Windows and frames of a pass of the networks, which decide its last digits."""
+    return self.options.num_batch, self.options.chunk
+
   @contextlib.contextmanager
   def extract(
     self,
@@ -218,6 +224,7 @@ class Extractor:
     *,
     video: sources.Video | None = None,
     on_frames: OnFrames = lambda done, total: None,
+    journal: results.Journal | None = None,
   ) -> Iterator[Features]:
     """Extracts the features of a video; their temporary files are removed at the end of the body.
 
@@ -225,6 +232,7 @@ class Extractor:
       source: The video.
       video: The same, if it has been opened.
       on_frames: Called with (frames done, frames in all), the last an estimate, after each pass of the networks.
+      journal: Passes that are done are taken from here, and others put here.
 
     Yields:
       The features.
@@ -243,11 +251,11 @@ class Extractor:
             source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps,
             short_side=decode.Resize(first.short_side, options.frame_size, options.resize),
             estimator=self._estimator, allow_damaged=options.allow_damaged, frame_rate=options.frame_rate,
-            flow_bound=options.flow_bound,
+            flow_bound=options.flow_bound, flow_bytes=options.flow_bytes,
         )  # fmt: skip
         self._warn_of_flow(video.flow_method or options.flow_method)
         fill = self._fill_whole if options.window == profiles.ALL else self._fill_windows
-        num_positions = fill(video, arrays, on_frames)
+        num_positions = fill(video, arrays, on_frames, journal)
       except errors.I3dError as error:
         raise type(error)(errors.naming(source.path, str(error))) from None
       logits = {stream: each[options.of_predictions] for stream, each in arrays.items() if options.of_predictions}
@@ -267,25 +275,36 @@ class Extractor:
       for network in self.networks.values():
         classifier.warn_of_flow(network.info, network.checkpoint, method)
 
-  def _fill_windows(self, video: sources.Video, arrays: Arrays, on_frames: OnFrames) -> int:
+  def _fill_windows(
+    self, video: sources.Video, arrays: Arrays, on_frames: OnFrames, journal: results.Journal | None
+  ) -> int:
     """Fills the arrays window by window, and returns the number of positions."""
     options, size = self.options, self.options.num_frames
+    num_done = seen = 0  # windows and positions of an earlier process
+    for values in journal.passes() if journal is not None else ():
+      num_done, seen = num_done + len(values[_any_of(values)]), int(values[_SEEN])
+      _append(arrays, values)
+    # What the next window begins with; all of it where a window may also want the video's beginning, or leave gaps.
+    can_skip = options.tail != "loop" and options.step <= size
+    first = min(num_done * options.step, seen) if can_skip else 0
     # As many positions wait as a pass of the networks takes, so that the next one need not wait.
-    with workers.ahead(video.positions(), depth=options.num_batch * size) as ahead:
-      positions = _Positions(itertools.islice(ahead, options.offset, None), self.networks)
-      windows = cut_windows(positions, window=size, hop=options.step, tail=options.tail)
-      # A shorter window, which is the last, is a batch of its own, of at least as many frames as the networks take.
-      for num_frames, alike in itertools.groupby(windows, key=len):
-        missing = max(self._least - num_frames, 0) if num_frames < size else 0
-        while batch := [[*window, *window[-1:] * missing] for window in itertools.islice(alike, options.num_batch)]:
-          for stream, network in self.networks.items():
-            clips = {
-              each: np.stack([_clip(window[:: network.stride], stream, each) for window in batch])
-              for each in network.streams
-            }
-            for name, value in network(clips).items():
-              arrays[stream][name].append(value)
-          on_frames(options.offset + positions.count, video.estimate)
+    with workers.ahead(video.positions(options.offset + first), depth=options.num_batch * size) as ahead:
+      positions = _Positions(ahead, self.networks, first)
+      how: dict[str, Any] = {"window": size, "hop": options.step, "tail": options.tail}
+      windows = cut_windows(positions, **how, first=num_done if can_skip else 0)
+      windows = itertools.islice(windows, 0 if can_skip else num_done, None)
+      for batch in self._batches(windows):
+        values = {}
+        for stream, network in self.networks.items():
+          clips = {
+            each: np.stack([_clip(window[:: network.stride], stream, each) for window in batch])
+            for each in network.streams
+          }
+          values |= {f"{stream}/{name}": value for name, value in network(clips).items()}
+        _append(arrays, values)
+        if journal is not None:
+          journal.append({**values, _SEEN: np.int64(positions.count)})
+        on_frames(options.offset + positions.count, video.estimate)
     is_empty = not any(array.shape[0] for array in next(iter(arrays.values())).values())
     if is_empty and options.profile != "video_features":
       what = "frames" if options.streams == ("rgb",) else "frames with flow"
@@ -293,45 +312,96 @@ class Extractor:
       raise errors.VideoError(f"{fewer}; tail=pad or loop fills it up")
     return positions.count
 
-  def _fill_whole(self, video: sources.Video, arrays: Arrays, on_frames: OnFrames) -> int:
+  def _batches(self, windows: Iterator[list[_Item]]) -> Iterator[list[list[_Item]]]:
+    """The windows of each pass of the networks.
+
+    A shorter window, which is the last, is a batch of its own, of at least as many frames as the networks take.
+    """
+    size = self.options.num_frames
+    for num_frames, alike in itertools.groupby(windows, key=len):
+      missing = max(self._least - num_frames, 0) if num_frames < size else 0
+      while batch := [[*window, *window[-1:] * missing] for window in itertools.islice(alike, self.options.num_batch)]:
+        yield batch
+
+  def _fill_whole(
+    self, video: sources.Video, arrays: Arrays, on_frames: OnFrames, journal: results.Journal | None
+  ) -> int:
     """Fills the arrays with the steps of the whole video, chunk by chunk, and returns the number of positions."""
     options, networks = self.options, self.networks
     num_positions = video.count() - options.needs_pairs - max(each.stack for each in networks.values()) + 1
     is_mean = options.pooling == "space_time"  # over time it is the mean of the chunks
-    key = lambda stream, name: name if len(networks) == 1 else f"{stream}/{name}"
-    named = {key(stream, name): (stream, name) for stream in networks for name in options.computed}
-    layers = {key(s, name): path for s, each in networks.items() for name, path in each.chunk_layers().items()}
-    sums: dict[str, Any] = dict.fromkeys(named, 0.0)
-    counts = dict.fromkeys(named, 0)
+    named = {f"{stream}/{name}": (stream, name) for stream in networks for name in options.computed}
+    spoken = lambda stream, name: name if len(networks) == 1 else f"{stream}/{name}"  # in messages
+    layers = {spoken(s, name): path for s, each in networks.items() for name, path in each.chunk_layers().items()}
+    means = {name: _Mean() for name in named}
+
+    def keep(steps: Mapping[str, np.ndarray]) -> None:
+      if not is_mean:
+        _append(arrays, steps)
+      for name in named if is_mean else ():
+        means[name].add(steps[name])
+
+    num_done = 0  # chunks of an earlier process
+    for steps in journal.passes() if journal is not None else ():
+      num_done += 1
+      keep(steps)
     stride = next(iter(networks.values())).stride
-    with workers.ahead(video.positions(), depth=options.chunk) as ahead:
-      positions = _Positions(ahead, networks)
+    num_taken = -(-num_positions // stride)
+    first = chunks.start(layers, num_taken, chunk=options.chunk, number=num_done)
+    with workers.ahead(video.positions(first * stride), depth=options.chunk) as ahead:
+      positions = _Positions(ahead, networks, first * stride)
       taken = itertools.islice(positions, 0, None, stride)
-      num_taken = -(-num_positions // stride)
-      for held, kept in chunks.pieces(taken, layers=layers, num_frames=num_taken, chunk=options.chunk):
+      for held, kept in chunks.pieces(taken, layers=layers, num_frames=num_taken, chunk=options.chunk, first=num_done):
+        steps = {}
         for stream, network in networks.items():
           clip = {stream: _clip(held, stream, stream)[np.newaxis]}
           for name, value in network(clip, pooling="space" if is_mean else options.pooling).items():
-            steps = np.swapaxes(value[0], 0, 1)[kept[key(stream, name)]]  # [steps, crops, ...]
-            if is_mean:
-              sums[key(stream, name)] += steps.sum(axis=0, dtype=np.float64)
-              counts[key(stream, name)] += len(steps)
-            else:
-              arrays[stream][name].append(steps)
+            steps[f"{stream}/{name}"] = np.swapaxes(value[0], 0, 1)[kept[spoken(stream, name)]]  # [steps, crops, ...]
+        keep(steps)
+        if journal is not None:
+          journal.append(steps)
         on_frames(positions.count, num_positions)
     for each, (stream, name) in named.items() if is_mean else ():
-      arrays[stream][name].append((sums[each] / counts[each]).astype(np.float32)[np.newaxis])
+      arrays[stream][name].append(means[each].value())
     return num_positions
+
+
+class _Mean:
+  """The mean of steps `[steps, ...]` over all chunks."""
+
+  def __init__(self) -> None:
+    self._sum: Any = 0.0
+    self._count = 0
+
+  def add(self, steps: np.ndarray) -> None:
+    self._sum += steps.sum(axis=0, dtype=np.float64)
+    self._count += len(steps)
+
+  def value(self) -> np.ndarray:
+    return (self._sum / self._count).astype(np.float32)[np.newaxis]
+
+
+def _append(arrays: Arrays, values: Mapping[str, np.ndarray]) -> None:
+  """Appends rows by 'STREAM/ENDPOINT'."""
+  for stream, by_endpoint in arrays.items():
+    for name, array in by_endpoint.items():
+      array.append(values[f"{stream}/{name}"])
+
+
+def _any_of(values: Mapping[str, np.ndarray]) -> str:
+  return next(name for name in values if name != _SEEN)
 
 
 class _Positions:
   """The positions of a video with each network's stack of flow, by (network, stream), counted as they pass."""
 
-  def __init__(self, positions: Iterator[sources.Position], networks: Mapping[str, networks_lib.FeatureNetwork]):
+  def __init__(
+    self, positions: Iterator[sources.Position], networks: Mapping[str, networks_lib.FeatureNetwork], first: int
+  ):
     copies = itertools.tee(positions, len(networks))
     self._each = [network.stacked(copy) for network, copy in zip(networks.values(), copies, strict=True)]
     self._names = tuple(networks)
-    self.count = 0
+    self.count = first  # with those before the first one
 
   def __iter__(self) -> Iterator[dict[tuple[str, str], np.ndarray]]:
     for together in zip(*self._each):  # as long as all have theirs
@@ -381,7 +451,7 @@ def num_rows(options: profiles.FeatureConfig, num_frames: int) -> int:
   return len(window_indices(num_positions, window=options.num_frames, hop=options.step, tail=options.tail))
 
 
-def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str) -> Iterator[list[_Item]]:
+def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str, first: int = 0) -> Iterator[list[_Item]]:
   """Yields the windows of `window_indices`, of frames that come one after the other.
 
   The frames of two windows are held at most, however many there are.
@@ -390,12 +460,13 @@ def cut_windows(frames: Iterable[_Item], *, window: int, hop: int, tail: str) ->
     frames: The frames.
     window: See `window_indices`.
     hop: See `window_indices`.
-    tail: See `window_indices`.
+    tail: See `window_indices`; if windows are left out, not 'loop'.
+    first: Number of windows to leave out; the frames begin with those of the next one.
 
   Yields:
     The `window` frames of each window; of the last one fewer, if tail is 'short'.
   """
-  frames, start = iter(frames), 0
+  frames, start = iter(frames), first * hop
   held = beginning = list(itertools.islice(frames, window))
   while len(held) == window:
     yield held
@@ -513,8 +584,9 @@ def extract(
   """
   start = time.monotonic()
   entry: results.Entry = {"input": source.name, "id": source.id, "content": source.content.facts()}
+  journal = folder.journal(source.name, {"content": entry["content"], **extractor.meaning, "batch": extractor.batching})
   try:
-    with extractor.extract(source, on_frames=functools.partial(_show, bar)) as features:
+    with extractor.extract(source, on_frames=functools.partial(_show, bar), journal=journal) as features:
       options = extractor.options
       files = dict(profiles.PROFILES[options.profile].files(features))
       if options.predictions is not None:
@@ -526,10 +598,13 @@ def extract(
         entry["notes"] = list(features.notes)
     entry["seconds"] = round(time.monotonic() - start, 3)
   except errors.OF_INPUT as error:
-    if isinstance(error, OSError) and (error.filename is None or os.fspath(error.filename) != source.path):
+    if isinstance(error, OSError) and (error.filename is None or os.fspath(error.filename) not in source.files):
       raise  # it is the output that cannot be written: no reason to go on
     entry["error"] = errors.naming(source.path, errors.describe(error))
+  finally:
+    journal.close()
   folder.put(entry)
+  journal.remove()
   return entry
 
 

@@ -132,6 +132,22 @@ class WindowsTest(parameterized.TestCase):
           expected = _network(stream, ("PooledFeatures",))(np.ascontiguousarray(view))["PooledFeatures"].numpy()
           np.testing.assert_allclose(arrays[stream, "PooledFeatures"][0, crop], expected.mean(axis=1)[0], atol=1e-5)
 
+  def test_a_centre_with_half_a_pixel(self):
+    columns = np.broadcast_to(np.arange(43, dtype=np.uint8)[:, np.newaxis], (1, 1, 35, 43, 3))
+    for is_even, first in ((False, 5), (True, 6)):  # 43 - 32 is 11
+      (crop,) = networks._crops(columns, 32, (4,), "rgb", is_even=is_even)
+      self.assertEqual(round((crop[0, 0, 0, 0, 0] + 1) * 127.5), first)
+
+  def test_plain_rgb_is_what_a_network_computes_with(self):
+    clip = np.random.default_rng(0).uniform(-1, 1, (1, 2, 3, 3, 3)).astype(np.float32)
+    for mean, std in ((0.45, 0.225), ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))):
+      made = networks.FeatureNetwork.__new__(networks.FeatureNetwork)
+      made._network = mock.Mock()
+      made._network.model.rgb_mean, made._network.model.rgb_std = mean, std
+      given = made._before_normalization(clip)
+      np.testing.assert_allclose((given * 0.5 + 0.5 - np.array(mean)) / std, clip, atol=1e-6)
+      self.assertGreater(np.abs(given - clip).max(), 0.1)
+
   def test_crops_in_another_order(self):
     ours, theirs = (
       _extract(17, streams=("rgb",), crops=10, tail="drop", crop_order=order)[1]["rgb", "PooledFeatures"]

@@ -283,11 +283,11 @@ class _Computed:
     video = sources.open_video(
         self._source, streams=setting.streams, pairs=pairs, fps=setting.fps,
         short_side=decode.Resize(first.short_side, setting.frame_size, setting.resize),
-        frame_rate=self._frame_rate,
+        frame_rate=self._frame_rate, flow_bytes=setting.flow_bytes,
     )  # fmt: skip
     if setting.window != profiles.ALL:  # as many positions as the rows need
       limit, positions = (num_rows - 1) * setting.step + setting.num_frames, video.positions
-      video = dataclasses.replace(video, positions=lambda: itertools.islice(positions(), limit))
+      video = dataclasses.replace(video, positions=lambda first: itertools.islice(positions(first), limit))
     with extractor.extract(self._source, video=video) as features:
       (array,) = features.arrays[setting.streams[0]].values()
       return array.load()[:num_rows].astype(np.float64)

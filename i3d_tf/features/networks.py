@@ -89,6 +89,7 @@ class FeatureNetwork:
       raise errors.I3dError(f"{checkpoint} takes bidirectional stacks of flow, which a video does not have")
     self.stride = self._clip.frame_stride
     self.stack = self._clip.flow_stack if "flow" in self.streams else 1
+    self._is_plain, self._is_even = options.rgb_input == "plain", options.centre == "even"
     self._names, self._order, self._pooling = options.computed, options.order, options.pooling
 
   @property
@@ -166,13 +167,23 @@ class FeatureNetwork:
       I3dError: If the clips do not fit the network, or a feature is not finite.
     """
     pooling = self._pooling if pooling is None else pooling
-    crops = [_crops(clip, self.crop, self._order, stream) for stream, clip in clips.items()]
+    crops = [_crops(clip, self.crop, self._order, stream, is_even=self._is_even) for stream, clip in clips.items()]
     found = []
     for parts in zip(*crops, strict=True):
       inputs = dict(zip(clips, parts, strict=True))
+      if self._is_plain and "rgb" in inputs:
+        inputs["rgb"] = self._before_normalization(inputs["rgb"])
       values = self._network.endpoints(inputs, self._names, frames_at_once=_FRAMES_AT_ONCE)
       found.append({name: pool(value, pooling) for name, value in values.items()})
     return {name: np.stack([each[name] for each in found], axis=1) for name in found[0]}
+
+  def _before_normalization(self, clip: np.ndarray) -> np.ndarray:
+    """What the network's own normalization takes to `clip`."""
+    model = self._network.model
+    if model.rgb_mean is None or model.rgb_std is None:
+      return clip
+    mean, std = (np.asarray(value, np.float32) for value in (model.rgb_mean, model.rgb_std))
+    return 2 * (clip * std + mean) - 1
 
   def _problem(self, window: int) -> str | None:
     num_frames = math.ceil(window / self.stride)
@@ -200,10 +211,13 @@ def pool(features: np.ndarray, pooling: str) -> np.ndarray:
   return features.mean(axis=tuple(range(first, features.ndim - 1)))
 
 
-def _crops(clips: np.ndarray, size: int, order: Sequence[int], stream: str) -> Iterator[np.ndarray]:
+def _crops(
+  clips: np.ndarray, size: int, order: Sequence[int], stream: str, *, is_even: bool = False
+) -> Iterator[np.ndarray]:
   """Yields the crops of whole frames `[B, T, H, W, C]` as a network takes them; numbers: `profiles.CROP_ORDERS`."""
   height, width = (side - size for side in clips.shape[2:4])
-  places = [(0, 0), (0, width), (height, 0), (height, width), (height // 2, width // 2)]
+  centre = (round(height / 2), round(width / 2)) if is_even else (height // 2, width // 2)
+  places = [(0, 0), (0, width), (height, 0), (height, width), centre]
   flip = ops.flip_rgb if stream == "rgb" else ops.flip_flow
   for number in order:
     top, left = places[number % 5]

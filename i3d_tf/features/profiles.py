@@ -20,6 +20,7 @@ from i3d_tf import errors
 from i3d_tf import fields
 from i3d_tf import flow
 from i3d_tf import inference
+from i3d_tf.flow import codec
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 
@@ -44,6 +45,8 @@ CROP_ORDERS: Mapping[str, tuple[int, ...]] = types.MappingProxyType({
 })  # fmt: skip
 POOLINGS = ("none", "space", "space_time")
 RESIZES = ("opencv", "pillow", "lanczos")  # of frames
+RGB_INPUTS = ("network", "plain")
+CENTRES = ("down", "even")
 TAILS = ("drop", "pad", "loop", "short")  # what becomes of the frames at the end that do not fill a window
 _LATER = (
   "allow_damaged",
@@ -51,6 +54,9 @@ _LATER = (
   "offset",
   "frame_size",
   "resize",
+  "rgb_input",
+  "flow_bytes",
+  "centre",
   "predictions",
   "top_k",
   "frame_rate",
@@ -254,15 +260,15 @@ class Preset:
 _R50 = ("i3d_r50", "i3d_r50_non_local", "i3d_r50_32x2")
 _RTFM = Preset(
     "rtfm", "tianyu0207/RTFM:README.md, option.py; Tushar-N/pytorch-resnet3d:utils/gtransforms.py",
-    {"fps": 0.0, "crop_order": "ten_crop"}, _R50,
+    {"fps": 0.0, "crop_order": "ten_crop", "centre": "even"}, _R50,
 )  # fmt: skip
 PRESETS: Mapping[str, Preset] = types.MappingProxyType({
     "video_features": Preset(
         "video_features", "v-iashin/video_features:models/i3d/extract_i3d.py, docs/models/i3d.md",
-        {"fps": 0.0, "resize": "pillow"}, note="flow there is RAFT's or PWC-Net's",
+        {"fps": 0.0, "resize": "pillow", "flow_bytes": "around_128"}, note="flow there is RAFT's or PWC-Net's",
     ),
     "bmt": Preset(
-        "bmt", "v-iashin/BMT:README.md", {"resize": "pillow"},
+        "bmt", "v-iashin/BMT:README.md", {"resize": "pillow", "flow_bytes": "around_128"},
         note="flow there is PWC-Net's; a last window of fewer frames than the network takes is filled up",
     ),
     # Snippet n has frames 4n to 4n + 15, its middle at 4n + 8
@@ -271,19 +277,24 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType({
         "sming256/OpenTAD:configs/_base_/datasets/thumos-14/features_i3d_pad.py", {"fps": 0.0},
     ),
     "anet_actionformer": Preset("actionformer", "happyharrycn/actionformer_release:README.md", {"hop": 16}),
-    "cmcs": Preset("cmcs", "Finspire13/CMCS-Temporal-Action-Localization:utils.py", {}),
+    # Its frames are 340x256, whatever the video's aspect.
+    "cmcs": Preset(
+        "cmcs", "Finspire13/CMCS-Temporal-Action-Localization:utils.py; "
+        "Finspire13/pytorch-i3d-feature-extraction:extract_features.py", {"frame_size": (340, 256)},
+    ),
     "rtfm_ucf": _RTFM,
     "rtfm_shanghaitech": _RTFM,
     "mgfn_ucf": dataclasses.replace(_RTFM, source="carolchenyx/MGFN.:option.py; as RTFM's"),
-    # Pillow's ANTIALIAS is Lanczos. It feeds RGB in [-1, 1] to a network of mean 0.45 and deviation 0.225.
+    # Pillow's ANTIALIAS is Lanczos. It feeds RGB in [-1, 1] to a network that was trained with mean and deviation.
     "gowthamg": Preset(
         "deepmil", "GowthamGottimukkala/I3D_Feature_Extraction_resnet:extract_features.py",
-        {"fps": 0.0, "frame_size": (340, 256), "resize": "lanczos"}, _R50,
-        note="it feeds RGB in [-1, 1]; here RGB is normalized as the network was trained",
+        {"fps": 0.0, "frame_size": (340, 256), "resize": "lanczos", "rgb_input": "plain"}, _R50,
     ),
     "xd_violence": Preset("xd_violence", "Roc-Ng/XDVioDet:README.md, option.py, list/rgb.list", {"fps": 24.0}),
     "ucf_crime_deepmil": Preset("deepmil", "Roc-Ng/DeepMIL:README.md, list/ucf-i3d.list", {"fps": 0.0}),
-    "pytorch_i3d": Preset("pytorch_i3d", "piergiaj/pytorch-i3d:extract_features.py", {"fps": 24.0}),
+    "pytorch_i3d": Preset(
+        "pytorch_i3d", "piergiaj/pytorch-i3d:extract_features.py, videotransforms.py", {"fps": 24.0, "centre": "even"},
+    ),
     "wlasl": Preset(
         "actionformer", "dxli94/WLASL:code/I3D/datasets/nslt_dataset.py",
         {"streams": ("rgb",), "window": 64, "hop": 64, "tail": "pad"},
@@ -371,6 +382,10 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
     allow_damaged: Take what there is of damaged or incomplete videos, and leave out jumps of their clocks.
     short_side: Pixels of the frames' shorter side.
     frame_size: Width and height in pixels that frames are resized to, in place of short_side; their aspect is not kept.
+    rgb_input: RGB as the network was trained on it, or plain, in [-1, 1], whatever that was.
+    flow_bytes: What becomes of flow that is computed: nothing, or bytes and back, truncated, rounded to the nearest
+      (of which zero is 127.5), or around byte 128.
+    centre: Where half a pixel is left over, the central crop begins at the lower number, or at the even one.
     resize: Bilinear as OpenCV does it, or with antialiasing as Pillow does, bilinear (pillow) or Lanczos.
     crop: Pixels of the side of the square crop.
     batch: Windows that the network takes at once. The features do not depend on it beyond rounding.
@@ -401,6 +416,9 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
   short_side: int | None = fields.option(None, least=16)
   frame_size: tuple[int, ...] = fields.option((), least=16)
   resize: str = fields.option("opencv", choices=RESIZES)
+  flow_bytes: str = fields.option("none", choices=codec.BYTES)
+  centre: str = fields.option("down", choices=CENTRES)
+  rgb_input: str = fields.option("network", choices=RGB_INPUTS)
   crop: int | None = fields.option(None, least=16)
   batch: int | None = fields.option(None, least=1)
   chunk: int = fields.option(128, least=8)

@@ -6,16 +6,20 @@ A video's files are put in place one by one, each whole, and after them, by one 
 a work folder. So a process can be killed at any moment, and several can work in one folder at the same time.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import copy
 import dataclasses
 import hashlib
+import io
 import json
 import os
+import pathlib
 import stat
+import struct
 import tempfile
 from typing import Any, IO, Protocol
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -28,6 +32,7 @@ INFO = "extraction.json"
 MANIFEST = "manifest.jsonl"
 _IN_MEMORY = 64 * 2**20  # bytes of an array; a larger one goes to a temporary file
 _PIECE = 2**20  # bytes read or copied at once
+_PASS = struct.Struct("<QI")  # bytes of a pass in a journal, and their CRC-32
 
 Entry = dict[str, Any]
 # By the file's path below the output folder: the array of a .npy, the arrays by key of an .npz, or other bytes.
@@ -98,6 +103,85 @@ class ArrayFile:
     self._file.seek(0)
     while piece := self._file.read(_PIECE):
       file.write(piece)
+
+
+class Journal:
+  """The results of the passes over a video that are done, in a file that outlives the process.
+
+  Each pass is its length, a CRC-32, and arrays as an .npz; the first one holds what they are of. What a killed process
+  left half written is cut off.
+  """
+
+  def __init__(self, path: pathlib.Path, meaning: Mapping[str, Any]):
+    """Opens the journal.
+
+    Args:
+      path: The file, which may not be there.
+      meaning: What the results depend on; those of another meaning are not used. For JSON.
+    """
+    self._path = path
+    self._meaning = np.frombuffer(json.dumps(meaning, sort_keys=True, default=str).encode(), np.uint8)
+    self._file: IO[bytes] | None = None
+
+  def passes(self) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the arrays of the passes that are done; those that follow are to be appended."""
+    self.close()
+    if not self._path.exists():
+      return
+    end = 0
+    with open(self._path, "rb") as file:
+      for number, arrays in enumerate(_read_passes(file)):
+        if number == 0 and not np.array_equal(arrays.get("meaning", np.zeros(0)), self._meaning):
+          break
+        end = file.tell()
+        if number > 0:
+          yield arrays
+    os.truncate(self._path, end)
+
+  def append(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Appends the results of a pass.
+
+    Args:
+      arrays: By name.
+    """
+    if self._file is None:
+      self._path.parent.mkdir(exist_ok=True)
+      self._file = open(self._path, "ab")
+      if not self._file.tell():
+        self._write({"meaning": self._meaning})
+    self._write(arrays)
+
+  def close(self) -> None:
+    """Closes the file, which stays."""
+    if self._file is not None:
+      self._file.close()
+    self._file = None
+
+  def remove(self) -> None:
+    """Removes the file."""
+    self.close()
+    self._path.unlink(missing_ok=True)
+
+  def _write(self, arrays: Mapping[str, np.ndarray]) -> None:
+    assert self._file is not None
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    payload = content.getvalue()
+    self._file.write(_PASS.pack(len(payload), zlib.crc32(payload)) + payload)
+    self._file.flush()
+
+
+def _read_passes(file: IO[bytes]) -> Iterator[dict[str, np.ndarray]]:
+  """The arrays of the passes in a journal, up to its end or to one that is damaged."""
+  while len(head := file.read(_PASS.size)) == _PASS.size:
+    length, crc = _PASS.unpack(head)
+    if length > os.fstat(file.fileno()).st_size:
+      return
+    payload = file.read(length)
+    if zlib.crc32(payload) != crc or not payload:
+      return
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+      yield dict(arrays)
 
 
 class Content(Protocol):
@@ -216,6 +300,15 @@ class Folder(workdir.Workdir):
     self._pieces.mkdir(exist_ok=True)
     with workdir.replacing(self._pieces / f"{_digest(key(entry['input']))}.json") as file:
       file.write(json.dumps(entry).encode())
+
+  def journal(self, name: str, meaning: Mapping[str, Any]) -> Journal:
+    """Returns the journal of an input, to go on with its features where a killed process was.
+
+    Args:
+      name: The input.
+      meaning: See `Journal`.
+    """
+    return Journal(self._pieces / f"{_digest(key(name))}.passes", meaning)
 
   def write(self, contents: Files) -> list[dict[str, Any]]:
     """Returns the `outputs` of a video's entry, after writing its files.

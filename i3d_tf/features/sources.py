@@ -7,6 +7,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -24,6 +25,7 @@ from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.features import results
 from i3d_tf.flow import codec
+from i3d_tf.video import archives
 from i3d_tf.video import decode
 from i3d_tf.video import listing
 from i3d_tf.video import stills
@@ -58,54 +60,58 @@ class Source:
     return results.key(self.name)
 
   @property
+  def files(self) -> tuple[str, ...]:
+    """Its path, and that of the archive that it is in."""
+    return (self.path, *(archives.split(self.path) or ())[:1])
+
+  @property
   def content(self) -> results.Content:
     """What tells this video from another one under the same name."""
     if self.entry is not None:
-      return RecordContent(self.entry)
-    return FolderContent(self.path) if os.path.isdir(self.path) else results.FileContent(self.path)
+      return FactsContent(functools.partial(_record_facts, self.entry))
+    if archives.split(self.path):
+      return FactsContent(functools.partial(archives.facts, self.path))
+    if os.path.isdir(self.path):
+      return FactsContent(functools.partial(_folder_facts, self.path))
+    return results.FileContent(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderContent:
-  """The content of a folder of images: their names, sizes and times of change."""
+class FactsContent:
+  """What tells a content from another: facts that are read anew, and compared.
 
-  path: str
+  Attributes:
+    read: Returns the facts.
+  """
+
+  read: Callable[[], dict[str, Any]]
 
   def facts(self) -> dict[str, Any]:
-    """Returns the number of `files`, their `bytes`, and a checksum of their names, sizes and times, `listing`."""
-    found = [(entry.name, entry.stat()) for entry in os.scandir(self.path) if entry.is_file()]
-    lines = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
-    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"files": len(found), "bytes": sum(status.st_size for _, status in found), "listing": digest}
+    """Returns the facts."""
+    return self.read()
 
   def is_as(self, facts: Mapping[str, Any] | None) -> bool:
-    """Returns whether it is the folder of which the facts are.
+    """Returns whether it is the content of which the facts are.
 
     Args:
       facts: As `facts` returned them; None if they were not written down.
     """
-    return facts is None or facts == self.facts()
+    return facts is None or facts == self.read()
 
 
-@dataclasses.dataclass(frozen=True)
-class RecordContent:
-  """The content of a record, of which its file has the checksum."""
+def _folder_facts(path: str) -> dict[str, Any]:
+  """The number of `files` in a folder, their `bytes`, and a checksum of their names, sizes and times, `listing`."""
+  found = [(entry.name, entry.stat()) for entry in os.scandir(path) if entry.is_file()]
+  lines = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
+  digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+  return {"files": len(found), "bytes": sum(status.st_size for _, status in found), "listing": digest}
 
-  entry: record_index.Entry
 
-  def facts(self) -> dict[str, Any]:
-    """Returns `bytes` and `crc32c`, masked as in the file."""
-    with open(self.entry.path, "rb") as file:
-      file.seek(self.entry.offset + self.entry.length)
-      return {"bytes": self.entry.length, "crc32c": file.read(4).hex()}
-
-  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
-    """Returns whether it is the record of which the facts are.
-
-    Args:
-      facts: As `facts` returned them; None if they were not written down.
-    """
-    return facts is None or facts == self.facts()
+def _record_facts(entry: record_index.Entry) -> dict[str, Any]:
+  """The `bytes` of a record and its `crc32c`, masked as in the file."""
+  with open(entry.path, "rb") as file:
+    file.seek(entry.offset + entry.length)
+    return {"bytes": entry.length, "crc32c": file.read(4).hex()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +122,7 @@ class Video:
     fps: Frames per second of what `positions` yields.
     estimate: Estimate of the number of frames, from what the file declares; for progress only.
     count: Counts the frames.
-    positions: Yields them, see `iter_positions`.
+    positions: Yields them, see `iter_positions`, from the one of a number on.
     notes: What was done with the frames, see `decode.iter_frames`; complete when all positions were yielded.
     flow_method: Of a record with flow, what computed it, see `flow.FlowConfig.flow_method`; else ''.
   """
@@ -124,7 +130,7 @@ class Video:
   fps: float
   estimate: int
   count: Callable[[], int]
-  positions: Callable[[], Iterator[Position]]
+  positions: Callable[[int], Iterator[Position]]
   notes: dict[str, None] = dataclasses.field(default_factory=dict)
   flow_method: str = ""
 
@@ -133,7 +139,8 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
   """Returns the videos that paths stand for, each once.
 
   Args:
-    inputs: Video files, TFRecord files, and folders, of which the records are taken, and the videos with those below.
+    inputs: Video files, tar and zip files of them, TFRecord files, and folders, of which the records are taken, and the
+      videos with those below.
 
   Raises:
     I3dError: If a folder holds none.
@@ -237,6 +244,7 @@ def open_video(
   allow_damaged: bool = False,
   frame_rate: float = decode.FRAME_RATE,
   flow_bound: float = codec.BOUND,
+  flow_bytes: str = "none",
 ) -> Video:
   """Returns the opened source.
 
@@ -251,16 +259,18 @@ def open_video(
     allow_damaged: As in `decode.iter_frames`.
     frame_rate: Frames per second of folders of images and of arrays, which state none.
     flow_bound: Pixels per frame of the largest byte of folders' images of flow.
+    flow_bytes: What becomes of flow that is computed, see `codec.through_bytes`.
 
   Raises:
     I3dError: If it is no video, or a record that does not have the streams or has another rate.
   """
+  how: dict[str, Any] = {"streams": streams, "pairs": pairs, "estimator": estimator, "flow_bytes": flow_bytes}
   if source.entry is not None:
     record = source.entry.load()
     _check_record(record, source, streams, fps)
     rate = record.rate or fps
     num_frames = len(record.frames) or len(record.flow_frames) + 1
-    positions = lambda: _record_positions(record, source, streams, pairs, short_side, estimator)
+    positions = lambda first: _record_positions(record, source, short_side, first, **how)
     method = (record.flow_method or flow_lib.DEFAULT) if record.flow_frames else ""
     return Video(rate, num_frames, lambda: num_frames, positions, dict.fromkeys(record.notes), method)
   images = stills.open_stills(source.path) if stills.is_stills(source.path) else None
@@ -281,7 +291,7 @@ def open_video(
     rate,
     round(info.num_frames / info.frame_rate * rate),
     lambda: decode.count_frames(source.path, fps=rate, allow_damaged=allow_damaged, frame_rate=frame_rate),
-    lambda: iter_positions(frames(), streams=streams, pairs=pairs, estimator=estimator),
+    lambda first: iter_positions(_rest(frames(), first), **how),
     notes,
   )
 
@@ -296,10 +306,16 @@ def _open_images(
     )
   if "rgb" in streams and not len(images.frames):
     raise errors.VideoError(f"{images.path}: the folder has images of flow only; take streams=flow")
-  frames = lambda: (resize(images.frame(number)) for number in range(images.num_frames))
-  fields = lambda: (images.flow(number) for number in range(len(images.x)))
-  positions = lambda: _stored_positions(frames(), fields(), bound, streams, resize)
+  frames = lambda first: (resize(images.frame(number)) for number in range(first, images.num_frames))
+  fields = lambda first: (images.flow(number) for number in range(first, len(images.x)))
+  positions = lambda first: _stored_positions(frames(first), fields(first), bound, streams, resize)
   return Video(frame_rate, images.num_frames, lambda: images.num_frames, positions)
+
+
+def _rest(frames: Iterator[np.ndarray], first: int) -> Iterator[np.ndarray]:
+  """The frames from a number on; they are closed with the result."""
+  with contextlib.closing(frames):  # type: ignore[type-var]
+    yield from itertools.islice(frames, first, None)
 
 
 def _stored_positions(
@@ -323,6 +339,7 @@ def iter_positions(
   streams: Sequence[str],
   pairs: bool,
   estimator: flow_lib.Estimator | None = None,
+  flow_bytes: str = "none",
 ) -> Iterator[Position]:
   """Yields frames with the flow to the next one. The frames are decoded in a thread of their own.
 
@@ -331,6 +348,7 @@ def iter_positions(
     streams: See `open_video`.
     pairs: See `open_video`; always so with flow.
     estimator: See `open_video`.
+    flow_bytes: See `open_video`.
 
   Yields:
     'rgb', uint8 `[H, W, 3]`, and 'flow', float32 `[H, W, 2]` in [-1, 1].
@@ -343,7 +361,7 @@ def iter_positions(
   with workers.ahead(frames, depth=_AHEAD) as decoded:
     waiting: collections.deque[np.ndarray] = collections.deque()
     for field in estimator.iterate(_kept(decoded, waiting)):
-      position = {"rgb": waiting.popleft(), "flow": codec.scale(field)}
+      position = {"rgb": waiting.popleft(), "flow": codec.through_bytes(codec.scale(field), flow_bytes)}
       yield {stream: position[stream] for stream in streams}
 
 
@@ -370,19 +388,14 @@ def _check_record(record: records.Record, source: Source, streams: Sequence[str]
 
 
 def _record_positions(
-  record: records.Record,
-  source: Source,
-  streams: Sequence[str],
-  pairs: bool,
-  resize: decode.Resize,
-  estimator: flow_lib.Estimator | None,
+  record: records.Record, source: Source, resize: decode.Resize, first: int, *, streams: Sequence[str], **how: Any
 ) -> Iterator[Position]:
   """As `iter_positions`, with the record's flow where it has one."""
-  frames = (resize(_decode_image(image, source)) for image in record.frames)
+  frames = (resize(_decode_image(image, source)) for image in record.frames[first:])
   if "flow" not in streams or not record.flow_frames:
-    yield from iter_positions(frames, streams=streams, pairs=pairs, estimator=estimator)
+    yield from iter_positions(frames, streams=streams, **how)
     return
-  fields = (_decode_image(image, source)[..., :2] for image in record.flow_frames)
+  fields = (_decode_image(image, source)[..., :2] for image in record.flow_frames[first:])
   yield from _stored_positions(frames, fields, record.flow_bound or codec.BOUND, streams, resize)
 
 

@@ -51,7 +51,7 @@ class SourcesTest(parameterized.TestCase):
 
   def _positions(self, source, **changes):
     video = sources.open_video(source, **{**_OPEN, **changes})
-    return list(video.positions()), video
+    return list(video.positions(0)), video
 
   def test_ids_are_paths_below_the_folder(self):
     (self.folder / "a" / "b").mkdir(parents=True)

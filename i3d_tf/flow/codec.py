@@ -15,6 +15,7 @@ from i3d_tf import workdir
 
 BOUND = 20.0  # pixels per frame; larger motion is cut off (paper, section 2.4; google/mediapipe media_sequence)
 ROUNDINGS = ("truncate", "nearest")
+BYTES = ("none", *ROUNDINGS, "around_128")  # see `through_bytes`
 _FLO_MAGIC = b"PIEH"  # the float32 202021.25 (vision.middlebury.edu/flow, README of the evaluation code)
 # Colours between red, yellow, green, cyan, blue and magenta, by how well the eye tells them apart
 # (Baker et al., "A Database and Evaluation Methodology for Optical Flow", section 4).
@@ -101,6 +102,26 @@ def scale(flow: np.ndarray, *, bound: float = BOUND) -> np.ndarray:
   """
   _check_bound(bound)
   return np.clip(np.asarray(flow, np.float32) / np.float32(bound), -1, 1)
+
+
+def through_bytes(flow: np.ndarray, kind: str) -> np.ndarray:
+  """Returns flow for the network as it comes back from bytes, which some projects make of it on the way.
+
+  'truncate' and 'nearest' are the roundings of `encode`; 'around_128' takes zero to byte 128 and rounds to the nearest,
+  so that what comes back is 1/255 too large on average (v-iashin/video_features:models/transforms.py, ToUInt8).
+
+  Args:
+    flow: as `scale` returns it.
+    kind: one of `BYTES`; 'none': no bytes are made of it.
+
+  Returns:
+    float32 in [-1, 1], for 'around_128' up to 1.004.
+  """
+  if kind == "none":
+    return flow
+  if kind == "around_128":
+    return (np.rint(128 + np.float32(127.5) * flow) / np.float32(127.5) - 1).astype(np.float32)
+  return scale(decode(encode(flow, bound=1.0, rounding=kind), bound=1.0), bound=1.0)
 
 
 def flip_left_right(flow: np.ndarray) -> np.ndarray:

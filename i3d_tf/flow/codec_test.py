@@ -111,5 +111,18 @@ class DrawTest(absltest.TestCase):
     np.testing.assert_array_equal(dark, [191, 0, 0])
 
 
+class ThroughBytesTest(absltest.TestCase):
+  def test_known_values(self):
+    flow = np.array([-1, -0.5, 0, 0.003, 1], np.float32)
+    for kind, levels in (
+      ("truncate", [0, 63, 127, 127, 255]),
+      ("nearest", [0, 64, 128, 128, 255]),
+      ("around_128", [0, 64, 128, 128, 256]),
+    ):
+      expected = np.array(levels) / 127.5 - 1
+      np.testing.assert_allclose(codec.through_bytes(flow, kind), expected, atol=1e-6, err_msg=kind)
+    self.assertIs(codec.through_bytes(flow, "none"), flow)
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -15,6 +15,7 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf.frechet import arrays
 from i3d_tf.frechet import protocols
+from i3d_tf.video import archives
 from i3d_tf.video import decode
 from i3d_tf.video import listing
 from i3d_tf.video import stills
@@ -280,12 +281,13 @@ def _fail(error: Exception) -> np.ndarray:
 
 
 def _list_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-  if not root.is_dir():
-    if not root.exists():
+  is_list = os.fspath(root).startswith("@")
+  if not (is_list or root.is_dir() or archives.is_archive(root)):
+    if not (root.exists() or archives.split(root)):
       raise errors.I3dError(f"{root}: there is no such file or folder")
     return [(root.name, root)]
   try:
     found = listing.list_folder(root, more=(stills.ARRAY_SUFFIX,)).videos
   except errors.VideoError:  # archives count where there is nothing else, since what lies beside videos may be anything
     found = listing.list_folder(root, more=arrays.SUFFIXES).videos
-  return [(file.relative_to(root).as_posix(), file) for file in found]
+  return [(file.as_posix() if is_list else file.relative_to(root).as_posix(), file) for file in found]

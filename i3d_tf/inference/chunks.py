@@ -84,8 +84,21 @@ def _piece(layers: Layers, steps: Mapping[str, tuple[int, int]], num_frames: int
   return Chunk(start, end, steps, kept)
 
 
+def start(layers: Layers, num_frames: int, *, chunk: int = 64, number: int) -> int:
+  """Returns the first frame of a chunk's piece; of one behind the last, the number of frames.
+
+  Args:
+    layers: See `plan`.
+    num_frames: How many frames there are.
+    chunk: See `plan`.
+    number: Number of the chunk.
+  """
+  piece = next(itertools.islice(plan(layers, num_frames, chunk=chunk), number, None), None)
+  return num_frames if piece is None else piece.start
+
+
 def pieces(
-  frames: Iterable[_Item], *, layers: Layers, num_frames: int, chunk: int = 64
+  frames: Iterable[_Item], *, layers: Layers, num_frames: int, chunk: int = 64, first: int = 0
 ) -> Iterator[tuple[list[_Item], Mapping[str, slice]]]:
   """Yields the pieces of a video as soon as their frames have come; the memory needed does not grow with the video.
 
@@ -96,6 +109,7 @@ def pieces(
     layers: See `plan`.
     num_frames: How many frames there are. The padding of the very first step depends on it.
     chunk: See `plan`.
+    first: Number of chunks to leave out; the frames begin where the next one's do, see `start`.
 
   Yields:
     The frames to run, and by endpoint which of their steps to keep; none of an endpoint that has no step in a chunk.
@@ -103,9 +117,9 @@ def pieces(
   Raises:
     I3dError: As `plan`; and if there are more or fewer frames than `num_frames`.
   """
-  frames, position = iter(frames), 0
+  frames, position = iter(frames), start(layers, num_frames, chunk=chunk, number=first)
   held: list[_Item] = []
-  for piece in plan(layers, num_frames, chunk=chunk):
+  for piece in itertools.islice(plan(layers, num_frames, chunk=chunk), first, None):
     held = held[piece.start - position :]
     position = piece.start
     held.extend(itertools.islice(frames, piece.end - position - len(held)))

@@ -12,7 +12,8 @@ counts, rates and lengths is an estimate; timestamps are used instead. What is d
 * Pixels that are not square are kept as stored, as the networks' training data were.
 * HDR (PQ, HLG) is converted without tone mapping.
 
-Folders of numbered images and arrays are read as videos of a stated rate, see `stills`.
+Folders of numbered images and arrays are read as videos of a stated rate, see `stills`. Videos in tar and zip files are
+read as such files are, see `archives`.
 
 Each of these is a remark, which goes to who asks for it with `note`, and is logged as a warning otherwise.
 """
@@ -32,6 +33,7 @@ from PIL import Image
 
 from i3d_tf import errors
 from i3d_tf import workers
+from i3d_tf.video import archives
 from i3d_tf.video import containers
 from i3d_tf.video import frames as frames_lib
 from i3d_tf.video import listing
@@ -64,11 +66,16 @@ def isolated() -> Iterator[None]:
     _num_isolated -= 1
 
 
-def _run(function: Callable[..., Generator], path: str | os.PathLike, **options: Any) -> contextlib.closing[Generator]:
+@contextlib.contextmanager
+def _run(function: Callable[..., Generator], path: str | os.PathLike, **options: Any) -> Iterator[Generator]:
   """The items of a generator function of this module, which is closed at the end of the body of `with`."""
-  if _num_isolated and not stills.is_stills(path):
-    return contextlib.closing(_elsewhere.iterate(os.fspath(path), function, path, **options))
-  return contextlib.closing(function(path, **options))
+  with archives.as_file(path) as file:
+    if _num_isolated and not stills.is_stills(file):
+      items = _elsewhere.iterate(os.fspath(path), function, file, **options)
+    else:
+      items = function(file, **options)
+    with contextlib.closing(items):
+      yield items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +217,8 @@ def iter_frames(
   """Yields the video's RGB frames one at a time, at `fps` frames per second.
 
   Args:
-    path: any file that FFmpeg can decode, a folder of numbered images, or a .npy file of frames. Interlaced frames are
+    path: any file that FFmpeg can decode, also one in a tar or zip file (`shard.tar/000017.mp4`), a folder of numbered
+      images, or a .npy file of frames. Interlaced frames are
       deinterlaced, rotation and mirroring are applied, and pixels that are not square are kept as stored.
     fps: frames per second of the result.
     short_side: pixels of the shorter side after bilinear resizing, or another rule; None: the size is kept.
@@ -321,23 +329,24 @@ def resize(frame: np.ndarray, short_side: int | None = SHORT_SIDE) -> np.ndarray
 
 
 def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
-  """Expands folders into the videos below them; `listing.list_folder` says which those are.
+  """Expands folders and archives into the videos in them; `listing.list_folder` says which those are.
 
   Args:
-    paths: of folders and videos.
+    paths: of folders, tar and zip files, and videos.
 
   Returns:
     The videos of each folder, sorted; other paths stay as they are.
 
   Raises:
-    VideoError: if a folder holds no video or cannot be read, or a path is empty.
+    VideoError: if a folder or archive holds no video or cannot be read, or a path is empty.
   """
   videos: list[pathlib.Path] = []
   for path in paths:
     if not os.fspath(path):  # pathlib would take it for the current folder
       raise errors.VideoError("the list of videos has an empty path; is there a comma too many?")
     path = pathlib.Path(path)
-    videos += listing.list_folder(path).videos if path.is_dir() else [path]
+    is_root = path.is_dir() or archives.is_archive(path)
+    videos += listing.list_folder(path).videos if is_root else [path]
   return videos
 
 

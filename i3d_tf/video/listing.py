@@ -1,4 +1,4 @@
-"""Finds the videos below folders, files and folders of images alike: the one lister of all programs."""
+"""Finds videos, be they files or folders of images, below folders, in archives and in lists, for all programs."""
 
 from collections.abc import Collection, Iterator
 import dataclasses
@@ -8,6 +8,8 @@ import pathlib
 import stat
 
 from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf.video import archives
 from i3d_tf.video import stills
 
 VIDEO_SUFFIXES = frozenset(
@@ -71,15 +73,16 @@ class Listing:
 
 
 def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Collection[pathlib.Path] = ()) -> Listing:
-  """Lists the videos at any depth below a folder, and logs one line about what is not used.
+  """Lists the videos at any depth below a folder or in an archive, and logs one line about what is not used.
 
   Files with the endings in `VIDEO_SUFFIXES` are taken; files of unknown endings, or none, are videos if they begin as
   videos do. So are folders of numbered images, unless there are videos beside these, and .npy files that hold frames
-  (see `stills`). A linked folder is followed unless what it leads to is listed already. Hidden files, among them the
+  (see `stills`), and the videos in tar and zip files (see `archives`). A linked folder is followed unless what it leads
+  to is listed already. Hidden files, among them the
   `._x` that macOS leaves, links to nothing, and folders that cannot be read are left out.
 
   Args:
-    root: The folder.
+    root: The folder; a tar or zip file; or '@' and the path of a text file of paths, one a line.
     more: Further file name endings to take, in lower case.
     used: Files below it that are used otherwise: they are neither videos nor unused, and a folder that has nothing else
       to use is no error.
@@ -90,19 +93,26 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
   Raises:
     VideoError: If there is no such folder, it cannot be read, or it holds nothing to use.
   """
+  if os.fspath(root).startswith("@") and not os.path.exists(root):
+    paths = files.read_paths(os.fspath(root)[1:])
+    is_root = lambda path: os.path.isdir(path) or archives.is_archive(path)
+    lists = [list_folder(path).videos if is_root(path) else (pathlib.Path(path),) for path in paths]
+    return Listing(tuple(dict.fromkeys(video for each in lists for video in each)), {})
   root = pathlib.Path(root)
-  if not root.is_dir():
+  if not (root.is_dir() or archives.is_archive(root)):
     raise errors.VideoError(f"{root}: there is no such folder of videos")
   videos: list[pathlib.Path] = []
   unused: dict[str, list[pathlib.Path]] = {}
-  for path, kind in _walk(root, VIDEO_SUFFIXES | frozenset(more)):
+  entries = _walk if root.is_dir() else _classify
+  for path, kind in entries(root, VIDEO_SUFFIXES | frozenset(more)):
     if path not in used:
       (videos if kind is None else unused.setdefault(kind, [])).append(path)
   listing = Listing(tuple(sorted(videos)), {kind: tuple(sorted(paths)) for kind, paths in sorted(unused.items())})
   if not videos and not used:
     rest = f"; it has {listing.describe_unused()}" if unused else ""
     endings = " ".join(sorted(VIDEO_SUFFIXES | frozenset(more)))
-    raise errors.VideoError(f"{root}: the folder holds no video ({endings}){rest}")
+    what = "folder" if root.is_dir() else "archive"
+    raise errors.VideoError(f"{root}: the {what} holds no video ({endings}){rest}")
   if unused and videos:
     logging.getLogger(__name__).warning("%s: not used: %s", root, listing.describe_unused())
   return listing
@@ -167,7 +177,10 @@ def _walk(root: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathli
       if not entry.name.startswith(".") and entry.is_dir():
         (links if entry.is_symlink() else folders).append(path)
       else:
-        yield from _classify(path, suffixes)
+        try:
+          yield from _classify(path, suffixes)
+        except errors.VideoError:  # naming the file itself says why
+          yield path, "archives that cannot be read"
 
 
 def _image_video(folder: pathlib.Path, entries: list[os.DirEntry], suffixes: frozenset[str]) -> frozenset[str]:
@@ -191,6 +204,12 @@ def _classify(path: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pa
     mode = path.stat().st_mode
   except OSError:
     yield path, _DANGLING
+    return
+  if suffix in archives.SUFFIXES and stat.S_ISREG(mode):
+    found = archives.members(path, suffixes - {stills.ARRAY_SUFFIX})
+    yield from ((member, None) for member in found)
+    if not found:
+      yield path, "no video"
     return
   if suffix == stills.ARRAY_SUFFIX:
     begins_so = stills.is_array

@@ -110,7 +110,12 @@ def is_cached(name: str) -> bool:
 
 
 def fetch(
-  name: str, *, source_dir: str | os.PathLike | None = None, url: str | None = None, verify_cached: bool = False
+  name: str,
+  *,
+  source_dir: str | os.PathLike | None = None,
+  data_file: str | os.PathLike | None = None,
+  url: str | None = None,
+  verify_cached: bool = False,
 ) -> str:
   """Returns the path of a published checkpoint in the cache, fetching it first if it is not there.
 
@@ -120,6 +125,7 @@ def fetch(
   Args:
     name: One of `NAMES`.
     source_dir: Folder to copy from first: it holds the files, a folder `name` with them, or a clone of the release.
+    data_file: The released data file under any name, in place of all other sources; its index is written anew.
     url: Address of a mirror, instead of the checkpoint's own.
     verify_cached: Whether to verify a cached copy again; a damaged copy is removed and fetched anew.
 
@@ -133,7 +139,7 @@ def fetch(
     return path
   try:
     with _lock(name):
-      _fetch_locked(checkpoint, final, _sources(checkpoint, source_dir, url), verify_cached)
+      _fetch_locked(checkpoint, final, _sources(checkpoint, source_dir, data_file, url), verify_cached)
   except OSError as error:
     raise errors.DownloadError(
       f"cannot write to the cache {cache_dir()} ({errors.describe_os_error(error)}); "
@@ -243,8 +249,13 @@ class _Source(NamedTuple):
   fill: Callable[[pathlib.Path], None]
 
 
-def _sources(checkpoint: Checkpoint, source_dir: str | os.PathLike | None, url: str | None) -> list[_Source]:
+def _sources(
+  checkpoint: Checkpoint, source_dir: str | os.PathLike | None, data_file: str | os.PathLike | None, url: str | None
+) -> list[_Source]:
   """The places to try, in order."""
+  if data_file is not None:
+    fill = functools.partial(sources.index_data, manifests.load(checkpoint.name), pathlib.Path(data_file))
+    return [_Source("data", f"file {data_file}", fill)]
   address = f"{(checkpoint.url if url is None else url).rstrip('/')}/{checkpoint.url_path}"
   places = [_Source("download", address, functools.partial(checkpoint.download, address))]
   if source_dir is not None:

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import http.client
 import io
+import math
 import os
 import pathlib
 import pickle
@@ -242,6 +243,32 @@ def download_package(manifest: manifests.Manifest, prefix: pathlib.Path) -> None
   from i3d_tf.weights import tensorflow1  # imports TensorFlow, which is not needed where the package cannot be had
 
   tensorflow1.write(prefix, _recognize(_load_arrays(pickled), manifest))
+
+
+def index_data(manifest: manifests.Manifest, data_file: pathlib.Path, folder: pathlib.Path) -> None:
+  """Writes a released checkpoint of which only the data file is there: the tensors stand in it in order of names.
+
+  Args:
+    manifest: Names and shapes of the tensors.
+    data_file: The data file, whatever it is called.
+    folder: Folder to write to.
+
+  Raises:
+    DownloadError: If the file cannot be opened, or has another size.
+    OSError: If the folder cannot be written.
+  """
+  from i3d_tf.weights import tensorflow1  # imports TensorFlow
+
+  with _open_source(data_file) as file:
+    content = file.read(manifest.data_bytes + 1)
+  if len(content) != manifest.data_bytes:
+    raise errors.DownloadError(f"{data_file} has not the {manifest.data_bytes} bytes of {manifest.name}")
+  arrays, place = {}, 0
+  for name in sorted(manifest.tensors):
+    shape = manifest.tensors[name][0]
+    arrays[name] = np.frombuffer(content, "<f4", math.prod(shape), place).reshape(shape)
+    place += arrays[name].nbytes
+  tensorflow1.write(folder / "model.ckpt", arrays)
 
 
 def _resume(url: str, output_file: str, pup: pooch.Pooch | None, *, part: pathlib.Path, description: str) -> None:
