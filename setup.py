@@ -16,7 +16,7 @@ BEAM = "apache-beam>=2.66"
 ONNX = "tf2onnx>=1.17"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
-    "fvd", "visualize", "export", "extract_features", "identify", "experiments", "benchmark", "doctor",
+    "fit", "fvd", "visualize", "export", "extract_features", "identify", "experiments", "benchmark", "doctor",
     "models.__main__",
 )  # fmt: skip
 
