@@ -64,6 +64,7 @@ setuptools.setup(
     "tensorboard>=2.20",
     "tensorflow>=2.20",
     "tensorflow-datasets>=4.9.10",
+    "threadpoolctl>=3.5",
     "tqdm>=4.66",
   ],
   extras_require={

@@ -22,7 +22,8 @@ The output is a run as train makes one, and all programs take it as a checkpoint
 
 It also holds report.html, one file with the accuracy and what it is worth, the labels to look at, and clips that look
 alike; report.json; and predictions.csv. A run can be stopped or killed at any moment: started again with the same flags
-it goes on, and ends with the same result. Videos that cannot be read are named and left out; the exit status is 1 then.
+it goes on, and ends with the same result; with another split, or more videos, it does only what is new. Videos that
+cannot be read are named and left out; the exit status is 1 then.
 
 --depth=mixed_5 or all goes on to train the last blocks, or all of the network, from there; that takes from minutes to
 hours. Every setting that is chosen for it is printed with its reason, and has a flag."""

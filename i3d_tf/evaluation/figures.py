@@ -33,8 +33,15 @@ from i3d_tf.evaluation import predictions as predictions_lib
 from i3d_tf.visualization import canvas
 
 FACTS = "facts"  # in place of a stream: what is told by the files' sizes, lengths and rates alone
-COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", evaluation.FUSED: "#2b8a6e", "joint": "#8a4fb8", FACTS: "#8793a5"}
-NAMES = {"rgb": "RGB", "flow": "Flow", evaluation.FUSED: "RGB+Flow", "joint": "Joint", FACTS: "File facts"}
+TUNED = "tuned"  # a network that was trained on from the one before it
+COLORS = {
+    "rgb": "#2f6fdb", "flow": "#e08a1e", evaluation.FUSED: "#2b8a6e", "joint": "#8a4fb8", FACTS: "#8793a5",
+    TUNED: "#17644c",
+}  # fmt: skip
+NAMES = {
+    "rgb": "RGB", "flow": "Flow", evaluation.FUSED: "RGB+Flow", "joint": "Joint", FACTS: "File facts",
+    TUNED: "Fine-tuned",
+}  # fmt: skip
 _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix

@@ -15,12 +15,14 @@ from i3d_tf import fitting
 from i3d_tf import resources
 from i3d_tf import workdir
 from i3d_tf import workers
+from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.features import extraction
 from i3d_tf.features import profiles
 from i3d_tf.features import results
 from i3d_tf.features import sources
 from i3d_tf.fitting import checks
+from i3d_tf.fitting import deepen
 from i3d_tf.fitting import linear
 from i3d_tf.fitting import report
 from i3d_tf.fitting import samples as samples_lib
@@ -30,7 +32,7 @@ from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 INFO = "fit.json"
-_FREE = ("retry_failures", "precision_wanted", "output")  # what may differ when a run goes on
+_KEPT = ("rgb_checkpoint", "precision")  # of what features are; all else may differ when a run goes on
 _RELEASED = ("rgb_imagenet", "rgb_scratch")
 
 
@@ -85,7 +87,7 @@ def fit(
   folder = workdir.Workdir(config.output, INFO)
   parameters = {**dataclasses.asdict(config), "videos": os.path.abspath(config.videos)}
   parameters["rgb_checkpoint"] = _checkpoint(config)
-  with folder.claim(parameters, about={"made_by": resources.provenance()}, free=_FREE):
+  with folder.claim(parameters, about={"made_by": resources.provenance()}, free=set(parameters) - set(_KEPT)):
     return _Fit(config, parameters["rgb_checkpoint"], progress, say).run(listed)
 
 
@@ -131,7 +133,14 @@ class _Fit:
     self._warn(*checks.warn(samples, facts, num_frames=info.preprocess.num_frames))
     measured = self._measure(samples, facts, features, grouping, plan)
     head = self._fit_head(samples, features, grouping, plan)
-    save(self._folder / saved.BEST, self._checkpoint, head, samples)
+    save(self._folder / (saved.BEST if config.depth == "head" else "head"), self._checkpoint, head, samples)
+    if config.depth != "head":
+      lengths = [each.num_frames for each in facts]
+      measured[report.TUNED] = deepen.train(
+          config, samples, lengths, plan, precision=extractor.options.precision, progress=self._progress, say=self._say
+      )  # fmt: skip
+      values, info = saved.read(self._folder / "training")
+      saved.save_values(self._folder / saved.BEST, values, info)
     outcome = report.Outcome(
         config=config, samples=samples, facts=facts, features=features, grouping=grouping, plan=plan, pairs=pairs,
         crossing=crossing, measured=measured, head=head, warnings=tuple(self._warnings), failures=self._failures,
@@ -174,7 +183,7 @@ class _Fit:
     """The videos that the network takes, and the features of each `[N, channels]`."""
     listed = [sources.Source(path, name, path) for path, name in zip(samples.paths, samples.ids, strict=True)]
     sources.check_ids(listed, lambda source: source.id)
-    kept = results.Folder(self._folder / "features")
+    kept = results.Folder(self._folder / "features", part="fit")
     with kept.claim(extractor.meaning):
       done = kept.entries()
       retry = self._config.retry_failures
@@ -249,8 +258,8 @@ class _Fit:
     numbers = np.array([each.numbers() for each in facts])
     size = len(samples.classes)
     return {
-      "facts": linear.guess_from_facts(numbers, samples.labels, plan, num_classes=size),
-      "rgb": linear.cross_validate(
+      figures.FACTS: linear.guess_from_facts(numbers, samples.labels, plan, num_classes=size),
+      report.NETWORK: linear.cross_validate(
         features, samples.labels, grouping.groups, plan, num_classes=size, seed=self._config.seed
       ),
     }

@@ -10,6 +10,7 @@ from scipy import special
 from scipy import stats
 from sklearn import ensemble
 from sklearn import linear_model
+import threadpoolctl
 
 from i3d_tf import errors
 from i3d_tf.fitting import splits
@@ -48,6 +49,7 @@ class Head:
     return features.astype(np.float64) @ self.kernel + self.bias
 
 
+@threadpoolctl.threadpool_limits.wrap(limits=1)  # small matrices; and the same sums on every machine
 def fit(
   features: np.ndarray,
   labels: Sequence[int] | np.ndarray,
@@ -117,8 +119,9 @@ def _solve(
   turned, axes = (left * lengths)[:, is_used], axes[is_used]
   present = np.unique(labels)
   found = {}
-  for strength in strengths:
-    model = linear_model.LogisticRegression(C=strength, class_weight="balanced", max_iter=2000, tol=1e-5)
+  model = linear_model.LogisticRegression(class_weight="balanced", max_iter=2000, tol=1e-5, warm_start=True)
+  for strength in sorted(strengths):  # each starts from the one before
+    model.set_params(C=strength)
     model.fit(turned if turned.shape[1] else np.zeros((len(labels), 1)), labels)
     weights, offsets = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn has one row for two classes, the difference of their logits
@@ -150,6 +153,7 @@ def _temperature(logits: np.ndarray, labels: np.ndarray) -> float:
   return math.exp(optimize.minimize_scalar(lambda log: _loss(logits, labels, math.exp(log)), bounds=bounds).x)
 
 
+@threadpoolctl.threadpool_limits.wrap(limits=1)
 def cross_validate(
   features: np.ndarray, labels: Sequence[int], groups: Sequence[str], plan: splits.Plan, *, num_classes: int, seed: int
 ) -> np.ndarray:

@@ -25,7 +25,7 @@ from i3d_tf.fitting import samples as samples_lib
 from i3d_tf.fitting import splits
 
 PAGE, RESULTS, PREDICTIONS = "report.html", "report.json", "predictions.csv"
-NETWORK = "rgb"
+NETWORK, TUNED = "rgb", figures.TUNED  # the classifier on features; the network that was trained from there
 _MOST_SHOWN = 12  # pairs and disagreements on the page
 _SURE = 0.7  # probability of another class from which on a label is doubted
 _EXPLAINED = 0.5  # part of what is above chance, from which on file facts are worth a warning
@@ -44,7 +44,7 @@ class Outcome:
     plan: The folds.
     pairs: Videos that are as good as one.
     crossing: Those of the pairs that a fold has on both sides.
-    measured: Scores `[N, classes]` by 'facts', 'rgb' and others; NaN of clips that no fold tests.
+    measured: Scores `[N, classes]` by 'facts', 'rgb' and perhaps 'tuned'; NaN of clips that no fold tests.
     head: The classifier that is kept.
     warnings: What a user should know.
     failures: Videos that could not be used, with the reasons.
@@ -68,6 +68,11 @@ class Outcome:
   checkpoint: str
   precision: str
   seconds: float
+
+  @property
+  def network(self) -> str:
+    """The network that is kept, among what was measured."""
+    return TUNED if TUNED in self.measured else NETWORK
 
   @functools.cached_property
   def tested(self) -> np.ndarray:
@@ -95,7 +100,7 @@ class Outcome:
   @functools.cached_property
   def probabilities(self) -> np.ndarray:
     """The network's, `[tested, classes]`."""
-    logs = self.scores[NETWORK].log_probabilities
+    logs = self.scores[self.network].log_probabilities
     assert logs is not None  # of logits there are
     return np.exp(logs)
 
@@ -128,7 +133,7 @@ class Outcome:
 
   def about_facts(self) -> str:
     """Returns a sentence if the files' facts explain much of the accuracy, or else ''."""
-    facts, network = self.metrics["facts"].top1, self.metrics[NETWORK].top1
+    facts, network = self.metrics[figures.FACTS].top1, self.metrics[self.network].top1
     room = network - self.chance
     if facts <= self.chance or (room > 0 and facts - self.chance < _EXPLAINED * room):
       return ""
@@ -153,8 +158,8 @@ def summary(found: Outcome) -> list[str]:
   low, high = (100 * bound for bound in found.interval)
   lines = [metrics_lib.table(found.metrics)]
   lines.append(
-    f"The network recognises {100 * found.metrics[NETWORK].top1:.1f} % (95 % interval {low:.1f} to {high:.1f}); always "
-    f"naming the largest class, {100 * found.chance:.1f} %"
+    f"The network recognises {100 * found.metrics[found.network].top1:.1f} % (95 % interval {low:.1f} to {high:.1f}); "
+    f"always naming the largest class, {100 * found.chance:.1f} %"
   )
   lines.append(_about_threshold(found))
   return lines
@@ -257,12 +262,12 @@ def _page(found: Outcome, about: Mapping[str, Any]) -> str:
     stream=NETWORK,
     ids=tuple(found.samples.ids[index] for index in found.tested),
     labels=found.labels,
-    logits=found.scores[NETWORK].scores,
+    logits=found.scores[found.network].scores,
     numbers=found.tested,
     classes=found.samples.classes,
     made_with={},
   )
-  scores = found.scores[NETWORK]
+  scores = found.scores[found.network]
   picture = lambda place: samples_lib.picture(found.facts[int(found.tested[place])])
   describe = lambda place: figures.describe(predictions, scores, place, picture(place))
   best, worst = figures.choose(scores.scores, found.labels, 4)
@@ -280,9 +285,10 @@ def _sections(found: Outcome, picture: Any) -> list[figures.Section]:
   """What the page of a fit has beyond that of an evaluation."""
   low, high = (100 * bound for bound in found.interval)
   head = found.head
+  facts = 100 * found.metrics[figures.FACTS].top1
   texts = [
     f"95 % interval of the accuracy: {low:.1f} to {high:.1f} %. Always naming the largest class gets "
-    f"{100 * found.chance:.1f} %; sizes, lengths and rates of the files get {100 * found.metrics['facts'].top1:.1f} %.",
+    f"{100 * found.chance:.1f} %; sizes, lengths and rates of the files get {facts:.1f} %.",
     f"{_about_threshold(found)}.",
     f"The classifier is linear on the features of {found.checkpoint}; its penalty (C = {head.strength:g}) and the "
     f"temperature {head.temperature:.2f}, by which its logits are divided, were chosen on inner folds.",
