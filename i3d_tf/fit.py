@@ -39,8 +39,11 @@ cli.define_flags(
 cli.define_device_flags()
 cli.define_flags(
     fitting.FitConfig, group="Split and report",
-    names=("protocol", "num_folds", "split_group", "split_scenes", "precision_wanted", "seed", "retry_failures"),
-    unset={"split_group": "guessed"},
+    names=(
+        "protocol", "num_folds", "split_group", "split_block", "split_scenes", "precision_wanted", "seed",
+        "retry_failures",
+    ),
+    unset={"split_group": "guessed", "split_block": "no blocks"},
 )  # fmt: skip
 cli.define_flags(
     fitting.FitConfig, group="Training", names=("depth", *_TRAINING), unset=dict.fromkeys(_TRAINING, "chosen")

@@ -5,18 +5,22 @@ import json
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import cv2
 import numpy as np
 
 import i3d_tf
 from i3d_tf import errors
+from i3d_tf import fitting
 from i3d_tf import testing
 from i3d_tf.fitting import samples as samples_lib
 from i3d_tf.weights import saved
 
 _SMALL = {"average_space": True, "num_frames": 9, "short_side": 36, "crop": 32, "width_multiplier": 0.1}
+_RECIPES = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 _CLASSES = ("Grün, hell", "im Haus/nah", "rot")
 
 
@@ -32,7 +36,7 @@ def _write_video(path: pathlib.Path, *, color: int, seed: int, num_frames: int =
   writer.release()
 
 
-class FitTest(absltest.TestCase):
+class FitTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -131,6 +135,15 @@ class FitTest(absltest.TestCase):
       videos=videos, output=self.folder / "of_folders", rgb_checkpoint=str(self.folder / "network"), precision="float32"
     )
     self.assertEqual((result.metrics["rgb"].num_videos, result.metrics["rgb"].top1), (2, 1.0))
+
+  @parameterized.parameters(sorted(path.relative_to(_RECIPES).as_posix() for path in _RECIPES.glob("*/*.fit")))
+  def test_recipe(self, name):
+    with mock.patch("i3d_tf.fitting.fitter.fit", side_effect=errors.I3dError("as told")) as told:
+      words = (f"--flagfile={_RECIPES / name}", "--videos=V", "--output=O")
+      self.assertIn("as told", testing.run_main("fit", *words).stderr)
+    self.assertIsInstance(told.call_args.args[0], fitting.FitConfig)
+    for head in ("Command", "Data", "Expected", "Source", "Hardware", "Measured"):
+      self.assertRegex((_RECIPES / name).read_text(), rf"(?m)^# {head}: +\S")
 
   def test_refused(self):
     empty = self.folder / "empty"

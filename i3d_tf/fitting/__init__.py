@@ -28,6 +28,7 @@ class FitConfig(inference.InferenceConfig):
     num_folds: Folds of k_fold; of holdout, one of so many is tested.
     split_group: Regular expression; clips in whose ids (paths without endings) it finds the same text are never on both
       sides of a split. none: every clip by itself. None: guessed from the names.
+    split_block: Keep clips together whose numbers in their names are among so many that follow each other; None: no.
     split_scenes: Also keep clips together that look alike, so that none is tested that was as good as trained on.
     precision_wanted: Accuracy that predictions above the suggested threshold are to have.
     seed: Seed of the folds, and of training.
@@ -45,6 +46,7 @@ class FitConfig(inference.InferenceConfig):
   protocol: str = fields.option("auto", choices=splits.PROTOCOLS)
   num_folds: int = fields.option(5, least=2, most=100)
   split_group: str | None = None
+  split_block: int | None = fields.option(None, least=1)
   split_scenes: bool = False
   precision_wanted: float = fields.option(0.95, above=0, below=1)
   seed: int = 0
@@ -67,5 +69,7 @@ class FitConfig(inference.InferenceConfig):
       raise errors.I3dError(
         f"protocol is {self.protocol}, which would train a network for each fold; with depth={self.depth} take holdout"
       )
+    if self.split_block is not None and self.split_group is not None:
+      raise errors.I3dError("split_block and split_group both say what stays together; give one of them")
     if self.engine != "tensorflow":
       raise errors.I3dError(f"engine is {self.engine}; the features that a network is fitted on are TensorFlow's")

@@ -228,7 +228,9 @@ class _Fit:
   def _plan(self, samples: samples_lib.Samples, pairs: list[checks.Pair]) -> tuple[splits.Grouping, splits.Plan]:
     """Which clips belong together, and the folds."""
     config = self._config
-    if samples.groups and config.split_group is None:
+    if config.split_block is not None:
+      grouping = splits.blocks(samples.ids, config.split_block)
+    elif samples.groups and config.split_group is None:
       count = len(set(samples.groups))
       grouping = splits.Grouping(samples.groups, count < len(samples), f"{count} groups as the list states them")
     else:

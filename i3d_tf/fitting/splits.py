@@ -100,6 +100,26 @@ def group(ids: Sequence[str], pattern: str | None) -> Grouping:
   return Grouping(keys, True, f"{_count(keys)} groups by {pattern!r}")
 
 
+def blocks(ids: Sequence[str], size: int) -> Grouping:
+  """Returns groups of clips whose numbers follow each other, for sets in which neighbours were cut from one recording.
+
+  Args:
+    ids: Ids of the clips; the last number in the file's name counts, whatever stands before it.
+    size: Numbers of a block, of those that there are, in ascending order.
+
+  Raises:
+    I3dError: If a name has no number.
+  """
+  found = [re.search(r"(\d+)\D*$", each.rpartition("/")[2]) for each in ids]
+  if None in found:
+    raise errors.I3dError(f"split_block is {size}, but the clip {ids[found.index(None)]} has no number in its name")
+  numbers = [int(match[1]) for match in found if match is not None]
+  ranks = {number: rank for rank, number in enumerate(sorted(set(numbers)))}
+  starts = sorted(ranks)[::size]
+  keys = tuple(f"from {starts[ranks[number] // size]}" for number in numbers)
+  return Grouping(keys, True, f"{_count(keys)} blocks of {size} numbers")
+
+
 def _guess(ids: Sequence[str]) -> Grouping:
   """The first pattern that most names have, and that puts some of them together but not all."""
   names = [each.rpartition("/")[2] for each in ids]

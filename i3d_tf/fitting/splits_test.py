@@ -41,6 +41,12 @@ class GroupTest(parameterized.TestCase):
     with self.assertRaisesRegex(errors.I3dError, "which is no regular expression"):
       splits.group(["a/x1"], "(")
 
+  def test_blocks(self):
+    ids = ["a/x1.5_7", "b/y2", "a/x3", "b/y10", "a/x11v"]
+    self.assertEqual(splits.blocks(ids, 2).groups, ("from 7", "from 2", "from 2", "from 7", "from 11"))
+    with self.assertRaisesRegex(errors.I3dError, "a/x has no number in its name"):
+      splits.blocks(["a/x"], 2)
+
   def test_join(self):
     grouping = splits.group(["a", "b", "c", "d", "e"], "none")
     self.assertEqual(splits.join(grouping, [(3, 1), (1, 4)]).groups, ("a", "b", "c", "b", "b"))
