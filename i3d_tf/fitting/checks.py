@@ -13,6 +13,7 @@ from i3d_tf.fitting import splits
 
 # Least correlation of two videos' mean pictures, and of their pictures in turn, to be of one scene, or the same video.
 _SCENE, _SAME = 0.95, 0.985
+_CONTRAST = 2.0  # least deviation of a picture, in grey levels
 _GRID = (24, 24)  # pixels that pictures are compared at
 _NAMED = 8  # names in a sentence
 _IMBALANCE = 3.0  # of the largest class to the smallest, that is worth a word
@@ -38,7 +39,7 @@ def find_pairs(facts: Sequence[samples_lib.Facts]) -> list[Pair]:
   """Returns the pairs of videos that are copies, or show the same frames or scene.
 
   Videos of one scene have the same mean picture, since what moves covers little of it for long. Pictures are compared
-  without their brightness and contrast.
+  without the mean of each colour and their contrast; those that are all one colour are like no other.
 
   Args:
     facts: Of all videos.
@@ -55,13 +56,14 @@ def find_pairs(facts: Sequence[samples_lib.Facts]) -> list[Pair]:
 
 
 def _grid(picture: np.ndarray) -> np.ndarray:
-  return cv2.resize(picture.astype(np.float32), _GRID, interpolation=cv2.INTER_AREA).ravel()
+  small = cv2.resize(picture.astype(np.float32), _GRID, interpolation=cv2.INTER_AREA)
+  return (small - small.mean(axis=(0, 1))).ravel()
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-  """Rows without their mean, of length 1; a row of one value is 0."""
-  rows = rows - rows.mean(axis=1, keepdims=True)
-  return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+  """Rows of length 1; what has next to no contrast is 0."""
+  lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+  return np.where(lengths > _CONTRAST * rows.shape[1] ** 0.5, rows / np.maximum(lengths, 1e-6), 0)
 
 
 def across(pairs: Sequence[Pair], plan: splits.Plan) -> list[Pair]:

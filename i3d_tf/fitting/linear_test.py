@@ -54,7 +54,7 @@ class HeadTest(absltest.TestCase):
     plan = splits.plan(labels.tolist(), list("abc"), [str(i) for i in range(60)], num_folds=2)
     logits = linear.cross_validate(wide, labels, [str(i) for i in range(60)], plan, num_classes=3, seed=0)
     confidence = special.softmax(logits, axis=1).max(axis=1)
-    self.assertLess(abs(confidence.mean() - np.mean(logits.argmax(axis=1) == labels)), 0.1)
+    self.assertLess(abs(confidence.mean() - np.mean(logits.argmax(axis=1) == labels)), 0.15)
 
   def test_groups_stay_together(self):
     # Every group has a feature of its own, which tells the class of the clips that were seen and of no others.
