@@ -98,8 +98,8 @@ def describe_leak(pairs: Sequence[Pair], samples: samples_lib.Samples) -> str:
   more = f"; and {len(pairs) - len(first)} more" if len(pairs) > len(first) else ""
   return (
     f"{len(videos)} of {len(samples)} clips ({100 * len(videos) / len(samples):.0f} %) have a twin on the other side "
-    f"of a split ({kinds}: {names}{more}), so that the accuracy is too good; split_scenes=True keeps them together, or"
-    " name the groups with split_group"
+    f"of a split ({kinds}: {names}{more}), so that the accuracy may be too good; split_scenes=True keeps them "
+    "together, or name the groups with split_group"
   )
 
 

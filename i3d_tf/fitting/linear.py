@@ -71,6 +71,9 @@ def fit(
     strengths: Strengths to choose from.
     seed: Of the inner folds.
 
+  Returns:
+    The classifier, calibrated.
+
   Raises:
     I3dError: If there are clips of one class only.
   """

@@ -28,7 +28,7 @@ PAGE, RESULTS, PREDICTIONS = "report.html", "report.json", "predictions.csv"
 NETWORK, TUNED = "rgb", figures.TUNED  # the classifier on features; the network that was trained from there
 _MOST_SHOWN = 12  # pairs and disagreements on the page
 _SURE = 0.7  # probability of another class from which on a label is doubted
-_EXPLAINED = 0.5  # part of what is above chance, from which on file facts are worth a warning
+_EXPLAINED = 1 / 3  # part of what is above chance, from which on file facts are worth a warning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,10 +177,13 @@ def _about_threshold(found: Outcome) -> str:
 
 
 def write(found: Outcome) -> pathlib.Path:
-  """Writes report.html, report.json and predictions.csv, and returns the path of the first.
+  """Writes report.html, report.json and predictions.csv.
 
   Args:
     found: What was found.
+
+  Returns:
+    The path of the first.
   """
   folder = pathlib.Path(found.config.output)
   about = _about(found)
