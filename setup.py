@@ -17,7 +17,7 @@ DASK = "distributed>=2024.8"
 ONNX = "tf2onnx>=1.17"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
-    "fvd", "visualize", "export", "extract_features", "identify", "experiments", "benchmark", "doctor",
+    "fit", "fvd", "visualize", "export", "extract_features", "identify", "experiments", "benchmark", "doctor",
     "models.__main__",
 )  # fmt: skip
 
@@ -66,6 +66,7 @@ setuptools.setup(
     "tensorboard>=2.20",
     "tensorflow>=2.20",
     "tensorflow-datasets>=4.9.10",
+    "threadpoolctl>=3.5",
     "tqdm>=4.66",
   ],
   extras_require={

@@ -29,6 +29,7 @@ _HOMES = {
   "create_model": "i3d_tf.models.zoo",
   "evaluate": "i3d_tf.evaluation.evaluator",
   "extract_features": "i3d_tf.features.extraction",
+  "fit": "i3d_tf.fitting.fitter",
   "fvd": "i3d_tf.frechet.fvd",
   "fvd_by_length": "i3d_tf.frechet.fvd",
   "list_models": "i3d_tf.models.zoo",

@@ -42,6 +42,10 @@ class KillsTest(parameterized.TestCase):
     (cls.folder / "videos" / "a").mkdir(parents=True)
     for number in range(6):
       testing.write_moving_video(cls.folder / "videos" / "a" / f"{number}.avi", seed=number, num_frames=20)
+    for number in range(8):
+      place = cls.folder / "labelled" / ("left", "right")[number % 2]
+      place.mkdir(parents=True, exist_ok=True)
+      testing.write_moving_video(place / f"{number}.avi", seed=number, num_frames=12)
     (cls.folder / "table.json").write_text(json.dumps(_TABLE))
     (cls.folder / "rgb.flags").write_text(_RECIPE.replace(" ", "\n"))
 
@@ -56,6 +60,7 @@ class KillsTest(parameterized.TestCase):
       "fvd --real=videos --generated=videos --rgb_checkpoint=network --num_frames=9 --batch=2 --resamples=20 "
       "--save_stats=OUT/real.npz --json=OUT/fvd.json",
     ),
+    ("fit", "fit --videos=labelled --output=OUT --rgb_checkpoint=network --num_folds=2 --precision=float32"),
     ("export", "export --checkpoint=network --output=OUT/model"),
     ("experiments", "experiments --table=TABLE --data=. --output=OUT"),
   )

@@ -24,6 +24,9 @@ from i3d_tf.video import stills
 
 _Paths = pathlib.Path | str | os.PathLike | None
 _NAMED_CLASSES = 10  # that a warning names
+_SPELLINGS: Mapping[str, str] = {  # without case, of folders that hold folders
+  "training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test",
+} | {split: split for split in clips_lib.SPLITS}  # fmt: skip
 
 
 class Source(abc.ABC):
@@ -274,9 +277,6 @@ class _Folder(Source):
   help = "one sub-folder a class, below train/, val/ and test/, or split by a seeded hash"
   takes_split = True
   _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # in a list of one clip a line, in UTF-8
-  _SPELLINGS: ClassVar[Mapping[str, str]] = {  # without case, of folders that hold folders
-    "training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test",
-  } | {split: split for split in clips_lib.SPLITS}  # fmt: skip
 
   def load(
     self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
@@ -285,7 +285,7 @@ class _Folder(Source):
     is_listed = not root.is_dir()
     if is_listed:  # an archive, or a list of paths
       root = pathlib.Path(os.path.commonpath([pathlib.Path(path).parent.parent for path in videos]))
-    own = {} if is_listed else self._split_folders(root)
+    own = {} if is_listed else split_folders(root)
     if own and folder_split is not None:
       raise errors.I3dError(f"{root} is split already, into {', '.join(own)}; fractions, seed and group do not apply")
     folder_split = clips_lib.FolderSplit() if folder_split is None else folder_split
@@ -296,24 +296,6 @@ class _Folder(Source):
       raise errors.I3dError(f"{root}: the class {min(empty)} has no video; remove its folder or fill it")
     _warn_of_gaps(root, rows, classes, set(own.values()) if own else folder_split.used)
     return clips_lib.collect(spec, tuple(classes), rows, root, lambda clip: clip)
-
-  def _split_folders(self, root: pathlib.Path) -> dict[str, str]:
-    """The splits by the names of their folders; empty if the folders are those of classes."""
-    folders = _subfolders(root)
-    own: dict[str, str] = {}
-    for folder in folders:
-      split = self._SPELLINGS.get(folder.casefold())
-      if split is None or folder != split and not _subfolders(root / folder):
-        continue
-      if split in own.values():
-        raise errors.I3dError(f"{root / folder}: there is another folder for the split {split}; keep one of them")
-      own[folder] = split
-    if own and len(folders) > len(own):
-      stray = next(folder for folder in folders if folder not in own)
-      raise errors.I3dError(
-        f"{root / stray}: beside {', '.join(own)} this must be one of {', '.join(clips_lib.SPLITS)}"
-      )
-    return own
 
   def _rows(
     self, videos: Iterable[str], root: pathlib.Path, own: Mapping[str, str], folder_split: clips_lib.FolderSplit
@@ -336,6 +318,31 @@ class _Folder(Source):
       clip_id = stills.without_suffix(path).relative_to(root).as_posix()
       split = own[relative.parts[0]] if own else folder_split.split_of(clip_id)
       yield clips_lib.Row(path, split, clip_id, str(relative), parts[0])
+
+
+def split_folders(root: str | os.PathLike) -> dict[str, str]:
+  """Returns the splits by the names of their folders; empty if the folders are those of classes.
+
+  Args:
+    root: Folder of the videos. Below it train, val and test may be spelt otherwise: Training, validation, Testing.
+
+  Raises:
+    I3dError: If two folders are of one split, or there are others beside them.
+  """
+  root = pathlib.Path(root)
+  folders = _subfolders(root)
+  own: dict[str, str] = {}
+  for folder in folders:
+    split = _SPELLINGS.get(folder.casefold())
+    if split is None or folder != split and not _subfolders(root / folder):
+      continue
+    if split in own.values():
+      raise errors.I3dError(f"{root / folder}: there is another folder for the split {split}; keep one of them")
+    own[folder] = split
+  if own and len(folders) > len(own):
+    stray = next(folder for folder in folders if folder not in own)
+    raise errors.I3dError(f"{root / stray}: beside {', '.join(own)} this must be one of {', '.join(clips_lib.SPLITS)}")
+  return own
 
 
 class _Tfds(Source):

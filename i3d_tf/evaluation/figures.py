@@ -32,8 +32,16 @@ from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.evaluation import predictions as predictions_lib
 from i3d_tf.visualization import canvas
 
-COLORS = {"rgb": "#2f6fdb", "flow": "#e08a1e", evaluation.FUSED: "#2b8a6e", "joint": "#8a4fb8"}
-NAMES = {"rgb": "RGB", "flow": "Flow", evaluation.FUSED: "RGB+Flow", "joint": "Joint"}
+FACTS = "facts"  # in place of a stream: what is told by the files' sizes, lengths and rates alone
+TUNED = "tuned"  # a network that was trained on from the one before it
+COLORS = {
+    "rgb": "#2f6fdb", "flow": "#e08a1e", evaluation.FUSED: "#2b8a6e", "joint": "#8a4fb8", FACTS: "#8793a5",
+    TUNED: "#17644c",
+}  # fmt: skip
+NAMES = {
+    "rgb": "RGB", "flow": "Flow", evaluation.FUSED: "RGB+Flow", "joint": "Joint", FACTS: "File facts",
+    TUNED: "Fine-tuned",
+}  # fmt: skip
 _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
@@ -232,6 +240,27 @@ class Example:
   picture: bytes = b""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+  """A part of the page between the results and the curves: text, and perhaps a table.
+
+  Attributes:
+    title: Its title.
+    note: A line beneath it.
+    texts: Paragraphs.
+    columns: Heads of a table's columns.
+    rows: Its rows.
+    pictures: Beside each row a picture as JPEG; empty for none.
+  """
+
+  title: str
+  note: str = ""
+  texts: tuple[str, ...] = ()
+  columns: tuple[str, ...] = ()
+  rows: tuple[tuple[str, ...], ...] = ()
+  pictures: tuple[bytes, ...] = ()
+
+
 def choose(scores: np.ndarray, labels: np.ndarray, count: int) -> tuple[list[int], list[int]]:
   """Returns the indices of the best videos and of the worst, by margin, at most one of a class in each.
 
@@ -299,6 +328,7 @@ _TEMPLATE = "report.html.jinja"
 _MAX_MISTAKES = 12
 _MAX_CLASSES_BESIDE = 20  # up to which a confusion matrix is legible at half the page's width
 _PROTOCOLS = {
+  "whole": "whole videos, centre crop",
   "release": "one pass over up to {max_frames} frames, centre crop",
   "clips": "{num_clips} clips of {num_frames} frames, centre crop",
   "ten_crop": "ten crops of a clip of {num_frames} frames",
@@ -317,6 +347,7 @@ def render(
   classes: Sequence[str],
   runs: Mapping[str, Sequence[Mapping[str, Any]]],
   examples: Mapping[str, Sequence[Example]],
+  sections: Sequence[Section] = (),
 ) -> str:
   """Returns the page, HTML that needs neither scripts nor the network.
 
@@ -326,6 +357,7 @@ def render(
     classes: names in index order.
     runs: by stream, the lines of metrics.jsonl of its training, if there are any.
     examples: the 'best' and 'worst' clips of the last of `measured`.
+    sections: Further parts of the page.
   """
   *_, last = measured
   made_with = {stream: {**values, **values["protocol"]} for stream, values in about["streams"].items()}
@@ -353,6 +385,7 @@ def render(
     per_class=_per_class(measured, classes),
     examples=examples,
     example_notes=_EXAMPLE_NOTES,
+    sections=sections,
     failures=about["failures"],
     provenance=_provenance(about),
     made_with=made_with,

@@ -1,0 +1,323 @@
+"""From labelled videos to a network and its report: facts of the files, features, a classifier, and its worth."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from i3d_tf import errors
+from i3d_tf import files
+from i3d_tf import fitting
+from i3d_tf import resources
+from i3d_tf import workdir
+from i3d_tf import workers
+from i3d_tf.evaluation import figures
+from i3d_tf.evaluation import metrics as metrics_lib
+from i3d_tf.features import extraction
+from i3d_tf.features import profiles
+from i3d_tf.features import results
+from i3d_tf.features import sources
+from i3d_tf.fitting import checks
+from i3d_tf.fitting import deepen
+from i3d_tf.fitting import linear
+from i3d_tf.fitting import report
+from i3d_tf.fitting import samples as samples_lib
+from i3d_tf.fitting import splits
+from i3d_tf.weights import hub
+from i3d_tf.weights import release
+from i3d_tf.weights import saved
+
+INFO = "fit.json"
+_KEPT = ("rgb_checkpoint", "precision")  # of what features are; all else may differ when a run goes on
+_RELEASED = ("rgb_imagenet", "rgb_scratch")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FitResult:
+  """What was fitted, and how good it is.
+
+  Attributes:
+    output: Folder of the run, which every program takes as a checkpoint.
+    metrics: Of the clips that were tested: 'facts', what a classifier gets that sees only the files' sizes and lengths,
+      and 'rgb', the network.
+    interval: 95 % interval of the network's accuracy.
+    warnings: Sentences that a user should know.
+    failures: Videos that could not be used, each with the reason.
+    report_path: The page.
+  """
+
+  output: pathlib.Path
+  metrics: Mapping[str, metrics_lib.Metrics]
+  interval: tuple[float, float]
+  warnings: tuple[str, ...]
+  failures: Mapping[str, str]
+  report_path: pathlib.Path
+
+
+def fit(
+  config: fitting.FitConfig | None = None,
+  *,
+  progress: bool = False,
+  say: Callable[[str], None] = lambda message: None,
+  **options: Any,
+) -> FitResult:
+  """Makes a network and its report of a folder of videos, one sub-folder a class; a run that was stopped goes on.
+
+  Args:
+    config: What to fit.
+    progress: Whether to show progress bars on stderr.
+    say: Called with a line about what is done and found, as it is.
+    **options: In place of `config`, the fields of `FitConfig`.
+
+  Returns:
+    How good the network is, and what should be known of the videos.
+
+  Raises:
+    I3dError: If the videos, the network or the options do not go together, or the folder holds another run.
+    TypeError: For an option that is no field of `FitConfig`, or for options beside `config`.
+  """
+  if config is not None and options:
+    raise TypeError(f"give config or its fields, not both; there is also {next(iter(options))}")
+  config = fitting.FitConfig(**options) if config is None else config
+  listed = samples_lib.load(config.videos)
+  folder = workdir.Workdir(config.output, INFO)
+  parameters = {**dataclasses.asdict(config), "videos": os.path.abspath(config.videos)}
+  parameters["rgb_checkpoint"] = _checkpoint(config)
+  with folder.claim(parameters, about={"made_by": resources.provenance()}, free=set(parameters) - set(_KEPT)):
+    return _Fit(config, parameters["rgb_checkpoint"], progress, say).run(listed)
+
+
+def _checkpoint(config: fitting.FitConfig) -> str:
+  """The weights to start from."""
+  if config.rgb_checkpoint is not None:
+    return config.rgb_checkpoint
+  return next((name for name in _RELEASED if hub.is_cached(name)), _RELEASED[0])
+
+
+class _Fit:
+  """A run in progress."""
+
+  def __init__(
+    self,
+    config: fitting.FitConfig,
+    checkpoint: str,
+    progress: bool,
+    say: Callable[[str], None],
+  ):
+    self._config, self._checkpoint = config, checkpoint
+    self._progress, self._say = progress, say
+    self._folder = pathlib.Path(config.output)
+    self._warnings: list[str] = []
+    self._failures: dict[str, str] = {}
+
+  def run(self, listed: samples_lib.Samples) -> FitResult:
+    """Does all of it."""
+    config, begin = self._config, time.monotonic()
+    self._say(f"{config.videos}: {len(listed)} videos of {len(listed.classes)} classes; network {self._checkpoint}")
+    extractor = extraction.Extractor(
+      profiles.FeatureConfig(rgb_checkpoint=self._checkpoint, window=profiles.ALL, precision=config.precision)
+    )
+    info = extractor.networks["rgb"].info
+    samples, facts = self._read(listed, info.preprocess.frame_rate)
+    samples, facts, features = self._extract(samples, facts, extractor)
+    samples = self._drop_empty_classes(samples)
+    pairs = checks.find_pairs(facts)
+    grouping, plan = self._plan(samples, pairs)
+    self._warn(*plan.warnings)
+    crossing = checks.across(pairs, plan)
+    self._warn(checks.describe_leak(crossing, samples))
+    self._warn(*checks.warn(samples, facts, num_frames=info.preprocess.num_frames))
+    measured = self._measure(samples, facts, features, grouping, plan)
+    head = self._fit_head(samples, features, grouping, plan)
+    save(self._folder / (saved.BEST if config.depth == "head" else "head"), self._checkpoint, head, samples)
+    if config.depth != "head":
+      lengths = [each.num_frames for each in facts]
+      measured[report.TUNED] = deepen.train(
+          config, samples, lengths, plan, precision=extractor.options.precision, progress=self._progress, say=self._say
+      )  # fmt: skip
+      values, info = saved.read(self._folder / "training")
+      saved.save_values(self._folder / saved.BEST, values, info)
+    outcome = report.Outcome(
+        config=config, samples=samples, facts=facts, features=features, grouping=grouping, plan=plan, pairs=pairs,
+        crossing=crossing, measured=measured, head=head, warnings=tuple(self._warnings), failures=self._failures,
+        checkpoint=self._checkpoint, precision=extractor.options.precision, seconds=time.monotonic() - begin,
+    )  # fmt: skip
+    if text := outcome.about_facts():
+      self._warn(text)
+      outcome = dataclasses.replace(outcome, warnings=tuple(self._warnings))
+    path = report.write(outcome)
+    for line in report.summary(outcome):
+      self._say(line)
+    return FitResult(
+        output=self._folder, metrics=outcome.metrics, interval=outcome.interval, warnings=outcome.warnings,
+        failures=self._failures, report_path=path,
+    )  # fmt: skip
+
+  def _warn(self, *messages: str) -> None:
+    """Keeps and says what a user should know."""
+    for message in filter(None, messages):
+      self._warnings.append(message)
+      self._say(f"Warning: {message}")
+
+  def _fail(self, path: str, reason: str) -> None:
+    self._failures[path] = reason
+    self._say(f"Not used: {reason}")
+
+  def _read(self, listed: samples_lib.Samples, fps: float) -> tuple[samples_lib.Samples, list[samples_lib.Facts]]:
+    """The videos that can be read, and what their files tell."""
+    with workers.Bar(total=len(listed), unit="video", desc="Looking at files", is_shown=self._progress) as bar:
+      found = samples_lib.read_facts(listed, self._folder / "facts", fps=fps, done=bar.update)
+    for path, each in zip(listed.paths, found, strict=True):
+      if isinstance(each, str):
+        self._fail(path, each)
+    used = [index for index, each in enumerate(found) if not isinstance(each, str)]
+    return listed.take(used), [each for each in found if not isinstance(each, str)]
+
+  def _extract(
+    self, samples: samples_lib.Samples, facts: list[samples_lib.Facts], extractor: extraction.Extractor
+  ) -> tuple[samples_lib.Samples, list[samples_lib.Facts], np.ndarray]:
+    """The videos that the network takes, and the features of each `[N, channels]`."""
+    listed = [sources.Source(path, name, path) for path, name in zip(samples.paths, samples.ids, strict=True)]
+    sources.check_ids(listed, lambda source: source.id)
+    kept = results.Folder(self._folder / "features", part="fit")
+    with kept.claim(extractor.meaning):
+      done = kept.entries()
+      retry = self._config.retry_failures
+      todo = [i for i, each in enumerate(listed)
+              if not kept.is_done(done.get(each.key), each.content, retry_failures=retry)]  # fmt: skip
+      frames = [facts[index].num_frames for index in todo]
+      total = sum(each.num_frames for each in facts)
+      self._say(f"Features of {len(todo)} videos, {sum(frames):,} frames; of {len(listed) - len(todo)} they are there")
+      times = []
+      with workers.Bar(total=total, initial=total - sum(frames), unit="frame", is_shown=self._progress) as bar:
+        for number, index in enumerate(todo):
+          start = time.monotonic()
+          extraction.extract(listed[index], extractor, kept)
+          times.append(time.monotonic() - start)
+          bar.update(frames[number])
+          if number == 1 and len(todo) > 3:  # the first one compiles
+            self._say(f"Time to go: about {_duration(times[1] / max(frames[1], 1) * sum(frames[2:]))} on this machine")
+      kept.finish()
+      entries = kept.entries()
+      found = [entries[each.key] for each in listed]
+      for source, entry in zip(listed, found, strict=True):
+        if "error" in entry:
+          self._fail(source.path, entry["error"])
+      used = [index for index, entry in enumerate(found) if "error" not in entry]
+      if not used:
+        raise errors.I3dError(
+          f"none of the {len(self._failures)} videos can be used; {next(iter(self._failures.values()))}"
+        )
+      features = np.stack([_features(kept.path / found[index]["outputs"][0]["path"]) for index in used])
+    return samples.take(used), [facts[index] for index in used], features
+
+  def _drop_empty_classes(self, samples: samples_lib.Samples) -> samples_lib.Samples:
+    """The same videos without the classes of which there is none."""
+    used = sorted(set(samples.labels))
+    if len(used) == len(samples.classes):
+      return samples
+    gone = [name for number, name in enumerate(samples.classes) if number not in used]
+    self._warn(f"no video can be used of {', '.join(gone)}, so that the network does not have the class")
+    labels = tuple(used.index(label) for label in samples.labels)
+    return dataclasses.replace(samples, classes=tuple(samples.classes[number] for number in used), labels=labels)
+
+  def _plan(self, samples: samples_lib.Samples, pairs: list[checks.Pair]) -> tuple[splits.Grouping, splits.Plan]:
+    """Which clips belong together, and the folds."""
+    config = self._config
+    if config.split_block is not None:
+      grouping = splits.blocks(samples.ids, config.split_block)
+    elif samples.groups and config.split_group is None:
+      count = len(set(samples.groups))
+      grouping = splits.Grouping(samples.groups, count < len(samples), f"{count} groups as the list states them")
+    else:
+      grouping = splits.group(samples.ids, config.split_group)
+    if config.split_scenes:
+      grouping = splits.join(grouping, [(pair.one, pair.other) for pair in pairs])
+    protocol = (
+      "holdout" if config.depth != "head" and config.protocol == "auto" and not samples.splits else config.protocol
+    )
+    plan = splits.plan(
+        samples.labels, samples.classes, grouping.groups, protocol=protocol, num_folds=config.num_folds,
+        seed=config.seed, given=samples.splits,
+    )  # fmt: skip
+    self._say(f"Split: {plan.protocol}, {len(plan.folds)} fold{'s'[: len(plan.folds) > 1]}; {grouping.note}")
+    return grouping, plan
+
+  def _measure(
+    self,
+    samples: samples_lib.Samples,
+    facts: list[samples_lib.Facts],
+    features: np.ndarray,
+    grouping: splits.Grouping,
+    plan: splits.Plan,
+  ) -> dict[str, np.ndarray]:
+    """Scores `[N, classes]` of clips that a fold tests, by 'facts' and 'rgb'; NaN of the others."""
+    self._say(f"Fitting {len(plan.folds) + 1} classifiers on {features.shape[1]} features")
+    numbers = np.array([each.numbers() for each in facts])
+    size = len(samples.classes)
+    return {
+      figures.FACTS: linear.guess_from_facts(numbers, samples.labels, plan, num_classes=size),
+      report.NETWORK: linear.cross_validate(
+        features, samples.labels, grouping.groups, plan, num_classes=size, seed=self._config.seed
+      ),
+    }
+
+  def _fit_head(
+    self, samples: samples_lib.Samples, features: np.ndarray, grouping: splits.Grouping, plan: splits.Plan
+  ) -> linear.Head:
+    """The classifier that is kept: of all clips, or of those to train on where some are set apart for good."""
+    whole = plan.protocol in ("k_fold", "leave_one_group_out")
+    used = list(range(len(samples))) if whole else list(plan.folds[0].train)
+    return linear.fit(
+        features[used], [samples.labels[i] for i in used], [grouping.groups[i] for i in used],
+        num_classes=len(samples.classes), seed=self._config.seed,
+    )  # fmt: skip
+
+
+def save(folder: pathlib.Path, checkpoint: str, head: linear.Head, samples: samples_lib.Samples) -> None:
+  """Writes a network with a new classifier, as train writes one.
+
+  Args:
+    folder: Folder to write to.
+    checkpoint: The network that the features are of.
+    head: The classifier on what that network gives its own.
+    samples: Have the classes and the name of the set.
+
+  Raises:
+    CheckpointError: If the network's classifier is not a linear one on its features.
+  """
+  values, info = saved.read(checkpoint)
+  names = [name for name in values if release.is_head(name)] or [name for name in _head_names(info)]
+  kernels = [name for name in names if name.endswith("/w")]
+  biases = [name for name in names if name.endswith("/b")]
+  shapes = [values[name].shape for name in kernels if name in values]
+  channels, count = head.kernel.shape
+  if len(kernels) != 1 or len(biases) != 1 or any(shape[-2] != channels for shape in shapes):
+    raise errors.CheckpointError(
+      f"{checkpoint} ends in {', '.join(names)}, which is no linear classifier of {channels}"
+    )
+  ones = [1] * (len(shapes[0]) - 2 if shapes else 3)
+  values |= {
+    kernels[0]: head.kernel.astype(np.float32).reshape(*ones, channels, count),
+    biases[0]: head.bias.astype(np.float32),
+  }
+  new = dataclasses.replace(info, num_classes=count, classes=samples.classes, dataset=samples.name, step=None)
+  saved.save_values(folder, values, new)
+
+
+def _head_names(info: saved.ModelInfo) -> list[str]:
+  """The names of the classifier's variables of a network that came without one."""
+  model = saved.make_model(dataclasses.replace(info, num_classes=2))
+  return [name for name in release.named_variables(model) if release.is_head(name)]
+
+
+def _features(path: pathlib.Path) -> np.ndarray:
+  return files.read_arrays(path)["features"].mean(axis=0)
+
+
+def _duration(seconds: float) -> str:
+  return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
