@@ -42,8 +42,9 @@ Weights alone:
   --format=release               TensorFlow 1 checkpoints in the layouts of google-deepmind/kinetics-i3d
   --format=pytorch_i3d           a PyTorch state dict for piergiaj/pytorch-i3d
   --format=kinetics_i3d_pytorch  the same for hassony2/kinetics_i3d_pytorch
+  --format=torchvision           the same of a Swin transformer, for torchvision's networks of clips or images
 PyTorch state dicts, whatever their files are called, are accepted wherever a checkpoint is: of these two; of
-torchvision's R3D, MC3, R(2+1)D, S3D and ResNet-50; of SlowFast's and PyTorchVideo's I3D-ResNets, C2D and X3D; of
+torchvision's R3D, MC3, R(2+1)D, S3D, ResNet-50 and Swin; of SlowFast's and PyTorchVideo's I3D-ResNets, C2D and X3D; of
 MMAction2's I3D and TSM; and of temporal-shift-module and kylemin/S3D."""
 
 FLAGS = flags.FLAGS

@@ -23,7 +23,7 @@ _SMALL = {"average_space": True, "num_frames": 16, "short_side": 72, "crop": 64}
 
 class FlagsTest(absltest.TestCase):
   def test_choices_are_those_of_the_library(self):
-    self.assertEqual(exporting.PYTORCH_FORMATS, tuple(pytorch.I3D_LAYOUTS))
+    self.assertEqual(exporting.PYTORCH_FORMATS, (*pytorch.I3D_LAYOUTS, "torchvision"))
     self.assertEqual(exporting.RELEASE_LAYOUTS, tuple(tensorflow1.LAYOUTS))
 
   def test_defaults_are_those_of_the_library(self):

@@ -7,7 +7,7 @@ from i3d_tf import fields
 from i3d_tf import inference
 
 GRAPH_FORMATS = ("saved_model", "tflite", "onnx", "openvino")
-PYTORCH_FORMATS = ("pytorch_i3d", "kinetics_i3d_pytorch")  # see `pytorch.I3D_LAYOUTS`
+PYTORCH_FORMATS = ("pytorch_i3d", "kinetics_i3d_pytorch", "torchvision")  # see `pytorch.I3D_LAYOUTS`, `pytorch_swin`
 PYTORCH_SUFFIXES = (".pt", ".pth")  # of a state dict that is written as that very file
 # Types in which a graph of each format can compute.
 PRECISIONS = {

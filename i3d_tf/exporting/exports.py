@@ -25,10 +25,12 @@ from i3d_tf.exporting import signatures as signatures_lib
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.models import units
 from i3d_tf.weights import pytorch
+from i3d_tf.weights import pytorch_swin
 from i3d_tf.weights import saved
 from i3d_tf.weights import tensorflow1
 
 _OPSET = 18  # of 2022: current runtimes have it, and tf2onnx 1.17 supports it
+_TORCHVISION = "torchvision"  # the format of Swin transformers
 _POOLS = {"MaxPool3D": tf.nn.max_pool2d, "AvgPool3D": tf.nn.avg_pool2d}
 ConcreteFunction: TypeAlias = tf.types.experimental.ConcreteFunction
 
@@ -197,14 +199,14 @@ def write_weights(folder: pathlib.Path, name_or_path: str | os.PathLike, config:
   elif config.format == "release":
     tensorflow1.write_release(folder / "model.ckpt", values, tensorflow1.LAYOUTS[config.layout or info.stream])
   else:
-    pytorch.write(folder / "model.pt", pytorch.to_torch(values, pytorch.I3D_LAYOUTS[config.format]))
+    pytorch.write(folder / "model.pt", _state_dict(values, info, config.format))
   for name, content in signatures_lib.class_list(info.classes).items():
     (folder / name).write_bytes(content)
   return _describe_weights(values, info)
 
 
 def write_state_dict(path: str | os.PathLike, name_or_path: str | os.PathLike, layout: str) -> str:
-  """Writes the weights of an I3D to a file of PyTorch's.
+  """Writes the weights of a network to a file of PyTorch's.
 
   Args:
     path: the file.
@@ -215,20 +217,28 @@ def write_state_dict(path: str | os.PathLike, name_or_path: str | os.PathLike, l
     What was written, in a few words.
 
   Raises:
-    I3dError: if the network is no I3D.
+    I3dError: if the format is not for this network.
     CheckpointError, DownloadError: as `saved.load`.
     OSError: if the file cannot be written.
   """
   values, info = _read_weights(name_or_path, layout)
-  pytorch.write(path, pytorch.to_torch(values, pytorch.I3D_LAYOUTS[layout]))
+  pytorch.write(path, _state_dict(values, info, layout))
   return _describe_weights(values, info)
 
 
 def _read_weights(name_or_path: str | os.PathLike, layout: str) -> tuple[Mapping[str, np.ndarray], saved.ModelInfo]:
   values, info = saved.read(name_or_path)
-  if layout != "network" and info.model != "i3d":
-    raise errors.I3dError(f"{name_or_path} is a network {info.model}; the format {layout} is for i3d only")
+  takes = pytorch_swin.MODELS if layout == _TORCHVISION else ("i3d",)
+  if layout != "network" and info.model not in takes:
+    names = ", ".join(takes)
+    raise errors.I3dError(f"{name_or_path} is a network {info.model}; the format {layout} is for {names} only")
   return values, info
+
+
+def _state_dict(values: Mapping[str, np.ndarray], info: saved.ModelInfo, layout: str) -> dict[str, np.ndarray]:
+  if layout == _TORCHVISION:
+    return pytorch_swin.to_torch(values, info.model)
+  return pytorch.to_torch(values, pytorch.I3D_LAYOUTS[layout])
 
 
 def _describe_weights(values: Mapping[str, np.ndarray], info: saved.ModelInfo) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import sonnet as snt
 import tensorflow as tf
 
+from i3d_tf.models import base
+
 EPSILON = 1e-3
 DECAY = 0.999
 
@@ -93,11 +95,16 @@ class BatchStatistics:
   """The means and variances of one batch at every batch norm that a forward pass in training mode meets.
 
   They are taken once: a part of the network that is computed a second time, for its gradient, finds those of the
-  first time. So only `move_averages`, at the end of the pass, moves the averages.
+  first time, and the same clips left out. So only `move_averages`, at the end of the pass, moves the averages.
   """
 
-  def __init__(self, *, synchronized: bool = False, decay: float = DECAY):
-    """With `synchronized` the batch is that of all replicas, each of which must hold as many clips."""
+  def __init__(self, *, synchronized: bool = False, decay: float = DECAY, dropout_seeds: tf.Tensor | None = None):
+    """With `synchronized` the batch is that of all replicas, each of which must hold as many clips.
+
+    `dropout_seeds` `[B, 2]`, a seed for each clip, alone determine what `drop_clips` leaves out; None: drawn anew.
+    """
+    self._dropout_seeds = dropout_seeds
+    self._kept: dict[int, tf.Tensor] = {}  # by layer
     self._synchronized = synchronized
     self._decay = decay
     self._moments: dict[BatchNorm, tuple[tf.Tensor, tf.Tensor]] = {}  # by batch norm
@@ -133,6 +140,19 @@ class BatchStatistics:
       return pool(inputs)
     batch_norm, source = self._sources[inputs.ref()]
     return self._apply(batch_norm, source, pool(source), relu=True)
+
+  def drop_clips(self, net: tf.Tensor, rate: float, *, layer: int) -> tf.Tensor:
+    """Returns `[B, T, H, W, C]` with all values of a clip set to 0 at this rate, and others divided by 1 - rate.
+
+    Args:
+      net: the values, `[B, T, H, W, C]`.
+      rate: in [0, 1).
+      layer: tells apart the places of a network where this is done.
+    """
+    if layer not in self._kept:
+      ones = tf.ones([tf.shape(net)[0], 1, 1, 1, 1])
+      self._kept[layer] = base.dropout(ones, 1 - rate, self._dropout_seeds, layer=layer)
+    return net * tf.cast(self._kept[layer], net.dtype)
 
   def move_averages(self) -> None:
     """Moves the averages of every batch norm met towards this batch's statistics."""

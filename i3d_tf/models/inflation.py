@@ -75,8 +75,8 @@ def inflate_to(
 ) -> dict[str, np.ndarray]:
   """Returns the variables of an image network, inflated to a video network's that has the same names.
 
-  Kernels are inflated by `inflate_kernel` to the steps that they have there, and vectors copied; the classifier's are
-  left out.
+  Kernels are inflated by `inflate_kernel` to the steps that they have there, tables of Swin's biases for offsets in
+  space are repeated for each offset in time, and vectors copied; the classifier's are left out.
 
   Args:
     values: by names without the module's.
@@ -89,10 +89,12 @@ def inflate_to(
   trunk = {name: value for name, value in values.items() if not _is_head(name)}
   if strangers := [name for name in trunk if name not in shapes]:
     raise ValueError(f"the new network has no variables {', '.join(strangers[:3])}")
-  return {
-    name: inflate_kernel(value, shapes[name][0], mode=mode) if value.ndim == 5 else value
-    for name, value in trunk.items()
+  inflated = {
+    5: lambda value, length: inflate_kernel(value, length, mode=mode),
+    2: lambda value, length: np.tile(value, (length // len(value), 1)),
+    1: lambda value, length: value,
   }
+  return {name: inflated[value.ndim](value, shapes[name][0]) for name, value in trunk.items()}
 
 
 def inflate_kernel(kernel: np.ndarray, steps: int, *, mode: str = "mean") -> np.ndarray:

@@ -131,7 +131,8 @@ class TrunkNetwork(base.Network):
     clip = base.to_tensors(clip)
     self.check(clip)
     self.build(clip.shape[-1])
-    statistics = batch_norm.BatchStatistics(**self._statistics) if is_training else None
+    seeded = {**self._statistics, "dropout_seeds": dropout_seeds}
+    statistics = batch_norm.BatchStatistics(**seeded) if is_training else None
     net = tf.cast(self._normalized(clip), self._compute_dtype)
     endpoints = apply(self._trunk, net, statistics, recompute=self._recompute)
     if self.has_head:

@@ -19,7 +19,9 @@ TEMPORAL_PADDINGS = ("zeros", "edge")
 Triple: TypeAlias = tuple[int, ...]  # (time, height, width)
 # 'SAME', 'VALID', or what is put both before and after (time, height, width), as PyTorch's networks have it.
 Padding: TypeAlias = str | Triple
-ACTIVATIONS = {"relu": tf.nn.relu, "swish": tf.nn.swish, "sigmoid": tf.nn.sigmoid, "none": tf.identity}
+ACTIVATIONS = {
+  "relu": tf.nn.relu, "swish": tf.nn.swish, "gelu": tf.nn.gelu, "sigmoid": tf.nn.sigmoid, "none": tf.identity,
+}  # fmt: skip
 _FEW_CHANNELS = 4  # of clips
 Layers: TypeAlias = tuple[receptive_field.Layer, ...]
 

@@ -32,6 +32,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
         "c2d_r50", "tsm_r50", "resnet_50",
     ),
     "i3d_tf.models.x3d": ("x3d_xs", "x3d_s", "x3d_m", "x3d_l"),
+    "i3d_tf.models.swin": ("video_swin_t", "video_swin_s", "video_swin_b", "swin_t", "swin_s", "swin_b"),
 })  # fmt: skip
 NAMES = tuple(name for names in FAMILIES.values() for name in names)
 

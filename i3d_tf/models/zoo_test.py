@@ -23,6 +23,7 @@ from i3d_tf.weights import saved
 
 _EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 _ALL = [(name, stream) for name in zoo.NAMES for stream in zoo.get(name).streams]
+_BY_ARITHMETIC = ("x3d_s", "x3d_m", "x3d_l", "video_swin_s", "video_swin_b", "swin_s", "swin_b")
 # Regression values of this project's own, which notice a change and prove nothing: the first three logits and the norm
 # of all ten of a small network (`small_info`) with the weights of `testing.golden_values` and the clip of
 # `test_golden_output_and_first_kernels`. Values of foreign origin are in inception_test (the 2017 network) and in the
@@ -73,6 +74,12 @@ _REGRESSION_VALUES = {
   ("c2d_r50", "rgb"): (-575.044, -1544.22, 1604.46, 4340.48),
   ("tsm_r50", "rgb"): (-1440.02, -2091.51, 572.451, 5004.37),
   ("resnet_50", "rgb"): (141.201, -97.9477, 995.679, 1406.99),
+  ("video_swin_t", "rgb"): (-0.249498, -0.113812, -0.0562571, 0.388787),
+  ("video_swin_s", "rgb"): (0.0132802, -0.296201, -0.122682, 0.683143),
+  ("video_swin_b", "rgb"): (0.0603671, -0.130142, -0.34156, 0.67384),
+  ("swin_t", "rgb"): (0.110163, 0.282311, -0.217112, 0.708202),
+  ("swin_s", "rgb"): (0.100443, 0.112827, 0.0608213, 0.539882),
+  ("swin_b", "rgb"): (-0.146492, 0.185115, -0.164055, 0.426518),
 }
 
 
@@ -147,8 +154,9 @@ class ZooTest(parameterized.TestCase):
     self.assertEqual(shapes(model), shapes(same))
     model.check(_specs(info))
 
-  # Of the larger X3D, which are x3d_xs deeper or on other clips, x3d_spec_test has both by arithmetic on their stages.
-  @parameterized.parameters(*(each for each in _ALL if each[0] not in ("x3d_s", "x3d_m", "x3d_l")))
+  # Of the larger X3D, which are x3d_xs deeper or on other clips, x3d_spec_test has both by arithmetic on their stages,
+  # and of the larger Swin transformers swin_test.
+  @parameterized.parameters(*(each for each in _ALL if each[0] not in _BY_ARITHMETIC))
   def test_parameters_and_multiply_adds(self, name, stream):
     info = _info(name, stream)
     if isinstance(zoo.get(name).arguments.get("architecture"), inception_spec.Architecture):

@@ -45,6 +45,8 @@ def _few_rows() -> contextlib.ExitStack:
   rows = tuple(row for row in inception_spec.ROWS if row.name in ("1a_7x7", "2a_3x3", "2c_3x3", "5c"))
   stack = contextlib.ExitStack()
   stack.enter_context(mock.patch.object(inception_spec, "ROWS", rows))
+  for name in ("video_swin_t", "swin_t"):
+    stack.enter_context(mock.patch.dict(zoo.get(name).arguments, depths=(2,)))
   stack.enter_context(mock.patch.object(x3d, "STAGES", x3d.STAGES[:1]))
   stack.enter_context(mock.patch.object(resnet_spec, "NUM_BLOCKS", {18: (1, 1)}))
   return stack

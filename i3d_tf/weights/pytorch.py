@@ -29,7 +29,7 @@ VECTORS: Mapping[str, str] = {
 }  # fmt: skip
 COUNTER = ".num_batches_tracked"  # of PyTorch's batch norm, used for cumulative averages only
 FROM_TORCH = (2, 3, 4, 1, 0)  # [Cout, Cin, kt, kh, kw] to [kt, kh, kw, Cin, Cout]
-_KERNEL_TO_TORCH = (4, 3, 0, 1, 2)  # the way back of `pytorch.FROM_TORCH`
+KERNEL_TO_TORCH = (4, 3, 0, 1, 2)  # the way back of `pytorch.FROM_TORCH`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +245,7 @@ def to_torch(values: Mapping[str, np.ndarray], layout: I3dLayout) -> dict[str, n
   _check_names(set(values), set(spec.variable_shapes()), what)
   _check_shapes(values, what)
   arrays = {
-    layout.name(name): value.transpose(_KERNEL_TO_TORCH) if name.endswith("/w") else value.reshape(-1)
+    layout.name(name): value.transpose(KERNEL_TO_TORCH) if name.endswith("/w") else value.reshape(-1)
     for name, value in values.items()
   }
   normalized = [unit for unit in spec.units() if unit.batch_norm]

@@ -25,6 +25,7 @@ from i3d_tf.models import zoo
 from i3d_tf.weights import hub
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import pytorch_resnet
+from i3d_tf.weights import pytorch_swin
 from i3d_tf.weights import release
 from i3d_tf.weights import sources
 from i3d_tf.weights import tensorflow1
@@ -45,8 +46,8 @@ _MOST = {
 BEST = "best"  # the folder of a run's best network
 # The first that recognizes a state dict converts it. X3D comes before other networks of the same projects, whose first
 # kernel has the name of one of X3D's; I3D takes whatever is left, and says what is wrong with it.
+_TORCH_FAMILIES = (pytorch_resnet.X3D, pytorch.S3D, pytorch_swin.SWIN, pytorch_resnet.RESNET, pytorch.I3D)
 _SHOWN_CLASSES = 3
-_TORCH_FAMILIES = (pytorch_resnet.X3D, pytorch.S3D, pytorch_resnet.RESNET, pytorch.I3D)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
