@@ -13,6 +13,7 @@ from i3d_tf import resources
 from i3d_tf.flow import codec
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
+from i3d_tf.inference import saved_model_network
 from i3d_tf.input import ops
 from i3d_tf.models import base
 from i3d_tf.models import inception
@@ -259,8 +260,8 @@ def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
 
 
 _PAIRS = 8  # of frames whose flow is computed at once
-_CLASSES_FILE = "classes.txt"
-_INPUT_FILE = "input.json"
+_CLASSES_FILE, _INPUT_FILE = saved_model_network.CLASSES_FILE, saved_model_network.INPUT_FILE  # which reads them
+_NETWORK_FIELDS = ("model", "stream", "dataset", "step", "width_multiplier", "average_space", "flow_method")
 _VALUES = {
   "rgb": "red, green, blue: byte / 127.5 - 1",
   "flow": "TV-L1 optical flow, x then y, in pixels per frame, cut off at +-20, / 20",
@@ -286,8 +287,7 @@ def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Sig
   networks = classifier.networks.values()
   content = {
     "networks": [
-      {"checkpoint": each.checkpoint} | {name: each.info.get(name) for name in ("model", "stream", "dataset", "step")}
-      for each in networks
+      {"checkpoint": each.checkpoint} | {name: each.info.get(name) for name in _NETWORK_FIELDS} for each in networks
     ],
     "num_classes": classifier.num_classes,
     "classes": _CLASSES_FILE if classifier.classes else None,

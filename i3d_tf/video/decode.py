@@ -48,20 +48,24 @@ _is_elsewhere = False
 
 
 @contextlib.contextmanager
-def isolated() -> Iterator[None]:
+def isolated(*, patience: float | None = None) -> Iterator[None]:
   """Has videos decoded in other processes during the body, so that one that kills its decoder is a VideoError.
 
   A program that calls it must be one that can be imported (`if __name__ == "__main__"`), see `multiprocessing`.
+
+  Args:
+    patience: Seconds after which a process of which no frame comes is ended, a VideoError, too; None: any time.
 
   Yields:
     Nothing.
   """
   global _is_elsewhere
-  before, _is_elsewhere = _is_elsewhere, True
+  before, _is_elsewhere = (_is_elsewhere, _elsewhere.patience), True
+  _elsewhere.patience = patience
   try:
     yield
   finally:
-    _is_elsewhere = before
+    _is_elsewhere, _elsewhere.patience = before
 
 
 def _run(function: Callable[..., Generator], path: str | os.PathLike, **options: Any) -> contextlib.closing[Generator]:
