@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import resources
+from i3d_tf.exporting import model_card
 from i3d_tf.flow import codec
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
@@ -285,7 +286,7 @@ def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Sig
     signatures: as returned by `make`.
   """
   networks = classifier.networks.values()
-  content = {
+  content: dict[str, Any] = {
     "networks": [
       {"checkpoint": each.checkpoint} | {name: each.info.get(name) for name in _NETWORK_FIELDS} for each in networks
     ],
@@ -295,7 +296,9 @@ def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Sig
     "signatures": {name: _describe_signature(signature) for name, signature in signatures.items()},
     "made_by": resources.provenance(),
   }
-  return {**class_list(classifier.classes), _INPUT_FILE: json.dumps(content, indent=2).encode() + b"\n"}
+  card = model_card.write(classifier, content["streams"]).encode()
+  described = {_INPUT_FILE: json.dumps(content, indent=2).encode() + b"\n", model_card.FILE: card}
+  return class_list(classifier.classes) | described
 
 
 def _describe_stream(network: classifier_lib.LoadedNetwork, stream: str) -> dict[str, Any]:

@@ -213,7 +213,7 @@ class Repository:
       newest = sorted(numbered)[-self._num_versions :]
       # A version's folder does not change, as TensorFlow Serving has it.
       return {each: before.get(each) or _load_exported(source.name, each, numbered[each]) for each in newest}
-    model = _load_checkpoints(source, self._precision)
+    model = load_checkpoints(source, self._precision)
     return {model.version: model}
 
 
@@ -223,7 +223,16 @@ def _numbered(folder: pathlib.Path) -> dict[int, pathlib.Path]:
   return {int(each.name): each for each in folder.iterdir() if each.name.isdecimal() and (each / _MARK).is_file()}
 
 
-def _load_checkpoints(source: Source, precision: str) -> ServedModel:
+def load_checkpoints(source: Source, precision: str) -> ServedModel:
+  """Returns the network of one checkpoint, or of two, with the signatures that `export` would give it.
+
+  Args:
+    source: The checkpoints.
+    precision: Type of convolutions and activations.
+
+  Raises:
+    I3dError: If they cannot be loaded, or do not go together.
+  """
   classifier = classifier_lib.Classifier(
     source.checkpoints[0] if len(source.checkpoints) == 1 else source.checkpoints, precision=precision
   )
