@@ -15,10 +15,11 @@ TEST_ONLY = ("conftest", "testing")
 BEAM = "apache-beam>=2.66"
 DASK = "distributed>=2024.8"
 ONNX = "tf2onnx>=1.17"
+SERVE = ("fastapi>=0.115", "prometheus-client>=0.20", "python-multipart>=0.0.18", "uvicorn>=0.32")
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
-    "fit", "fvd", "visualize", "export", "extract_features", "identify", "experiments", "benchmark", "doctor",
-    "models.__main__",
+    "fit", "fvd", "visualize", "export", "extract_features", "identify", "verify", "experiments", "benchmark",
+    "doctor", "serve", "models.__main__",
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ setuptools.setup(
     "i3d_tf.assets.data": ["*.txt", "README.md"],
     "i3d_tf.assets.checkpoints": ["*.json", "README.md"],
     "i3d_tf.evaluation": ["*.jinja"],
+    "i3d_tf.serving": ["page/*", "docker/*", "README.md"],
     "i3d_tf": ["py.typed"],
   },
   cmdclass={"build_py": BuildWithoutTests},
@@ -75,17 +77,21 @@ setuptools.setup(
     "gpu": ["tensorflow[and-cuda]>=2.20"],
     "onnx": [ONNX],
     "openvino": ["nncf>=3", "openvino>=2025.4"],
+    "serve": [*SERVE],
     "torch": ["torch>=2.13"],
     "test": [
       BEAM,
       DASK,
       ONNX,
+      *SERVE,
       "ai-edge-litert>=2.0",
       "onnxruntime>=1.22",
       "mypy>=1.15",
       "pytest>=8",
       "pytest-xdist>=3.6",
+      "pyyaml>=6",
       "ruff>=0.11",
+      "selenium>=4.25",
       "tensorflow-serving-api>=2.20",
     ],
     "dev": ["pre-commit>=4"],

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 import dataclasses
 import difflib
 import graphlib
+import json
 import pathlib
 import re
 import sys
@@ -33,14 +34,16 @@ DISTRIBUTIONS = {  # by import name, where it is another
   "cv2": "opencv-contrib-python-headless",
   "google_crc32c": "google-crc32c",
   "grpc": "grpcio",
+  "prometheus_client": "prometheus-client",
+  "python_multipart": "python-multipart",
   "sklearn": "scikit-learn",
   "sonnet": "dm-sonnet",
   "tensorflow_datasets": "tensorflow-datasets",
   "tensorflow_serving": "tensorflow-serving-api",
 }
 SAME_NAME = (
-  "av dask distributed filelock h5py jinja2 llvmlite matplotlib nncf numba numpy onnx onnxruntime openvino pooch"
-  " scipy tensorflow tf2onnx threadpoolctl torch torchvision tqdm"
+  "av dask distributed fastapi filelock h5py jinja2 llvmlite matplotlib nncf numba numpy onnx onnxruntime openvino"
+  " pooch pydantic scipy selenium starlette tensorflow tf2onnx threadpoolctl torch torchvision tqdm uvicorn yaml"
 ).split()
 HEADER = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
 
@@ -172,7 +175,8 @@ def build_files(root: pathlib.Path) -> dict[str, str]:
 def _package_blocks(here: list[Module], modules: Mapping[str, Module], folder: pathlib.Path) -> list[str]:
   sources = [module for module in here if not module.is_test]
   files = 'glob(["*.py"], exclude = ["*_test.py"])'
-  templates = 'glob(["*.jinja"])' if list(folder.glob("*.jinja")) else ""
+  data = [pattern for pattern in ("*.jinja", "page/*") if list(folder.glob(pattern))]
+  templates = f"glob({json.dumps(data)})" if data else ""
   library = _library(folder.name, _deps(sources, modules), files, templates)
   return [library, *_tests(here, modules)]
 

@@ -37,6 +37,9 @@ USAGE = """Measures speed and memory on this machine, each figure beside a bound
                                          all networks, each in a process of its own: parameters, multiply-adds, seconds
                                          per clip, clips per second of training, peak memory; and a figure of published
                                          accuracy against seconds per clip
+  python -m i3d_tf.benchmark serve --checkpoint=rgb_scratch
+                                         requests a second and latencies of the service by number of --clients, beside
+                                         the network alone on the same clips
 
 Figures are medians over --rounds rounds; a ratio is the median of the ratios of each round."""
 
@@ -50,7 +53,10 @@ flags.DEFINE_enum("model", "i3d", list(zoo.NAMES), "network, train: the network.
 flags.DEFINE_list("models", None, "zoo: the networks. Default: all.")
 flags.DEFINE_string("plot", None, "zoo: the PNG file to draw the figure to.")
 flags.DEFINE_integer(
-  "frames", None, "network, input, train: frames of a clip; zoo: the most of them. Default: the model's.", lower_bound=1
+  "frames",
+  None,
+  "network, input, train, serve: frames of a clip; zoo: the most of them. Default: the model's.",
+  lower_bound=1,
 )
 flags.DEFINE_integer("batch", 1, "network, train, zoo: clips in a batch.", lower_bound=1)
 flags.DEFINE_enum(
@@ -85,6 +91,9 @@ flags.DEFINE_enum("endpoint", spec.POOLED_FEATURES, _ENDPOINTS, "extract: the fe
 flags.DEFINE_integer("window", 64, "extract: frames of a window; 0: the whole video.", lower_bound=0)
 flags.DEFINE_integer("threads", None, "extract: threads for optical flow. Default: one per core.", lower_bound=1)
 flags.DEFINE_list("lengths", [], "extract: seconds of videos, made by repeating --video, to measure memory with.")
+flags.DEFINE_string("checkpoint", "rgb_scratch", "serve: weights of RGB: a released name, a path, or a run of train.")
+flags.DEFINE_list("clients", ["1", "4", "16"], "serve: numbers of clients that ask at the same time.")
+flags.DEFINE_integer("requests", 16, "serve: requests of each number of clients in a round.", lower_bound=1)
 flags.DEFINE_string("json", None, "The JSON file to write the figures to, too.")
 
 
@@ -92,6 +101,7 @@ def main(arguments: list[str]) -> int:
   """Measures what the first argument names, and prints the report; status 1 if a network could not be measured."""
   subjects = {
       "network": _network, "flow": _flow, "input": _input, "train": _train, "extract": _extract, "zoo": _zoo,
+      "serve": _serve,
   }  # fmt: skip
   if len(arguments) != 1 or arguments[0] not in subjects:
     given = " ".join(arguments) or "nothing"
@@ -209,6 +219,19 @@ def _extract():
       **_given(short_side=FLAGS.short_side, crop=FLAGS.crop),
   )  # fmt: skip
   return extract.measure(options)
+
+
+def _serve():
+  if not all(each.isdecimal() and int(each) for each in FLAGS.clients) or not FLAGS.clients:
+    raise errors.I3dError(f"--clients={','.join(FLAGS.clients)}; it takes whole numbers from 1, as 1,16")
+  cli.import_tensorflow()
+  from i3d_tf.benchmarks import serving
+
+  options = serving.ServeBenchmark(
+      rounds=FLAGS.rounds, checkpoint=FLAGS.checkpoint, clients=tuple(map(int, FLAGS.clients)), frames=FLAGS.frames,
+      requests=FLAGS.requests,
+  )  # fmt: skip
+  return serving.measure(options)
 
 
 def run() -> None:

@@ -80,7 +80,7 @@ class ExportTest(parameterized.TestCase):
     batch = 1 if form == "tflite" else "?"
     inputs = f"rgb [{batch}, 12, 48, 48, 3], flow [{batch}, 12, 48, 48, 2]"
     self.assertIn(f"serving_default  {inputs}  logits [{batch}, 3]", output)
-    self.assertCountEqual(os.listdir(self.output), [f"model.{form}", "classes.txt", "input.json"])
+    self.assertCountEqual(os.listdir(self.output), [f"model.{form}", "classes.txt", "input.json", "MODEL_CARD.md"])
     draw = lambda channels: np.random.default_rng(0).uniform(-1, 1, [1, 12, 48, 48, channels]).astype(np.float32)
     clips = {"rgb": draw(3), "flow": draw(2)}
     path = os.fspath(self.output / f"model.{form}")

@@ -265,10 +265,14 @@ class Streams:
   """Generators that are run in other processes, so that one that kills its process costs its own items only.
 
   A process is started when there is none that is free, and kept for the generators that follow.
+
+  Attributes:
+    patience: Seconds after which a process that makes no item is ended; None: it may take any time.
   """
 
   def __init__(self) -> None:
     """Starts nothing."""
+    self.patience: float | None = None
     self._free: list[tuple[Any, connection.Connection]] = []  # processes and pipes
     self._lock = threading.Lock()
 
@@ -294,7 +298,7 @@ class Streams:
     try:
       _send(pipe, (_folder(), function, arguments, options))
       while kind == "item":
-        kind, value = _receive(process, pipe, what)
+        kind, value = _receive(process, pipe, what, self.patience)
         if kind == "item":
           yield value
           _send(pipe, _MORE)
@@ -305,7 +309,7 @@ class Streams:
     except GeneratorExit:
       _send(pipe, _STOP)
       while kind == "item":
-        kind, _ = _receive(process, pipe, what)
+        kind, _ = _receive(process, pipe, what, self.patience)
     finally:
       if kind == "item":  # it may be anywhere
         pipe.close()
@@ -390,8 +394,10 @@ def _folder() -> str | None:
   return None
 
 
-def _receive(process, pipe: connection.Connection, what: str) -> tuple[str, Any]:
+def _receive(process, pipe: connection.Connection, what: str, patience: float | None) -> tuple[str, Any]:
   try:
+    if not pipe.poll(patience):
+      raise errors.VideoError(f"{what}: nothing could be read of it within {patience:g} seconds")
     return pipe.recv()
   except (EOFError, OSError):
     raise errors.VideoError(f"{what}: the process that read it died ({_cause_of_death(process)})") from None

@@ -161,7 +161,9 @@ class SavedModelTest(absltest.TestCase):
     self.assertLen(results["gradients"], 116)
     self.assertGreater(results["gradients"].min(), 0)
     self.assertIn("clip has too few frames; Logits needs at least 9", str(results["too short"]))
-    assets = [os.fsencode(self.folder / "one" / "assets" / name) for name in ("classes.txt", "input.json")]
+    assets = [
+      os.fsencode(self.folder / "one" / "assets" / name) for name in ("MODEL_CARD.md", "classes.txt", "input.json")
+    ]
     self.assertEqual(list(results["one/assets"]), assets)
 
   def test_a_client_of_tensorflow_serving_gets_the_same(self):
@@ -196,6 +198,9 @@ class SavedModelTest(absltest.TestCase):
   def test_assets_tell_the_classes_and_what_the_clips_are_to_be(self):
     assets = self.folder / "one" / "assets"
     self.assertEqual((assets / "classes.txt").read_text(), "down\nright\nstill\n")
+    card = (assets / "MODEL_CARD.md").read_text()
+    for part in ("# i3d (rgb)", "3 classes", "not stated by the checkpoint", "| rgb | red, green, blue", "## Limits"):
+      self.assertIn(part, card)
     content = json.loads((assets / "input.json").read_bytes())
     self.assertEqual(content["networks"][0]["checkpoint"], self.rgb)
     stream = content["streams"]["rgb"]

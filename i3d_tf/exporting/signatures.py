@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import resources
+from i3d_tf.exporting import model_card
 from i3d_tf.flow import codec
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
+from i3d_tf.inference import saved_model_network
 from i3d_tf.input import ops
 from i3d_tf.models import base
 from i3d_tf.models import inception
@@ -259,8 +261,8 @@ def decode_frames(images: tf.Tensor, short_side: int, crop: int) -> tf.Tensor:
 
 
 _PAIRS = 8  # of frames whose flow is computed at once
-_CLASSES_FILE = "classes.txt"
-_INPUT_FILE = "input.json"
+_CLASSES_FILE, _INPUT_FILE = saved_model_network.CLASSES_FILE, saved_model_network.INPUT_FILE  # which reads them
+_NETWORK_FIELDS = ("model", "stream", "dataset", "step", "width_multiplier", "average_space", "flow_method")
 _VALUES = {
   "rgb": "red, green, blue: byte / 127.5 - 1",
   "flow": "TV-L1 optical flow, x then y, in pixels per frame, cut off at +-20, / 20",
@@ -284,10 +286,9 @@ def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Sig
     signatures: as returned by `make`.
   """
   networks = classifier.networks.values()
-  content = {
+  content: dict[str, Any] = {
     "networks": [
-      {"checkpoint": each.checkpoint} | {name: each.info.get(name) for name in ("model", "stream", "dataset", "step")}
-      for each in networks
+      {"checkpoint": each.checkpoint} | {name: each.info.get(name) for name in _NETWORK_FIELDS} for each in networks
     ],
     "num_classes": classifier.num_classes,
     "classes": _CLASSES_FILE if classifier.classes else None,
@@ -295,7 +296,9 @@ def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Sig
     "signatures": {name: _describe_signature(signature) for name, signature in signatures.items()},
     "made_by": resources.provenance(),
   }
-  return {**class_list(classifier.classes), _INPUT_FILE: json.dumps(content, indent=2).encode() + b"\n"}
+  card = model_card.write(classifier, content["streams"]).encode()
+  described = {_INPUT_FILE: json.dumps(content, indent=2).encode() + b"\n", model_card.FILE: card}
+  return class_list(classifier.classes) | described
 
 
 def _describe_stream(network: classifier_lib.LoadedNetwork, stream: str) -> dict[str, Any]:

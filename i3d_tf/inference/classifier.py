@@ -272,6 +272,25 @@ class Classifier(tf.Module):
     if isinstance(checkpoints, Mapping):
       for stream, network in zip(checkpoints, loaded, strict=True):
         saved.check_stream(network.info, network.checkpoint, stream)
+    self._take(loaded)
+
+  @classmethod
+  def of(cls, networks: Sequence[LoadedNetwork]) -> "Classifier":
+    """Returns a classifier of networks that are loaded.
+
+    Args:
+      networks: One, or one of RGB and one of flow.
+
+    Raises:
+      I3dError: For networks that do not go together.
+    """
+    made = cls.__new__(cls)
+    tf.Module.__init__(made)
+    made.measured = {}
+    made._take(networks)
+    return made
+
+  def _take(self, loaded: Sequence[LoadedNetwork]) -> None:
     _check_together(loaded)
     self.networks = {network.info.stream: network for network in loaded}
     self.streams = tuple(stream for network in loaded for stream in network.streams)

@@ -50,20 +50,26 @@ _num_isolated = 0  # bodies of `isolated` that run now, perhaps in several threa
 
 
 @contextlib.contextmanager
-def isolated() -> Iterator[None]:
+def isolated(*, patience: float | None = None) -> Iterator[None]:
   """Has videos decoded in other processes during the body, so that one that kills its decoder is a VideoError.
 
   A program that calls it must be one that can be imported (`if __name__ == "__main__"`), see `multiprocessing`.
+
+  Args:
+    patience: Seconds after which a process of which no frame comes is ended, a VideoError, too; None: any time.
 
   Yields:
     Nothing.
   """
   global _num_isolated
+  before = _elsewhere.patience
   _num_isolated += 1
+  _elsewhere.patience = patience
   try:
     yield
   finally:
     _num_isolated -= 1
+    _elsewhere.patience = before
 
 
 @contextlib.contextmanager

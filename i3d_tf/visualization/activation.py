@@ -216,7 +216,7 @@ def _find_class(name: str, names: Sequence[str]) -> int:
 
 
 def compute(
-  path: str | os.PathLike,
+  path: str | os.PathLike | source.Video,
   network: classifier_lib.LoadedNetwork,
   *,
   class_name: str | None = None,
@@ -234,7 +234,7 @@ def compute(
   is known at the end of the video only. Where the network's clips have a stride, it sees one frame of so many.
 
   Args:
-    path: the video.
+    path: the video, or what `source.survey` returned of it.
     network: of RGB or flow, with a head as `find_head` wants it; one that is loaded with `average_space`, where it has
       this option.
     class_name: name of the class; None: the best one for the video.

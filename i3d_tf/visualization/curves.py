@@ -34,12 +34,14 @@ class Curve:
     logits: `[steps, classes]`.
     field: seconds of video that a step or window sees.
     hop: seconds between two windows; None: these are steps of the network, of one pass over the whole video.
+    features: what the network gives its classifier at each step, `[steps, channels]`, if asked for.
   """
 
   times: np.ndarray
   logits: np.ndarray
   field: float
   hop: float | None = None
+  features: np.ndarray | None = None
 
   def at(self, times: np.ndarray) -> np.ndarray:
     """Returns logits `[N, classes]`, linear between steps; before the first and after the last they are constant.
@@ -75,6 +77,7 @@ def compute(
   *,
   estimator: flow_lib.Estimator | None = None,
   progress: bool = False,
+  has_features: bool = False,
 ) -> Curve:
   """Returns the logits of a network over a video of any length, of the centre crop that it was trained on.
 
@@ -87,6 +90,7 @@ def compute(
     store: keeps the flow that is computed, for pictures.
     estimator: computes the flow; None: TV-L1.
     progress: show progress on stderr.
+    has_features: return the features, too.
 
   Raises:
     VideoError: if the video cannot be read, or is too short.
@@ -99,8 +103,8 @@ def compute(
   frames = bar(video.frames(), "rgb", video.num_frames) if network.streams == ("rgb",) else video.frames()
   layers = step_layers(network)
   if layers is None:
-    return _of_windows(network, video, frames, flow)
-  return _of_steps(network, video, layers, flow if network.info.stream == "flow" else frames)
+    return _of_windows(network, video, frames, flow, has_features)
+  return _of_steps(network, video, layers, flow if network.info.stream == "flow" else frames, has_features)
 
 
 def step_layers(network: classifier_lib.LoadedNetwork) -> Layers | None:
@@ -177,38 +181,51 @@ def probabilities(curves: Sequence[Curve], times: np.ndarray) -> np.ndarray:
 
 
 def _of_steps(
-  network: classifier_lib.LoadedNetwork, video: source.Video, layers: Layers, images: Iterator[np.ndarray]
+  network: classifier_lib.LoadedNetwork,
+  video: source.Video,
+  layers: Layers,
+  images: Iterator[np.ndarray],
+  has_features: bool,
 ) -> Curve:
   """Computes the logits of all steps, chunk by chunk."""
-  stream, clip, name = network.info.stream, network.info.preprocess, base.STEP_LOGITS
+  stream, clip = network.info.stream, network.info.preprocess
+  names = [base.STEP_LOGITS, base.POOLED_FEATURES][: 1 + has_features]  # which have the same steps
   strided = (image for index, image in enumerate(images) if index % clip.frame_stride == 0)
   count = -(-(video.num_frames - (stream == "flow")) // clip.frame_stride)
   clips = (prepare(image, stream, clip, clip.crop)[np.newaxis] for image in strided)
-  function = network.function([name], {stream: (clip.crop, clip.crop)})
+  function = network.function(names, {stream: (clip.crop, clip.crop)})
   apply = lambda clip: function({stream: clip})
-  steps = chunks.extract(apply, clips, layers={name: layers}, num_frames=count, chunk=_CHUNK)
-  logits = np.concatenate([each[name][0] for each in steps])
+  steps = list(chunks.extract(apply, clips, layers=dict.fromkeys(names, layers), num_frames=count, chunk=_CHUNK))
+  logits, *features = [np.concatenate([each[name][0] for each in steps]) for name in names]
   if not np.isfinite(logits).all():
     raise errors.I3dError(f"{network.checkpoint}: the network's logits are not finite; check the checkpoint")
   first, end = receptive_field.seen(layers, (0, 1), count)
   times = step_times(layers, count, stream=stream, frame_stride=clip.frame_stride)
-  return Curve(times, logits, ((end - first - 1) * clip.frame_stride + 1) / decode.FRAME_RATE)
+  field = ((end - first - 1) * clip.frame_stride + 1) / decode.FRAME_RATE
+  return Curve(times, logits, field, features=features[0].reshape(len(logits), -1) if features else None)
 
 
 def _of_windows(
-  network: classifier_lib.LoadedNetwork, video: source.Video, frames: Iterator[np.ndarray], flow: Iterator[np.ndarray]
+  network: classifier_lib.LoadedNetwork,
+  video: source.Video,
+  frames: Iterator[np.ndarray],
+  flow: Iterator[np.ndarray],
+  has_features: bool,
 ) -> Curve:
   """Computes the logits of overlapping clips, each at its middle."""
   clips = classification.protocol(network.info, protocol="clips", num_clips=1, flip=False)
   span = (clips.num_frames - 1) * clips.frame_stride + clips.flow_stack
   hop = max(1, span // _HOPS)
-  starts, logits = [], []
+  names = [base.LOGITS, base.POOLED_FEATURES][: 1 + has_features]
+  starts, found = [], []
   for start, clip in source.windows(video, clips, hop=hop, frames=frames, flow=flow):
     starts.append(start)
-    logits.append(network.logits(clip)[0])
+    found.append(network.endpoints(clip, names))
   for _ in flow:  # ends its progress bar
     pass
   length = min(span, video.num_frames)
   offset = 0.5 if network.info.stream == "flow" else 0.0
   times = (np.array(starts) + (length - 1) / 2 + offset) / decode.FRAME_RATE
-  return Curve(times, np.stack(logits), length / decode.FRAME_RATE, hop / decode.FRAME_RATE)
+  logits, *features = [np.concatenate([each[name] for each in found]) for name in names]
+  pooled = features[0].reshape(len(logits), -1) if features else None
+  return Curve(times, logits, length / decode.FRAME_RATE, hop / decode.FRAME_RATE, pooled)

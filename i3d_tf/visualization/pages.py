@@ -60,7 +60,7 @@ class Annotation:
 
 
 def annotate(
-  path: str | os.PathLike,
+  path: str | os.PathLike | source.Video,
   classifier: classifier_lib.Classifier,
   write: Callable[[np.ndarray], None],
   *,
@@ -80,7 +80,7 @@ def annotate(
   on disk, about a megabyte per second.
 
   Args:
-    path: the video.
+    path: the video, or what `source.survey` returned of it.
     classifier: any network, or two of different streams.
     write: takes the frames of the new video, RGB uint8 `[H, W, 3]`; see `encode.writing`.
     draw_flow: show the flow even if no network takes it.

@@ -88,7 +88,7 @@ class Video:
 
 
 def survey(
-  path: str | os.PathLike,
+  path: "str | os.PathLike | Video",
   clip: preprocess.Preprocess,
   *,
   least_frames: int = 1,
@@ -99,7 +99,7 @@ def survey(
   """Returns a video, which is read to find its length and size.
 
   Args:
-    path: the file.
+    path: the file; or a video that was surveyed, which is only checked.
     clip: how the networks' clips are made.
     least_frames: the fewest frames that the networks take, at 25 per second.
     allow_damaged: as in `decode.iter_frames`.
@@ -112,13 +112,18 @@ def survey(
   """
   if clip.frame_rate != decode.FRAME_RATE:
     raise errors.I3dError(f"frame_rate is {clip.frame_rate:g}; videos are drawn for networks of {decode.FRAME_RATE:g}")
-  count = decode.count_frames(path, allow_damaged=allow_damaged, frame_rate=image_rate)
+  if isinstance(path, Video):
+    name, count = path.path, path.num_frames
+  else:
+    name, count = os.fspath(path), decode.count_frames(path, allow_damaged=allow_damaged, frame_rate=image_rate)
   if count < least_frames:
     raise errors.VideoError(
-      f"{path}: the video has {count} frames at {decode.FRAME_RATE:g} frames per second; "
+      f"{name}: the video has {count} frames at {decode.FRAME_RATE:g} frames per second; "
       f"the network needs at least {least_frames}"
     )
-  video = Video(os.fspath(path), clip.short_side, count, 0, 0, allow_damaged, image_rate, flow_bound)
+  if isinstance(path, Video):
+    return path
+  video = Video(name, clip.short_side, count, 0, 0, allow_damaged, image_rate, flow_bound)
   height, width = next(video.frames()).shape[:2]
   return dataclasses.replace(video, height=height, width=width)
 
