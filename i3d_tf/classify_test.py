@@ -110,9 +110,9 @@ class ErrorsBeforeTheWorkTest(ClassifyTestCase):
   """What is wrong with the flags is said at once, whatever they name."""
 
   @parameterized.named_parameters(
-    ("nothing", [], "give either --video or arrays"),
-    ("empty_list", ["--video="], "give either --video or arrays"),
-    ("both", ["--video=a.mp4", "--rgb_npy=a.npy"], "give either --video or arrays"),
+    ("nothing", [], "give either --video, --follow, or arrays"),
+    ("empty_list", ["--video="], "give either --video, --follow, or arrays"),
+    ("both", ["--video=a.mp4", "--rgb_npy=a.npy"], "give either --video, --follow, or arrays"),
     ("expect_of_video", ["--video=a.mp4", "--expect=published"], "--expect=published is for the release's sample"),
     ("joint_without_flow", ["--rgb_npy=a.npy", "--streams=joint"], "--streams=joint needs --flow_npy, which"),
     ("joint_without_rgb", ["--flow_npy=a.npy", "--streams=joint"], "needs --rgb_npy, which"),

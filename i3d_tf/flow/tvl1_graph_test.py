@@ -107,11 +107,11 @@ class AgreementTest(parameterized.TestCase):
       self.assertLessEqual(error.mean(), max(1.25 * largest, 0.012), f"pair {pair}")
       self.assertGreaterEqual((error < 0.1).mean(), min((allowed < 0.1).mean() - 0.05, 0.98), f"pair {pair}")
 
-  def test_six_clips(self):
+  def test_two_clips(self):
     pairs = []
-    for _, path, first in tvl1_test._CLIPS:
+    for _, path, first in tvl1_test._CLIPS[::5]:  # the first, and the last, which moves most
       pairs += list(tvl1_test._read_gray(testing.shared("clips") / path, first, 2))
-    self._assert_agrees(np.stack([cv2.resize(each, (128, 96), interpolation=cv2.INTER_AREA) for each in pairs]))
+    self._assert_agrees(np.stack([cv2.resize(each, (170, 128), interpolation=cv2.INTER_AREA) for each in pairs]))
 
   def test_rubber_whale(self):
     folder = testing.shared("flow")

@@ -105,14 +105,17 @@ class LiveSource:
   def _next(self) -> Frame | None:
     with self._changed:
       if not self._changed.wait_for(lambda: self._waiting or self._is_done, timeout=self._stall):
-        raise errors.VideoError(
-          f"{self.name}: no frame has come for {self._stall:g} s; see whether it still sends, or allow a longer stall"
-        )
+        raise self._stalled()
       if self._waiting:
         return self._waiting.popleft()
     if self._error is not None:
       raise self._error
     return None
+
+  def _stalled(self) -> errors.VideoError:
+    return errors.VideoError(
+      f"{self.name}: no frame has come for {self._stall:g} s; see whether it still sends, or allow a longer stall"
+    )
 
   def _work(self) -> None:
     try:
@@ -128,6 +131,8 @@ class LiveSource:
           return
     except (errors.I3dError, OSError) as error:
       self._error = error
+    except av.error.ExitError:  # FFmpeg's own time was up
+      self._error = self._stalled()
     except av.FFmpegError as error:
       self._error = errors.VideoError(f"{self.name}: the source broke off ({error.strerror})")
     finally:

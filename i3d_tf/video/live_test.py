@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import socket
 import threading
 import time
 
@@ -90,6 +91,18 @@ class LiveSourceTest(parameterized.TestCase):
     threading.Thread(target=_feed, args=(self.path, [_stream(12)], 4), daemon=True).start()
     with self.assertRaisesRegex(errors.VideoError, r"live.ts: no frame has come for 1.5 s; see whether"):
       self.read(stall=1.5)
+
+  def test_an_address_that_stalls_is_named(self):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+      def serve() -> None:
+        with server.accept()[0] as connection:
+          connection.sendall(_stream(12))
+          time.sleep(5)
+
+      threading.Thread(target=serve, daemon=True).start()
+      with self.assertRaisesRegex(errors.VideoError, r"^tcp://127.0.0.1:\d+: no frame has come for 1.5 s"):
+        self.read(f"tcp://127.0.0.1:{server.getsockname()[1]}", stall=1.5)
 
   def test_a_source_whose_frames_change_their_size_is_named(self):
     self.path.write_bytes(_stream(5) + _stream(5, width=96, height=64))
