@@ -225,7 +225,8 @@ def _describe(results: dict[str, Any]) -> list[str]:
     lines.append(f"  known difference: {last.protocol.difference}")
   lines += [f"remark: {remark}" for remark in dict.fromkeys(each for r in results.values() for each in r.remarks)]
   failed = {"real": last.failed["real"], **{name: r.failed.get("generated", 0) for name, r in sets.items()}}
-  lines += [f"videos of --{name} that could not be used: {number}" for name, number in failed.items() if number]
+  spelt = lambda name: f"--{name}" if name in protocols.SETS else name
+  lines += [f"videos of {spelt(name)} that could not be used: {number}" for name, number in failed.items() if number]
   return lines
 
 
