@@ -160,7 +160,8 @@ def _run(names: dict[str, str], failures: list[str]) -> dict[str, Any]:
     named = "; ".join(map(cli.as_flags, failures[:_NAMED_FAILURES]))
     rest = len(failures) - _NAMED_FAILURES
     rest_of = "" if rest <= 0 else f"; and {rest} more, which {'--json' if FLAGS.json else 'with --json it'} lists"
-    print(f"{cli.program()}: error: {len(failures)} videos cannot be used: {named}{rest_of}", file=sys.stderr)
+    count = f"{len(failures)} videos cannot be used: " if len(failures) > 1 else ""
+    print(f"{cli.program()}: error: {count}{named}{rest_of}", file=sys.stderr)
   print("\n".join(_describe(results)))
   return results
 
