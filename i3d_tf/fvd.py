@@ -160,7 +160,8 @@ def _run(names: dict[str, str], failures: list[str]) -> dict[str, Any]:
     named = "; ".join(failures[:_NAMED_FAILURES])
     rest = len(failures) - _NAMED_FAILURES
     rest_of = "" if rest <= 0 else f"; and {rest} more, which {'--json' if FLAGS.json else 'with --json it'} lists"
-    print(f"{cli.program()}: error: {len(failures)} videos cannot be used: {named}{rest_of}", file=sys.stderr)
+    count = f"{len(failures)} videos cannot be used: " if len(failures) > 1 else ""
+    print(f"{cli.program()}: error: {count}{named}{rest_of}", file=sys.stderr)
   print("\n".join(_describe(results)))
   return results
 
@@ -225,7 +226,8 @@ def _describe(results: dict[str, Any]) -> list[str]:
     lines.append(f"  known difference: {last.protocol.difference}")
   lines += [f"remark: {remark}" for remark in dict.fromkeys(each for r in results.values() for each in r.remarks)]
   failed = {"real": last.failed["real"], **{name: r.failed.get("generated", 0) for name, r in sets.items()}}
-  lines += [f"videos of --{name} that could not be used: {number}" for name, number in failed.items() if number]
+  spelt = lambda name: f"--{name}" if name in protocols.SETS else name
+  lines += [f"videos of {spelt(name)} that could not be used: {number}" for name, number in failed.items() if number]
   return lines
 
 

@@ -224,7 +224,7 @@ class FvdTest(parameterized.TestCase):
     ({"real": "real", "generated": "generated", "plot": "a.png"}, "--plot needs several sets of --generated"),
     ({"real": "real", "generated": "generated", "lengths": "9,x"}, "--lengths=9,x; it takes whole numbers"),
     ({"real": "real", "generated": "generated", "lengths": "9"}, "--num_frames does not go with --lengths"),
-    ({"real": "real", "generated": "generated", "measures": "fid"}, "measures is fid; .* allowed are kvd, fvd_inf"),
+    ({"real": "real", "generated": "generated", "measures": "fid"}, "measures is fid; allowed are kvd, fvd_infinity"),
     ({"real": "real", "generated": "generated", "protocol": "x"}, "protocol is x; it is none of tf_reference, fvd2048"),
     ({"real": "none", "generated": "generated"}, "none: there is no such file or folder"),
     ({"real": "real", "generated": "generated", "max_clips": 4}, "real has 3 videos, fewer than max_clips, 4"),
