@@ -40,7 +40,7 @@ DISTRIBUTIONS = {  # by import name, where it is another
 }
 SAME_NAME = (
   "av filelock jinja2 llvmlite matplotlib nncf numba numpy onnx onnxruntime openvino pooch scipy tensorflow tf2onnx"
-  " torch tqdm"
+  " torch torchvision tqdm"
 ).split()
 HEADER = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
 
