@@ -58,7 +58,7 @@ class NetworkReport:
   The ratio of the forward pass to the matrix product is one of multiply-adds per second: 1 means that the network runs
   at the rate of the product. Memory is the peak of the process in bytes after each stage. Parameters are the trained
   values, for 400 classes. For another precision than float32 there are how many times as fast as float32 it is, and how
-  far logits are from those of float32, as a share of the largest, for random weights with the batch norm of the clip.
+  far logits are from those of float32, as a share of the largest, for random weights.
   """
 
   machine: str
@@ -125,14 +125,13 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
       model=options.model, stream=options.stream, num_classes=_CLASSES, average_space=options.average_space,
       preprocess=options.clip,
   )  # fmt: skip
-  # Without decay, so that a training step leaves the statistics of the clip.
-  model = saved.make_model(info, compute_dtype=options.precision, batch_norm_decay=0.0)
+  model = saved.make_model(info, compute_dtype=options.precision)
   shapes = _shapes(info, options.batch)
   specs = base.clip_of({stream: tf.TensorSpec(shape) for stream, shape in shapes.items()}, info.streams)
   _check(options, model, specs)
   clips = {s: tf.random.stateless_uniform(shape, seed=[0, 1], minval=-1, maxval=1) for s, shape in shapes.items()}
   clip = base.clip_of(clips, info.streams)
-  exact = model if options.precision == "float32" else saved.make_model(info, batch_norm_decay=0.0)
+  exact = model if options.precision == "float32" else saved.make_model(info)
   with contextlib.ExitStack() as stack:
     others: dict[str, Callable[[], float | None]] = {}
     if options.openvino is not None:
@@ -219,7 +218,6 @@ def _difference(exact: base.Network, model: base.Network, clip) -> float:
   for variable in exact.trainable_variables:
     if variable.name.endswith("gamma:0"):
       variable.assign(tf.ones_like(variable))
-  exact(clip, is_training=True)
   for variable, value in zip(model.variables, exact.variables, strict=True):
     variable.assign(value)
   expected, found = (tf.function(lambda each=each: each(clip)[0])() for each in (exact, model))

@@ -25,6 +25,12 @@ def _unit(kernel, channels=5, in_channels=3, stride=(1, 1, 1), seed=0, **options
   return unit
 
 
+def _leave_what_is_no_number():
+  """Fills memory that the next operation is given."""
+  for _ in [tf.fill([2**exponent], np.nan) for exponent in range(10, 22, 2) for _ in range(16)]:
+    pass
+
+
 class Unit3DTest(parameterized.TestCase):
   def test_inference_is_convolution_then_batch_norm_then_relu(self):
     unit = _unit((3, 3, 3))
@@ -180,6 +186,18 @@ class Unit3DTest(parameterized.TestCase):
     self.assertEqual((joined.shape[-1], joined_kernel.shape[2]), (channels, taps))
     self.assertEqual(plain_kernel.shape[2], kernel[2])
     self.assertLess(testing.relative_error(tf.cast(outputs, tf.float32), exact.numpy()), 0.005)
+
+  @parameterized.parameters((3, (1, 1, 1)), (3, (2, 2, 2)), (7, (2, 2, 2)), (4, (1, 1, 1)))
+  def test_one_frame_meets_the_middle_of_the_kernel_only(self, extent, stride):
+    convolution = units.Conv3D(5, (extent, 3, 3), stride)
+    convolution.build(5)
+    clip = tf.cast(_noise([2, 1, 14, 14, 5], 7), tf.bfloat16)
+    convolution.w.assign(tf.cast(tf.cast(_noise(convolution.w.shape, 8), tf.bfloat16), tf.float32))
+    exact = convolution(tf.cast(clip, tf.float32))
+    for _ in range(5):
+      _leave_what_is_no_number()
+      outputs = tf.cast(convolution(clip), tf.float32)
+      self.assertLess(testing.relative_error(outputs, exact.numpy()), 0.005)
 
   def test_a_fresh_unit_divides_by_the_root_of_one_plus_epsilon(self):
     unit = units.Unit3D(1, (1, 1, 1), name="unit")
