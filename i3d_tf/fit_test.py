@@ -103,6 +103,8 @@ class FitTest(parameterized.TestCase):
     again = json.loads((self.folder / "run" / "report.json").read_text())
     for name in ("results", "folds", "threshold", "warnings", "pairs"):
       self.assertEqual(again[name], json.loads(report)[name])
+    kept = i3d_tf.fit(videos=self.folder / "my videos", output=self.folder / "run", precision="float32", num_folds=3)
+    self.assertEqual(kept.metrics["rgb"].top1, again["results"]["rgb"]["top1"])  # with the network that it began with
     words = (*self.words[:2], f"--output={self.folder / 'run'}")
     refused = testing.run_main("fit", *words, "--precision=bfloat16")
     self.assertIn("was made with other parameters (precision was 'float32', is 'bfloat16')", refused.stderr)

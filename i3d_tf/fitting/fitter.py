@@ -86,15 +86,18 @@ def fit(
   listed = samples_lib.load(config.videos)
   folder = workdir.Workdir(config.output, INFO)
   parameters = {**dataclasses.asdict(config), "videos": os.path.abspath(config.videos)}
-  parameters["rgb_checkpoint"] = _checkpoint(config)
-  with folder.claim(parameters, about={"made_by": resources.provenance()}, free=set(parameters) - set(_KEPT)):
+  parameters["rgb_checkpoint"] = _checkpoint(config, folder)
+  free = set(parameters) - set(_KEPT)
+  with folder.claim(parameters, about={"made_by": resources.provenance()}, free=free, paths=_KEPT[:1]):
     return _Fit(config, parameters["rgb_checkpoint"], progress, say).run(listed)
 
 
-def _checkpoint(config: fitting.FitConfig) -> str:
-  """The weights to start from."""
+def _checkpoint(config: fitting.FitConfig, folder: workdir.Workdir) -> str:
+  """The weights to start from: those given, or those that the run began with, whatever was downloaded since."""
   if config.rgb_checkpoint is not None:
     return config.rgb_checkpoint
+  if (folder.path / INFO).is_file():
+    return folder.read_info()["parameters"]["rgb_checkpoint"]
   return next((name for name in _RELEASED if hub.is_cached(name)), _RELEASED[0])
 
 

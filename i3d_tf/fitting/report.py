@@ -296,8 +296,7 @@ def _sections(found: Outcome, picture: Any) -> list[figures.Section]:
     f"The classifier is linear on the features of {found.checkpoint}; its penalty (C = {head.strength:g}) and the "
     f"temperature {head.temperature:.2f}, by which its logits are divided, were chosen on inner folds."
     if head.losses
-    else f"The classifier is linear on the features of {found.checkpoint}; its penalty is the default, as there were "
-    "too few clips to choose it.",
+    else f"The classifier is linear on features of {found.checkpoint}; there are too few clips to choose its penalty.",
   ]
   sections = [figures.Section(title="How far to trust it", texts=tuple(texts))]
   if found.warnings:
