@@ -17,7 +17,7 @@ ONNX = "tf2onnx>=1.17"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
     "fvd", "visualize", "export", "extract_features", "identify", "experiments", "benchmark", "doctor",
-    "models.__main__",
+    "anomaly.__main__", "models.__main__",
 )  # fmt: skip
 
 
