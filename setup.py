@@ -19,7 +19,7 @@ SERVE = ("fastapi>=0.115", "prometheus-client>=0.20", "python-multipart>=0.0.18"
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
     "fit", "fvd", "visualize", "export", "extract_features", "identify", "verify", "experiments", "benchmark",
-    "doctor", "serve", "models.__main__",
+    "doctor", "serve", "anomaly.__main__", "models.__main__",
 )  # fmt: skip
 
 
