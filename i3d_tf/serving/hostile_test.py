@@ -113,12 +113,12 @@ class LimitsTest(parameterized.TestCase):
     temporary = self.folder / "temporary"
     temporary.mkdir()
     self.enterContext(mock.patch.object(tempfile, "tempdir", str(temporary)))
-    for name in ("../../etc/passwd", "..\\..\\x.avi", "/etc/passwd", "a\0b.avi", "x" * 5000, ""):
+    for name in ("../../etc/passwd", "..\\..\\x.avi", "/etc/passwd", "x" * 500):
       status, answer, _ = self.running.upload(video, name)
-      if name:  # without a name the part is a text
-        self.assertEqual(status, 200, answer)
-        self.assertNotRegex(answer["name"], r"[/\\\0]")
-        self.assertLessEqual(len(answer["name"]), 100)
+      self.assertEqual(status, 200, answer)
+      self.assertEqual(answer["name"], name.replace("\\", "/").rpartition("/")[2][:100])
+    for name in ("a\0b.avi", "x" * 100_000):
+      self.assertEqual(self.running.upload(video, name)[0], 400)
     self.assertEqual(os.listdir(temporary), [])
     for path in ("/../serve.py", "/%2e%2e/serve.py", "/page/app.js", "/v1/models/..%2f..%2fetc", "/app.js/../../x"):
       self.assertIn(self.running.call("GET", path)[0], (400, 404), path)
