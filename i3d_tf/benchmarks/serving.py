@@ -98,6 +98,9 @@ def measure(options: ServeBenchmark) -> ServeReport:
   Args:
     options: What to measure.
 
+  Returns:
+    The figures.
+
   Raises:
     I3dError: If the network is not of RGB, or the service does not start or answers with an error.
   """
