@@ -121,10 +121,10 @@ class BrowserTest(absltest.TestCase):
     page = Page(self.driver, self.address)
     page.give(text)
     said = page.outcome()
-    self.assertRegex(said, r"^Notes\.mp4: this is not a video.*\.$")
+    self.assertRegex(said, r"^notes\.mp4: this is not a video.*\.$")
     page.give(long)
     page.wait(lambda: page.text("error") not in ("", said))
-    self.assertEqual(page.outcome(), "Long.avi: the video has 21 seconds; at most 20 are taken.")
+    self.assertEqual(page.outcome(), "long.avi: the video has 21 seconds; at most 20 are taken.")
 
   def test_a_lost_connection_ends_in_a_sentence(self):
     page = Page(self.driver, self.address)
