@@ -93,6 +93,7 @@ class BrowserTest(absltest.TestCase):
     testing.write_moving_video(cls.video, seed=1, num_frames=30)
 
   def test_a_video_ends_in_a_timeline(self):
+    self._errors()  # those of tests before
     page = Page(self.driver, self.address)
     page.give(self.video)
     self.assertRegex(page.outcome(), r"^moving\.avi: (down|right|still), \d+\.\d %\.$")
