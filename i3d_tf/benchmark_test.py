@@ -92,6 +92,21 @@ class BenchmarkTest(parameterized.TestCase):
       self.assertAlmostEqual(compared["ratio"], compared["opencv_milliseconds"] / compared["milliseconds"], places=6)
     self.assertIn("times as fast", done.stdout)
 
+  def test_serve(self):
+    with tempfile.TemporaryDirectory() as folder:
+      network, output = pathlib.Path(folder, "network"), pathlib.Path(folder, "report.json")
+      testing.write_network(network, model="c3d", num_frames=16, short_side=36, crop=32)
+      done = _run("serve", f"--checkpoint={network}", "--clients=1,3", "--requests=6", "--rounds=1", f"--json={output}")
+      self.assertEqual(done.status, 0, done.stderr)
+      report = json.loads(output.read_text())
+    self.assertLess(report["difference"], 1e-6)
+    self.assertEqual((report["shape"], report["clients"]), ([16, 36, 48], [1, 3]))
+    for rate, ratio, (middle, high, highest) in zip(report["throughput"], report["ratio"], report["milliseconds"]):
+      self.assertAlmostEqual(ratio, rate / report["alone"], places=6)
+      self.assertBetween(middle, 0.1, high)
+      self.assertLessEqual(high, highest)
+    self.assertIn("requests/s", done.stdout)
+
   def test_input(self):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     jpeg, png = (cv2.imencode(suffix, image)[1].tobytes() for suffix in (".jpg", ".png"))

@@ -1,10 +1,11 @@
 """Requests a second and latencies of the service by number of clients, beside the network alone on the same clips."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
+import functools
 import http.client
 import json
 import pathlib
@@ -20,7 +21,6 @@ import numpy as np
 from i3d_tf import benchmarks
 from i3d_tf import errors
 from i3d_tf import resources
-from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.serving import models
 from i3d_tf.video import decode
 
@@ -98,22 +98,24 @@ def measure(options: ServeBenchmark) -> ServeReport:
   Args:
     options: What to measure.
 
+  Returns:
+    The figures.
+
   Raises:
     I3dError: If the network is not of RGB, or the service does not start or answers with an error.
   """
-  classifier = classifier_lib.Classifier(options.checkpoint, precision=options.precision)
-  if classifier.streams != ("rgb",):
+  served = models.load_checkpoints(models.parse_source(f"alone={options.checkpoint}"), options.precision)
+  if served.classifier is None or _SIGNATURE not in served.signatures:
     raise errors.I3dError(f"{options.checkpoint} is no network of RGB, which the service takes as images")
-  clip = classifier.preprocess
+  clip = served.classifier.preprocess
+  function = served.signatures[_SIGNATURE].function
   clips = [_images(seed, options.frames or clip.num_frames, clip.short_side) for seed in range(4)]
-  signature = models.load_checkpoints(models.parse_source(f"alone={options.checkpoint}"), options.precision)
-  function = signature.signatures[_SIGNATURE].function
   alone = lambda images: function(jpeg_bytes=np.array([images], object))["probabilities"].numpy()[0]
   expected = [alone(images) for images in clips]
   with _service(options) as port:
     load = _Load(port, clips, expected)
-    tasks = {"alone": lambda: [alone(clips[number % len(clips)]) for number in range(options.requests)] and None}
-    tasks |= {str(count): lambda count=count: load.run(count, options.requests) for count in options.clients}
+    tasks: dict[str, Callable[[], None]] = {"alone": functools.partial(_call, alone, clips, options.requests)}
+    tasks |= {str(count): functools.partial(load.run, count, options.requests) for count in options.clients}
     seconds = benchmarks.in_turn(tasks, options.rounds)
   rates = [options.requests / statistics.median(seconds[str(count)]) for count in options.clients]
   return ServeReport(
@@ -128,6 +130,12 @@ def measure(options: ServeBenchmark) -> ServeReport:
     busy=tuple(load.busy[count] for count in options.clients),
     difference=load.difference,
   )
+
+
+def _call(alone: Callable[[list[bytes]], np.ndarray], clips: Sequence[list[bytes]], requests: int) -> None:
+  """Has the network alone compute clips, one after the other."""
+  for number in range(requests):
+    alone(clips[number % len(clips)])
 
 
 def _images(seed: int, count: int, side: int) -> list[bytes]:

@@ -12,6 +12,7 @@ from fastapi import exceptions as fastapi_exceptions
 from fastapi import responses
 import pydantic
 from starlette import exceptions as starlette_exceptions
+from starlette import requests
 
 import i3d_tf
 from i3d_tf import errors
@@ -109,6 +110,10 @@ def _answer_errors(app: fastapi.FastAPI) -> None:
     logging.getLogger(__name__).error("a request failed", exc_info=error)
     return say(500, "the service has a defect; its log has more")
 
+  async def of_gone(request: fastapi.Request, error: Exception) -> responses.JSONResponse:
+    return say(400, "the connection ended before the request did")  # which nobody reads
+
+  app.add_exception_handler(requests.ClientDisconnect, of_gone)
   for kind in (errors.I3dError, MemoryError, OSError):
     app.add_exception_handler(kind, of_input)
   app.add_exception_handler(starlette_exceptions.HTTPException, of_http)

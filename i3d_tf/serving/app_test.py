@@ -1,10 +1,16 @@
 """The service's answers: those of the library, over REST, gRPC and for uploaded videos."""
 
 import base64
+import contextlib
 import io
+import json
+import os
 import pathlib
+import re
+import shlex
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 from unittest import mock
@@ -77,6 +83,41 @@ class ServiceTest(absltest.TestCase):
     _, answer, _ = self.running.call("POST", "/v1/models/tiny:predict", body)
     clip = signatures.decode_frames(tf.constant([images]), 36, 32)
     np.testing.assert_allclose(answer["predictions"], self.classifier.probabilities(clip), atol=1e-6)
+
+  def test_the_manuals_clients(self):
+    manual = (pathlib.Path(serving.__file__).parent / "README.md").read_text()
+    server, grpc_port = grpc_service.start(_with(self.running.service, grpc_port=0))
+    self.addCleanup(lambda: server.stop(None).wait())
+    for theirs, ours in (
+      ("localhost:8500", f"127.0.0.1:{self.running.port}"), ("localhost:8501", f"127.0.0.1:{grpc_port}"),
+      ("rgb_scratch", "tiny"), ("range(64)", "range(16)"), ("[1, 64, 224, 224, 3]", "[1, 16, 32, 32, 3]"),
+    ):  # fmt: skip
+      self.assertIn(theirs, manual)
+      manual = manual.replace(theirs, ours)
+    folder = self.folder / "client"
+    folder.mkdir()
+    for number in range(16):
+      cv2.imwrite(str(folder / f"frame{number:03}.jpg"), np.full((40, 50, 3), 8 * number, np.uint8))
+    shutil.copy(self.video, folder / "clip.mp4")
+    self.addCleanup(os.chdir, os.getcwd())
+    os.chdir(folder)
+    blocks = re.findall(r"```(python|sh) not-run\n(.*?)```", manual, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+      for kind, block in blocks:
+        if kind == "python":
+          exec(compile(block, "README.md", "exec"), {})
+    best, whole, logits = printed.getvalue().split("\n", 2)
+    self.assertBetween(float(best), 1 / 3, 1)
+    self.assertIn("'label': '", whole)
+    zeros = self.classifier.logits(np.zeros([1, 16, 32, 32, 3], np.float32))
+    np.testing.assert_allclose(np.array(logits.strip(" \n[]").split(), float), zeros[0], rtol=1e-5)
+    for line in (line for kind, block in blocks if kind == "sh" for line in block.splitlines()):
+      if line.startswith("curl -F") and shutil.which("curl"):
+        done = subprocess.run(shlex.split(f"{line} --silent --fail"), capture_output=True, check=True)
+        if "-o" not in line:
+          self.assertLen(json.loads(done.stdout)["whole"], 3)
+    self.assertEqual(np.load(folder / "clip.npy").ndim, 2)
 
   def test_status_and_metadata(self):
     _, status, _ = self.running.call("GET", "/v1/models/saved")

@@ -93,6 +93,7 @@ class BrowserTest(absltest.TestCase):
     testing.write_moving_video(cls.video, seed=1, num_frames=30)
 
   def test_a_video_ends_in_a_timeline(self):
+    self._errors()  # those of tests before
     page = Page(self.driver, self.address)
     page.give(self.video)
     self.assertRegex(page.outcome(), r"^moving\.avi: (down|right|still), \d+\.\d %\.$")
@@ -121,10 +122,10 @@ class BrowserTest(absltest.TestCase):
     page = Page(self.driver, self.address)
     page.give(text)
     said = page.outcome()
-    self.assertRegex(said, r"^Notes\.mp4: this is not a video.*\.$")
+    self.assertRegex(said, r"^notes\.mp4: this is not a video.*\.$")
     page.give(long)
     page.wait(lambda: page.text("error") not in ("", said))
-    self.assertEqual(page.outcome(), "Long.avi: the video has 21 seconds; at most 20 are taken.")
+    self.assertEqual(page.outcome(), "long.avi: the video has 21 seconds; at most 20 are taken.")
 
   def test_a_lost_connection_ends_in_a_sentence(self):
     page = Page(self.driver, self.address)

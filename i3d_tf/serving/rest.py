@@ -94,10 +94,10 @@ def check_pixels(name: str, width: int, height: int, config: serving.ServeConfig
     config: The limits.
 
   Raises:
-    I3dError: If they are.
+    VideoError: If they are.
   """
   if width * height > config.max_pixels:
-    raise errors.I3dError(f"{name}: a frame has {width}x{height} pixels; at most {config.max_pixels:,} are taken")
+    raise errors.VideoError(f"{name}: a frame has {width}x{height} pixels; at most {config.max_pixels:,} are taken")
   containers.check_size(name, width, height)
 
 

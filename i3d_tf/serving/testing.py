@@ -26,7 +26,7 @@ class Running:
       token: As `server.make_server`.
       **options: Fields of `serving.ServeConfig`.
     """
-    self.config = serving.ServeConfig(**{"port": 0, "timeout": 60.0, **options})
+    self.config = serving.ServeConfig(**{"port": 0, "timeout": 300.0, **options})
     self.service = service_lib.Service(repository, self.config)
     self._isolated = decode.isolated(patience=self.config.timeout)
     self._isolated.__enter__()
@@ -49,7 +49,7 @@ class Running:
 
   def connect(self) -> http.client.HTTPConnection:
     """Returns a connection to it."""
-    return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+    return http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
 
   def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
     """Returns status, body and headers of an answer; JSON is read.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import pathlib
 import tempfile
@@ -218,7 +219,7 @@ def _described(video: _Watched, model: models.ServedModel, request: Request) -> 
       if curve.features is not None
     }
   if request.num_pictures:
-    result["pictures"] = list(_pictures(video))
+    result["pictures"] = list(itertools.islice(_pictures(video), request.num_pictures))
   return result
 
 

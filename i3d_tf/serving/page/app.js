@@ -82,7 +82,8 @@ async function sentence({ status, body }) {
     try { body = JSON.parse(await body.text()); } catch { body = null; }
   }
   const text = (body && body.error) || `The service answered with the status ${status}`;
-  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`.replace(/\.\.$/, ".");
+  // A file's name at its beginning stays as it is.
+  return `${text.replace(/^[a-z]+(?= )/, (word) => word.charAt(0).toUpperCase() + word.slice(1))}.`.replace(/\.\.$/, ".");
 }
 
 function ask() {
