@@ -19,9 +19,14 @@ python .ci/build_files.py
 python .ci/house.py --check
 python -m i3d_tf.download rgb_scratch
 # Some packages at a time, so that no test process holds the networks of all of them.
+parts=("models" "training weights" "data video flow input" "inference features exporting frechet"
+  "evaluation visualization anomaly fitting runners serving" "*_test.py")
+for file in i3d_tf/*/*_test.py; do
+  package=$(basename "$(dirname "$file")")
+  [[ " ${parts[*]} " == *" $package "* ]] || { echo "$file is in no part of run_tests.sh" >&2; exit 1; }
+done
 failed=0
-for part in "models" "training weights" "data video flow input" "inference features exporting frechet" \
-  "evaluation visualization" "*_test.py"; do
+for part in "${parts[@]}"; do
   # shellcheck disable=SC2046  # words and patterns
   python -m pytest --numprocesses=3 --dist=loadscope --quiet $(printf "i3d_tf/%s " $part) || failed=1
 done

@@ -20,9 +20,9 @@ import sys
 from typing import Any
 
 BOUNDS = {
-  "modules": 134,
-  "lines": 34_000,  # 20,000 is where they should arrive
-  "lines of BUILD files": 600,
+  "modules": 184,
+  "lines": 44_500,  # 20,000 is where they should arrive
+  "lines of BUILD files": 700,
   "modules that load a checkpoint and compile it": 1,
   "modules that scale frames to a network's input": 1,
   "own lock implementations": 0,
