@@ -215,7 +215,8 @@ class Extractor:
   @property
   def batching(self) -> tuple[int, int]:
     """Windows and frames of a pass of the networks, which decide its last digits."""
-    return self.options.num_batch, self.options.chunk
+    is_whole = self.options.window == profiles.ALL
+    return (1 if is_whole else self.options.num_batch), self.options.chunk
 
   @contextlib.contextmanager
   def extract(
