@@ -113,7 +113,9 @@ class ProcessTest(RunTest):
 
 class TrainTest(ProcessTest):
   def test_killed_and_resumed_it_ends_in_the_same_bits(self):
-    flags = ("--num_steps=20", "--save_every=3", "--deterministic", "--validation_split=test", "--validate_every=8")
+    num_steps = max(20, 6 * testing.NUM_KILLS)  # more than are done between two kills
+    flags = (f"--num_steps={num_steps}", "--save_every=3", "--deterministic", "--validation_split=test",
+             "--validate_every=8")  # fmt: skip
     self._train(*flags, "--output=whole")
     rng = random.Random(0)
     for _ in range(testing.NUM_KILLS):
@@ -125,7 +127,7 @@ class TrainTest(ProcessTest):
     self.assertRegex(output, r"Going on from step \d+ of parts")
     self._assert_same_state("parts", "whole")
     steps = [line["step"] for line in self._metrics("parts") if "loss" in line]
-    self.assertEqual(steps, list(range(1, 21)))
+    self.assertEqual(steps, list(range(1, num_steps + 1)))
     losses = [[line["loss"] for line in self._metrics(run) if "loss" in line] for run in ("parts", "whole")]
     self.assertEqual(*losses)
     self.assertEqual(*(saved.find(self.folder / run)[0] for run in ("parts", "whole")))
