@@ -178,8 +178,8 @@ class BenchmarkTest(parameterized.TestCase):
     self.assertEqual(report.failures, {"i2d": "no memory", "s3d": "interrupted", "c3d": "interrupted"})
 
   @parameterized.parameters(
-    (("speed",), "say what to measure: network, flow, input, train, extract, zoo; got speed"),
-    ((), "say what to measure: network, flow, input, train, extract, zoo; got nothing"),
+    (("speed",), "say what to measure: network, flow, input, train, extract, zoo, serve; got speed"),
+    ((), "say what to measure: network, flow, input, train, extract, zoo, serve; got nothing"),
     (
       ("network", "--openvino=/no/python", "--frames=9"),
       "openvino is /no/python, which cannot be started: No such file",

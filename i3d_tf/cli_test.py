@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,11 @@ cli.run(main, usage="Says what it is for.")
 _GIVEN = ("--records=a", "--output=b", "--num_steps=3")
 
 
+def _heed_interrupts() -> None:
+  """Undoes what a shell does to jobs in the background, which ignore Ctrl-C."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class CliTest(parameterized.TestCase):
   """Runs small mains in processes of their own; none needs the real TensorFlow."""
 
@@ -85,8 +91,9 @@ class CliTest(parameterized.TestCase):
     environment = os.environ | {"PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.run(
-      [sys.executable, main, *words], capture_output=True, text=True, env=environment, cwd=self.folder, timeout=60
-    )
+        [sys.executable, main, *words], capture_output=True, text=True, env=environment, cwd=self.folder, timeout=60,
+        preexec_fn=_heed_interrupts,
+    )  # fmt: skip
 
   def _run_flags(self, *words: str) -> subprocess.CompletedProcess:
     (self.folder / "mymain.py").write_text(_FLAGS)
@@ -288,7 +295,8 @@ Flags:
     main = self.folder / "mymain.py"
     main.write_text("from i3d_tf import cli\nimport late\n")
     environment = os.environ | {"PYTHONPATH": os.fspath(_ROOT)}
-    done = subprocess.run([sys.executable, main], capture_output=True, text=True, env=environment)
+    command = [sys.executable, main]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=_heed_interrupts)
     self.assertEqual((done.returncode, done.stderr), (-2, "mymain: error: interrupted\n"))
 
   def test_interrupted_while_it_imports_tensorflow_it_says_only_that(self):

@@ -212,10 +212,10 @@ class QuickTest(DownloadMainTest):
     self.assertEqual([fields[0] for fields in states], ["not cached", "cached"] + ["not cached"] * 5)
 
   @parameterized.parameters(
-    ([], "say what to fetch, or --all, or --list; there are rgb_imagenet, flow_imagenet, "),
-    (["--all", _REGISTRY], "say what to fetch, or --all, or --list"),
-    (["--list", _REGISTRY], "say what to fetch, or --all, or --list"),
-    (["--list", "--all"], "say what to fetch, or --all, or --list"),
+    ([], "say what to fetch, or --all, --list or --scan; there are rgb_imagenet, flow_imagenet, "),
+    (["--all", _REGISTRY], "say what to fetch, or --all, --list or --scan"),
+    (["--list", _REGISTRY], "say what to fetch, or --all, --list or --scan"),
+    (["--list", "--all"], "say what to fetch, or --all, --list or --scan"),
     ([_REGISTRY, "rgb_scrach"], "there is no published checkpoint 'rgb_scrach'; there are rgb_imagenet, "),
   )
   def test_wrong_arguments(self, arguments, message):

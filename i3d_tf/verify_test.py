@@ -30,6 +30,7 @@ from i3d_tf.weights import sources
 from i3d_tf.weights import tensorflow1
 
 _WIDTH = 0.05
+_WIDTH_OF_FEATURES = 50  # of a network of this width
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
@@ -53,7 +54,10 @@ class VerifyTest(parameterized.TestCase):
       cls._serve_checkpoint(name, manifest.load(name).stream, manifest.load(name).num_classes)
     for stream, channels in (("rgb", 3), ("flow", 2)):
       np.save(cls.served / scan.CRICKET[stream][0], _clip(channels))
-      np.save(cls.served / f"women_long_jump_{stream}.npy", np.random.default_rng(0).random((1, 1024), np.float32))
+      np.save(
+        cls.served / f"women_long_jump_{stream}.npy",
+        np.random.default_rng(0).random((1, _WIDTH_OF_FEATURES), np.float32),
+      )
     testing.write_moving_video(cls.served / "v.avi", seed=1, num_frames=20)
     (cls.served / "v.avi").rename(cls.served / "women_long_jump.mp4")
     cls._serve_flow()

@@ -298,6 +298,8 @@ def _compared(given: Given, candidate: Candidate, computed: _Computed, num_rows:
   parts = [computed.rows(candidate.options, each, candidate.endpoint, num_rows) for each in candidate.streams]
   ours = np.concatenate(parts, axis=-1)
   theirs = given.values[: len(ours)]
+  if theirs.shape[-1] != ours.shape[-1]:
+    raise errors.I3dError(f"the features have {theirs.shape[-1]} values each, those of the weights {ours.shape[-1]}")
   if theirs.shape[1] == 1:
     crops = {crop if ours.shape[1] > 1 else 4: ours[:, crop : crop + 1] for crop in range(ours.shape[1])}
     best = min(crops, key=lambda crop: _measured(theirs, crops[crop])["difference"])
