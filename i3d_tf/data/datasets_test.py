@@ -292,7 +292,7 @@ class FolderTest(DatasetsTestCase):
       clips_lib.FolderSplit(group="(")
 
   @parameterized.named_parameters(
-    ("loose_video", ["wave/a.mp4", "b.mp4"], "/b.mp4: the video is not in the folder of a class$"),
+    ("loose_video", ["wave/a.mp4", "b.mp4"], "/b.mp4: the video is not in the folder of a class, nor is there a .cls"),
     ("loose_in_split", ["train/wave/a.mp4", "train/b.mp4"], "/train/b.mp4: the video is not in the folder of a cl"),
     ("one_id_twice", ["wave/a.mp4", "wave/a.avi"], "/wave/a.mp4: the clip wave/a is also at .*/wave/a.avi$"),
     ("split_and_class", ["train/wave/a.mp4", "wave/a.avi"], "/wave: beside train this must be one of train, val, "),

@@ -16,8 +16,8 @@ from i3d_tf import errors
 from i3d_tf import testing
 from i3d_tf.data import datasets
 from i3d_tf.features import sources
-from i3d_tf.frechet import distance
-from i3d_tf.frechet import fvd
+from i3d_tf.frechet import clips
+from i3d_tf.frechet import protocols
 from i3d_tf.video import archives
 from i3d_tf.video import decode
 from i3d_tf.video import listing
@@ -69,17 +69,21 @@ class ArchivesTest(parameterized.TestCase):
     self.assertEqual(decode.count_frames(names[1]), 9)
     self.assertEqual([source.id for source in sources.list_sources([shard])], ["000000", "b/000001"])
     self.assertEqual([source.id for source in sources.list_sources([names[1]])], ["000001"])
-    config = distance.FvdConfig(num_frames=9, fps=None)
-    clips = [fvd.read_clip(source, config) for source in fvd.list_sources(shard, config)]
-    self.assertLen(clips, 2)
-    np.testing.assert_array_equal(clips[0], expected)
+    reader = self._reader(num_frames=9)
+    found = [reader.read(source) for source in reader.sources(shard)]
+    self.assertLen(found, 2)
+    np.testing.assert_array_equal(found[0][0], expected)
+
+  def _reader(self, **options):
+    config = protocols.FvdConfig(**options)
+    return clips.ClipReader(protocols.resolve(config), config, "real")
 
   def test_a_list_of_paths(self):
     shard = self._shard(".tar", {"x.avi": self.video})
     (self.folder / "list.txt").write_text(f"{shard}\n{self.made}\n\n")
     found = listing.list_folder(f"@{self.folder / 'list.txt'}").videos
     self.assertEqual([str(path) for path in found], [f"{shard}/x.avi", str(self.made)])
-    named = [source.name for source in fvd.list_sources(f"@{self.folder / 'list.txt'}", distance.FvdConfig())]
+    named = [source.name for source in self._reader().sources(f"@{self.folder / 'list.txt'}")]
     self.assertEqual(named, [f"{shard}/x.avi", str(self.made)])
 
   def test_classes_of_a_data_set(self):

@@ -26,11 +26,13 @@ _HEAD = 4096  # bytes that are read to tell what a file is
 _NAMED = 3  # files of each kind that a message names
 # Why files are not used, with the words for one of them and for several.
 _NO_VIDEO, _HIDDEN, _DANGLING, _CLOSED = "no video", "hidden", "links to nothing", "folders that cannot be read"
+_BROKEN = "archives that cannot be read"
 _WORDS = {
   _NO_VIDEO: ("file that is no video", "files that are no videos"),
   _HIDDEN: ("hidden file", "hidden files"),
   _DANGLING: ("link to nothing", "links to nothing"),
   _CLOSED: ("folder that cannot be read", "folders that cannot be read"),
+  _BROKEN: ("archive that cannot be read", "archives that cannot be read"),
 }
 
 # What video files begin with. ISO files (MP4, MOV, 3GP), RIFF, Ogg, GIF and MPEG-TS need a closer look.
@@ -180,7 +182,7 @@ def _walk(root: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathli
         try:
           yield from _classify(path, suffixes)
         except errors.VideoError:  # naming the file itself says why
-          yield path, "archives that cannot be read"
+          yield path, _BROKEN
 
 
 def _image_video(folder: pathlib.Path, entries: list[os.DirEntry], suffixes: frozenset[str]) -> frozenset[str]:

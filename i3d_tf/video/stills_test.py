@@ -133,7 +133,9 @@ class StillsTest(parameterized.TestCase):
       self._videos()
     self._write("img_{:05}.png", (1,))
     self._refused("the folder holds a single image, which is no video")
-    with self.assertRaisesRegex(errors.VideoError, "the folder holds no video .* 1 no video .img_00001.png"):
+    with self.assertRaisesRegex(
+      errors.VideoError, "the folder holds no video .* 1 file that is no video .img_00001.png"
+    ):
       self._videos()
 
   def test_images_beside_videos_are_not_used(self):
