@@ -194,7 +194,9 @@ class _Fit:
               if not kept.is_done(done.get(each.key), each.content, retry_failures=retry)]  # fmt: skip
       frames = [facts[index].num_frames for index in todo]
       total = sum(each.num_frames for each in facts)
-      self._say(f"Features of {len(todo)} videos, {sum(frames):,} frames; of {len(listed) - len(todo)} they are there")
+      there = len(listed) - len(todo)
+      kept_of = f"; those of {there} more are there already" if there else ""
+      self._say(f"Computing features of {len(todo)} videos, {sum(frames):,} frames{kept_of}")
       times = []
       with workers.Bar(total=total, initial=total - sum(frames), unit="frame", is_shown=self._progress) as bar:
         for number, index in enumerate(todo):
