@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import contextlib
 import json
-import os
 import sys
 from typing import Any
 
@@ -211,9 +210,7 @@ def _inputs(streams: Sequence[str]) -> list[str]:
   from i3d_tf.video import decode
 
   videos = [str(path) for path in decode.list_videos(FLAGS.video)]
-  if not any(
-    os.path.exists(path) or archives.split(path) for path in videos
-  ):  # before weights are loaded, or downloaded
+  if not any(map(archives.exists, videos)):  # before weights are loaded, or downloaded
     raise errors.VideoError(f"{videos[0]}: there is no such file")
   return videos
 

@@ -281,9 +281,9 @@ def _fail(error: Exception) -> np.ndarray:
 
 
 def _list_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-  is_list = os.fspath(root).startswith("@")
-  if not (is_list or root.is_dir() or archives.is_archive(root)):
-    if not (root.exists() or archives.split(root)):
+  is_list = listing.is_list(root)
+  if not (is_list or listing.holds_videos(root)):
+    if not archives.exists(root):
       raise errors.I3dError(f"{root}: there is no such file or folder")
     return [(root.name, root)]
   try:

@@ -49,6 +49,15 @@ def split(path: str | os.PathLike) -> tuple[str, str] | None:
   return None
 
 
+def exists(path: str | os.PathLike) -> bool:
+  """Returns whether there is a file or folder, or the archive that a path leads into.
+
+  Args:
+    path: The path.
+  """
+  return os.path.exists(path) or split(path) is not None
+
+
 def members(archive: str | os.PathLike, suffixes: Collection[str]) -> list[pathlib.Path]:
   """Returns the paths of an archive's videos, sorted.
 

@@ -350,9 +350,7 @@ def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
   for path in paths:
     if not os.fspath(path):  # pathlib would take it for the current folder
       raise errors.VideoError("the list of videos has an empty path; is there a comma too many?")
-    path = pathlib.Path(path)
-    is_root = path.is_dir() or archives.is_archive(path)
-    videos += listing.list_folder(path).videos if is_root else [path]
+    videos += listing.list_folder(path).videos if listing.holds_videos(path) else [pathlib.Path(path)]
   return videos
 
 

@@ -74,14 +74,32 @@ class Listing:
     return "; ".join(parts)
 
 
+def is_list(path: str | os.PathLike) -> bool:
+  """Returns whether a path is '@' and that of a list of paths.
+
+  Args:
+    path: The path; a file or folder whose name begins with '@' is none.
+  """
+  return os.fspath(path).startswith("@") and not os.path.exists(path)
+
+
+def holds_videos(path: str | os.PathLike) -> bool:
+  """Returns whether a path is that of a folder or an archive, in which videos may be, and not that of a video.
+
+  Args:
+    path: The path.
+  """
+  return os.path.isdir(path) or archives.is_archive(path)
+
+
 def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Collection[pathlib.Path] = ()) -> Listing:
   """Lists the videos at any depth below a folder or in an archive, and logs one line about what is not used.
 
   Files with the endings in `VIDEO_SUFFIXES` are taken; files of unknown endings, or none, are videos if they begin as
   videos do. So are folders of numbered images, unless there are videos beside these, and .npy files that hold frames
   (see `stills`), and the videos in tar and zip files (see `archives`). A linked folder is followed unless what it leads
-  to is listed already. Hidden files, among them the
-  `._x` that macOS leaves, links to nothing, and folders that cannot be read are left out.
+  to is listed already. Hidden files, among them the `._x` that macOS leaves, links to nothing, and folders that cannot
+  be read are left out.
 
   Args:
     root: The folder; a tar or zip file; or '@' and the path of a text file of paths, one a line.
@@ -95,13 +113,12 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
   Raises:
     VideoError: If there is no such folder, it cannot be read, or it holds nothing to use.
   """
-  if os.fspath(root).startswith("@") and not os.path.exists(root):
+  if is_list(root):
     paths = files.read_paths(os.fspath(root)[1:])
-    is_root = lambda path: os.path.isdir(path) or archives.is_archive(path)
-    lists = [list_folder(path).videos if is_root(path) else (pathlib.Path(path),) for path in paths]
+    lists = [list_folder(path).videos if holds_videos(path) else (pathlib.Path(path),) for path in paths]
     return Listing(tuple(dict.fromkeys(video for each in lists for video in each)), {})
   root = pathlib.Path(root)
-  if not (root.is_dir() or archives.is_archive(root)):
+  if not holds_videos(root):
     raise errors.VideoError(f"{root}: there is no such folder of videos")
   videos: list[pathlib.Path] = []
   unused: dict[str, list[pathlib.Path]] = {}
