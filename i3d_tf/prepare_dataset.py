@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
   with folder.claim(parameters):
     if FLAGS.retry_failures:
       folder.reopen_failures()
-    tried = {task.clip.id for task in folder.tasks()}
+    tasks = folder.tasks()
     make = functools.partial(
       distribution.make_serialized,
       dataset=dataset.name,
@@ -93,10 +93,11 @@ def main(arguments: list[str]) -> int:
       before=functools.partial(cli.import_tensorflow, quiet=cli.is_quiet()),
     )
     if runner is None:
-      _run(folder, sum(len(shard.clips) for shard in plan), make)
+      _run(folder, tasks, sum(len(shard.clips) for shard in plan), make)
     else:
       distribution.prepare_records(runner, folder, make)
     failures = folder.finish(dataset, parameters, wording=cli.as_flags)
+  tried = {task.clip.id for task in tasks}
   return _report(folder, failures, sum(failure["id"] not in tried for failure in failures))
 
 
@@ -137,9 +138,8 @@ def _runner() -> runners.Runner | None:
   return runners.create(FLAGS.runner, cli.runner_options(), paths=paths, quiet=cli.is_quiet())
 
 
-def _run(folder: shards.Folder, num_clips: int, make) -> None:
-  """Does what is left to do, on worker processes, with a progress bar."""
-  tasks = folder.tasks()
+def _run(folder: shards.Folder, tasks: list[shards.Task], num_clips: int, make) -> None:
+  """Does the tasks that are left, on worker processes, with a progress bar."""
   folder.finish_shards()
   num_workers = min(FLAGS.num_workers or workers.available_cores(), len(tasks))
   if not tasks:

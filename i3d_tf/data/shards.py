@@ -299,15 +299,14 @@ class Folder:
 
   def finish_shards(self) -> None:
     """Puts together every shard that has all its clips."""
-    for name in [name for name, left in self._left.items() if not left]:
-      self.assemble(name, self.num_clips(name))
+    for name, num_clips in self.whole_shards():
+      self.assemble(name, num_clips)
       del self._left[name]
 
   def whole_shards(self) -> list[tuple[str, int]]:
-    """Returns names and numbers of clips of the shards that wait to be put together, as `assemble` takes them."""
-    left = {task.shard for task in self.tasks()}
-    waiting = [name for name in self._shards if name not in left and not self._final(name).exists()]
-    return [(name, self.num_clips(name)) for name in waiting]
+    """Returns the shards that have all their clips and are not put together yet, as `assemble` takes them."""
+    whole = [name for name, left in self._left.items() if not left and not self._final(name).exists()]
+    return [(name, self.num_clips(name)) for name in whole]
 
   def assemble(self, name: str, num_clips: int) -> None:
     """Puts together a shard, which need not be of this folder's plan, unless that is done already.
