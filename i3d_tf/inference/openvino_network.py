@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.inference import classifier
-from i3d_tf.models import zoo
 from i3d_tf.weights import saved
 
 # Entries of a model's information for runtimes, beside what OpenVINO itself keeps there.
@@ -81,9 +80,7 @@ class OpenvinoNetwork(classifier.LoadedNetwork):
     self.checkpoint, self.info = os.fspath(checkpoint), info
     self.precision = "int8" if stored[PRECISION] == "int8" else precision
     self._weights = stored[WEIGHTS]
-    # Not built: it knows what clips and layers there are, and has no variables.
-    own = {name: info.get(name) for name in zoo.get(info.model).options}
-    self.model = zoo.get(info.model).make(info.num_classes, width_multiplier=info.width_multiplier, **own)
+    self.model = saved.outline(info)
     options = {"INFERENCE_PRECISION_HINT": _HINTS[self.precision]} if self.precision in _HINTS else {}
     self._model = core.compile_model(model, "CPU", options)
 

@@ -1,7 +1,6 @@
 """Exported SavedModels, called as networks that are loaded from checkpoints are."""
 
 from collections.abc import Mapping, Sequence
-import json
 import os
 import pathlib
 from typing import Any
@@ -10,10 +9,10 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import files
 from i3d_tf.inference import classifier
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
-from i3d_tf.models import zoo
 from i3d_tf.weights import saved
 
 ASSETS, CLASSES_FILE, INPUT_FILE = "assets", "classes.txt", "input.json"
@@ -37,9 +36,7 @@ class SavedModelNetwork(classifier.LoadedNetwork):
     tf.Module.__init__(self)
     self.checkpoint, self.info, self.precision = os.fspath(folder), info, "float32"
     self._loaded = loaded
-    # Not built: it knows what clips and layers there are, and has no variables.
-    own = {name: info.get(name) for name in zoo.get(info.model).options}
-    self.model = zoo.get(info.model).make(info.num_classes, width_multiplier=info.width_multiplier, **own)
+    self.model = saved.outline(info)
 
   def has(self, name: str) -> bool:
     """Returns whether there is an endpoint.
@@ -96,7 +93,7 @@ def find(folder: str | os.PathLike, loaded: Any) -> SavedModelNetwork | None:
   if not path.is_file():
     return None
   try:
-    content = json.loads(path.read_bytes())
+    content = files.read_json(path)
     if len(content["networks"]) != 1:
       return None
     network = content["networks"][0]

@@ -141,11 +141,25 @@ def make_model(info: ModelInfo, **options: Any) -> base.Network:
     ValueError: If an argument is out of range.
   """
   zoo.check_stream(info.model, info.stream)
-  entry = zoo.get(info.model)
-  own = {name: info.get(name) for name in entry.options}
-  model = entry.make(info.num_classes, width_multiplier=info.width_multiplier, **own, **options)
+  model = outline(info, **options)
   model.build(info.in_channels)
   return model
+
+
+def outline(info: ModelInfo, **options: Any) -> base.Network:
+  """Returns the network that `info` describes, not built: it knows what clips and layers there are, without variables.
+
+  Args:
+    info: The description.
+    **options: Further arguments of the network's constructor.
+
+  Raises:
+    I3dError: If the zoo has no such network.
+    ValueError: If an argument is out of range.
+  """
+  entry = zoo.get(info.model)
+  own = {name: info.get(name) for name in entry.options}
+  return entry.make(info.num_classes, width_multiplier=info.width_multiplier, **own, **options)
 
 
 def save(folder: str | os.PathLike, model: base.Network, info: ModelInfo) -> None:
