@@ -147,9 +147,7 @@ def main(arguments: list[str]) -> int:
   extractor = extraction.Extractor(options)
   folder = results.Folder(FLAGS.output, part=f"shard-{FLAGS.shard:05}-of-{FLAGS.num_shards:05}")
   with folder.claim(extractor.meaning, about={"made_by": resources.provenance()}):
-    done = folder.entries()
-    is_done = lambda source: folder.is_done(done.get(source.key), source.content, retry_failures=FLAGS.retry_failures)
-    tasks = [source for source in sources if not is_done(source)]
+    tasks = [sources[number] for number in folder.left(sources, retry_failures=FLAGS.retry_failures)]
     if tasks and runner is not None:
       _run_elsewhere(runner, tasks, options, folder)
     else:

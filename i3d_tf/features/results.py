@@ -6,7 +6,7 @@ A video's files are put in place one by one, each whole, and after them, by one 
 a work folder. So a process can be killed at any moment, and several can work in one folder at the same time.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import copy
 import dataclasses
 import hashlib
@@ -198,6 +198,18 @@ class Content(Protocol):
     """
 
 
+class Input(Protocol):
+  """One of the inputs of a folder."""
+
+  @property
+  def key(self) -> str:
+    """Finds its entry, see the function `key`."""
+
+  @property
+  def content(self) -> Content:
+    """What it holds now."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FileContent:
   """The content of the file `path`: its size and checksum, which is computed only if the time of change differs."""
@@ -290,6 +302,17 @@ class Folder(workdir.Workdir):
     return "outputs" in entry and all(
       FileContent(self.path / output["path"]).is_as(output) for output in entry["outputs"]
     )
+
+  def left(self, inputs: Sequence[Input], *, retry_failures: bool = False) -> list[int]:
+    """Returns the numbers of the inputs that are to be done.
+
+    Args:
+      inputs: All inputs.
+      retry_failures: See `is_done`.
+    """
+    done = self.entries()
+    is_done = lambda each: self.is_done(done.get(each.key), each.content, retry_failures=retry_failures)
+    return [number for number, each in enumerate(inputs) if not is_done(each)]
 
   def put(self, entry: Entry) -> None:
     """Keeps an entry in place of an earlier one of its input.

@@ -188,10 +188,7 @@ class _Fit:
     sources.check_ids(listed, lambda source: source.id)
     kept = results.Folder(self._folder / "features", part="fit")
     with kept.claim(extractor.meaning):
-      done = kept.entries()
-      retry = self._config.retry_failures
-      todo = [i for i, each in enumerate(listed)
-              if not kept.is_done(done.get(each.key), each.content, retry_failures=retry)]  # fmt: skip
+      todo = kept.left(listed, retry_failures=self._config.retry_failures)
       frames = [facts[index].num_frames for index in todo]
       total = sum(each.num_frames for each in facts)
       there = len(listed) - len(todo)
