@@ -122,6 +122,12 @@ class BudgetedFlow:
     self._judge(time.monotonic() - start, is_behind)
     return field
 
+  def warm_up(self) -> None:
+    """Has what each step computes with compiled, before the first frame waits for it."""
+    frame = np.zeros([64, 64, 3], np.uint8)
+    for estimator in self._estimators:
+      estimator.between(frame, frame)
+
   def _judge(self, seconds: float, is_behind: bool) -> None:
     """Changes the step if the mean cost asks for it."""
     self._count += 1
@@ -241,9 +247,7 @@ class Follower:
     blank = {s: np.zeros([1, self.config.window, size, size, channels[s]], np.float32) for s in self._networks.streams}
     self._networks.logits(blank)
     if "flow" in self._networks.streams:
-      frame = np.zeros([64, 64, 3], np.uint8)
-      for estimator in self._flow._estimators:
-        estimator.between(frame, frame)
+      self._flow.warm_up()
 
   def _cut(self, windows: queue.Queue) -> None:
     """Puts windows into the queue, then None, or the error that ended it."""
