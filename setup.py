@@ -13,9 +13,9 @@ DATA = {"i3d_tf.assets.data": "data", "i3d_tf.assets.checkpoints": "checkpoints"
 TEST_ONLY = ("conftest", "testing")
 # Without its extra `tfrecord`, which is for Beam's own writing of TFRecords: ours is video/shards.py.
 BEAM = "apache-beam>=2.66"
-DASK = "distributed>=2024.8"
+DASK = "distributed>=2026.8"
 ONNX = "tf2onnx>=1.17"
-SERVE = ("fastapi>=0.115", "prometheus-client>=0.20", "python-multipart>=0.0.18", "uvicorn>=0.32")
+SERVE = ("fastapi>=0.115", "prometheus-client>=0.26", "python-multipart>=0.0.18", "uvicorn>=0.54")
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
     "fit", "fvd", "visualize", "export", "extract_features", "identify", "verify", "experiments", "benchmark",
@@ -55,7 +55,7 @@ setuptools.setup(
     "dm-sonnet>=2.0.2",
     "filelock>=3.12",
     "google-crc32c>=1.6",
-    "h5py>=3.11",
+    "h5py>=3.14",
     "jinja2>=3.1",
     "matplotlib>=3.9.2",
     "numba>=0.61.2",
@@ -68,7 +68,7 @@ setuptools.setup(
     "tensorboard>=2.20",
     "tensorflow>=2.20",
     "tensorflow-datasets>=4.9.10",
-    "threadpoolctl>=3.5",
+    "threadpoolctl>=3.8",
     "tqdm>=4.66",
   ],
   extras_require={
@@ -91,7 +91,7 @@ setuptools.setup(
       "pytest-xdist>=3.6",
       "pyyaml>=6",
       "ruff>=0.11",
-      "selenium>=4.25",
+      "selenium>=4.51",
       "tensorflow-serving-api>=2.20",
     ],
     "dev": ["pre-commit>=4"],
