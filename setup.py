@@ -15,7 +15,7 @@ TEST_ONLY = ("conftest", "testing")
 BEAM = "apache-beam>=2.66"
 DASK = "distributed>=2026.8"
 ONNX = "tf2onnx>=1.17"
-SERVE = ("fastapi>=0.115", "prometheus-client>=0.26", "python-multipart>=0.0.18", "uvicorn>=0.54")
+SERVE = ("fastapi>=0.115", "prometheus-client>=0.26", "python-multipart>=0.0.32", "uvicorn>=0.54")
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
     "fit", "fvd", "visualize", "export", "extract_features", "identify", "verify", "experiments", "benchmark",
