@@ -12,7 +12,7 @@ from i3d_tf.models import batch_norm
 from i3d_tf.models import units
 
 # Of the largest output. Matrix units add up in float32 (0.4 %, the result's rounding); without them TensorFlow rounds
-# partial sums to bfloat16 as well (2.1 % on Zen 4). A wrong arrangement of the pixels is off by the order of 1.
+# partial sums to bfloat16 as well (2.1 % on Zen 3). A wrong arrangement of the pixels is off by the order of 1.
 _BFLOAT16 = 0.04
 
 
