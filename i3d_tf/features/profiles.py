@@ -257,7 +257,7 @@ class Preset:
     return {**PROFILES[self.profile].defaults, "fps": 25.0, **self.own, "profile": self.profile}
 
 
-_R50 = ("i3d_r50", "i3d_r50_non_local", "i3d_r50_32x2")
+_R50 = ("i3d_r50_caffe2", "i3d_r50_caffe2_non_local", "i3d_r50", "i3d_r50_non_local", "i3d_r50_32x2")
 _RTFM = Preset(
     "rtfm", "tianyu0207/RTFM:README.md, option.py; Tushar-N/pytorch-resnet3d:utils/gtransforms.py",
     {"fps": 0.0, "crop_order": "ten_crop", "centre": "even"}, _R50,
