@@ -234,7 +234,7 @@ def _make_conv(conv: spec.Conv, architecture: spec.Architecture, temporal_paddin
 
 _VMZ = "Tran et al., arXiv 1711.11248; facebookresearch/VMZ"
 _SLOWFAST = "facebookresearch/SlowFast MODEL_ZOO.md (10 clips x 3 crops)"
-_CAFFE2 = "Tushar-N/pytorch-resnet3d models/resnet.py; facebookresearch/video-nonlocal-net lib/models/resnet_video_org.py"
+_CAFFE2 = "facebookresearch/video-nonlocal-net; Tushar-N/pytorch-resnet3d models/resnet.py"
 _SMALL = {"short_side": 128, "crop": 112}
 _TORCHVISION: Mapping[str, Any] = {
   "training": {"num_frames": 16, "frame_stride": 2, **_SMALL},

@@ -81,9 +81,8 @@ _PARTS = {
     "w": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }  # fmt: skip
-# The first three logits and the norm of all, which torchvision 0.29.1 and pytorchvideo 0.1.5 give with torch 2.14.1, and
-# the network of GowthamGottimukkala/I3D_Feature_Extraction_resnet with torch 2.13.0, for weights and a clip of the
-# goldens' rule.
+# The first three logits and the norm of all, which torchvision 0.29.1 and pytorchvideo 0.1.5 give with torch 2.14.1 and
+# the code of GowthamGottimukkala/I3D_Feature_Extraction_resnet with torch 2.13.0, for the goldens' weights and a clip.
 _LOGITS = {
   "mc3_18": (-21.29191, -18.24804, -16.01594, 660.782),
   "r2plus1d_18": (-7.725139, -38.11228, -12.29597, 1015.103),
