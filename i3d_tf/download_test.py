@@ -26,6 +26,7 @@ from i3d_tf import testing
 from i3d_tf.models import inception_spec
 from i3d_tf.weights import hub
 from i3d_tf.weights import manifest as manifests
+from i3d_tf.weights import scan
 from i3d_tf.weights import sources
 from i3d_tf.weights import tensorflow1
 
@@ -66,7 +67,7 @@ class DownloadMainTest(parameterized.TestCase):
         "num_classes": 400,
         "trained_on": "made up",
         "data_bytes": sum(array.nbytes for array in arrays.values()),
-        "data_git_blob": "",
+        "data_git_blob": scan.git_blob(cls.release / name / hub.DATA),
         "tensors": {tensor: (array.shape, manifests.masked_crc32c(array)) for tensor, array in arrays.items()},
       }
       (cls.shelf / "checkpoints" / f"{name}.json").write_text(json.dumps(fields), encoding="utf-8")
@@ -255,6 +256,29 @@ class FetchTest(DownloadMainTest):
       self.assertCached(name)
     self.assertFalse((self.cache / "flow_imagenet").exists())
     self.assertEqual((self.cache / "inception_v1/inception_v1.ckpt").read_bytes(), self.inception_v1.read_bytes())
+
+  def test_scan_recognizes_bytes_under_any_name(self):
+    clone = self.root / "clone"
+    (clone / "models").mkdir(parents=True)
+    shutil.copy(self.release / "flow_scratch" / hub.DATA, clone / "models" / "weights.pt")
+    shutil.copy(self.release / "flow_imagenet" / hub.DATA, clone / "changed")
+    with open(clone / "changed", "r+b") as file:
+      file.write(b"changed")
+    shutil.copy(self.release / "flow_imagenet" / hub.INDEX, clone / "small")
+    with mock.patch.object(scan, "_SMALLEST", 500_000):
+      done = self._run_here(f"--scan={clone}")
+      source = f"google-deepmind/kinetics-i3d:data/checkpoints/flow_scratch/{hub.DATA}"
+      expected = f"{clone}/models/weights.pt: flow_scratch ({source}); now in the cache, {self.cache}/flow_scratch/"
+      line, count = done.stdout.splitlines()
+      self.assertStartsWith(line, expected)
+      self.assertEqual(count, f"1 of 2 files of a fitting size in {clone} are published ones")
+      self.assertCached("flow_scratch")
+      self.assertFalse((self.cache / "flow_imagenet").exists())
+      (clone / "models" / "weights.pt").unlink()
+      done = self._run_here(f"--scan={clone}", status=1)
+      self.assertEqual(done.stdout, f"0 of 1 files of a fitting size in {clone} are published ones\n")
+    done = self._run_here(f"--scan={clone}/nowhere", status=1)
+    self.assertIn("nowhere: there is no such folder", done.stderr)
 
   def test_inception_v1_from_a_mirror(self):
     server = self._serve()

@@ -85,14 +85,14 @@ cli.define_flags(inference.InferenceConfig, group="Network")
 cli.define_device_flags()
 _OF_PROFILE = (
     "streams", "endpoints", "pooling", "hop", "tail", "crop_order", "fps", "frame_size", "resize", "rgb_input",
-    "flow_bytes", "centre",
+    "flow_bytes", "centre", "stride",
 )  # fmt: skip
 _UNSET = {**dict.fromkeys(_OF_PROFILE, "the profile's"), "hop": "the window", "profile": "ours, or the preset's"}
 _UNSET |= {"fps": "25, or the preset's", "frame_size": "the aspect is kept", "resize": "opencv, or the preset's"}
 _UNSET |= {"rgb_input": "network, or the preset's", "flow_bytes": "none, or the preset's"}
-_UNSET |= {"centre": "down, or the preset's"}
+_UNSET |= {"centre": "down, or the preset's", "stride": "the network's, or the preset's"}
 _TAKEN = (
-    "preset", "profile", "streams", "endpoints", "pooling", "hop", "offset", "tail", "crop_order",
+    "preset", "profile", "streams", "endpoints", "pooling", "hop", "stride", "offset", "tail", "crop_order",
     "predictions", "top_k",
 )  # fmt: skip
 cli.define_flags(

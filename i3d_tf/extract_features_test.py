@@ -251,7 +251,7 @@ class RefusalsTest(absltest.TestCase):
       (["--input=v", "--output=o", "--window=none"], "--window=none; it is a number of frames, or all"),
       (["--input=v", "--output=o", "--flow_checkpoint=f"], "--flow_checkpoint is given, but --streams=rgb has no"),
       (["--input=v", "--output=o", "--profile=rtfm", "--crops=1"], "the profile rtfm has --crops=10, not 1"),
-      (["--input=v", "--output=o", "--preset=rtfm_ucf"], "the preset rtfm_ucf is of i3d_r50 or"),
+      (["--input=v", "--output=o", "--preset=rtfm_ucf"], "the preset rtfm_ucf is of i3d_r50_caffe2 or"),
     ):
       with self.subTest(message):
         done = _extract(*flags)

@@ -11,7 +11,7 @@ USAGE = """Tells which protocol made files of features: preset, stream, layer, w
 
 The first word is the video, the others are files of its features (.npy, or .npz with features or feature). The number
 of rows and their shape leave a few candidates. With weights, the first --rows rows of each are computed and compared:
-the ranking shows the mean cosine and the mean difference, relative to the values. A difference of at most 0.001 is
+the ranking shows the mean cosine and the mean difference, relative to the values. A difference of at most 0.003 is
 called the same. Features of one video are alike, whatever made them; so nearly the same is only what explains half of
 the rows' variance, and differs by decoding, resizing or the method of optical flow. Otherwise it is none of these, or
 the weights are others. Then comes the command that makes the same. The exit status is 0 if every file is explained

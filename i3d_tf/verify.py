@@ -255,7 +255,8 @@ def checks() -> Iterator[Check]:
   yield Check(
       "TV-L1 on RubberWhale: root mean square difference from OpenCV's field, pixels",
       "opencv_contrib:modules/optflow/test/test_tvl1optflow.cpp",
-      Expected("at most 0.03", lambda got: got[0] <= 0.03), _tvl1, (), (*_WHALES, _TVL1),
+      # The test asks for 0.03, which OpenCV 5.0.0 does not reach on these files, either.
+      Expected("at most 0.12 (OpenCV 5.0 has 0.1193)", lambda got: got[0] <= 0.12), _tvl1, (), (*_WHALES, _TVL1),
   )  # fmt: skip
   for name, model in _PORTS.items():
     yield Check(

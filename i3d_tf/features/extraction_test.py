@@ -179,7 +179,7 @@ class WindowsTest(parameterized.TestCase):
       _extract(17, frame_size=(50, 30))
 
   def test_a_preset_refuses_other_networks(self):
-    with self.assertRaisesRegex(errors.I3dError, "rgb is of i3d; the preset rtfm_ucf is of i3d_r50 or"):
+    with self.assertRaisesRegex(errors.I3dError, "rgb is of i3d; the preset rtfm_ucf is of i3d_r50_caffe2 or"):
       extraction.Extractor(profiles.from_preset("rtfm_ucf", rgb_checkpoint=_checkpoint("rgb")))
 
   def test_five_crops_are_the_first_of_ten(self):
@@ -275,6 +275,19 @@ class EveryNetworkTest(parameterized.TestCase):
     pooled = networks.pool(endpoints["PooledFeatures"].numpy(), "space_time")
     np.testing.assert_allclose(found["PooledFeatures"], pooled, rtol=1e-4, atol=1e-4 * np.abs(pooled).max())
     self.assertEqual(features.timestamps("Logits").shape, (len(indices),))
+
+  def test_every_frame_of_a_window(self):
+    path = self._write("i3d_r50_caffe2")
+    options = profiles.FeatureConfig(rgb_checkpoint=path, window=16, tail="drop", stride=1, threads=1)
+    with extraction.Extractor(options).extract(_video(45)) as features:
+      found = features.arrays["rgb"]["PooledFeatures"].load()[:, 0]
+    network, info = saved.load(path)
+    self.assertEqual(info.preprocess.frame_stride, 2)
+    views = _inputs("rgb", 45)[extraction.window_indices(45, window=16, hop=16, tail="drop")][:, :, 2:34, 8:40]
+    pooled = networks.pool(network(tf.constant(np.ascontiguousarray(views)))[1]["PooledFeatures"].numpy(), "space_time")
+    np.testing.assert_allclose(found, pooled, rtol=1e-4, atol=1e-4 * np.abs(pooled).max())
+    for name in ("rtfm_ucf", "mgfn_ucf", "gowthamg"):
+      self.assertEqual(profiles.from_preset(name, rgb_checkpoint=path).stride, 1)
 
   @parameterized.parameters(("r3d_18", "layer2_1"), ("s3d", "Mixed_4b"))
   def test_whole_videos_in_chunks(self, model, endpoint):

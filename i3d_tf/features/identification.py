@@ -23,8 +23,11 @@ from i3d_tf.features import profiles
 from i3d_tf.features import sources
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.video import decode
+from i3d_tf.weights import saved
 
-SAME = 1e-3  # relative difference up to which features are called the same
+# Relative difference up to which features are called the same. A port of I3D to PyTorch whose batch norm has an epsilon
+# of 1e-5 in place of 1e-3 is up to 1.6e-3 away (v-iashin/video_features:models/i3d/i3d_src/i3d_net.py).
+SAME = 3e-3
 NEAR = 0.5  # share of the rows' variance that must be explained to call them made alike
 NEAR_COSINE = 0.99  # in its place where there is a single row
 _WINDOWS = (10, 16, 20, 24, 32, 64)
@@ -205,7 +208,8 @@ def by_values(
     video, frame_rate, is_many=given.values.shape[1] > 1 or any(c.options.crops > 1 for c in candidates)
   )
   named: dict[str, Any] = {f"{stream}_checkpoint": path for stream, path in checkpoints.items()}
-  usable = [each for each in candidates if set(each.streams) <= set(checkpoints) and _is_i3d(each.preset)]
+  models = {stream: saved.read(path)[1].model for stream, path in checkpoints.items()}
+  usable = [each for each in candidates if {models.get(stream) for stream in each.streams} <= _networks(each.preset)]
   best_first = lambda found: sorted(found, key=lambda each: (round(each.difference, 5), each.preset is None))
   compared: list[Candidate] = []
   for each in usable:
@@ -322,8 +326,9 @@ def _measured(theirs: np.ndarray, ours: np.ndarray) -> dict[str, Any]:
   return {"cosine": cosines.mean(), "lowest": cosines.min(), "difference": difference, "explained": explained}
 
 
-def _is_i3d(preset: str | None) -> bool:
-  return preset is None or profiles.PRESETS[preset].networks == ("i3d",)
+def _networks(preset: str | None) -> set[str | None]:
+  """Names of the networks that a candidate is of."""
+  return {"i3d"} if preset is None else set(profiles.PRESETS[preset].networks)
 
 
 def _of_presets() -> Iterator[tuple[str, profiles.FeatureConfig]]:

@@ -1,5 +1,6 @@
 """Files of features that were made in known ways are told apart, and foreign ones are called so."""
 
+import dataclasses
 import pathlib
 import tempfile
 
@@ -36,8 +37,8 @@ class IdentificationTest(parameterized.TestCase):
     candidates = identification.by_shape(given, self.video, width=_WIDTH)
     return identification.by_values(given, self.video, candidates, {"rgb": self.weights}, num_rows=2)
 
-  def _features(self, **options) -> np.ndarray:
-    return i3d_tf.extract_features(self.video, self.weights, **options)["rgb"]["PooledFeatures"]
+  def _features(self, weights=None, **options) -> np.ndarray:
+    return i3d_tf.extract_features(self.video, weights or self.weights, **options)["rgb"]["PooledFeatures"]
 
   def test_a_preset(self):
     ranked = self._ranked(self._save(self._features(preset="bsl1k")))
@@ -63,6 +64,22 @@ class IdentificationTest(parameterized.TestCase):
     ten = self._features(window=16, hop=16, tail="drop", crops=10, crop_order="ten_crop")
     best = self._ranked(self._save(ten))[0]
     self.assertEqual((best.preset, best.options.crop_order), ("ucf_crime_deepmil", "ten_crop"))
+
+  def test_a_residual_network(self):
+    weights = str(self.folder / "r50")
+    testing.write_network(weights, model="i3d_r50_caffe2", short_side=36, crop=32)
+    rows = self._features(weights, preset="gowthamg", short_side=None, frame_size=(45, 36), crop=32)
+    self.assertEqual(rows.shape[:2], (3, 10))
+    wide = self._save(np.pad(rows, [(0, 0), (0, 0), (0, 2048 - rows.shape[2])]))
+    found = {each.preset: each for each in identification.by_shape(wide, self.video)}
+    self.assertContainsSubset({"gowthamg", "rtfm_ucf"}, found)
+    options = dataclasses.replace(found["gowthamg"].options, frame_size=(45, 36), crop=32)
+    others = [found[name] for name in found if name not in ("gowthamg", None)]
+    candidates = [*others, dataclasses.replace(found["gowthamg"], options=options)]
+    (best, *_) = identification.by_values(self._save(rows), self.video, candidates, {"rgb": weights}, num_rows=2)
+    self.assertEqual((best.preset, best.options.stride), ("gowthamg", 1))
+    self.assertLess(best.difference, 1e-5)
+    self.assertEmpty(identification.by_values(wide, self.video, candidates, {"rgb": self.weights}))
 
   def test_foreign_features(self):
     rows = self._features(preset="bsl1k")

@@ -50,7 +50,7 @@ class FeatureNetwork:
     info: What the network is.
     short_side: Pixels that the frames' shorter side is resized to, of the options or else of the network's training.
     crop: Pixels of the side of the square crop, likewise.
-    stride: Frames from one position of a clip to the next.
+    stride: Frames from one position of a clip to the next, likewise.
     stack: Consecutive flow fields at each position.
   """
 
@@ -87,7 +87,7 @@ class FeatureNetwork:
       raise errors.I3dError(f"{checkpoint} is of {model}; the preset {options.preset} is of {' or '.join(allowed)}")
     if self._clip.flow_stacking == "bidirectional":
       raise errors.I3dError(f"{checkpoint} takes bidirectional stacks of flow, which a video does not have")
-    self.stride = self._clip.frame_stride
+    self.stride = self._clip.frame_stride if options.stride is None else options.stride
     self.stack = self._clip.flow_stack if "flow" in self.streams else 1
     self._is_plain, self._is_even = options.rgb_input == "plain", options.centre == "even"
     self._names, self._order, self._pooling = options.computed, options.order, options.pooling

@@ -57,6 +57,7 @@ _LATER = (
   "rgb_input",
   "flow_bytes",
   "centre",
+  "stride",
   "predictions",
   "top_k",
   "frame_rate",
@@ -257,10 +258,10 @@ class Preset:
     return {**PROFILES[self.profile].defaults, "fps": 25.0, **self.own, "profile": self.profile}
 
 
-_R50 = ("i3d_r50", "i3d_r50_non_local", "i3d_r50_32x2")
+_R50 = ("i3d_r50_caffe2", "i3d_r50_caffe2_non_local", "i3d_r50", "i3d_r50_non_local", "i3d_r50_32x2")
 _RTFM = Preset(
     "rtfm", "tianyu0207/RTFM:README.md, option.py; Tushar-N/pytorch-resnet3d:utils/gtransforms.py",
-    {"fps": 0.0, "crop_order": "ten_crop", "centre": "even"}, _R50,
+    {"fps": 0.0, "crop_order": "ten_crop", "centre": "even", "stride": 1}, _R50,
 )  # fmt: skip
 PRESETS: Mapping[str, Preset] = types.MappingProxyType({
     "video_features": Preset(
@@ -285,10 +286,11 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType({
     "rtfm_ucf": _RTFM,
     "rtfm_shanghaitech": _RTFM,
     "mgfn_ucf": dataclasses.replace(_RTFM, source="carolchenyx/MGFN.:option.py; as RTFM's"),
-    # Pillow's ANTIALIAS is Lanczos. It feeds RGB in [-1, 1] to a network that was trained with mean and deviation.
+    # Pillow's ANTIALIAS is Lanczos. It feeds RGB in [-1, 1] to a network that was trained with mean and deviation, and
+    # 16 frames one after the other, as RTFM does, to one that was trained on every second.
     "gowthamg": Preset(
         "deepmil", "GowthamGottimukkala/I3D_Feature_Extraction_resnet:extract_features.py",
-        {"fps": 0.0, "frame_size": (340, 256), "resize": "lanczos", "rgb_input": "plain"}, _R50,
+        {"fps": 0.0, "frame_size": (340, 256), "resize": "lanczos", "rgb_input": "plain", "stride": 1}, _R50,
     ),
     "xd_violence": Preset("xd_violence", "Roc-Ng/XDVioDet:README.md, option.py, list/rgb.list", {"fps": 24.0}),
     "ucf_crime_deepmil": Preset("deepmil", "Roc-Ng/DeepMIL:README.md, list/ucf-i3d.list", {"fps": 0.0}),
@@ -370,6 +372,7 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
     pooling: Average nothing, over space, or over space and a window's time.
     window: Frames of a window after resampling, or all: the whole video in exact chunks.
     hop: Frames from one window to the next.
+    stride: Frames from one that the network sees to the next, within a window; None: as it was trained.
     offset: Number of the first window's first frame.
     tail: Frames at the end that fill no window: leave out, fill up with the last frame, or with the video from its
       beginning, or take as a shorter window.
@@ -405,6 +408,7 @@ class FeatureConfig(inference.InferenceConfig, flow.FlowConfig):
   pooling: str = fields.option("space_time", choices=POOLINGS)
   window: int | None = fields.option(None, least=0)
   hop: int | None = fields.option(None, least=1)
+  stride: int | None = fields.option(None, least=1)
   offset: int = fields.option(0, least=0)
   tail: str = fields.option("pad", choices=TAILS)
   crops: int = 1

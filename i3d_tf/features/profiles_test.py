@@ -292,7 +292,7 @@ class PresetsTest(parameterized.TestCase):
     self.assertNotIn("preset", _options("cmcs").meaning())
 
   def test_weights_that_are_not_released_must_be_given(self):
-    with self.assertRaisesRegex(errors.I3dError, "the preset mgfn_ucf is of i3d_r50 or .*; give rgb_checkpoint"):
+    with self.assertRaisesRegex(errors.I3dError, "the preset mgfn_ucf is of i3d_r50_caffe2 or .*; give rgb_checkpoint"):
       profiles.from_preset("mgfn_ucf")
     with self.assertRaisesRegex(errors.I3dError, "preset is 'bert'; allowed are video_features, bmt, "):
       profiles.from_preset("bert")

@@ -306,7 +306,7 @@ def _open_images(
     )
   if "rgb" in streams and not len(images.frames):
     raise errors.VideoError(f"{images.path}: the folder has images of flow only; take streams=flow")
-  frames = lambda first: (resize(images.frame(number)) for number in range(first, images.num_frames))
+  frames = lambda first: (resize.frame(images, number) for number in range(first, images.num_frames))
   fields = lambda first: (images.flow(number) for number in range(first, len(images.x)))
   positions = lambda first: _stored_positions(frames(first), fields(first), bound, streams, resize)
   return Video(frame_rate, images.num_frames, lambda: images.num_frames, positions)

@@ -234,12 +234,14 @@ def _make_conv(conv: spec.Conv, architecture: spec.Architecture, temporal_paddin
 
 _VMZ = "Tran et al., arXiv 1711.11248; facebookresearch/VMZ"
 _SLOWFAST = "facebookresearch/SlowFast MODEL_ZOO.md (10 clips x 3 crops)"
+_CAFFE2 = "facebookresearch/video-nonlocal-net; Tushar-N/pytorch-resnet3d models/resnet.py"
 _SMALL = {"short_side": 128, "crop": 112}
 _TORCHVISION: Mapping[str, Any] = {
   "training": {"num_frames": 16, "frame_stride": 2, **_SMALL},
   "test": {"protocol": "clips", "num_clips": 5},
   "source": "torchvision models/video/resnet.py, weights KINETICS400_V1 (5 clips)",
 }
+_32X2 = {"num_frames": 32, "frame_stride": 2, **base.FULL_SIZE}
 _FROM_IMAGES: Mapping[str, Any] = {
   "trunk": "",
   "base": "resnet_50",
@@ -322,11 +324,29 @@ MODELS: Mapping[str, base.Entry] = {
   "i3d_r50_32x2": _entry(
     "i3d_r50_32x2",
     title="I3D-ResNet-50, 32 frames, of which stem and pools make four steps",
-    **{**_FROM_IMAGES, "training": {"num_frames": 32, "frame_stride": 2, **base.FULL_SIZE}},
+    **{**_FROM_IMAGES, "training": _32X2},
     parameters={"rgb": 28_043_472},
     giga_multiply_adds={"rgb": 33.13},
     accuracies={"imagenet": {"rgb": 73.47}},
     source="open-mmlab/mmaction2 configs/recognition/i3d (10 clips x 3 crops)",
+  ),
+  "i3d_r50_caffe2": _entry(
+    "i3d_r50_caffe2",
+    title="I3D-ResNet-50 of video-nonlocal-net, 32 frames, which projects of anomaly detection take",
+    **{**_FROM_IMAGES, "training": _32X2},
+    parameters={"rgb": 28_043_472},
+    giga_multiply_adds={"rgb": 32.83},
+    accuracies={},
+    source=_CAFFE2,
+  ),
+  "i3d_r50_caffe2_non_local": _entry(
+    "i3d_r50_caffe2_non_local",
+    title="the same with five non-local blocks",
+    **{**_FROM_IMAGES, "training": _32X2},
+    parameters={"rgb": 35_397_840},
+    giga_multiply_adds={"rgb": 40.96},
+    accuracies={},
+    source=_CAFFE2,
   ),
   "c2d_r50": _entry(
     "c2d_r50",

@@ -7,7 +7,8 @@ the two. All padding is symmetric, (kernel - 1) / 2 on both sides, as in PyTorch
 
 Sources: torchvision models/video/resnet.py (R3D, MC3, R(2+1)D-18); facebookresearch/VMZ c2/lib/models (rMC3 and
 R(2+1)D-34); facebookresearch/SlowFast configs/Kinetics and pytorchvideo models/hub/resnet.py (I3D 8x8, C2D, non-local);
-open-mmlab/mmaction2 configs/_base_/models/i3d_r50.py and backbones/resnet3d.py (I3D 32x2);
+open-mmlab/mmaction2 configs/_base_/models/i3d_r50.py and backbones/resnet3d.py (I3D 32x2); Tushar-N/pytorch-resnet3d
+models/resnet.py (Caffe2's I3D 32x2, which facebookresearch/video-nonlocal-net has published weights of);
 mit-han-lab/temporal-shift-module ops/temporal_shift.py (TSM).
 """
 
@@ -38,6 +39,7 @@ class Architecture:
     depth: 18 or 34 (blocks of two 3x3 convolutions) or 50 (bottlenecks).
     stem: temporal kernel and stride of the first convolution.
     pool: temporal stride of the 1x3x3 max pool after it; None: there is no pool.
+    pool_is_whole: that pool is 2x3x3 and has no padding.
     halves_time: a 2x1x1 max pool follows the first stage.
     kernels: temporal kernels of each stage's blocks, repeated until there are enough: of all 3x3 convolutions of a
       plain block, and of the first 1x1 convolution of a bottleneck.
@@ -55,6 +57,7 @@ class Architecture:
   depth: int
   stem: tuple[int, int] = (1, 1)
   pool: int | None = None
+  pool_is_whole: bool = False
   halves_time: bool = False
   kernels: tuple[tuple[int, ...], ...] = ((1,), (1,), (1,), (1,))
   strides: tuple[int, int, int, int] = (1, 1, 1, 1)
@@ -75,6 +78,11 @@ _KINETICS_RGB = inception_spec.TORCHVISION_RGB
 _SLOWFAST: Mapping[str, Any] = {
   "pool": 1, "halves_time": True, "zero_last_scale": True, "rgb_mean": 0.45, "rgb_std": 0.225,
 }  # fmt: skip
+_CAFFE2: Mapping[str, Any] = {
+  "stem": (5, 2), "pool": 2, "pool_is_whole": True, "halves_time": True, "kernels": _I3D_KERNELS,
+  "zero_last_scale": True, "rgb_mean": 0.45, "rgb_std": 0.225,
+}  # fmt: skip
+_FIVE_BLOCKS = ((), (1, 3), (1, 3, 5), ())
 
 ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType(
   {
@@ -91,10 +99,10 @@ ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType(
     "resnet_50": Architecture(50, pool=1),
     "c2d_r50": Architecture(50, **_SLOWFAST),
     "i3d_r50": Architecture(50, stem=(5, 1), kernels=_I3D_KERNELS, **_SLOWFAST),
-    "i3d_r50_non_local": Architecture(
-      50, stem=(5, 1), kernels=_I3D_KERNELS, non_local=((), (1, 3), (1, 3, 5), ()), **_SLOWFAST
-    ),
+    "i3d_r50_non_local": Architecture(50, stem=(5, 1), kernels=_I3D_KERNELS, non_local=_FIVE_BLOCKS, **_SLOWFAST),
     "i3d_r50_32x2": Architecture(50, stem=(5, 2), pool=2, halves_time=True, kernels=_I3D_KERNELS),
+    "i3d_r50_caffe2": Architecture(50, **_CAFFE2),
+    "i3d_r50_caffe2_non_local": Architecture(50, non_local=_FIVE_BLOCKS, **_CAFFE2),
     "tsm_r50": Architecture(50, pool=1, shift=8),
   }
 )
@@ -135,16 +143,21 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """A max pool."""
+  """A max pool.
+
+  Attributes:
+    is_padded: half of the kernel on both sides; else it has no padding.
+  """
 
   name: str
   kernel: Triple
   stride: Triple
+  is_padded: bool = True
 
   @property
   def padding(self) -> Triple:
     """On both sides of (time, height, width)."""
-    return _padding(self.kernel)
+    return _padding(self.kernel) if self.is_padded else (0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +211,8 @@ def rows(architecture: Architecture, *, width_multiplier: float = 1.0) -> Iterat
   middle = scale(_STEM_MIDDLE) if architecture.factorised else None
   yield Conv("stem", (kernel, 7, 7), (stride, 2, 2), scale(_STEM_WIDTH), middle)
   if architecture.pool is not None:
-    yield Pool("pool1", (1, 3, 3), (architecture.pool, 2, 2))
+    is_whole = architecture.pool_is_whole
+    yield Pool("pool1", (2 if is_whole else 1, 3, 3), (architecture.pool, 2, 2), not is_whole)
   channels = scale(_STEM_WIDTH)
   for stage, num_blocks in enumerate(NUM_BLOCKS[architecture.depth]):
     for index in range(num_blocks):

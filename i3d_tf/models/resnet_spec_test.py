@@ -16,6 +16,7 @@ class ResnetSpecTest(parameterized.TestCase):
       ("r3d_18", 33_371_472), ("mc3_18", 11_695_440), ("r2plus1d_18", 31_505_325),  # torchvision's num_params
       ("i3d_r50", 28_043_472),  # pytorchvideo's
       ("i3d_r50_32x2", 28_043_472),
+      ("i3d_r50_caffe2", 28_043_472),
       ("i3d_r50_non_local", 35_397_840),  # mmaction2: 35.4M
       ("r2plus1d_34", 63_697_175),  # VMZ: 63.6M
   )  # fmt: skip

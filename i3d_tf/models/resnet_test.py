@@ -52,6 +52,7 @@ class ResNetTest(parameterized.TestCase):
     ("r2plus1d_34", {"layer1_2": (16, 56), "layer3_5": (4, 14), "layer4_2": (2, 7)}),
     ("i3d_r50", {"stem": (16, 56), "pool1": (16, 28), "layer1_2": (16, 28), "pool2": (8, 28), "layer4_2": (8, 4)}),
     ("i3d_r50_32x2", {"stem": (8, 56), "pool1": (4, 28), "pool2": (2, 28), "layer2_0": (2, 14), "layer4_2": (2, 4)}),
+    ("i3d_r50_caffe2", {"stem": (8, 56), "pool1": (4, 27), "layer2_0": (2, 14), "layer4_2": (2, 4)}),
     ("tsm_r50", {"pool1": (16, 28), "layer4_2": (16, 4)}),
   )
   def test_steps_and_sizes(self, name, expected):

@@ -29,7 +29,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
     ),
     "i3d_tf.models.resnet": (
         "r3d_18", "mc3_18", "rmc3_18", "r2plus1d_18", "r2plus1d_34", "i3d_r50", "i3d_r50_non_local", "i3d_r50_32x2",
-        "c2d_r50", "tsm_r50", "resnet_50",
+        "i3d_r50_caffe2", "i3d_r50_caffe2_non_local", "c2d_r50", "tsm_r50", "resnet_50",
     ),
     "i3d_tf.models.x3d": ("x3d_xs", "x3d_s", "x3d_m", "x3d_l"),
     "i3d_tf.models.swin": ("video_swin_t", "video_swin_s", "video_swin_b", "swin_t", "swin_s", "swin_b"),

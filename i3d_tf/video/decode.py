@@ -115,6 +115,18 @@ class Resize:
     long_side = round(longer * (self.short_side / shorter)) if is_rounded else self.short_side * longer // shorter
     return (long_side, self.short_side) if width < height else (self.short_side, long_side)
 
+  def frame(self, images: stills.Stills, number: int) -> np.ndarray:
+    """Returns a frame of a folder resized; projects that resize by Pillow decode by it, too.
+
+    Args:
+      images: The folder.
+      number: Of the frame.
+
+    Raises:
+      VideoError: If the image cannot be decoded.
+    """
+    return self(images.frame(number, by_pillow=self.method in _PILLOW))
+
   def __call__(self, frame: np.ndarray) -> np.ndarray:
     """Returns a frame resized, `[H', W', C]`; the same array if its size is right.
 
@@ -278,7 +290,7 @@ def _iter_stills(path: str | os.PathLike, fps: float, to_size: Resize, frame_rat
     raise errors.VideoError(f"{path}: the folder holds images of optical flow only, and no frames")
   for number in _resample(_numbers(images, frame_rate), fps):
     if number != source:
-      converted, source = to_size(images.frame(number)), number
+      converted, source = to_size.frame(images, number), number
     yield converted
 
 

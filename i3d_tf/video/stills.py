@@ -51,18 +51,19 @@ class Stills:
     """Frames of the video, counted by its flow if it has nothing else."""
     return len(self.frames) or len(self.x) + 1
 
-  def frame(self, index: int) -> np.ndarray:
+  def frame(self, index: int, *, by_pillow: bool = False) -> np.ndarray:
     """Returns a frame, RGB uint8 `[H, W, 3]`.
 
     Args:
       index: Its number, from 0 on.
+      by_pillow: See `read_image`.
 
     Raises:
       VideoError: If the image cannot be decoded.
     """
     if isinstance(self.frames, np.ndarray):
       return np.ascontiguousarray(self.frames[index])
-    return _same_size(read_image(self.frames[index]), self.frames, index)
+    return _same_size(read_image(self.frames[index], by_pillow=by_pillow), self.frames, index)
 
   def flow(self, index: int) -> np.ndarray:
     """Returns an encoded flow field, uint8 `[H, W, 2]`.
@@ -197,23 +198,28 @@ def open_with_flow(path: str | os.PathLike, frame_rate: float, fps: float) -> St
   return found
 
 
-def read_image(path: pathlib.Path, channels: int = 3) -> np.ndarray:
+def read_image(path: pathlib.Path, channels: int = 3, *, by_pillow: bool = False) -> np.ndarray:
   """Returns an image, upright, as images of records are decoded: uint8 `[H, W, channels]`.
 
   Args:
     path: The file, JPEG or PNG.
     channels: 3 for RGB, 1 for gray.
+    by_pillow: Decode RGB as Pillow does, which is slower and more exact: JPEGs differ by up to 13 of 255.
 
   Raises:
     VideoError: If it cannot be decoded whole, or is too large.
   """
-  import tensorflow as tf  # whose JPEG decoder differs from others by up to 13 of 255
+  import tensorflow as tf
 
   content = path.read_bytes()
   try:
     width, height, turn = _head(content)
     containers.check_size(path, width, height)
-    image = tf.io.decode_image(content, channels=channels, expand_animations=False).numpy()
+    if by_pillow:
+      with Image.open(io.BytesIO(content)) as opened:
+        image = np.asarray(opened.convert("RGB"))
+    else:
+      image = tf.io.decode_image(content, channels=channels, expand_animations=False).numpy()
   except (OSError, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
     raise errors.VideoError(f"{path}: the image cannot be decoded; it is damaged, or neither JPEG nor PNG") from None
   return containers.turn(image, turn)

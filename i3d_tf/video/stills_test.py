@@ -53,6 +53,20 @@ class StillsTest(parameterized.TestCase):
       self.assertAlmostEqual(len(frames), count, delta=1)
       self.assertEqual(frames.shape[1:], (15, 20, 3))
 
+  def test_who_resizes_by_pillow_decodes_by_it(self):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    for number in (1, 2):
+      Image.fromarray(noise).save(self.folder / f"{number}.jpg", quality=50)
+    expected = np.asarray(Image.open(self.folder / "1.jpg"))
+    found = {method: next(decode.iter_frames(self.folder, short_side=decode.Resize(30, (), method)))
+             for method in ("opencv", "pillow", "lanczos")}  # fmt: skip
+    for method in ("pillow", "lanczos"):
+      np.testing.assert_array_equal(found[method], expected)
+    self.assertGreater(np.abs(found["opencv"].astype(int) - expected).max(), 0)
+    (self.folder / "1.jpg").write_bytes((self.folder / "1.jpg").read_bytes()[:500])
+    with self.assertRaisesRegex(errors.VideoError, "1.jpg: the image cannot be decoded"):
+      next(decode.iter_frames(self.folder, short_side=decode.Resize(30, (), "pillow")))
+
   def test_an_array_of_frames(self):
     frames = np.random.default_rng(0).integers(0, 256, (6, 30, 40, 3), np.uint8)
     np.save(self.folder / "clip.npy", frames)

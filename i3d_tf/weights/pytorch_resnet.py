@@ -22,8 +22,8 @@ from i3d_tf.models import zoo
 from i3d_tf.weights import pytorch
 from i3d_tf.weights import release
 
-# Of SlowFast's non-local blocks, a bias and the moving mean of the batch norm that follows it.
-_BIAS, _MEAN = ".conv_out.bias", ".norm.running_mean"
+# Of non-local blocks, a bias and the moving mean of the batch norm that follows it.
+_MEANS = {".conv_out.bias": ".norm.running_mean", ".nl.out.bias": ".nl.bn.running_mean"}
 _BLOCK = re.compile(r"layer(\d)_(\d+)(_non_local)?/(\w+)(?:/(\w+))?")
 
 
@@ -60,6 +60,14 @@ def _torchvision_image(unit: str) -> tuple[str, str]:
   if conv == spec.SHORTCUT:
     return f"{path}.{conv}.0", f"{path}.{conv}.1"
   return f"{path}.{conv}", f"{path}.{conv.replace('conv', 'bn')}"
+
+
+def _pytorch_resnet3d(unit: str) -> tuple[str, str]:
+  """As torchvision's networks of images, with non-local blocks (Tushar-N/pytorch-resnet3d:models/resnet.py)."""
+  stage, index, non_local, conv, _ = _split(unit) if _BLOCK.fullmatch(unit) else ("",) * 5
+  if not non_local:
+    return _torchvision_image(unit)
+  return f"layer{stage}.{index}.nl.{conv}", f"layer{stage}.{index}.nl.bn"
 
 
 def _temporal_shift_module(unit: str) -> tuple[str, str]:
@@ -132,6 +140,7 @@ RESNET_LAYOUTS: Mapping[str, _ResNetLayout] = {
     ("r3d_18", "mc3_18", "rmc3_18", "r2plus1d_18", "r2plus1d_34"), _torchvision_video
   ),
   "torchvision's networks of images": _ResNetLayout(("resnet_50",), _torchvision_image),
+  "pytorch-resnet3d": _ResNetLayout(("i3d_r50_caffe2", "i3d_r50_caffe2_non_local"), _pytorch_resnet3d),
   "SlowFast": _ResNetLayout(("i3d_r50", "i3d_r50_non_local", "c2d_r50"), _slowfast),
   "PyTorchVideo": _ResNetLayout(("i3d_r50", "c2d_r50"), _pytorchvideo),
   "MMAction2": _ResNetLayout(("i3d_r50_32x2",), _mmaction2),
@@ -201,10 +210,10 @@ def _prepared(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, array in arrays.items()
     if not name.endswith(pytorch.COUNTER)
   }
-  for name in [name for name in prepared if name.endswith(_BIAS)]:
-    mean = name.removesuffix(_BIAS) + _MEAN
-    if mean in prepared:
-      prepared[mean] = prepared[mean] - prepared.pop(name)
+  for bias, mean in _MEANS.items():
+    for name in [name for name in prepared if name.endswith(bias)]:
+      if (follows := name.removesuffix(bias) + mean) in prepared:
+        prepared[follows] = prepared[follows] - prepared.pop(name)
   return prepared
 
 

@@ -36,6 +36,13 @@ _NAMES = {
         "layer1.0.bn3.weight": "layer1_0/conv3/batch_norm/gamma",
         "layer2.0.downsample.1.weight": "layer2_0/downsample/batch_norm/gamma",
     }),
+    "pytorch-resnet3d": ("i3d_r50_caffe2_non_local", {
+        "conv1.weight": "stem/conv_3d/w",
+        "layer2.1.bn3.weight": "layer2_1/conv3/batch_norm/gamma",
+        "layer2.1.nl.phi.bias": "layer2_1_non_local/phi/conv_3d/b",
+        "layer3.5.nl.out.weight": "layer3_5_non_local/out/conv_3d/w",
+        "layer3.5.nl.bn.bias": "layer3_5_non_local/out/batch_norm/beta",
+    }),
     "SlowFast": ("i3d_r50_non_local", {
         "s1.pathway0_stem.bn.weight": "stem/batch_norm/gamma",
         "s2.pathway0_res0.branch1.weight": "layer1_0/downsample/conv_3d/w",
@@ -74,13 +81,15 @@ _PARTS = {
     "w": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }  # fmt: skip
-# The first three logits and the norm of all, which torchvision 0.29.1 and pytorchvideo 0.1.5 give with torch 2.14.1 for
-# weights and a clip of the goldens' rule.
+# The first three logits and the norm of all, which torchvision 0.29.1 and pytorchvideo 0.1.5 give with torch 2.14.1 and
+# the code of GowthamGottimukkala/I3D_Feature_Extraction_resnet with torch 2.13.0, for the goldens' weights and a clip.
 _LOGITS = {
   "mc3_18": (-21.29191, -18.24804, -16.01594, 660.782),
   "r2plus1d_18": (-7.725139, -38.11228, -12.29597, 1015.103),
   "resnet_50": (-653.4919, -2371.894, -1334.264, 70832.06),
   "i3d_r50": (-986.0319, -1559.848, -2038.671, 94758.13),
+  "i3d_r50_caffe2": (145.8764, 278.9177, -1426.056, 28047.91),
+  "i3d_r50_caffe2_non_local": (-73525.54, 143333.6, 6476.306, 4259647.0),
 }
 
 
@@ -139,9 +148,13 @@ class TorchResnetTest(parameterized.TestCase):
     for name, value in values.items():
       np.testing.assert_array_equal(found[name], value, name)
 
-  def test_a_bias_before_batch_norm_moves_the_mean(self):
-    state = _state("SlowFast", "i3d_r50_non_local")
-    state["s3.pathway0_nonlocal1.conv_out.bias"] = np.full([512], 0.25, np.float32)
+  @parameterized.parameters(
+    ("SlowFast", "i3d_r50_non_local", "s3.pathway0_nonlocal1.conv_out.bias"),
+    ("pytorch-resnet3d", "i3d_r50_caffe2_non_local", "layer2.1.nl.out.bias"),
+  )
+  def test_a_bias_before_batch_norm_moves_the_mean(self, layout, architecture, bias):
+    state = _state(layout, architecture)
+    state[bias] = np.full([512], 0.25, np.float32)
     _, values = saved.from_state_dict(state, "made.pth")
     np.testing.assert_array_equal(values["layer2_1_non_local/out/batch_norm/moving_mean"], np.full([512], 0.75))
 
