@@ -172,7 +172,8 @@ def _iteration(first: tf.Tensor, source: tf.Tensor, flow: tf.Tensor, params: tvl
   gradient = sampled[:, 1:]
   square = tf.reduce_sum(gradient * gradient, 1, keepdims=True)
   is_flat = square < _FLAT
-  inverse = tf.where(is_flat, tf.zeros_like(square), 1 / tf.where(is_flat, tf.ones_like(square), square))
+  # Not 1 / square: TensorFlow makes that a reciprocal, which on processors has other last digits at the end of a batch.
+  inverse = tf.cast(~is_flat, tf.float32) / tf.where(is_flat, tf.ones_like(square), square)
   residual = (sampled[:, 0] - first)[:, tf.newaxis] - tf.reduce_sum(gradient * flow, 1, keepdims=True)
 
   left, right = ([[0, 0], [0, 0], [0, 0], each] for each in ([1, 0], [0, 1]))

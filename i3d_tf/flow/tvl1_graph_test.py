@@ -63,6 +63,12 @@ class FlowTest(parameterized.TestCase):
     small = frames[:2, :17, :20]  # whose pyramid has one level
     np.testing.assert_allclose(open_size(small[:1], small[1:])[0], _compute(small, _QUICK)[0], atol=1e-5)
 
+  def test_batch_of_one_or_eight_of_a_size_that_fills_no_vectors(self):
+    pair = tvl1_test._shifted(39, 53, 1.5, -0.5)
+    compute = tvl1_graph.compiled(_QUICK, 39, 53)
+    one, eight = (compute(*(np.repeat(each[np.newaxis], count, 0) for each in pair)).numpy() for count in (1, 8))
+    np.testing.assert_array_equal(eight, np.repeat(one, 8, 0))
+
   def test_compiled_by_xla(self):
     frames = tvl1_test._shifted(24, 32, 1.5, -0.5)
     params = tvl1.TvL1Params(nscales=1, warps=1, outer_iterations=2)
