@@ -2,8 +2,11 @@
 
 import dataclasses
 import importlib
+import json
+import os
 import pathlib
 import re
+import subprocess
 import tempfile
 import types
 
@@ -271,6 +274,33 @@ class RecipesTest(parameterized.TestCase):
       for entry in filter(None, (results.get(row.name, repeat.name) for repeat in table.repeats())):
         for stream, recipe in row.recipes.items():
           self.assertEqual(entry[stream]["recipe"], experiment_tables.recipe_flags(table.path.parent / recipe))
+
+
+class LaunchScriptTest(absltest.TestCase):
+  def test_every_task_of_a_slurm_job_gets_its_place_in_the_cluster(self):
+    script = _FOLDER / "train_slurm.sh"
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    programs = {  # in place of Slurm's, as of a job on two machines
+      "scontrol": 'test "$*" = "show hostnames n[9-10]" && printf "n9\\nn10\\n"',
+      "srun": 'test "$1" = --kill-on-bad-exit=1 && shift && for task in 0 1; do SLURM_PROCID=$task "$@" || exit; done',
+      "python": 'echo "$TF_CONFIG"; printf "%s\\n" "$@"',
+    }
+    for name, body in programs.items():
+      (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+      (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "n[9-10]"}
+    words = ["--records=my records", "--output=run"]
+    done = subprocess.run(["bash", script, *words], env=environment, capture_output=True, text=True, check=False)
+    self.assertEqual((done.returncode, done.stderr), (0, ""))
+    lines = done.stdout.splitlines()
+    self.assertLen(lines, 10)
+    for index, (config, *rest) in enumerate((lines[:5], lines[5:])):
+      self.assertEqual(rest, ["-m", "i3d_tf.train", *words])
+      cluster = {"worker": ["n9:8888", "n10:8888"]}
+      self.assertEqual(json.loads(config), {"cluster": cluster, "task": {"type": "worker", "index": index}})
+    header = re.findall(r"^#SBATCH (--[a-z-]+)(?:=(\S+))?$", script.read_text(), re.MULTILINE)
+    self.assertEqual(len(header), script.read_text().count("#SBATCH"))
+    self.assertLessEqual({("--nodes", "2"), ("--ntasks-per-node", "1"), ("--gpus-per-node", "4")}, set(header))
 
 
 if __name__ == "__main__":

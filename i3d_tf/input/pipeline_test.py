@@ -2,6 +2,10 @@
 
 import json
 import pathlib
+import socket
+import subprocess
+import sys
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -322,6 +326,66 @@ class OrderTest(PipelineTest):
     served = self.batches(10, streams=both, first_batch=3, data_service=address)
     self.assertLen({batch["seed"].tobytes() for batch in served}, 10)
     self.assert_same(served, [local[batch["seed"].tobytes()] for batch in served])
+
+
+class ServiceInProcessesTest(PipelineTest):
+  """A dispatcher and two workers of a tf.data service, started as the manual says."""
+
+  def start(self, server: str, config: str, **values: object) -> subprocess.Popen:
+    given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    code = f"from tensorflow.data.experimental.service import *; {server}({config}({given})).join()"
+    log = open(self.folder / "log", "ab")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log)
+    self.addCleanup(process.wait)
+    self.addCleanup(process.kill)
+    return process
+
+  def start_dispatcher(self, port: int) -> subprocess.Popen:
+    work_dir = str(self.folder / "dispatcher")
+    process = self.start("DispatchServer", "DispatcherConfig", port=port, work_dir=work_dir, fault_tolerant_mode=True)
+    self.wait_for(port)
+    return process
+
+  def wait_for(self, port: int) -> None:
+    for _ in range(1200):
+      with socket.socket() as tried:
+        if tried.connect_ex(("127.0.0.1", port)) == 0:
+          return
+      time.sleep(0.1)
+    self.fail((self.folder / "log").read_text()[-2000:])
+
+  def test_lost_processes_lose_what_they_had_begun_and_double_nothing(self):
+    self.write_ramps(3, 2)
+    ports = []
+    for _ in range(3):
+      with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        ports.append(found.getsockname()[1])
+    dispatcher = self.start_dispatcher(ports[0])
+    where = f"localhost:{ports[0]}"
+    workers = [
+      self.start(
+        "WorkerServer", "WorkerConfig", dispatcher_address=where, worker_address=f"localhost:{port}", port=port
+      )
+      for port in ports[1:]
+    ]
+    for port in ports[1:]:
+      self.wait_for(port)
+    local = {batch["seed"].tobytes(): number for number, batch in enumerate(self.batches(400))}
+    clips = clip_config.TrainClips(streams=("rgb",), **_SMALL)
+    made = pipeline.train_batches(
+      self.source(), clips, batch_size=2, seed=1, data_service=f"grpc://localhost:{ports[0]}"
+    ).as_numpy_iterator()
+    numbers = [local[next(made)["seed"].tobytes()] for _ in range(40)]
+    workers[0].kill()
+    numbers += [local[next(made)["seed"].tobytes()] for _ in range(40)]
+    dispatcher.kill()
+    dispatcher.wait()
+    self.start_dispatcher(ports[0])
+    numbers += [local[next(made)["seed"].tobytes()] for _ in range(80)]
+    self.assertLen(set(numbers), 160)
+    lost = set(range(max(numbers) + 1)) - set(numbers)
+    self.assertLessEqual(len(lost), 64)  # what two workers had begun; it does not grow with what follows
 
 
 class UnusableRecordsTest(PipelineTest):
