@@ -71,24 +71,14 @@ class StorePath(pathlib.PurePosixPath):
     found = _known.get(str(self))
     return _facts(self._info() or {}) if found is None else found
 
-  def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-    """Does nothing: there are no folders.
-
-    Args:
-      parents: Not used.
-      exist_ok: Not used.
-    """
+  def mkdir(self, **_: bool) -> None:
+    """Does nothing: there are no folders."""
 
   def rmdir(self) -> None:
     """Does nothing: there are no folders."""
 
   def read_bytes(self) -> bytes:
-    """Returns the content of the file.
-
-    Raises:
-      FileNotFoundError: If there is none.
-      StoreError: If it cannot be had.
-    """
+    """Returns the content of the file; OSError or StoreError if it cannot be had."""
     return self._call(lambda system, name: system.cat_file(name))
 
   def glob(self, pattern: str) -> Iterator["StorePath"]:
@@ -109,8 +99,6 @@ class StorePath(pathlib.PurePosixPath):
     Args:
       maxdepth: How many levels deep; None: all.
 
-    Raises:
-      StoreError: If they cannot be listed.
     """
 
     def list_files(system: Any, name: str) -> dict[str, Any]:
@@ -134,27 +122,19 @@ class StorePath(pathlib.PurePosixPath):
     remove([self], missing_ok=missing_ok)
 
   def upload(self, path: str | os.PathLike) -> None:
-    """Takes over the content of a local file, at once.
+    """Takes over the content of a local file, at once; OSError or StoreError if it cannot.
 
     Args:
       path: The file.
-
-    Raises:
-      FileNotFoundError: If there is no such bucket.
-      StoreError: If it cannot be written.
     """
     _known.pop(str(self), None)
     self._call(lambda system, name: system.put_file(os.fspath(path), name))
 
   def download(self, path: str | os.PathLike) -> None:
-    """Copies the file to a local one.
+    """Copies the file to a local one; OSError or StoreError if it cannot be had whole.
 
     Args:
       path: The local file.
-
-    Raises:
-      FileNotFoundError: If there is none.
-      StoreError: If it cannot be had whole.
     """
     self._call(lambda system, name: system.get_file(name, os.fspath(path)))
     expected, held = self.facts().get("bytes"), os.path.getsize(path)
@@ -202,9 +182,6 @@ def remove(paths: Iterable[pathlib.Path | StorePath], *, missing_ok: bool = Fals
   Args:
     paths: The files, all of one store or none of any.
     missing_ok: Whether they need not be there.
-
-  Raises:
-    OSError: If they cannot be removed.
   """
   remote = [path for path in paths if isinstance(path, StorePath)]
   for path in paths:
@@ -221,9 +198,6 @@ def read_all(paths: Iterable[pathlib.Path | StorePath]) -> list[bytes]:
 
   Args:
     paths: The files, all of one store or none of any.
-
-  Raises:
-    OSError: If one cannot be read.
   """
   paths = list(paths)
   if not paths or not isinstance(paths[0], StorePath):
@@ -241,9 +215,6 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
   Yields:
     The temporary file, open for writing bytes.
-
-  Raises:
-    OSError: If it cannot be uploaded.
   """
   with tempfile.NamedTemporaryFile(prefix="i3d_tf-") as file:
     yield typing.cast(BinaryIO, file)
@@ -262,8 +233,7 @@ def fetched(path: str | os.PathLike) -> Iterator[str]:
     The path of the temporary file, with the same ending.
 
   Raises:
-    FileNotFoundError: If there is no such file.
-    StoreError: If it cannot be had whole.
+    FileNotFoundError, StoreError: If there is no such file, or it cannot be had whole.
   """
   name = str(StorePath(path))
   with _lock:
