@@ -2,9 +2,8 @@
 
 import json
 import pathlib
+import signal
 import socket
-import subprocess
-import sys
 import time
 
 from absl.testing import absltest
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import testing
 from i3d_tf.data import records
 from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
@@ -331,28 +331,24 @@ class OrderTest(PipelineTest):
 class ServiceInProcessesTest(PipelineTest):
   """A dispatcher and two workers of a tf.data service, started as the manual says."""
 
-  def start(self, server: str, config: str, **values: object) -> subprocess.Popen:
+  def start(self, server: str, config: str, **values: object) -> testing.Program:
     given = ", ".join(f"{name}={value!r}" for name, value in values.items())
     code = f"from tensorflow.data.experimental.service import *; {server}({config}({given})).join()"
-    log = open(self.folder / "log", "ab")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log)
-    self.addCleanup(process.wait)
-    self.addCleanup(process.kill)
+    process = testing.Program(code, folder=self.folder)
+    self.addCleanup(process.finish)
+    self.addCleanup(lambda: process.poll() is None and process.send_signal(signal.SIGKILL))
+    while not self.is_open(port := values["port"]):
+      self.assertIsNone(process.poll(), f"{server} ended before it was at port {port}")
+      time.sleep(0.05)
     return process
 
-  def start_dispatcher(self, port: int) -> subprocess.Popen:
+  def is_open(self, port: int) -> bool:
+    with socket.socket() as tried:
+      return tried.connect_ex(("127.0.0.1", port)) == 0
+
+  def start_dispatcher(self, port: int) -> testing.Program:
     work_dir = str(self.folder / "dispatcher")
-    process = self.start("DispatchServer", "DispatcherConfig", port=port, work_dir=work_dir, fault_tolerant_mode=True)
-    self.wait_for(port)
-    return process
-
-  def wait_for(self, port: int) -> None:
-    for _ in range(1200):
-      with socket.socket() as tried:
-        if tried.connect_ex(("127.0.0.1", port)) == 0:
-          return
-      time.sleep(0.1)
-    self.fail((self.folder / "log").read_text()[-2000:])
+    return self.start("DispatchServer", "DispatcherConfig", port=port, work_dir=work_dir, fault_tolerant_mode=True)
 
   def test_lost_processes_lose_what_they_had_begun_and_double_nothing(self):
     self.write_ramps(3, 2)
@@ -369,18 +365,17 @@ class ServiceInProcessesTest(PipelineTest):
       )
       for port in ports[1:]
     ]
-    for port in ports[1:]:
-      self.wait_for(port)
     local = {batch["seed"].tobytes(): number for number, batch in enumerate(self.batches(400))}
     clips = clip_config.TrainClips(streams=("rgb",), **_SMALL)
     made = pipeline.train_batches(
       self.source(), clips, batch_size=2, seed=1, data_service=f"grpc://localhost:{ports[0]}"
     ).as_numpy_iterator()
     numbers = [local[next(made)["seed"].tobytes()] for _ in range(40)]
-    workers[0].kill()
+    workers[0].send_signal(signal.SIGKILL)
     numbers += [local[next(made)["seed"].tobytes()] for _ in range(40)]
-    dispatcher.kill()
-    dispatcher.wait()
+    dispatcher.send_signal(signal.SIGKILL)
+    while dispatcher.poll() is None:
+      time.sleep(0.05)
     self.start_dispatcher(ports[0])
     numbers += [local[next(made)["seed"].tobytes()] for _ in range(80)]
     self.assertLen(set(numbers), 160)
