@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import types
 
@@ -276,7 +278,7 @@ class RecipesTest(parameterized.TestCase):
           self.assertEqual(entry[stream]["recipe"], experiment_tables.recipe_flags(table.path.parent / recipe))
 
 
-class LaunchScriptTest(absltest.TestCase):
+class ScriptsTest(absltest.TestCase):
   def test_every_task_of_a_slurm_job_gets_its_place_in_the_cluster(self):
     script = _FOLDER / "train_slurm.sh"
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -301,6 +303,25 @@ class LaunchScriptTest(absltest.TestCase):
     header = re.findall(r"^#SBATCH (--[a-z-]+)(?:=(\S+))?$", script.read_text(), re.MULTILINE)
     self.assertEqual(len(header), script.read_text().count("#SBATCH"))
     self.assertLessEqual({("--nodes", "2"), ("--ntasks-per-node", "1"), ("--gpus-per-node", "4")}, set(header))
+
+  def test_the_simulation_of_many_workers(self):
+    spec = importlib.util.spec_from_file_location("simulate_workers", _FOLDER / "simulate_workers.py")
+    simulate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(simulate)
+    self.assertEqual(simulate.makespan([1, 1, 1, 3], 1), (6, 1))
+    self.assertEqual(simulate.makespan([1, 1, 1, 3], 2), (4, 0.75))  # the long one is begun last
+    self.assertEqual(simulate.makespan([3, 1, 1, 1], 2, start=10), (13, 6 / 26))
+    self.assertEqual(simulate.makespan([1, 1, 1], 2, slow=0.5, factor=5), (5, 7 / 10))
+    even = simulate.makespan([1.0] * 1000, 10)[0]
+    lossy = simulate.makespan([1.0] * 1000, 10, loss=0.1, start=2, seed=3)[0]
+    self.assertBetween(lossy / even, 1.2, 1.4)  # a ninth of the videos costs half of itself and 2 s more: 1.28
+    path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "manifest.jsonl"
+    path.write_text('{"input": "a", "seconds": 2.5}\n{"input": "b", "error": "no video"}\n')
+    words = [path, "--workers=1,4", "--videos=8"]
+    done = subprocess.run(
+      [sys.executable, _FOLDER / "simulate_workers.py", *words], capture_output=True, text=True, check=True
+    )
+    self.assertRegex(done.stdout, r"8 videos of 2.500 s .*\n +1 workers: +20.0 s (.|\n)* 4 workers: +5.0 s")
 
 
 if __name__ == "__main__":
