@@ -14,14 +14,13 @@ import re
 import tempfile
 import threading
 import typing
-from typing import Any, BinaryIO
+from typing import Any
 
 from i3d_tf import errors
 
 SCHEMES = ("s3", "gs", "hdfs", "abfs")
 _REMOTE = re.compile(rf"({'|'.join(SCHEMES)}):/+(?=[^/])")  # pathlib leaves one slash of two
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "last_modified")  # what tells a version of a file, by store
-_LOCAL_CAUSES = (errno.ENOSPC, errno.EDQUOT)
 _known: dict[str, dict[str, Any]] = {}  # facts of the files that were listed last
 _fetched: dict[str, list[Any]] = {}  # by path the folder of the copy, and how many use it
 _lock = threading.RLock()
@@ -98,7 +97,6 @@ class StorePath(pathlib.PurePosixPath):
 
     Args:
       maxdepth: How many levels deep; None: all.
-
     """
 
     def list_files(system: Any, name: str) -> dict[str, Any]:
@@ -110,6 +108,8 @@ class StorePath(pathlib.PurePosixPath):
     except FileNotFoundError:
       return []
     found = {self / name: _facts(info) for name, info in listed.items() if name}
+    for path in [path for path in _known if path.startswith(f"{self}/")]:
+      del _known[path]
     _known.update({str(path): facts for path, facts in found.items()})
     return sorted(found)
 
@@ -163,7 +163,7 @@ class StorePath(pathlib.PurePosixPath):
       raise FileNotFoundError(errno.ENOENT, "there is no such file or bucket in the store", str(self)) from None
     # Stores' libraries raise what they like: errors of botocore, aiohttp, asyncio and the system's.
     except Exception as error:
-      if isinstance(error, OSError) and error.errno in _LOCAL_CAUSES:
+      if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise
       reason = " ".join(str(error).split()) or type(error).__name__
       raise errors.StoreError(f"{self}: the object store refuses it or cannot be reached: {reason}") from None
@@ -204,22 +204,6 @@ def read_all(paths: Iterable[pathlib.Path | StorePath]) -> list[bytes]:
     return [path.read_bytes() for path in paths]
   found = paths[0]._call(lambda system, name: system.cat([system._strip_protocol(str(path)) for path in paths]))
   return [found] if isinstance(found, bytes) else [found[name] for name in found]
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-  """Opens a temporary file that is uploaded if the body succeeds.
-
-  Args:
-    path: The file in the store.
-
-  Yields:
-    The temporary file, open for writing bytes.
-  """
-  with tempfile.NamedTemporaryFile(prefix="i3d_tf-") as file:
-    yield typing.cast(BinaryIO, file)
-    file.flush()
-    StorePath(path).upload(file.name)
 
 
 @contextlib.contextmanager

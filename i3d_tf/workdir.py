@@ -16,7 +16,7 @@ import re
 import shutil
 import socket
 import tempfile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import filelock
 
@@ -305,8 +305,10 @@ def replacing(path: str | os.PathLike, *, scratch: str | os.PathLike | None = No
     OSError: naming `path`, if it cannot be written.
   """
   if stores.is_remote(path):
-    with stores.replacing(path) as file:
-      yield file
+    with tempfile.NamedTemporaryFile(prefix="i3d_tf-") as file:
+      yield cast(BinaryIO, file)
+      file.flush()
+      stores.StorePath(path).upload(file.name)
     return
   target = pathlib.Path(os.path.realpath(path))
   if target.is_dir():

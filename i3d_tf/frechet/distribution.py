@@ -23,7 +23,6 @@ from i3d_tf.frechet import protocols
 from i3d_tf.video import decode
 
 _INFO, _FACTS = "embeddings.json", "facts"
-_NAMED = 16  # characters of a digest that tell sets apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +56,6 @@ def groups(sources: Iterable[clips_lib.Source], size: int) -> Iterator[tuple[cli
   Args:
     sources: The videos.
     size: Their number in a group.
-
-  Yields:
-    The groups.
   """
   iterator = iter(sources)
   while group := tuple(itertools.islice(iterator, size)):
@@ -69,16 +65,13 @@ def groups(sources: Iterable[clips_lib.Source], size: int) -> Iterator[tuple[cli
 def batches(
   group: Sequence[clips_lib.Source], reader: clips_lib.ClipReader, size: int, on_failure: Callable[[str], None]
 ) -> Iterator[list[np.ndarray]]:
-  """Yields the clips of the videos of a group that can be used.
+  """Yields batches of the clips of a group's videos that can be used.
 
   Args:
     group: The videos.
     reader: Takes the clips.
     size: Clips that a network takes at once.
     on_failure: Called with a sentence for each video that cannot be used.
-
-  Yields:
-    Batches of clips.
   """
   batch: list[np.ndarray] = []
   for source in group:
@@ -119,7 +112,7 @@ def embed(
     raise errors.I3dError("the workers of a runner take videos and folders of images; arrays are embedded here only")
   how = dataclasses.asdict(dataclasses.replace(recipe, config=dataclasses.replace(recipe.config, resamples=0)))
   videos = [(source.name, source.draws, results.content_of(str(source.path)).facts()) for source in sources]
-  digest = hashlib.sha256(json.dumps([how, meaning, videos], default=str).encode()).hexdigest()[:_NAMED]
+  digest = hashlib.sha256(json.dumps([how, meaning, videos], default=str).encode()).hexdigest()[:16]
   folder = workdir.Workdir(work.folder, _INFO, section=None, foreign=("*",), in_stores=True)
   named = {folder.path / f"{digest}-{n:06}.npz": group for n, group in enumerate(groups(sources, recipe.config.batch))}
   with folder.claim({"what": "embeddings of fvd"}):
@@ -150,9 +143,5 @@ _loading = threading.Lock()
 
 @functools.cache
 def _embedder(recipe: Recipe) -> embedding.Embedder:
-  return embedding.Embedder(
-    dict(recipe.checkpoints),
-    batch=recipe.config.batch,
-    flow_config=recipe.config,
-    resize_rule=recipe.protocol.resize,
-  )
+  how = {"batch": recipe.config.batch, "flow_config": recipe.config, "resize_rule": recipe.protocol.resize}
+  return embedding.Embedder(dict(recipe.checkpoints), **how)
