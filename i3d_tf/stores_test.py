@@ -157,7 +157,7 @@ class ServerTest(absltest.TestCase):
     if not (self.folder / "net").exists():
       testing.write_network(self.folder / "net", short_side=32, crop=32)
     return testing.run_main(
-        "extract_features", f"--input={inputs}", f"--output={output}", "--rgb_checkpoint=net", "--window=8",
+        "extract_features", f"--input={inputs}", f"--output={output}", "--rgb_checkpoint=net", "--window=9",
         "--tail=pad", *words,
     )  # fmt: skip
 

@@ -126,6 +126,8 @@ class _Official(Source):
   def load(
     self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
   ) -> clips_lib.Dataset:
+    if annotations is None and stores.is_remote(root):
+      raise errors.I3dError(f"{root}: the lists of {spec} are read from file systems; give annotations, a local folder")
     rows = self.rows(spec, root, annotations)
     files = clips_lib.VideoFiles(root, self.key)
     return clips_lib.collect(spec, self.classes(spec), rows, root, lambda clip: self.locate(files, clip))
