@@ -47,6 +47,8 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
 class StorePath(pathlib.PurePosixPath):
   """A file in a store, or what the names of several begin with, which stands for a folder."""
 
+  mkdir = rmdir = staticmethod(lambda **_: None)  # there are no folders to make or remove
+
   def __str__(self) -> str:
     return _REMOTE.sub(r"\1://", super().__str__(), count=1)
 
@@ -69,12 +71,6 @@ class StorePath(pathlib.PurePosixPath):
     """Returns what tells a file from another one of its name: its `bytes`, and its `version`; nothing if it is none."""
     found = _known.get(str(self))
     return _facts(self._info() or {}) if found is None else found
-
-  def mkdir(self, **_: bool) -> None:
-    """Does nothing: there are no folders."""
-
-  def rmdir(self) -> None:
-    """Does nothing: there are no folders."""
 
   def read_bytes(self) -> bytes:
     """Returns the content of the file; OSError or StoreError if it cannot be had."""

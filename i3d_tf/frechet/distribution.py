@@ -143,5 +143,5 @@ _loading = threading.Lock()
 
 @functools.cache
 def _embedder(recipe: Recipe) -> embedding.Embedder:
-  how = {"batch": recipe.config.batch, "flow_config": recipe.config, "resize_rule": recipe.protocol.resize}
-  return embedding.Embedder(dict(recipe.checkpoints), **how)
+  config, rule = recipe.config, recipe.protocol.resize
+  return embedding.Embedder(dict(recipe.checkpoints), batch=config.batch, flow_config=config, resize_rule=rule)
