@@ -15,8 +15,8 @@ TEST_ONLY = ("conftest", "testing")
 BEAM = "apache-beam>=2.66"
 DASK = "distributed>=2026.8"
 ONNX = "tf2onnx>=1.17"
-S3 = "s3fs>=2025.3"  # which takes fsspec of the same date
-SERVE = ("fastapi>=0.115", "prometheus-client>=0.26", "python-multipart>=0.0.18", "uvicorn>=0.54")
+S3 = "s3fs>=2026.9"  # which takes fsspec of the same date
+SERVE = ("fastapi>=0.115", "prometheus-client>=0.26", "python-multipart>=0.0.32", "uvicorn>=0.54")
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
     "fit", "fvd", "visualize", "export", "extract_features", "identify", "verify", "experiments", "benchmark",
@@ -89,7 +89,7 @@ setuptools.setup(
       *SERVE,
       "ai-edge-litert>=2.0",
       "onnxruntime>=1.22",
-      "moto[server]>=5.1",
+      "moto[server]>=5.2",
       "mypy>=1.15",
       "pytest>=8",
       "pytest-xdist>=3.6",

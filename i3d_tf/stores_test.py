@@ -240,7 +240,9 @@ class ServerTest(absltest.TestCase):
       self._prepare(f"{url}/videos", "out"),
       "s3://.*/videos: the object store refuses it .*: Unable to locate credentials",
     )
-    self._assert_sentence(self._extract("videos", f"{url}/out"), "s3://.*/out: the object store .*: Unable to locate credentials")
+    self._assert_sentence(
+      self._extract("videos", f"{url}/out"), "s3://.*/out: the object store .*: Unable to locate credentials"
+    )
 
   def _assert_sentence(self, finished: testing.Finished, message: str) -> None:
     self.assertEqual(finished.status, 1)

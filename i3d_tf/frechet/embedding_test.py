@@ -262,8 +262,8 @@ class PublishedTest(absltest.TestCase):
     # of a set are equal, so that two give the same.
     black, white = (np.full((2, 30, 64, 64, 3), value, np.float32) for value in (0, 1))
     result = i3d_tf.fvd(black, white, num_frames=30, resamples=0, value_range="0_1")
-    self.assertAlmostEqual(result.fvd, 151.39244, delta=1e-3)
-    self.assertAlmostEqual(result.fvd / 151.39244, 1, delta=1e-6)
+    # The network's float32 differs between processors: 2.5e-7 off on an Intel Xeon, 1.2e-6 on an AMD EPYC.
+    self.assertAlmostEqual(result.fvd / 151.39244, 1, delta=1e-5)
 
   def test_weights_are_the_published(self):
     self.assertEqual(self.embedding.weights, protocols.PUBLISHED_WEIGHTS)

@@ -101,8 +101,9 @@ class Converter:
     """
     if self._turn is None:
       self._turn = containers.orientation(frame) or (False, False, False)
-    # With these flags swscale gives the bytes that OpenCV's VideoCapture gave.
-    rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC)
+    # With these flags swscale gives the bytes that OpenCV's VideoCapture gave. On several threads it would wait for
+    # them longer than they save: beside a busy decoder a frame of 320x240 took six times as long on two.
+    rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
     return containers.turn(rgb.to_ndarray(), self._turn)
 
 
