@@ -15,6 +15,7 @@ TEST_ONLY = ("conftest", "testing")
 BEAM = "apache-beam>=2.66"
 DASK = "distributed>=2026.8"
 ONNX = "tf2onnx>=1.17"
+S3 = "s3fs>=2026.9"  # which takes fsspec of the same date
 SERVE = ("fastapi>=0.115", "prometheus-client>=0.26", "python-multipart>=0.0.32", "uvicorn>=0.54")
 MAINS = (
     "classify", "download", "make_synthetic", "prepare_dataset", "inspect_records", "inflate", "train", "evaluate",
@@ -77,15 +78,18 @@ setuptools.setup(
     "gpu": ["tensorflow[and-cuda]>=2.20"],
     "onnx": [ONNX],
     "openvino": ["nncf>=3", "openvino>=2025.4"],
+    "s3": [S3],
     "serve": [*SERVE],
     "torch": ["torch>=2.13"],
     "test": [
       BEAM,
       DASK,
       ONNX,
+      S3,
       *SERVE,
       "ai-edge-litert>=2.0",
       "onnxruntime>=1.22",
+      "moto[server]>=5.2",
       "mypy>=1.15",
       "pytest>=8",
       "pytest-xdist>=3.6",

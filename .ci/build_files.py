@@ -42,8 +42,9 @@ DISTRIBUTIONS = {  # by import name, where it is another
   "tensorflow_serving": "tensorflow-serving-api",
 }
 SAME_NAME = (
-  "av dask distributed fastapi filelock h5py jinja2 llvmlite matplotlib nncf numba numpy onnx onnxruntime openvino"
-  " pooch pydantic scipy selenium starlette tensorflow tf2onnx threadpoolctl torch torchvision tqdm uvicorn yaml"
+  "av dask distributed fastapi filelock fsspec h5py jinja2 llvmlite matplotlib nncf numba numpy onnx"
+  " onnxruntime openvino pooch pydantic s3fs scipy selenium starlette tensorflow tf2onnx threadpoolctl torch"
+  " torchvision tqdm uvicorn yaml"
 ).split()
 HEADER = """# Derived from the Python files: after adding a file or an import, run .ci/build_files.py --write.
 

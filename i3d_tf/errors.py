@@ -21,6 +21,10 @@ class CheckpointError(I3dError):
   """A checkpoint that is damaged, incomplete, or of another network."""
 
 
+class StoreError(I3dError):
+  """An object store that cannot be reached, or refuses; the other inputs would fare no better."""
+
+
 class DownloadError(I3dError):
   """A file that could not be had from any of its sources."""
 

@@ -12,13 +12,16 @@ import math
 import os
 import pathlib
 import stat
+import tempfile
 import textwrap
+import typing
 from typing import Any, BinaryIO, IO
 import zipfile
 
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import stores
 
 _MAX_JSON_BYTES = 1 << 28  # a manifest of a million videos has about as many
 _MAX_HEADER = 10_000  # characters of an array's description, as NumPy's own limit
@@ -71,7 +74,7 @@ def check_regular(path: str | os.PathLike) -> None:
 
 
 def opened(path: str | os.PathLike) -> BinaryIO:
-  """Returns a regular file, open for reading bytes.
+  """Returns a regular file, open for reading bytes; one of an object store is copied to a temporary file.
 
   Args:
     path: The file.
@@ -80,6 +83,11 @@ def opened(path: str | os.PathLike) -> BinaryIO:
     I3dError: If it is no regular file.
     OSError: If it cannot be read.
   """
+  if stores.is_remote(path):
+    copy = tempfile.TemporaryFile()
+    copy.write(stores.as_path(path).read_bytes())
+    copy.seek(0)
+    return typing.cast(BinaryIO, copy)
   check_regular(path)
   return open(path, "rb")
 

@@ -14,6 +14,7 @@ from absl import flags
 from i3d_tf import cli
 from i3d_tf import errors
 from i3d_tf import resources
+from i3d_tf import runners
 from i3d_tf import workdir
 from i3d_tf.frechet import distance
 from i3d_tf.frechet import protocols
@@ -31,6 +32,10 @@ or floating point in --value_range. The sets need not have the same size, nor fi
 From each video one clip of --num_frames consecutive frames is taken, from a place drawn by --seed and the file's name,
 unless --protocol says otherwise. Figures are comparable only for the same protocol, weights and number of clips, so
 these are printed, too, and what is known about other programs. Fewer clips give a larger figure.
+
+With --runner the workers of a cluster embed the videos, and leave that in the folder --work: Apache Beam
+(pip install '.[beam]'), Dask ('.[dask]') or Slurm. They must see the videos, the checkpoint if it is a path, and --work
+under the same paths. The figure is the same to the last digit.
 
 Several generated sets, such as checkpoints of a training, are compared with one reference; --plot draws them against
 the last number in their names. --lengths=10,16,24 compares the first frames of all videos, for each of these numbers:
@@ -73,6 +78,11 @@ with cli.group_of("Output"):
   flags.DEFINE_string("plot", None, "Draw the distance of several sets against the number in their names: a PNG.")
 
 
+with cli.group_of("Running"):
+  flags.DEFINE_string("work", None, "With --runner: the folder of the embeddings, made if it is not there.")
+cli.define_runner_flags(runners.NAMES, group="Running")
+
+
 def main(arguments: list[str]) -> int:
   del arguments
   names = _names()
@@ -113,6 +123,12 @@ def _check_flags() -> None:
     raise errors.I3dError("--plot needs several sets of --generated, or --lengths")
   elif FLAGS.plot and (without := [name for name in _names() if not re.search(r"\d", name)]):
     raise errors.I3dError(f"--plot needs numbers in the names of the sets; {without[0]} has none")
+  if (FLAGS.runner == runners.LOCAL) != (FLAGS.work is None):
+    raise errors.I3dError(
+      "--work is for a --runner other than local, which needs it: the folder of what its workers do"
+    )
+  if FLAGS.work is not None and (FLAGS.lengths or FLAGS.cache):
+    raise errors.I3dError(f"--{'lengths' if FLAGS.lengths else 'cache'} does not go with --runner")
   for name in ("flow", "flow_params"):
     if FLAGS[name].present and FLAGS.flow_checkpoint is None:
       raise errors.I3dError(f"--{name} is for the distance of flow; give --flow_checkpoint, too")
@@ -135,15 +151,19 @@ def _check_lengths() -> None:
 
 def _run(names: dict[str, str], failures: list[str]) -> dict[str, Any]:
   """Does what the flags say and prints the results; adds the videos that cannot be used to `failures`."""
+  from i3d_tf.frechet import distribution
   from i3d_tf.frechet import fvd
   from i3d_tf.video import decode
 
+  paths = [("real", FLAGS.real), *names.items(), ("work", FLAGS.work or "")]
+  runner = runners.create(FLAGS.runner, cli.runner_options(), paths=paths, quiet=cli.is_quiet())
   checkpoints = {"rgb": FLAGS.rgb_checkpoint, "flow": FLAGS.flow_checkpoint}
   how = {
     "checkpoint": {stream: path for stream, path in checkpoints.items() if path is not None},
     "save_stats": FLAGS.save_stats,
     "cache": FLAGS.cache,
     "progress": True,
+    "work": None if runner is None else distribution.Work(runner, FLAGS.work),
     "on_failure": lambda message: failures.append(cli.as_flags(message)),
     **cli.flag_values(protocols.FvdConfig),
   }

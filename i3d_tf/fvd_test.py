@@ -1,10 +1,12 @@
 """Tests of the fvd program, with tiny networks of made weights."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
 import tempfile
+import unittest
 from unittest import mock
 
 from absl.testing import absltest
@@ -190,6 +192,31 @@ class FvdTest(parameterized.TestCase):
     self.assertEndsWith(output, "\nvideos of --generated that could not be used: 3\n")
     self.assertEqual(complaints.count("error:"), 1, complaints)
     self.assertEqual(self._report()["failed"], {"real": 0, "generated": 3})
+
+  @unittest.skipUnless(importlib.util.find_spec("apache_beam"), "Apache Beam is not installed")
+  def test_the_workers_of_a_runner_give_the_same_to_the_last_digit(self):
+    for name, numbers in (("a", range(5)), ("b", range(5, 9))):
+      (self.folder / name).mkdir()
+      for number in numbers:
+        testing.write_moving_video(self.folder / name / f"{number}.avi", seed=number, num_frames=12)
+    (self.folder / "b" / "6.avi").write_text("no video")
+    given = {"real": "a", "generated": "b", "batch": 2, "resamples": 0, "json": "out.json"}
+    self.assertEqual(self._run(**given).status, 1)
+    expected = self._report()
+    work = os.fspath(self.folder / "work")
+    found = self._run(**given, runner="DirectRunner", work=work)
+    self.assertIn("b/6.avi: this is not a video", found.stderr)
+    for name in ("fvd", "clips", "failed", "failures", "weights"):
+      self.assertEqual(self._report()[name], expected[name], name)
+    held = sorted(path.name for path in (self.folder / "work").glob("*.npz"))
+    self.assertLen(held, 5)
+    with mock.patch("i3d_tf.frechet.distribution._embed", side_effect=AssertionError("it is there")):
+      self._run(**given, runner="DirectRunner", work=work)
+    self.assertEqual(self._report()["fvd"], expected["fvd"])
+    self._assert_refused("--work is for a --runner other than local", real="a", generated="b", work=work)
+    self._assert_refused(
+      "the workers of a runner take videos", real="real", generated="b", runner="DirectRunner", work=work
+    )
 
   def test_saved_statistics_remember_what_failed(self):
     (self.folder / "real" / "broken.mp4").write_text("no video")

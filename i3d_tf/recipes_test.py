@@ -2,8 +2,13 @@
 
 import dataclasses
 import importlib
+import importlib.util
+import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import tempfile
 import types
 
@@ -271,6 +276,52 @@ class RecipesTest(parameterized.TestCase):
       for entry in filter(None, (results.get(row.name, repeat.name) for repeat in table.repeats())):
         for stream, recipe in row.recipes.items():
           self.assertEqual(entry[stream]["recipe"], experiment_tables.recipe_flags(table.path.parent / recipe))
+
+
+class ScriptsTest(absltest.TestCase):
+  def test_every_task_of_a_slurm_job_gets_its_place_in_the_cluster(self):
+    script = _FOLDER / "train_slurm.sh"
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    programs = {  # in place of Slurm's, as of a job on two machines
+      "scontrol": 'test "$*" = "show hostnames n[9-10]" && printf "n9\\nn10\\n"',
+      "srun": 'test "$1" = --kill-on-bad-exit=1 && shift && for task in 0 1; do SLURM_PROCID=$task "$@" || exit; done',
+      "python": 'echo "$TF_CONFIG"; printf "%s\\n" "$@"',
+    }
+    for name, body in programs.items():
+      (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+      (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "n[9-10]"}
+    words = ["--records=my records", "--output=run"]
+    done = subprocess.run(["bash", script, *words], env=environment, capture_output=True, text=True, check=False)
+    self.assertEqual((done.returncode, done.stderr), (0, ""))
+    lines = done.stdout.splitlines()
+    self.assertLen(lines, 10)
+    for index, (config, *rest) in enumerate((lines[:5], lines[5:])):
+      self.assertEqual(rest, ["-m", "i3d_tf.train", *words])
+      cluster = {"worker": ["n9:8888", "n10:8888"]}
+      self.assertEqual(json.loads(config), {"cluster": cluster, "task": {"type": "worker", "index": index}})
+    header = re.findall(r"^#SBATCH (--[a-z-]+)(?:=(\S+))?$", script.read_text(), re.MULTILINE)
+    self.assertEqual(len(header), script.read_text().count("#SBATCH"))
+    self.assertLessEqual({("--nodes", "2"), ("--ntasks-per-node", "1"), ("--gpus-per-node", "4")}, set(header))
+
+  def test_the_simulation_of_many_workers(self):
+    spec = importlib.util.spec_from_file_location("simulate_workers", _FOLDER / "simulate_workers.py")
+    simulate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(simulate)
+    self.assertEqual(simulate.makespan([1, 1, 1, 3], 1), (6, 1))
+    self.assertEqual(simulate.makespan([1, 1, 1, 3], 2), (4, 0.75))  # the long one is begun last
+    self.assertEqual(simulate.makespan([3, 1, 1, 1], 2, start=10), (13, 6 / 26))
+    self.assertEqual(simulate.makespan([1, 1, 1], 2, slow=0.5, factor=5), (5, 7 / 10))
+    even = simulate.makespan([1.0] * 1000, 10)[0]
+    lossy = simulate.makespan([1.0] * 1000, 10, loss=0.1, start=2, seed=3)[0]
+    self.assertBetween(lossy / even, 1.2, 1.4)  # a ninth of the videos costs half of itself and 2 s more: 1.28
+    path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "manifest.jsonl"
+    path.write_text('{"input": "a", "seconds": 2.5}\n{"input": "b", "error": "no video"}\n')
+    words = [path, "--workers=1,4", "--videos=8"]
+    done = subprocess.run(
+      [sys.executable, _FOLDER / "simulate_workers.py", *words], capture_output=True, text=True, check=True
+    )
+    self.assertRegex(done.stdout, r"8 videos of 2.500 s .*\n +1 workers: +20.0 s (.|\n)* 4 workers: +5.0 s")
 
 
 if __name__ == "__main__":

@@ -230,6 +230,36 @@ class TrainTest(ProcessTest):
       for name in {"loss", "accuracy", "validation_loss", "validation_accuracy"} & one.keys():
         self.assertAlmostEqual(one[name], two[name], places=4)
 
+  def test_a_worker_is_killed_and_all_that_start_again_end_in_the_same_weights(self):
+    flags = ("--num_steps=14", "--save_every=3", "--deterministic", "--dropout=0.5", "--validation_split=test")
+
+    def start(output: str) -> list[testing.Program]:
+      cluster = {"worker": [f"127.0.0.1:{_free_port()}" for _ in range(2)]}
+      configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
+      return [self._start(*flags, f"--output={output}", TF_CONFIG=config) for config in configs]
+
+    for worker in start("whole"):
+      finished = worker.finish()
+      self.assertEqual(finished.status, 0, finished.stderr)
+    chief, other = start("parts")
+    self._wait_for("parts", chief, steps=5)
+    other.send_signal(signal.SIGKILL)
+    other.finish()
+    finished = chief.finish()
+    self.assertEqual(finished.status, 1, finished.stderr)
+    self.assertRegex(finished.stderr, "another worker, or the tf.data service, is gone .* start all workers again, and")
+    outputs = []
+    for worker in start("parts"):
+      finished = worker.finish()
+      self.assertEqual(finished.status, 0, finished.stderr)
+      outputs.append(finished.stdout)
+    self.assertRegex(outputs[0], r"Going on from step \d+ of parts")
+    self._assert_same_state("parts", "whole")
+    losses = [
+      [(line["step"], line["loss"]) for line in self._metrics(run) if "loss" in line] for run in ("parts", "whole")
+    ]
+    self.assertEqual(*losses)
+
   def test_batches_of_a_data_service_and_a_profile(self):
     service = tf.data.experimental.service
     dispatcher = service.DispatchServer()

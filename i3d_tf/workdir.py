@@ -16,12 +16,13 @@ import re
 import shutil
 import socket
 import tempfile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import filelock
 
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf import stores
 
 LOCK = ".lock"
 WORK = ".work"
@@ -50,6 +51,7 @@ class Workdir:
     section: str | None = "parameters",
     foreign: Iterable[str] = ("*",),
     part: str = "",
+    in_stores: bool = False,
   ):
     """Names the folder; nothing is read or written.
 
@@ -60,13 +62,17 @@ class Workdir:
       foreign: patterns of the files that the folder must not hold when there is no `info`.
       part: the share of this process in a folder that several work in at the same time, each on its own part, each
         with a lock and temporary files in `WORK/part`.
+      in_stores: whether it may be in an object store, where there are no locks: two processes that work in one folder
+        there must write the same.
 
     Raises:
-      I3dError: if the path is empty, which pathlib would take for the current folder.
+      I3dError: if the path is empty, which pathlib would take for the current folder, or in a store without `in_stores`
     """
     if not os.fspath(path):
       raise errors.I3dError("the output folder has an empty name")
-    self.path = pathlib.Path(path)
+    if not in_stores:
+      _refuse_store(path)
+    self.path = stores.as_path(path)
     self.work = self.path / WORK / part
     self._info = self.path / info
     self._section = section
@@ -202,6 +208,9 @@ def locked(
     I3dError: if `folder` is a file, or another process holds the lock, unless `wait`.
     OSError: if the folder or the lock file cannot be made.
   """
+  if stores.is_remote(folder):
+    yield
+    return
   folder = pathlib.Path(folder)
   _refuse_file(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -224,6 +233,11 @@ def locked(
     yield
   finally:
     lock.release()
+
+
+def _refuse_store(path: str | os.PathLike) -> None:
+  if stores.is_remote(path):
+    raise errors.I3dError(f"{path}: this is written to file systems only, not to object stores; choose a local folder")
 
 
 def _refuse_file(folder: pathlib.Path) -> None:
@@ -278,7 +292,7 @@ def replacing(path: str | os.PathLike, *, scratch: str | os.PathLike | None = No
   """Opens a temporary file that takes the place of `path` if the body succeeds, so that no reader sees a part of it.
 
   The temporary file is made at once, so that a folder that cannot be written is found out before the work. A link is
-  followed, as `open` does.
+  followed, as `open` does. In an object store the file is put in place by one upload.
 
   Args:
     path: the file to write or replace.
@@ -290,6 +304,12 @@ def replacing(path: str | os.PathLike, *, scratch: str | os.PathLike | None = No
   Raises:
     OSError: naming `path`, if it cannot be written.
   """
+  if stores.is_remote(path):
+    with tempfile.NamedTemporaryFile(prefix="i3d_tf-") as file:
+      yield cast(BinaryIO, file)
+      file.flush()
+      stores.StorePath(path).upload(file.name)
+    return
   target = pathlib.Path(os.path.realpath(path))
   if target.is_dir():
     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -376,9 +396,10 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     The folder to fill.
 
   Raises:
-    I3dError: if `path` is a file, or a folder that holds something.
+    I3dError: if `path` is a file, a folder that holds something, or in an object store.
     OSError: if it cannot be written.
   """
+  _refuse_store(path)
   target = pathlib.Path(os.path.realpath(path))
   if target.exists() and not target.is_dir():
     raise errors.I3dError(f"{path} is a file; name a folder to write to")

@@ -104,7 +104,7 @@ def run(function: Callable[[Any], Any], tasks: Iterable[Any], *, num_workers: in
   """Yields the outcome of `function(task)` for every task, in the order in which they end.
 
   What the function raises of `errors.OF_INPUT` is its task's outcome; so is the death of its worker, after a second
-  try. Any other exception is a defect and is raised here.
+  try. A `StoreError`, and any other exception, which is a defect, is raised here.
 
   Args:
     function: is pickled to fresh Python processes.
@@ -143,6 +143,7 @@ def call(function: Callable[[Any], Any], task: Any) -> Outcome:
     The outcome, as of `run`.
 
   Raises:
+    StoreError: As the function does.
     RuntimeError: If the function has a defect.
   """
   key = pickle.dumps(function)
@@ -206,6 +207,8 @@ class _Worker:
       value, error, defect = self.pipe.recv()
     except (EOFError, OSError):
       return self._died()
+    if isinstance(defect, errors.StoreError):
+      raise defect
     if defect is not None:
       raise RuntimeError(f"a worker failed on {self._task}:\n{defect.rstrip()}")
     return Outcome(self._task, value, error)
@@ -448,9 +451,11 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any]) -> None:
       task = pipe.recv()
     except (EOFError, OSError):
       return
-    answer: tuple[Any, str | None, str | None]  # value, error, defect
+    answer: tuple[Any, str | None, str | errors.StoreError | None]  # value, error, defect
     try:
       answer = (function(task), None, None)
+    except errors.StoreError as error:
+      answer = (None, None, error)
     except errors.OF_INPUT as error:
       answer = (None, errors.describe(error), None)
     except Exception:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import stores
 from i3d_tf.data import tfds_videos
 from i3d_tf.video import decode
 from i3d_tf.video import listing
@@ -147,7 +148,7 @@ def relative_path(clip: Clip, root: str | os.PathLike) -> str:
   """
   if clip.path.startswith(tfds_videos.PREFIX):
     return clip.path
-  return pathlib.PurePath(os.path.relpath(clip.path, root)).as_posix()
+  return pathlib.PurePath(os.path.relpath(stores.as_path(clip.path), stores.as_path(root))).as_posix()
 
 
 def iter_frames(

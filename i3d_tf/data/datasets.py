@@ -17,9 +17,11 @@ from typing import ClassVar
 from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf import resources
+from i3d_tf import stores
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import tfds_videos
 from i3d_tf.video import archives
+from i3d_tf.video import listing
 from i3d_tf.video import stills
 
 _Paths = pathlib.Path | str | os.PathLike | None
@@ -112,7 +114,7 @@ def load(
     raise errors.I3dError(f"there is no dataset {spec!r}; there are {', '.join(specs())}")
   if annotations is not None and not source.has_annotations:
     raise errors.I3dError(f"annotations are given, but the dataset {spec} has none")
-  return source.load(spec, pathlib.Path(root), annotations, folder_split)
+  return source.load(spec, stores.as_path(root), annotations, folder_split)
 
 
 class _Official(Source):
@@ -124,6 +126,8 @@ class _Official(Source):
   def load(
     self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
   ) -> clips_lib.Dataset:
+    if annotations is None and stores.is_remote(root):
+      raise errors.I3dError(f"{root}: the lists of {spec} are read from file systems; give annotations, a local folder")
     rows = self.rows(spec, root, annotations)
     files = clips_lib.VideoFiles(root, self.key)
     return clips_lib.collect(spec, self.classes(spec), rows, root, lambda clip: self.locate(files, clip))
@@ -282,7 +286,7 @@ class _Folder(Source):
     self, spec: str, root: pathlib.Path, annotations: _Paths, folder_split: clips_lib.FolderSplit | None
   ) -> clips_lib.Dataset:
     videos = clips_lib.find_videos(root)
-    is_listed = not root.is_dir()
+    is_listed = not (stores.is_remote(root) or root.is_dir())
     if is_listed:  # an archive, or a list of paths
       root = pathlib.Path(os.path.commonpath([pathlib.Path(path).parent.parent for path in videos]))
     own = {} if is_listed else split_folders(root)
@@ -301,7 +305,7 @@ class _Folder(Source):
     self, videos: Iterable[str], root: pathlib.Path, own: Mapping[str, str], folder_split: clips_lib.FolderSplit
   ) -> Iterator[clips_lib.Row]:
     for path in videos:
-      relative = pathlib.PurePath(path).relative_to(root)
+      relative = stores.as_path(path).relative_to(root)
       parts = relative.parts[1:] if own else relative.parts
       label = archives.label(path)
       parts = (
@@ -315,7 +319,7 @@ class _Folder(Source):
         )
       if self._UNWRITABLE.search(str(relative)):
         raise errors.I3dError(f"{path!a}: the name has a control character or is not UTF-8; rename the file")
-      clip_id = stills.without_suffix(path).relative_to(root).as_posix()
+      clip_id = str(stills.without_suffix(path).relative_to(root))
       split = own[relative.parts[0]] if own else folder_split.split_of(clip_id)
       yield clips_lib.Row(path, split, clip_id, str(relative), parts[0])
 
@@ -427,4 +431,7 @@ def _check_label(label: str, classes: Collection[str], where: str) -> None:
 
 
 def _subfolders(folder: pathlib.Path) -> list[str]:
+  if stores.is_remote(folder):
+    below = [path.relative_to(folder).parts for path in listing.list_folder(folder).videos]
+    return sorted({parts[0] for parts in below if len(parts) > 1})
   return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))

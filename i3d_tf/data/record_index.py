@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import pathlib
 import re
+import shutil
 import struct
 
 import numpy as np
@@ -18,8 +20,11 @@ import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf import stores
+from i3d_tf import workdir
 from i3d_tf.data import records
 from i3d_tf.data import shards
+from i3d_tf.weights import hub
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")  # ours, MediaSequence's and DMVR's
 _GZIP, _GZIP_SUFFIX = b"\x1f\x8b", ".gz"
@@ -67,6 +72,39 @@ class Entry:
       raise errors.I3dError(f"{self}: {error}") from None
 
 
+def mirrored(path: str | os.PathLike) -> pathlib.Path:
+  """Returns the folder of records, or the file; of one in an object store its copy in the cache, brought up to date.
+
+  TensorFlow's operations, which read records from any place of a file, know no stores; so the cache must have room.
+
+  Args:
+    path: The folder, or one file.
+
+  Raises:
+    I3dError: If it cannot be fetched.
+  """
+  if not stores.is_remote(path):
+    return pathlib.Path(path)
+  given = stores.StorePath(path)
+  found = [file for file in given.find(maxdepth=1) if _is_records(file.name) or file.name == shards.INFO]
+  is_file = not found and given.is_file()
+  if not (found or is_file):
+    raise errors.I3dError(f"{path}: there is no such file, nor a folder that holds TFRecords, in the store")
+  folder = hub.cache_dir().joinpath("stores", *(given.parent if is_file else given).parts)
+  with workdir.locked(folder, wait=True):
+    for file in found or [given]:
+      copy, stamp = folder / file.name, folder / f".{file.name}.json"
+      facts = json.dumps(file.facts())
+      if not (copy.exists() and stamp.exists() and stamp.read_text() == facts):
+        with stores.fetched(file) as fetched, workdir.replacing(copy) as target, open(fetched, "rb") as content:
+          shutil.copyfileobj(content, target)
+        stamp.write_text(facts)
+    if not is_file:
+      names = {file.name for file in found}
+      stores.remove([copy for copy in folder.glob("[!.]*") if copy.name not in names])
+  return folder / given.name if is_file else folder
+
+
 def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
   """Returns the files named NAME.tfrecord or NAME-00000-of-00010 of a folder, sorted; or the file itself.
 
@@ -78,17 +116,21 @@ def find_files(path: str | os.PathLike) -> list[pathlib.Path]:
   Raises:
     I3dError: if there is none.
   """
-  path = pathlib.Path(path)
+  path = mirrored(path)
   if not path.exists():
     raise errors.I3dError(f"{path}: there is no such file or folder")
   if not path.is_dir():
     files.check_regular(path)
     return [path]
-  is_records = lambda name: name.endswith(".tfrecord") or _SHARD.fullmatch(name)
-  found = [file for file in path.iterdir() if is_records(file.name.removesuffix(_GZIP_SUFFIX))]
+  found = [file for file in path.iterdir() if _is_records(file.name)]
   if not found:
     raise errors.I3dError(f"{path}: the folder holds no TFRecords (NAME.tfrecord or NAME-00000-of-00010)")
   return sorted(found)
+
+
+def _is_records(name: str) -> bool:
+  name = name.removesuffix(_GZIP_SUFFIX)
+  return name.endswith(".tfrecord") or _SHARD.fullmatch(name) is not None
 
 
 def split_of(file: pathlib.Path) -> str:
@@ -208,7 +250,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str], 
     I3dError: if there are no such files, some are missing, a file is torn, the data set is not complete, or it does not
       hold the streams.
   """
-  path = pathlib.Path(path)
+  path = mirrored(path)
   by_split: dict[str, list[pathlib.Path]] = {}
   for file in find_files(path):
     by_split.setdefault(split_of(file), []).append(file.absolute())

@@ -23,6 +23,7 @@ from i3d_tf import errors
 from i3d_tf import fields
 from i3d_tf import files
 from i3d_tf import flow
+from i3d_tf import stores
 from i3d_tf import workdir
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.flow import codec
@@ -226,8 +227,8 @@ class Folder:
   """The output folder: which clips are done, and putting in what comes."""
 
   def __init__(self, path: str | os.PathLike, shards: Iterable[Shard]):
-    self.path = pathlib.Path(path)
-    self._workdir = workdir.Workdir(path, INFO, foreign=("*.tfrecord",))
+    self._workdir = workdir.Workdir(path, INFO, foreign=("*.tfrecord",), in_stores=True)
+    self.path = self._workdir.path
     self._shards = {shard.name: shard for shard in shards}
     self._left: dict[str, set[int]] = {}  # clips of each unfinished shard that are still to come
 
@@ -267,10 +268,11 @@ class Folder:
     """Returns the clips that are still to do, in order."""
     todo = []
     self._left = {}
+    held = {*self.work.glob("*/*"), *self.path.glob("*.tfrecord")}  # one listing, for a store has many clips
     for shard in self._shards.values():
-      if self._final(shard.name).exists():
+      if self._final(shard.name) in held:
         continue
-      left = [i for i in range(len(shard.clips)) if not any(path.exists() for path in self._pieces(shard.name, i))]
+      left = [i for i in range(len(shard.clips)) if held.isdisjoint(self._pieces(shard.name, i))]
       self._left[shard.name] = set(left)
       todo += [Task(shard.name, i, shard.clips[i]) for i in left]
     return todo
@@ -331,14 +333,13 @@ class Folder:
     self._place(self._summary_path(name), json.dumps(summary).encode())
     with self._workdir.replacing(self._final(name)) as file:  # last: it says that the shard is done
       for piece in written:
-        with open(piece, "rb") as source:
+        with files.opened(piece) as source:
           shutil.copyfileobj(source, file)
-    shutil.rmtree(self.work / name)
+    self._remove(self.work / name)
 
   def reopen_failures(self) -> None:
     """Forgets the failures, so that `tasks` has their clips again; what else their shards hold is kept."""
-    for failure in self.work.glob("*/*.failed"):
-      failure.unlink()
+    stores.remove(list(self.work.glob("*/*.failed")))
     for shard in self._shards.values():
       if not self._final(shard.name).exists():
         continue
@@ -350,7 +351,7 @@ class Folder:
     """Turns a shard that holds the clips `written` back into pieces; until they are all there it stays."""
     (self.work / shard.name).mkdir(parents=True, exist_ok=True)
     notes = {each["id"]: each for each in self.summary(shard.name).get("notes", ())}
-    with open(self._final(shard.name), "rb") as file:
+    with files.opened(self._final(shard.name)) as file:
       for index in written:
         header = file.read(12)
         rest = file.read(struct.unpack("<Q", header[:8])[0] + 4)
@@ -396,7 +397,7 @@ class Folder:
     self._workdir.write_info(
       {"parameters": parameters, "complete": True, "splits": splits, "classes": dataset.classes, "name": dataset.name}
     )
-    shutil.rmtree(self.work, ignore_errors=True)
+    self._remove(self.work)
     return failures
 
   @property
@@ -426,6 +427,12 @@ class Folder:
     """
     path = self._summary_path(name)
     return dataclasses.asdict(fields.from_json(_Summary, files.read_json(path), path))
+
+  def _remove(self, folder: pathlib.Path) -> None:
+    if stores.is_remote(folder):
+      stores.remove(stores.StorePath(folder).find(), missing_ok=True)
+    else:
+      shutil.rmtree(folder, ignore_errors=True)
 
   def _place(self, path: pathlib.Path, content: bytes) -> None:
     with self._workdir.replacing(path) as file:

@@ -17,6 +17,7 @@ import numpy as np
 import tqdm
 
 from i3d_tf import errors
+from i3d_tf import stores
 from i3d_tf import workers
 from i3d_tf.features import networks as networks_lib
 from i3d_tf.features import profiles
@@ -582,12 +583,14 @@ def extract(
 
   Raises:
     OSError: If the output cannot be written.
+    StoreError: If an object store of either fails.
   """
   start = time.monotonic()
   entry: results.Entry = {"input": source.name, "id": source.id, "content": source.content.facts()}
   journal = folder.journal(source.name, {"content": entry["content"], **extractor.meaning, "batch": extractor.batching})
+  held = stores.fetched(source.path) if stores.is_remote(source.path) else contextlib.nullcontext()
   try:
-    with extractor.extract(source, on_frames=functools.partial(_show, bar), journal=journal) as features:
+    with held, extractor.extract(source, on_frames=functools.partial(_show, bar), journal=journal) as features:
       options = extractor.options
       files = dict(profiles.PROFILES[options.profile].files(features))
       if options.predictions is not None:
@@ -598,6 +601,8 @@ def extract(
       if features.notes:
         entry["notes"] = list(features.notes)
     entry["seconds"] = round(time.monotonic() - start, 3)
+  except errors.StoreError:
+    raise
   except errors.OF_INPUT as error:
     if isinstance(error, OSError) and (error.filename is None or os.fspath(error.filename) not in source.files):
       raise  # it is the output that cannot be written: no reason to go on

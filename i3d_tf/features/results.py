@@ -26,6 +26,7 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import fields
 from i3d_tf import files
+from i3d_tf import stores
 from i3d_tf import workdir
 
 INFO = "extraction.json"
@@ -245,6 +246,41 @@ class FileContent:
     return status if stat.S_ISREG(status.st_mode) and os.access(self.path, os.R_OK) else None
 
 
+@dataclasses.dataclass(frozen=True)
+class FactsContent:
+  """What tells a content from another: facts that are read anew, and compared.
+
+  Attributes:
+    read: Returns the facts.
+  """
+
+  read: Callable[[], dict[str, Any]]
+
+  def facts(self) -> dict[str, Any]:
+    """Returns the facts."""
+    return self.read()
+
+  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
+    """Returns whether it is the content of which the facts are; what is not among the facts is not compared.
+
+    Args:
+      facts: As `facts` returned them; None if they were not written down.
+    """
+    now = self.read()
+    if not facts or not now:
+      return facts is None or not (facts or now)
+    return all(facts.get(name, value) == value for name, value in now.items())
+
+
+def content_of(path: str | os.PathLike) -> Content:
+  """Returns the content of a file, of one in a store by its size and version there.
+
+  Args:
+    path: The file.
+  """
+  return FactsContent(stores.StorePath(path).facts) if stores.is_remote(path) else FileContent(path)
+
+
 class Folder(workdir.Workdir):
   """An output folder.
 
@@ -263,7 +299,7 @@ class Folder(workdir.Workdir):
       path: The folder; `claim` makes it.
       part: Name of the share of it that this process works on, if several share it.
     """
-    super().__init__(path, INFO, foreign=(MANIFEST,), part=part)
+    super().__init__(path, INFO, foreign=(MANIFEST,), part=part, in_stores=True)
     self.manifest = self.path / MANIFEST
     self._pieces = self.path / workdir.WORK  # of the manifest, of all processes
 
@@ -282,8 +318,9 @@ class Folder(workdir.Workdir):
     for number, line in enumerate(lines, start=1):
       entry = _parse_entry(line, f"{self.manifest}: line {number}")
       found[key(entry["input"])] = entry
-    for piece in sorted(self._pieces.glob("*.json")):
-      entry = _parse_entry(piece.read_bytes(), f"{piece}: this")
+    pieces = sorted(self._pieces.glob("*.json"))
+    for piece, content in zip(pieces, stores.read_all(pieces), strict=True):
+      entry = _parse_entry(content, f"{piece}: this")
       found[key(entry["input"])] = entry
     return found
 
@@ -300,7 +337,7 @@ class Folder(workdir.Workdir):
     if "error" in entry:
       return not retry_failures
     return "outputs" in entry and all(
-      FileContent(self.path / output["path"]).is_as(output) for output in entry["outputs"]
+      content_of(self.path / output["path"]).is_as(output) for output in entry["outputs"]
     )
 
   def left(self, inputs: Sequence[Input], *, retry_failures: bool = False) -> list[int]:
@@ -311,6 +348,8 @@ class Folder(workdir.Workdir):
       retry_failures: See `is_done`.
     """
     done = self.entries()
+    if isinstance(self.path, stores.StorePath):
+      self.path.find()  # tells the sizes of all at once
     is_done = lambda each: self.is_done(done.get(each.key), each.content, retry_failures=retry_failures)
     return [number for number, each in enumerate(inputs) if not is_done(each)]
 
@@ -331,6 +370,9 @@ class Folder(workdir.Workdir):
       name: The input.
       meaning: See `Journal`.
     """
+    if stores.is_remote(self.path):  # where no file can grow; a later run on this machine finds it
+      digest = _digest(f"{self.path}\n{name}")
+      return Journal(pathlib.Path(tempfile.gettempdir(), f"i3d_tf-{digest}.passes"), meaning)
     return Journal(self._pieces / f"{_digest(key(name))}.passes", meaning)
 
   def write(self, contents: Files) -> list[dict[str, Any]]:
@@ -352,7 +394,7 @@ class Folder(workdir.Workdir):
           np.save(file, content)
       array = next(iter(content.values())) if isinstance(content, Mapping) else content
       shape = {} if isinstance(array, bytes) else {"shape": list(array.shape)}
-      outputs.append({"path": name, **shape, **FileContent(path).facts()})
+      outputs.append({"path": name, **shape, **content_of(path).facts()})
     return outputs
 
   def forget(self, keys: Collection[str]) -> None:
@@ -382,8 +424,7 @@ class Folder(workdir.Workdir):
             if "error" in entry:
               entry = {**entry, "error": wording(entry["error"])}
             file.write(json.dumps(entry).encode() + b"\n")
-      for piece in pieces:
-        piece.unlink()
+      stores.remove(pieces)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -419,7 +460,7 @@ def key(name: str) -> str:
   Args:
     name: The path, perhaps with more behind it.
   """
-  return os.path.realpath(name)
+  return os.fspath(stores.as_path(name)) if stores.is_remote(name) else os.path.realpath(name)
 
 
 def _digest(name: str) -> str:

@@ -4,7 +4,7 @@ Decoding, flow and the network run at the same time, each ahead of the next in a
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -18,6 +18,7 @@ import numpy as np
 
 from i3d_tf import errors
 from i3d_tf import flow as flow_lib
+from i3d_tf import stores
 from i3d_tf import workers
 from i3d_tf.data import inspection
 from i3d_tf.data import record_index
@@ -68,35 +69,12 @@ class Source:
   def content(self) -> results.Content:
     """What tells this video from another one under the same name."""
     if self.entry is not None:
-      return FactsContent(functools.partial(_record_facts, self.entry))
+      return results.FactsContent(functools.partial(_record_facts, self.entry))
     if archives.split(self.path):
-      return FactsContent(functools.partial(archives.facts, self.path))
+      return results.FactsContent(functools.partial(archives.facts, self.path))
     if os.path.isdir(self.path):
-      return FactsContent(functools.partial(_folder_facts, self.path))
-    return results.FileContent(self.path)
-
-
-@dataclasses.dataclass(frozen=True)
-class FactsContent:
-  """What tells a content from another: facts that are read anew, and compared.
-
-  Attributes:
-    read: Returns the facts.
-  """
-
-  read: Callable[[], dict[str, Any]]
-
-  def facts(self) -> dict[str, Any]:
-    """Returns the facts."""
-    return self.read()
-
-  def is_as(self, facts: Mapping[str, Any] | None) -> bool:
-    """Returns whether it is the content of which the facts are.
-
-    Args:
-      facts: As `facts` returned them; None if they were not written down.
-    """
-    return facts is None or facts == self.read()
+      return results.FactsContent(functools.partial(_folder_facts, self.path))
+    return results.content_of(self.path)
 
 
 def _folder_facts(path: str) -> dict[str, Any]:
@@ -156,17 +134,18 @@ def list_sources(inputs: Sequence[str | os.PathLike]) -> list[Source]:
     videos = (
       listing.list_folder(path, used=[*files, *beside]).videos if is_folder and path else decode.list_videos([path])
     )
-    is_one = [os.fspath(video) for video in videos] == [os.fspath(pathlib.Path(path))]  # a file, or a folder of images
-    root = pathlib.Path(os.path.abspath(path)).parent if is_one else pathlib.Path(path)  # a link has a name of its own
+    is_one = [os.fspath(video) for video in videos] == [os.fspath(stores.as_path(path))]  # or of images
+    absolute = lambda each: stores.as_path(each if stores.is_remote(each) else os.path.abspath(each))
+    root = absolute(path).parent if is_one else stores.as_path(path)  # a link has a name of its own
     for video in videos:
-      name = os.path.relpath(stills.without_suffix(pathlib.Path(os.path.abspath(video)) if is_one else video), root)
+      name = os.path.relpath(stills.without_suffix(absolute(video) if is_one else video), root)
       found.append(Source(str(video), pathlib.PurePath(name).as_posix(), str(video)))
   return list({source.name: source for source in reversed(found)}.values())[::-1]
 
 
 def _find_records(path: str) -> list[pathlib.Path]:
   """Returns the TFRecord files that `path` stands for, none if it stands for videos."""
-  if os.path.isdir(path) or path.endswith(".tfrecord"):
+  if os.path.isdir(path) or path.endswith(".tfrecord") or stores.is_remote(path) and listing.holds_videos(path):
     with contextlib.suppress(errors.I3dError):
       return record_index.find_files(path)
   return []

@@ -140,6 +140,7 @@ class Embedder:
 
   Attributes:
     batch: clips that a network takes at once.
+    checkpoints: names or paths by stream.
     weights: CRC-32 by stream, as far as it is known.
   """
 
@@ -164,9 +165,9 @@ class Embedder:
     Raises:
       I3dError: if there is no checkpoint, or one of another stream, or the cache cannot be used.
     """
-    self._checkpoints = dict(checkpoint) if isinstance(checkpoint, Mapping) else {"rgb": checkpoint}
-    if not self._checkpoints or not set(self._checkpoints) <= set(preprocess.STREAMS):
-      raise errors.I3dError(f"checkpoint is of {', '.join(self._checkpoints) or 'no stream'}; give rgb, flow or both")
+    self.checkpoints = dict(checkpoint) if isinstance(checkpoint, Mapping) else {"rgb": checkpoint}
+    if not self.checkpoints or not set(self.checkpoints) <= set(preprocess.STREAMS):
+      raise errors.I3dError(f"checkpoint is of {', '.join(self.checkpoints) or 'no stream'}; give rgb, flow or both")
     self.batch, self.weights = batch, dict[str, str]()
     self._flow_config, self._resize_rule = flow_config, resize_rule
     self._cache = None if cache is None else cache_lib.EmbeddingCache(cache)
@@ -175,14 +176,14 @@ class Embedder:
   @property
   def streams(self) -> tuple[str, ...]:
     """'rgb', 'flow' or both."""
-    return tuple(self._checkpoints)
+    return tuple(self.checkpoints)
 
   @property
   def embeddings(self) -> dict[str, FvdEmbedding]:
     """The networks by stream; I3dError if they cannot be loaded or are not those of the clips before."""
     if self._embeddings is None:
       how: dict[str, Any] = {"flow_config": self._flow_config, "resize_rule": self._resize_rule}
-      found = {stream: FvdEmbedding(path, stream, **how) for stream, path in self._checkpoints.items()}
+      found = {stream: FvdEmbedding(path, stream, **how) for stream, path in self.checkpoints.items()}
       self.check_weights({stream: embedding.weights for stream, embedding in found.items()})
       self._embeddings = found
     return self._embeddings

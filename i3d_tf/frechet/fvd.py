@@ -3,7 +3,7 @@
 The distance between sets of videos, by a protocol that says which clips are taken of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import logging
@@ -21,6 +21,7 @@ from i3d_tf.frechet import accumulator
 from i3d_tf.frechet import arrays
 from i3d_tf.frechet import clips as clips_lib
 from i3d_tf.frechet import distance
+from i3d_tf.frechet import distribution
 from i3d_tf.frechet import embedding
 from i3d_tf.frechet import measures
 from i3d_tf.frechet import protocols
@@ -42,6 +43,7 @@ def fvd(
   cache: str | os.PathLike | None = None,
   progress: bool = False,
   on_failure: Callable[[str], None] = lambda message: None,
+  work: distribution.Work | None = None,
   **options: Any,
 ) -> measures.FvdResult:
   """Returns the Frechet Video Distances between two sets of videos, their intervals, and what they depend on.
@@ -61,6 +63,7 @@ def fvd(
     cache: a file that keeps embeddings by the content of their clips, so that a call that was killed goes on.
     progress: whether to show progress bars on stderr.
     on_failure: called with a sentence for each video that cannot be used; the distance is that of the others.
+    work: has the workers of a runner embed the videos, with the same digits; None: this process does it.
     **options: other fields of `protocols.FvdConfig`, such as num_frames, max_clips, value_range or measures.
 
   Raises:
@@ -70,6 +73,7 @@ def fvd(
   """
   sets = {} if generated is None else {_GENERATED: generated}
   how: dict[str, Any] = {"checkpoint": checkpoint, "save_stats": save_stats, "cache": cache, "progress": progress}
+  how["work"] = work
   run = _Run(real, sets, protocol=protocol, on_failure=on_failure, **how, **options)
   return run.results()[_GENERATED] if sets else run.of_real()
 
@@ -132,6 +136,7 @@ class _Run:
     progress: bool = False,
     on_failure: Callable[[str], None] = lambda message: None,
     embedder: embedding.Embedder | None = None,
+    work: distribution.Work | None = None,
     **options: Any,
   ):
     own = protocol if isinstance(protocol, protocols.Protocol) else None
@@ -144,7 +149,9 @@ class _Run:
       _check_save(real, save_stats)
     elif not generated:
       raise errors.I3dError("generated is missing; only with save_stats it may be")
-    self._save_stats, self._progress, self._on_failure = save_stats, progress, on_failure
+    if work is not None and cache is not None:
+      raise errors.I3dError("cache is for embeddings that are computed here; those of a runner stay in its folder")
+    self._save_stats, self._progress, self._on_failure, self._work = save_stats, progress, on_failure, work
     self._loaded = {name: distance.load(path) for name, path in self._paths().items() if arrays.is_statistics(path)}
     self._readers = {name: self._reader(name) for name in self._sets if name not in self._loaded}
     # Whatever is wrong with the names of files is found before anything is embedded.
@@ -239,12 +246,24 @@ class _Run:
       failures.append(message)
       self._on_failure(message)
 
-    with workers.Bar(sources, name, unit="video", is_shown=self._progress) as bar:
-      batches = _batches(_read_all(bar, reader, fail), self._config.batch)
-      with workers.ahead(batches, depth=_BATCHES_AHEAD) as ahead:
-        for batch in ahead:
-          for stream, features in self.embedder.embed(batch).items():
-            sums[stream].update(features)
+    if self._work is not None:
+      checkpoints = tuple((stream, os.fspath(path)) for stream, path in self.embedder.checkpoints.items())
+      recipe = distribution.Recipe(self._protocol, self._config, _REAL if name == _REAL else _GENERATED, checkpoints)
+      for embedded, facts in distribution.embed(self._work, list(sources), recipe, self._facts["weights"]):
+        reader.remarks.update(facts["remarks"])
+        for message in facts["failures"]:
+          fail(message)
+        for stream, features in embedded.items():
+          sums[stream].update(features)
+    else:
+      with workers.Bar(sources, name, unit="video", is_shown=self._progress) as bar:
+        size = self._config.batch
+        groups = distribution.groups(bar, size)
+        batches = (batch for group in groups for batch in distribution.batches(group, reader, size, fail))
+        with workers.ahead(batches, depth=_BATCHES_AHEAD) as ahead:
+          for batch in ahead:
+            for stream, features in self.embedder.embed(batch).items():
+              sums[stream].update(features)
     for remark in reader.summary(name):
       _log.warning("%s", remark)
       self._remarks.append(remark)
@@ -294,29 +313,6 @@ def _check_save(real: clips_lib.Videos, save_stats: str | os.PathLike) -> None:
     raise errors.I3dError("save_stats is for the statistics of videos, but real is statistics already")
   if not os.fspath(save_stats).lower().endswith(_STATISTICS_SUFFIX):
     raise errors.I3dError(f"save_stats is {save_stats}; the file's name must end in {_STATISTICS_SUFFIX}")
-
-
-def _read_all(
-  sources: Iterable[clips_lib.Source], reader: clips_lib.ClipReader, on_failure: Callable[[str], None]
-) -> Iterator[np.ndarray]:
-  for source in sources:
-    try:
-      clips = reader.read(source)
-    except errors.OF_INPUT as error:
-      on_failure(errors.naming(source.where, errors.describe(error)))
-    else:
-      yield from clips
-
-
-def _batches(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-  batch: list[np.ndarray] = []
-  for item in items:
-    batch.append(item)
-    if len(batch) == size:
-      yield batch
-      batch = []
-  if batch:
-    yield batch
 
 
 def _check_comparable(first: Mapping[str, Any], second: Mapping[str, Any], *, path: str | os.PathLike) -> None:

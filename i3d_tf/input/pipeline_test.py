@@ -2,6 +2,9 @@
 
 import json
 import pathlib
+import signal
+import socket
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -10,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import testing
 from i3d_tf.data import records
 from i3d_tf.input import clip_config
 from i3d_tf.input import clip_steps
@@ -322,6 +326,61 @@ class OrderTest(PipelineTest):
     served = self.batches(10, streams=both, first_batch=3, data_service=address)
     self.assertLen({batch["seed"].tobytes() for batch in served}, 10)
     self.assert_same(served, [local[batch["seed"].tobytes()] for batch in served])
+
+
+class ServiceInProcessesTest(PipelineTest):
+  """A dispatcher and two workers of a tf.data service, started as the manual says."""
+
+  def start(self, server: str, config: str, **values: object) -> testing.Program:
+    given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    code = f"from tensorflow.data.experimental.service import *; {server}({config}({given})).join()"
+    process = testing.Program(code, folder=self.folder)
+    self.addCleanup(process.finish)
+    self.addCleanup(lambda: process.poll() is None and process.send_signal(signal.SIGKILL))
+    while not self.is_open(port := values["port"]):
+      self.assertIsNone(process.poll(), f"{server} ended before it was at port {port}")
+      time.sleep(0.05)
+    return process
+
+  def is_open(self, port: int) -> bool:
+    with socket.socket() as tried:
+      return tried.connect_ex(("127.0.0.1", port)) == 0
+
+  def start_dispatcher(self, port: int) -> testing.Program:
+    work_dir = str(self.folder / "dispatcher")
+    return self.start("DispatchServer", "DispatcherConfig", port=port, work_dir=work_dir, fault_tolerant_mode=True)
+
+  def test_lost_processes_lose_what_they_had_begun_and_double_nothing(self):
+    self.write_ramps(3, 2)
+    ports = []
+    for _ in range(3):
+      with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        ports.append(found.getsockname()[1])
+    dispatcher = self.start_dispatcher(ports[0])
+    where = f"localhost:{ports[0]}"
+    workers = [
+      self.start(
+        "WorkerServer", "WorkerConfig", dispatcher_address=where, worker_address=f"localhost:{port}", port=port
+      )
+      for port in ports[1:]
+    ]
+    local = {batch["seed"].tobytes(): number for number, batch in enumerate(self.batches(400))}
+    clips = clip_config.TrainClips(streams=("rgb",), **_SMALL)
+    made = pipeline.train_batches(
+      self.source(), clips, batch_size=2, seed=1, data_service=f"grpc://localhost:{ports[0]}"
+    ).as_numpy_iterator()
+    numbers = [local[next(made)["seed"].tobytes()] for _ in range(40)]
+    workers[0].send_signal(signal.SIGKILL)
+    numbers += [local[next(made)["seed"].tobytes()] for _ in range(40)]
+    dispatcher.send_signal(signal.SIGKILL)
+    while dispatcher.poll() is None:
+      time.sleep(0.05)
+    self.start_dispatcher(ports[0])
+    numbers += [local[next(made)["seed"].tobytes()] for _ in range(80)]
+    self.assertLen(set(numbers), 160)
+    lost = set(range(max(numbers) + 1)) - set(numbers)
+    self.assertLessEqual(len(lost), 64)  # what two workers had begun; it does not grow with what follows
 
 
 class UnusableRecordsTest(PipelineTest):

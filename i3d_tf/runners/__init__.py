@@ -1,8 +1,9 @@
 """Where the work on many videos is done: on this machine, or on a cluster through Apache Beam, Dask or Slurm.
 
 A runner calls one function on many tasks, which leaves its results in the output folder. So this folder, like that of
-the inputs, must be visible to the launcher and to all workers under the same path: on a network file system, or on one
-machine. What is done when a worker, the scheduler or the launcher is lost stays, and any runner goes on with the rest.
+the inputs, must be visible to the launcher and to all workers under the same path: on a network file system, in an
+object store, or on one machine. What is done when a worker, the scheduler or the launcher is lost stays, and any runner
+goes on with the rest.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ import pathlib
 from typing import Any, Protocol
 
 from i3d_tf import errors
+from i3d_tf import stores
 
 LOCAL = "local"
 OF_BEAM = ("DirectRunner", "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
@@ -58,7 +60,7 @@ def create(
       raise errors.I3dError(f"runner_option is {options[0]}, but the local runner has no options; name another runner")
     return None
   for what, path in paths:
-    if name not in _ON_THIS_MACHINE and not os.path.isabs(path):
+    if name not in _ON_THIS_MACHINE and not (os.path.isabs(path) or stores.is_remote(path)):
       raise errors.I3dError(f"{what} is {path}; the workers of {name} need an absolute path")
   for option in options:
     if not option.startswith("--") or option.partition("=")[0] == "--runner":

@@ -10,6 +10,7 @@ import traceback
 from typing import Any
 
 from i3d_tf import errors
+from i3d_tf import stores
 from i3d_tf import workdir
 
 # Beam's own DirectRunner would first download another runner, Prism, as a binary, and end here where it cannot.
@@ -100,7 +101,7 @@ class BeamRunner:
 
 
 def _read_tasks(listing: str) -> list[Any]:
-  return pickle.loads(pathlib.Path(listing).read_bytes())
+  return pickle.loads(stores.as_path(listing).read_bytes())
 
 
 def _check_options(name: str, options: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from i3d_tf import errors
+from i3d_tf import stores
 from i3d_tf import workdir
 from i3d_tf import workers
 
@@ -62,8 +63,10 @@ class SlurmRunner:
       unit: See `runners.Runner.run`.
 
     Raises:
-      I3dError: If sbatch refuses the job, or a job fails.
+      I3dError: If sbatch refuses the job, a job fails, or `work` is in an object store.
     """
+    if stores.is_remote(work):
+      raise errors.I3dError(f"{work}: jobs of Slurm have their script and logs here; take a folder of a file system")
     folder = work / "slurm"
     _cancel(folder)  # of a launcher that was killed
     shutil.rmtree(folder, ignore_errors=True)

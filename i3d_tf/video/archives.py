@@ -17,6 +17,7 @@ import zipfile
 import zlib
 
 from i3d_tf import errors
+from i3d_tf import stores
 
 SUFFIXES = (".tar", ".zip")
 _INSIDE = re.compile(r"\.(?:tar|zip)(?=/.)", re.IGNORECASE)
@@ -50,12 +51,12 @@ def split(path: str | os.PathLike) -> tuple[str, str] | None:
 
 
 def exists(path: str | os.PathLike) -> bool:
-  """Returns whether there is a file or folder, or the archive that a path leads into.
+  """Returns whether there is a file or folder, or the archive that a path leads into; of a store it may be.
 
   Args:
     path: The path.
   """
-  return os.path.exists(path) or split(path) is not None
+  return os.path.exists(path) or stores.is_remote(path) or split(path) is not None
 
 
 def members(archive: str | os.PathLike, suffixes: Collection[str]) -> list[pathlib.Path]:
@@ -116,10 +117,10 @@ def label(path: str | os.PathLike) -> str | None:
 
 @contextlib.contextmanager
 def as_file(path: str | os.PathLike) -> Iterator[str | os.PathLike]:
-  """Has a video in an archive in a file of its own during the body.
+  """Has a video in an archive or an object store in a file of its own during the body.
 
   Args:
-    path: A path into an archive, see `split`, or any other one.
+    path: A path into an archive, see `split`, in a store, or any other one.
 
   Yields:
     The path of the temporary file, or the path given. A `VideoError` of the body names the path given.
@@ -127,6 +128,10 @@ def as_file(path: str | os.PathLike) -> Iterator[str | os.PathLike]:
   Raises:
     VideoError: If there is no such member, or it cannot be read whole.
   """
+  if stores.is_remote(path):
+    with stores.fetched(path) as copied, _named(copied, path):
+      yield copied
+    return
   found = split(path)
   if found is None:
     yield path
@@ -141,10 +146,17 @@ def as_file(path: str | os.PathLike) -> Iterator[str | os.PathLike]:
           file.write(piece)
       except _DAMAGE as error:
         raise errors.VideoError(f"{path}: the archive is damaged here ({errors.first_line(error)})") from None
-    try:
+    with _named(copied, path):
       yield copied
-    except errors.VideoError as error:
-      raise errors.VideoError(str(error).replace(copied, os.fspath(path))) from None
+
+
+@contextlib.contextmanager
+def _named(copied: str, path: str | os.PathLike) -> Iterator[None]:
+  """Puts the name of a video in the place of that of its copy in errors of the body."""
+  try:
+    yield
+  except errors.VideoError as error:
+    raise errors.VideoError(str(error).replace(copied, os.fspath(path))) from None
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ import numpy as np
 from PIL import Image
 
 from i3d_tf import errors
+from i3d_tf import stores
 from i3d_tf import workers
 from i3d_tf.video import archives
 from i3d_tf.video import containers
@@ -362,7 +363,7 @@ def list_videos(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
   for path in paths:
     if not os.fspath(path):  # pathlib would take it for the current folder
       raise errors.VideoError("the list of videos has an empty path; is there a comma too many?")
-    videos += listing.list_folder(path).videos if listing.holds_videos(path) else [pathlib.Path(path)]
+    videos += listing.list_folder(path).videos if listing.holds_videos(path) else [stores.as_path(path)]
   return videos
 
 

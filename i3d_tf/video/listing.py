@@ -9,6 +9,7 @@ import stat
 
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf import stores
 from i3d_tf.video import archives
 from i3d_tf.video import stills
 
@@ -89,6 +90,8 @@ def holds_videos(path: str | os.PathLike) -> bool:
   Args:
     path: The path.
   """
+  if stores.is_remote(path):
+    return pathlib.PurePath(path).suffix.lower() not in VIDEO_SUFFIXES
   return os.path.isdir(path) or archives.is_archive(path)
 
 
@@ -102,7 +105,8 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
   be read are left out.
 
   Args:
-    root: The folder; a tar or zip file; or '@' and the path of a text file of paths, one a line.
+    root: The folder, also in an object store, where names tell what videos are; a tar or zip file; or '@' and the path
+      of a text file of paths, one a line.
     more: Further file name endings to take, in lower case.
     used: Files below it that are used otherwise: they are neither videos nor unused, and a folder that has nothing else
       to use is no error.
@@ -115,14 +119,14 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
   """
   if is_list(root):
     paths = files.read_paths(os.fspath(root)[1:])
-    lists = [list_folder(path).videos if holds_videos(path) else (pathlib.Path(path),) for path in paths]
+    lists = [list_folder(path).videos if holds_videos(path) else (stores.as_path(path),) for path in paths]
     return Listing(tuple(dict.fromkeys(video for each in lists for video in each)), {})
-  root = pathlib.Path(root)
+  root = stores.as_path(root)
   if not holds_videos(root):
     raise errors.VideoError(f"{root}: there is no such folder of videos")
   videos: list[pathlib.Path] = []
   unused: dict[str, list[pathlib.Path]] = {}
-  entries = _walk if root.is_dir() else _classify
+  entries = _of_store if stores.is_remote(root) else _walk if root.is_dir() else _classify
   for path, kind in entries(root, VIDEO_SUFFIXES | frozenset(more)):
     if path not in used:
       (videos if kind is None else unused.setdefault(kind, [])).append(path)
@@ -130,7 +134,7 @@ def list_folder(root: str | os.PathLike, *, more: Collection[str] = (), used: Co
   if not videos and not used:
     rest = f"; it has {listing.describe_unused()}" if unused else ""
     endings = " ".join(sorted(VIDEO_SUFFIXES | frozenset(more)))
-    what = "folder" if root.is_dir() else "archive"
+    what = "folder" if stores.is_remote(root) or root.is_dir() else "archive"
     raise errors.VideoError(f"{root}: the {what} holds no video ({endings}){rest}")
   if unused and videos:
     logging.getLogger(__name__).warning("%s: not used: %s", root, listing.describe_unused())
@@ -166,6 +170,14 @@ def _is_transport_stream(head: bytes) -> bool:
     len(head) > start + 4 * size and all(head[start + size * i] == 0x47 for i in range(5))
     for start, size in _TRANSPORT_PACKETS
   )
+
+
+def _of_store(root: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathlib.Path, str | None]]:
+  """As `_walk`, of a folder in an object store."""
+  for path in stores.StorePath(root).find():
+    is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    kind = _HIDDEN if is_hidden else None if path.suffix.lower() in suffixes else _NO_VIDEO
+    yield stores.as_path(path), kind
 
 
 def _walk(root: pathlib.Path, suffixes: frozenset[str]) -> Iterator[tuple[pathlib.Path, str | None]]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf import stores
 from i3d_tf.video import containers
 
 ARRAY_SUFFIX = ".npy"
@@ -93,8 +94,8 @@ def without_suffix(path: str | os.PathLike) -> pathlib.Path:
   Args:
     path: The video.
   """
-  path = pathlib.Path(path)
-  return path if path.is_dir() else path.with_suffix("")
+  path = stores.as_path(path)
+  return path.with_suffix("") if stores.is_remote(path) or not path.is_dir() else path
 
 
 def is_array(path: str | os.PathLike) -> bool:
