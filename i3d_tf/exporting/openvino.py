@@ -167,8 +167,9 @@ def _quantized(
   logging.getLogger("nncf").setLevel(logging.ERROR)
   inputs = lambda video: list(_clips(network, video).values())
   dataset = nncf.Dataset(videos, inputs)
+  options = {"subset_size": len(videos), "ignored_scope": nncf.IgnoredScope(names=[_logits_layer(model)])}
   if max_loss is None:
-    return nncf.quantize(model, dataset, subset_size=len(videos))
+    return nncf.quantize(model, dataset, **options)
   exact = openvino.Core().compile_model(model, "CPU", _EXACT)
   expected = {video: _outputs(exact, network, video)[1] for video in videos}
 
@@ -177,8 +178,16 @@ def _quantized(
     return float(np.mean(cosines)), cosines
 
   return nncf.quantize_with_accuracy_control(
-    model, dataset, nncf.Dataset(videos), agreement, max_drop=max_loss, subset_size=len(videos)
+    model, dataset, nncf.Dataset(videos), agreement, max_drop=max_loss, **options
   )
+
+
+def _logits_layer(model: Any) -> str:
+  """The name of the last layer with weights before the logits, which costs little and whose inputs have outliers."""
+  node = model.outputs[0].get_node()
+  while node.get_type_name() not in ("Convolution", "MatMul"):
+    node = node.input_value(0).get_node()
+  return node.get_friendly_name()
 
 
 def _in_float(quantized: Any) -> int:
