@@ -19,7 +19,7 @@ USAGE = """Measures speed and memory on this machine, each figure beside a bound
 
   python -m i3d_tf.benchmark network     seconds per clip, forward and for a training step, beside the rate of a
                                          matrix product; with --precision beside float32, with --openvino
-                                         and --torch beside OpenVINO and torchvision
+                                         and --torch beside OpenVINO and PyTorch
   python -m i3d_tf.benchmark flow --video=FILE
                                          milliseconds per pair of frames of our TV-L1 and of OpenCV's, with one thread
                                          and with all, the difference between the two flows, and what our time is
@@ -66,7 +66,7 @@ flags.DEFINE_enum(
   "precision", "float32", _PRECISIONS, "network, zoo: type of convolutions and activations, measured beside float32."
 )
 flags.DEFINE_string(
-  "torch", None, "network, zoo: a Python interpreter that has torchvision, to time the networks that it has, too."
+  "torch", None, "network, zoo: a Python interpreter that has torchvision and pytorchvideo, to time theirs, too."
 )
 flags.DEFINE_string("openvino", None, "network: a Python interpreter that has OpenVINO, to time the same graph there.")
 flags.DEFINE_string("video", None, "flow: a video, whose frames are resized to 340x256 pixels; extract: the video.")

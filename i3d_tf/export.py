@@ -74,6 +74,7 @@ cli.define_flags(exporting.GraphConfig, group="saved_model, openvino", names=_OP
 cli.define_flags(exporting.GraphConfig, group="saved_model", names=_SAVED_MODEL_FLAGS)
 with cli.group_of("openvino"):
   cli.define_paths("calibration", "For --precision=int8: videos or folders, like what it will see.", default=[])
+cli.define_flags(exporting.GraphConfig, group="openvino", names=("max_loss",))
 cli.define_device_flags()
 cli.define_flags(exporting.WeightsConfig, group="release", names=("layout",), unset={"layout": "that of the stream"})
 
@@ -81,7 +82,7 @@ _FORMATS_OF = {
   **dict.fromkeys(_GRAPH_FLAGS, exporting.GRAPH_FORMATS),
   **dict.fromkeys(_OPENVINO_FLAGS, ("saved_model", "openvino")),
   **dict.fromkeys(_SAVED_MODEL_FLAGS, ("saved_model",)),
-  "calibration": ("openvino",),
+  **dict.fromkeys(("calibration", "max_loss"), ("openvino",)),
   "layout": ("release",),
 }
 

@@ -36,8 +36,8 @@ class NetworkBenchmark:
     average_space: lets a network that has this option take clips of any height and width.
     precision: the type of convolutions and activations; float32 is measured beside another one.
     openvino: a Python interpreter that has OpenVINO, to time the same graph there; None: OpenVINO is not timed.
-    torch: a Python interpreter that has torchvision, to time its network there if it has this one, in each of
-      `peers.MODES`; None: it is not timed.
+    torch: a Python interpreter that has torchvision or pytorchvideo, to time the network there if it is in
+      `peers.TORCH`, in each of `peers.MODES`; None: it is not timed.
   """
 
   rounds: int
@@ -136,7 +136,7 @@ def measure(options: NetworkBenchmark) -> NetworkReport:
     others: dict[str, Callable[[], float | None]] = {}
     if options.openvino is not None:
       others["openvino"] = stack.enter_context(peers.openvino(options.openvino, exact, specs, options.precision))
-    if options.torch is not None and options.model in peers.TORCHVISION:
+    if options.torch is not None and options.model in peers.TORCH:
       run = stack.enter_context(peers.torch(options.torch, options.model, shapes[info.streams[0]]))
       others |= {f"torch {task}": functools.partial(run, task) for task in _torch_tasks(options.precision)}
     tasks, peaks = _tasks(model, clip)

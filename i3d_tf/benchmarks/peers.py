@@ -14,8 +14,14 @@ from i3d_tf import errors
 from i3d_tf.models import base
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
-# torchvision's name of each network that it has, too.
-TORCHVISION = {"r3d_18": "r3d_18", "mc3_18": "mc3_18", "r2plus1d_18": "r2plus1d_18", "s3d_torchvision": "s3d"}
+# Where PyTorch has each network that it has, too; all of 400 classes.
+_TORCHVISION, _PYTORCHVIDEO = "torchvision.models.video", "pytorchvideo.models.hub"
+TORCH = {
+    **{name: f"{_TORCHVISION}.{name}" for name in ("r3d_18", "mc3_18", "r2plus1d_18")},
+    "s3d_torchvision": f"{_TORCHVISION}.s3d",
+    **{f"video_swin_{size}": f"{_TORCHVISION}.swin3d_{size}" for size in "tsb"},
+    **{name: f"{_PYTORCHVIDEO}.{name}" for name in ("x3d_xs", "x3d_s", "x3d_m", "x3d_l", "c2d_r50", "i3d_r50")},
+}  # fmt: skip
 # What PyTorch is measured in, by the type that it computes in.
 MODES = {"float32": ("plain", "channels_last"), "bfloat16": ("autocast", "autocast_channels_last")}
 
@@ -50,11 +56,11 @@ def openvino(
 
 @contextlib.contextmanager
 def torch(interpreter: str, model: str, shape: Sequence[int]) -> Iterator[Callable[[str], float]]:
-  """Yields a function from 'forward MODE' or 'train MODE' to the seconds that torchvision's network takes.
+  """Yields a function from 'forward MODE' or 'train MODE' to the seconds that the network takes in PyTorch.
 
   Args:
-    interpreter: A Python interpreter that has torch and torchvision.
-    model: A network in `TORCHVISION`.
+    interpreter: A Python interpreter that has torch, and torchvision or pytorchvideo.
+    model: A network in `TORCH`.
     shape: `[B, T, H, W, C]` of the clip.
 
   Yields:
@@ -64,7 +70,7 @@ def torch(interpreter: str, model: str, shape: Sequence[int]) -> Iterator[Callab
     I3dError: If the interpreter cannot be started; from the function, if it ended.
   """
   batch, *extents, channels = map(str, shape)
-  with _started("torch", interpreter, _run_torch, [TORCHVISION[model], batch, channels, *extents]) as run:
+  with _started("torch", interpreter, _run_torch, [TORCH[model], batch, channels, *extents]) as run:
     yield run
 
 
@@ -122,23 +128,25 @@ def _run_openvino() -> None:
 
 
 def _run_torch() -> None:
-  """Runs torchvision's network of the first argument, forward or a training step, and prints the seconds of each run.
+  """Runs the network of the first argument, forward or a training step, and prints the seconds of each run.
 
   The other arguments are the extents of the clip. Only the source of this function is given to an interpreter that has
-  torch and torchvision.
+  torch, and torchvision or pytorchvideo.
   """
+  import importlib
   import sys
   import time
 
   import torch
-  from torchvision.models import video
 
   name, *shape = sys.argv[1:]
+  module, _, function = name.rpartition(".")
+  make = getattr(importlib.import_module(module), function)
   clip = torch.empty(list(map(int, shape))).uniform_(-1, 1)
   labels = torch.arange(len(clip)) % 400
 
   def made(is_channels_last):
-    model = getattr(video, name)(num_classes=400)
+    model = make()
     if not is_channels_last:
       return model, clip
     return model.to(memory_format=torch.channels_last_3d), clip.to(memory_format=torch.channels_last_3d)

@@ -36,6 +36,8 @@ class GraphConfig:
       optical flow in the graph, and returns logits and probabilities.
     calibration: Videos, or folders of videos, from which int8 takes the ranges of activations; one in three of them is
       not used for that, but to compare with float32.
+    max_loss: Search for layers that int8 costs most, and keep as many of them in float as needed for features whose
+      mean cosine with those of float32, on the videos of the calibration, is at least 1 minus this; None: no search.
   """
 
   format: str = fields.option("saved_model", choices=GRAPH_FORMATS)
@@ -47,6 +49,7 @@ class GraphConfig:
   precision: str = fields.option("float32", choices=inference.PRECISIONS)
   with_flow: bool = False
   calibration: tuple[str, ...] = ()
+  max_loss: float | None = fields.option(None, least=0, below=1)
 
   def __post_init__(self):
     fields.check(self)
@@ -59,8 +62,9 @@ class GraphConfig:
       raise errors.I3dError(f"with_flow is for the format saved_model, not {self.format}")
     if self.precision == "int8" and not self.calibration:
       raise errors.I3dError("precision int8 needs a calibration: videos like those that the network will see")
-    if self.calibration and self.precision != "int8":
-      raise errors.I3dError(f"calibration is for the precision int8, not {self.precision}")
+    for name in ("calibration", "max_loss"):
+      if getattr(self, name) not in ((), None) and self.precision != "int8":
+        raise errors.I3dError(f"{name} is for the precision int8, not {self.precision}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

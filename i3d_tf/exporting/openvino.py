@@ -1,6 +1,6 @@
 """Exporting networks to OpenVINO, in float32, or in int8 with a report of how well that agrees with float32."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import logging
@@ -22,6 +22,7 @@ from i3d_tf.video import decode
 from i3d_tf.weights import saved
 
 AGREEMENT = "agreement.json"
+_EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would otherwise compute in bfloat16
 _HELD_OUT = 3  # one video of so many is for the report
 
 
@@ -86,10 +87,11 @@ def write(
   lines = []
   if config.precision == "int8":
     calibration, held_out = _divide(config.calibration)
-    quantized = _quantized(model, network, calibration)
+    quantized = _quantized(openvino, model, network, calibration, config.max_loss)
     agreement = _compare(openvino, model, quantized, network, held_out)
     (folder / AGREEMENT).write_text(json.dumps(dataclasses.asdict(agreement), indent=2) + "\n", encoding="utf-8")
-    model, lines = quantized, [f"calibrated on {len(calibration)} videos", str(agreement)]
+    kept = f"; {_in_float(quantized)} convolutions stay in float"
+    model, lines = quantized, [f"calibrated on {len(calibration)} videos{kept}", str(agreement)]
   model.set_rt_info(network.weights, list(openvino_network.WEIGHTS))
   model.set_rt_info(config.precision, list(openvino_network.PRECISION))
   openvino.save_model(model, folder / saved.OPENVINO_MODEL, compress_to_fp16=False)
@@ -146,23 +148,59 @@ def _clips(network: classifier_lib.LoadedNetwork, video: pathlib.Path) -> dict[s
   return {stream: view[:1] for stream, view in views.items()}
 
 
-def _quantized(model: Any, network: classifier_lib.LoadedNetwork, videos: Sequence[pathlib.Path]) -> Any:
-  """The model in int8, by NNCF, with ranges of activations from the videos; its logits stay in float."""
+def _quantized(
+  openvino: Any,
+  model: Any,
+  network: classifier_lib.LoadedNetwork,
+  videos: Sequence[pathlib.Path],
+  max_loss: float | None,
+) -> Any:
+  """The model in int8, by NNCF, with ranges of activations from the videos; its logits stay in float.
+
+  With a limit to the loss, layers return to float, those that cost most first, until the features of these videos keep
+  to it.
+  """
   try:
     import nncf
   except ImportError as error:
     raise errors.I3dError(f"int8 needs NNCF ({error}): pip install '.[openvino]' in the clone") from None
   logging.getLogger("nncf").setLevel(logging.ERROR)
   inputs = lambda video: list(_clips(network, video).values())
-  return nncf.quantize(model, nncf.Dataset(videos, inputs), subset_size=len(videos))
+  dataset = nncf.Dataset(videos, inputs)
+  options = {"subset_size": len(videos), "ignored_scope": nncf.IgnoredScope(names=[_logits_layer(model)])}
+  if max_loss is None:
+    return nncf.quantize(model, dataset, **options)
+  exact = openvino.Core().compile_model(model, "CPU", _EXACT)
+  expected = {video: _outputs(exact, network, video)[1] for video in videos}
+
+  def agreement(compiled: Any, some: Iterable[pathlib.Path]) -> tuple[float, list[float]]:
+    cosines = [_cosine(_outputs(compiled, network, video)[1], expected[video]) for video in some]
+    return float(np.mean(cosines)), cosines
+
+  return nncf.quantize_with_accuracy_control(
+    model, dataset, nncf.Dataset(videos), agreement, max_drop=max_loss, **options
+  )
+
+
+def _logits_layer(model: Any) -> str:
+  """The name of the last layer with weights before the logits, which costs little and whose inputs have outliers."""
+  node = model.outputs[0].get_node()
+  while node.get_type_name() not in ("Convolution", "MatMul"):
+    node = node.input_value(0).get_node()
+  return node.get_friendly_name()
+
+
+def _in_float(quantized: Any) -> int:
+  """The number of convolutions whose kernels are not quantized."""
+  kernels = [node.input_value(1).get_node() for node in quantized.get_ops() if "Convolution" in node.get_type_name()]
+  return sum(kernel.get_type_name() == "Constant" for kernel in kernels)
 
 
 def _compare(
   openvino: Any, exact: Any, quantized: Any, network: classifier_lib.LoadedNetwork, videos: Sequence[pathlib.Path]
 ) -> Agreement:
-  hint = {"INFERENCE_PRECISION_HINT": "f32"}
   core = openvino.Core()
-  compiled = [core.compile_model(exact, "CPU", hint), core.compile_model(quantized, "CPU")]
+  compiled = [core.compile_model(exact, "CPU", _EXACT), core.compile_model(quantized, "CPU")]
   found = [[_outputs(each, network, video) for each in compiled] for video in videos]
   logits = np.array([[each[0] for each in pair] for pair in found], np.float64)
   features = [[each[1] for each in pair] for pair in found]
@@ -176,8 +214,12 @@ def _compare(
     largest_difference=float(difference.max()),
     mean_difference=float(difference.mean()),
     largest_logit=float(np.abs(exact_logits).max()),
-    feature_cosine=float(np.mean([a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in features])),
+    feature_cosine=float(np.mean([_cosine(*pair) for pair in features])),
   )
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+  return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def _shared(logits: np.ndarray, others: np.ndarray, number: int) -> float:

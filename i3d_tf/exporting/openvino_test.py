@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import tempfile
 import unittest
 
@@ -27,6 +28,7 @@ class ConfigTest(parameterized.TestCase):
     ({"precision": "auto"}, "precision is 'auto'; for the format saved_model allowed are float32, bfloat16, float16"),
     ({"format": "openvino", "precision": "int8"}, "precision int8 needs a calibration"),
     ({"format": "openvino", "calibration": ("a.mp4",)}, "calibration is for the precision int8, not float32"),
+    ({"format": "openvino", "max_loss": 0.1}, "max_loss is for the precision int8, not float32"),
   )
   def test_what_cannot_be_is_said_in_a_sentence(self, options, message):
     with self.assertRaisesRegex(errors.I3dError, message):
@@ -100,6 +102,20 @@ class OpenvinoTest(absltest.TestCase):
     self.assertGreater(agreement["feature_cosine"], 0.9)
     self.assertBetween(agreement["largest_difference"] / agreement["largest_logit"], 1e-6, 0.5)
     self.assertEqual(classifier.Classifier(self.exported, engine="openvino").precision, "int8")
+
+  @unittest.skipUnless(_HAS_OPENVINO, "OpenVINO and NNCF are not installed")
+  def test_a_limit_to_the_loss_keeps_layers_in_float(self):
+    self.net = self.folder / "c3d"  # of few layers, since each is tried
+    testing.write_network(self.net, model="c3d", num_frames=8, crop=32, short_side=36)
+    for seed in range(3):
+      testing.write_moving_video(self.folder / f"{seed}.avi", seed=seed, num_frames=12)
+    videos = tuple(str(self.folder / f"{seed}.avi") for seed in range(3))
+    found = [self._export(precision="int8", calibration=videos, max_loss=loss) for loss in (0.9, 1e-9)]
+    kept = [int(re.search(r"; (\d+) convolutions stay in float", " ".join(lines))[1]) for lines in found]
+    self.assertEqual(kept[0], 1)  # the logits
+    self.assertBetween(kept[1], 1, 11)
+    agreement = json.loads((self.exported / "agreement.json").read_text())
+    self.assertAlmostEqual(agreement["feature_cosine"], 1, places=6)  # on another video
 
   def _export(self, **options):
     self.exported.mkdir(exist_ok=True)
