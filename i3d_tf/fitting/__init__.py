@@ -4,14 +4,16 @@ import dataclasses
 
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import flow
 from i3d_tf import inference
 from i3d_tf.fitting import splits
+from i3d_tf.models import preprocess
 
 DEPTHS = ("head", "mixed_5", "all")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitConfig(inference.InferenceConfig):
+class FitConfig(inference.InferenceConfig, flow.FlowConfig):
   """How a folder of videos becomes a network.
 
   Attributes:
@@ -20,6 +22,9 @@ class FitConfig(inference.InferenceConfig):
     output: Folder of the run; one that is there goes on.
     rgb_checkpoint: RGB weights to start from: a released name, a path, or a run of train. None: rgb_imagenet or
       rgb_scratch, whichever has been downloaded, or else rgb_imagenet.
+    flow_checkpoint: Flow weights to start from, likewise. None: flow_imagenet or flow_scratch, whichever has been
+      downloaded, or else the RGB weights, with the mean of their first kernel over its inputs.
+    streams: Streams that networks are made of: rgb, flow, or both, whose logits are added.
     depth: What is trained: the classifier alone (head), which takes the time of looking at each video once; or after it
       also the last blocks of an I3D (mixed_5), or all of a network (all).
     protocol: How the accuracy is measured, see `splits.plan`. auto: by the folders train, val and test where there are
@@ -42,6 +47,8 @@ class FitConfig(inference.InferenceConfig):
   videos: str
   output: str
   rgb_checkpoint: str | None = None
+  flow_checkpoint: str | None = None
+  streams: tuple[str, ...] = fields.option(("rgb",), choices=preprocess.STREAMS)
   depth: str = fields.option("head", choices=DEPTHS)
   protocol: str = fields.option("auto", choices=splits.PROTOCOLS)
   num_folds: int = fields.option(5, least=2, most=100)
@@ -59,6 +66,14 @@ class FitConfig(inference.InferenceConfig):
 
   def __post_init__(self):
     super().__post_init__()
+    flow.FlowConfig.__post_init__(self)
+    if not self.streams:
+      raise errors.I3dError(f"streams is empty; allowed are {', '.join(preprocess.STREAMS)}")
+    object.__setattr__(self, "streams", tuple(each for each in preprocess.STREAMS if each in self.streams))
+    if "flow" not in self.streams:
+      for name, default in (("flow_checkpoint", None), ("flow", flow.DEFAULT), ("flow_params", ())):
+        if getattr(self, name) != default:
+          raise errors.I3dError(f"{name} is for the stream of flow, but streams is rgb; it takes streams=rgb,flow")
     for name in ("videos", "output"):
       if not getattr(self, name):
         raise errors.I3dError(f"{name} is empty; it must be a path")
