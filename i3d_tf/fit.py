@@ -22,14 +22,14 @@ classifier gets that sees nothing but the sizes and lengths of the files.
 The output is a run as train makes one, and all programs take it as a checkpoint:
   python -m i3d_tf.classify --video=new.mp4 --rgb_checkpoint=runs/mine
 
---streams=rgb,flow makes a second network, of optical flow, in runs/mine/flow, and also tells the accuracy of both
-together. It starts from --flow_checkpoint, or else from the RGB weights, which know nothing of flow. An RGB run that is
-there goes on with flow alone.
-
-It also holds report.html, one file with the accuracy and what it is worth, the labels to look at, and clips that look
+The run also holds report.html, one file with the accuracy and what it is worth, labels to look at, and clips that look
 alike; report.json; and predictions.csv. A run can be stopped or killed at any moment: started again with the same flags
 it goes on, and ends with the same result; with another split, or more videos, it does only what is new. Videos that
 cannot be read are named and left out; the exit status is 1 then.
+
+--streams=rgb,flow makes a second network, of optical flow, in runs/mine/flow, and also tells the accuracy of both
+together. It starts from --flow_checkpoint, or else from the RGB weights, which know nothing of flow. An RGB run that is
+there goes on with flow alone.
 
 --depth=mixed_5 or all goes on to train the last blocks, or all of the network, from there; that takes from minutes to
 hours. Every setting that is chosen for it is printed with its reason, and has a flag."""

@@ -27,9 +27,10 @@ class FitConfig(inference.InferenceConfig, flow.FlowConfig):
     streams: Streams that networks are made of: rgb, flow, or both, whose logits are added.
     depth: What is trained: the classifier alone (head), which takes the time of looking at each video once; or after it
       also the last blocks of an I3D (mixed_5), or all of a network (all).
-    protocol: How the accuracy is measured, see `splits.plan`. auto: by the folders train, val and test where there are
-      any, or else k_fold. The network that is kept has seen all clips, or those to train on if there are folders or the
-      depth is not head.
+    protocol: How the accuracy is measured. k_fold: each clip is tested once, by a classifier of the other folds;
+      leave_one_group_out: the same with each group as a fold; holdout: one fold is tested; auto: by the folders train,
+      val and test where there are any, or else k_fold, and holdout if the depth is not head. The network that is kept
+      has seen all clips with k_fold and leave_one_group_out, or else those to train on.
     num_folds: Folds of k_fold; of holdout, one of so many is tested.
     split_group: Regular expression; clips in whose ids (paths without endings) it finds the same text are never on both
       sides of a split. none: every clip by itself. None: guessed from the names.
