@@ -92,8 +92,8 @@ def choose(
   text = f"half of the free {memory / 2**30:.0f} GB holds {fitting_in} clips of about {each / 2**30:.1f} GB"
   batch = int(chosen("batch_size", max(1, min(8, fitting_in, len(lengths))), text))
   accumulation = max(1, min(_AT_ONCE, len(lengths)) // batch)
-  reasons.append(f"accumulation_steps {accumulation}: a step sees about {_AT_ONCE} clips")
   epochs, together = _EPOCHS[config.depth], batch * accumulation
+  reasons.append(f"accumulation_steps {accumulation}: a step sees {together} clips, of {_AT_ONCE} that it is to see")
   steps = min(max(_LEAST_STEPS, -(-epochs * len(lengths) // together)), _MOST_STEPS)
   text = f"{epochs} times each of {len(lengths)} videos, but from {_LEAST_STEPS} to {_MOST_STEPS}"
   num_steps = int(chosen("num_steps", steps, text))

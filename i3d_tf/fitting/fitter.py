@@ -199,8 +199,8 @@ class _Fit:
       self._say(f"Warning: {message}")
 
   def _fail(self, path: str, reason: str) -> None:
-    self._failures[path] = reason
-    self._say(f"Not used: {reason}")
+    self._failures[path] = reason.partition("; allow_damaged=True")[0]  # there is no such choice here
+    self._say(f"Not used: {self._failures[path]}")
 
   def _read(self, listed: samples_lib.Samples, fps: float) -> tuple[samples_lib.Samples, list[samples_lib.Facts]]:
     """The videos that can be read, and what their files tell."""
