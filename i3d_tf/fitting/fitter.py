@@ -180,7 +180,7 @@ class _Fit:
     if not made.exists():
       if (name := _downloaded(stream)) is not None:
         return name
-      initialization.write_for_flow(self._rgb_checkpoint, made)
+      initialization.write_for_flow(self._rgb_checkpoint, made, flow_method=config.flow_method)
     self._say(f"Flow starts from the weights of {self._rgb_checkpoint}, since no network of flow was named")
     return os.fspath(made)
 
