@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
   print(f"To use it: python -m i3d_tf.classify --video=VIDEO{streams} {networks}")
   print(found.report_path)
   if found.failures:
-    return cli.fail(f"{len(found.failures)} videos could not be used; {found.report_path.name} names them")
+    return cli.fail(f"videos that could not be used: {len(found.failures)}; {found.report_path.name} names them")
   return 0
 
 

@@ -60,7 +60,7 @@ class FitTest(parameterized.TestCase):
     for text in (
       "14 videos of 3 classes", "broken.avi: this is not a video", "no groups are told by the names",
       "fewer than five clips of rot", "have a twin on the other side of a split (1 copy: rot/clip 0 and rot/same)",
-      "--split_scenes keeps them together", "95 % interval", "1 videos could not be used",
+      "--split_scenes keeps them together", "95 % interval", "videos that could not be used: 1",
     ):  # fmt: skip
       self.assertIn(text, said)
 

@@ -134,6 +134,8 @@ class _Fit:
     checkpoints = {stream: self._checkpoint(stream) for stream in config.streams}
     networks = " and ".join(checkpoints.values())
     self._say(f"{config.videos}: {len(listed)} videos of {len(listed.classes)} classes; network {networks}")
+    if checkpoints.get("flow") == os.fspath(self._folder / _FLOW_START):
+      self._say(f"Flow starts from the weights of {self._rgb_checkpoint}, since no network of flow was named")
     extractors = {stream: self._extractor(stream, checkpoint) for stream, checkpoint in checkpoints.items()}
     first = extractors[config.streams[0]]
     clip = first.networks[config.streams[0]].info.preprocess
@@ -181,7 +183,6 @@ class _Fit:
       if (name := _downloaded(stream)) is not None:
         return name
       initialization.write_for_flow(self._rgb_checkpoint, made, flow_method=config.flow_method)
-    self._say(f"Flow starts from the weights of {self._rgb_checkpoint}, since no network of flow was named")
     return os.fspath(made)
 
   def _extractor(self, stream: str, checkpoint: str) -> extraction.Extractor:
