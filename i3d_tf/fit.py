@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
   with decode.isolated():
     found = fitter.fit(config, progress=True, say=lambda message: tqdm.tqdm.write(cli.as_flags(message)))
   networks = " ".join(f"--{stream}_checkpoint={shlex.quote(str(path))}" for stream, path in found.networks.items())
-  streams = {("rgb",): "", ("flow",): " --streams=flow"}.get(tuple(found.networks), " --streams=joint")
+  streams = {"rgb": "", "flow": " --streams=flow"}.get("+".join(found.networks), " --streams=joint")
   print(f"To use it: python -m i3d_tf.classify --video=VIDEO{streams} {networks}")
   print(found.report_path)
   if found.failures:

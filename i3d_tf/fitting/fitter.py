@@ -354,7 +354,7 @@ class _Fit:
 
 def _with_sum(logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The logits of the streams, and of two also their sum, which is what programs take two networks together by."""
-  return {**logits, **({evaluation.FUSED: sum(logits.values())} if len(logits) > 1 else {})}
+  return {**logits, **({evaluation.FUSED: np.sum(list(logits.values()), axis=0)} if len(logits) > 1 else {})}
 
 
 def save(
