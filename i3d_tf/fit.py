@@ -1,5 +1,7 @@
 """Makes a network of a folder of videos. See `--help`."""
 
+import shlex
+
 from absl import flags
 
 from i3d_tf import cli
@@ -20,10 +22,14 @@ classifier gets that sees nothing but the sizes and lengths of the files.
 The output is a run as train makes one, and all programs take it as a checkpoint:
   python -m i3d_tf.classify --video=new.mp4 --rgb_checkpoint=runs/mine
 
-It also holds report.html, one file with the accuracy and what it is worth, the labels to look at, and clips that look
+The run also holds report.html, one file with the accuracy and what it is worth, labels to look at, and clips that look
 alike; report.json; and predictions.csv. A run can be stopped or killed at any moment: started again with the same flags
 it goes on, and ends with the same result; with another split, or more videos, it does only what is new. Videos that
 cannot be read are named and left out; the exit status is 1 then.
+
+--streams=rgb,flow makes a second network, of optical flow, in runs/mine/flow, and also tells the accuracy of both
+together. It starts from --flow_checkpoint, or else from the RGB weights, which know nothing of flow. An RGB run that is
+there goes on with flow alone.
 
 --depth=mixed_5 or all goes on to train the last blocks, or all of the network, from there; that takes from minutes to
 hours. Every setting that is chosen for it is printed with its reason, and has a flag."""
@@ -33,8 +39,9 @@ _TRAINING = ("batch_size", "num_steps", "learning_rate", "num_frames")
 FLAGS = flags.FLAGS
 cli.define_flags(fitting.FitConfig, group="Data and results", names=("videos", "output"), required=("videos", "output"))
 cli.define_flags(
-    fitting.FitConfig, group="Network", names=("rgb_checkpoint", "precision"),
-    unset={"rgb_checkpoint": "rgb_imagenet or rgb_scratch"},
+    fitting.FitConfig, group="Network",
+    names=("streams", "rgb_checkpoint", "flow_checkpoint", "flow", "flow_params", "precision"),
+    unset={"rgb_checkpoint": "rgb_imagenet or rgb_scratch", "flow_checkpoint": "flow_imagenet, or RGB's"},
 )  # fmt: skip
 cli.define_device_flags()
 cli.define_flags(
@@ -62,9 +69,12 @@ def main(arguments: list[str]) -> int:
 
   with decode.isolated():
     found = fitter.fit(config, progress=True, say=lambda message: tqdm.tqdm.write(cli.as_flags(message)))
+  networks = " ".join(f"--{stream}_checkpoint={shlex.quote(str(path))}" for stream, path in found.networks.items())
+  streams = {"rgb": "", "flow": " --streams=flow"}.get("+".join(found.networks), " --streams=joint")
+  print(f"To use it: python -m i3d_tf.classify --video=VIDEO{streams} {networks}")
   print(found.report_path)
   if found.failures:
-    return cli.fail(f"{len(found.failures)} videos could not be used; {found.report_path.name} names them")
+    return cli.fail(f"videos that could not be used: {len(found.failures)}; {found.report_path.name} names them")
   return 0
 
 

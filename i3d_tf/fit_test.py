@@ -60,7 +60,7 @@ class FitTest(parameterized.TestCase):
     for text in (
       "14 videos of 3 classes", "broken.avi: this is not a video", "no groups are told by the names",
       "fewer than five clips of rot", "have a twin on the other side of a split (1 copy: rot/clip 0 and rot/same)",
-      "--split_scenes keeps them together", "95 % interval", "1 videos could not be used",
+      "--split_scenes keeps them together", "95 % interval", "videos that could not be used: 1",
     ):  # fmt: skip
       self.assertIn(text, said)
 
@@ -109,6 +109,29 @@ class FitTest(parameterized.TestCase):
     refused = testing.run_main("fit", *words, "--precision=bfloat16")
     self.assertIn("was made with other parameters (precision was 'float32', is 'bfloat16')", refused.stderr)
 
+  def test_two_streams(self):
+    run = self.folder / "two"
+    shutil.copytree(self.folder / "run", run)  # of RGB, which goes on with flow
+    features = {path: path.stat().st_mtime_ns for path in (run / "features" / "rgb").rglob("*.npz")}
+    words = (*self.words, f"--output={run}", "--num_folds=3", "--streams=flow,rgb", "--flow=dis")
+    said = testing.run_main("fit", *words)
+    self.assertIn("Flow starts from the weights of", said.stdout + said.stderr)
+    self.assertNotIn("accuracy may suffer", said.stderr)  # since it knows no other flow
+    self.assertIn(f"--streams=joint --rgb_checkpoint={run} --flow_checkpoint={run}/flow", said.stdout)
+    self.assertEqual({path: path.stat().st_mtime_ns for path in features}, features)
+    results = json.loads((run / "report.json").read_text())["results"]
+    self.assertEqual(list(results), ["facts", "rgb", "flow", "rgb+flow"])
+    self.assertEqual(results["rgb"], self.report["results"]["rgb"])
+    kernels = [saved.read(path)[0]["Conv3d_1a_7x7/conv_3d/w"] for path in (self.folder / "network", run / "flow")]
+    np.testing.assert_allclose(kernels[1], kernels[0].mean(axis=3, keepdims=True).repeat(2, axis=3), atol=1e-6)
+    info, _ = saved.find(run / "flow")
+    self.assertEqual((info.stream, info.classes, info.flow_method), ("flow", ("Grün, hell", "im Haus", "rot"), "dis"))
+    video = self.folder / "my videos" / "rot" / "clip 1.avi"
+    networks = {"rgb": run, "flow": run / "flow"}
+    both = i3d_tf.classify(video, checkpoint=networks).logits
+    apart = [i3d_tf.classify(video, checkpoint={stream: path}).logits for stream, path in networks.items()]
+    np.testing.assert_allclose(both, sum(apart), rtol=1e-3, atol=1e-2)  # of one frame more without flow
+
   def test_scenes_of_a_list(self):
     path = self.folder / "list.csv"
     lines = ["path,label,group", '"my videos/Grün, hell/clip 0.avi","a, b",1']
@@ -155,6 +178,7 @@ class FitTest(parameterized.TestCase):
       ({"videos": self.folder / "nowhere"}, "there is no such folder of videos, nor CSV file"),
       ({"num_steps": 5}, "num_steps is for training; with depth=head only a classifier is fitted"),
       ({"depth": "all", "protocol": "k_fold"}, "take holdout"),
+      ({"flow": "dis"}, "flow is for the stream of flow, but streams is rgb"),
     ):
       with self.assertRaisesRegex(errors.I3dError, text):
         i3d_tf.fit(**{"videos": self.folder / "my videos", "output": self.folder / "refused", **options})

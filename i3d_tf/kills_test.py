@@ -60,7 +60,11 @@ class KillsTest(parameterized.TestCase):
       "fvd --real=videos --generated=videos --rgb_checkpoint=network --num_frames=9 --batch=2 --resamples=20 "
       "--save_stats=OUT/real.npz --json=OUT/fvd.json",
     ),
-    ("fit", "fit --videos=labelled --output=OUT --rgb_checkpoint=network --num_folds=2 --precision=float32"),
+    (
+      "fit",
+      "fit --videos=labelled --output=OUT --rgb_checkpoint=network --num_folds=2 --precision=float32 "
+      "--streams=rgb,flow --flow=dis",
+    ),
     ("export", "export --checkpoint=network --output=OUT/model"),
     ("experiments", "experiments --table=TABLE --data=. --output=OUT"),
   )

@@ -33,15 +33,15 @@ from i3d_tf.evaluation import predictions as predictions_lib
 from i3d_tf.visualization import canvas
 
 FACTS = "facts"  # in place of a stream: what is told by the files' sizes, lengths and rates alone
-TUNED = "tuned"  # a network that was trained on from the one before it
-COLORS = {
+_TUNED = " tuned"  # behind a stream: a network that was trained on from the classifier on features
+COLORS: dict[str, str] = {
     "rgb": "#2f6fdb", "flow": "#e08a1e", evaluation.FUSED: "#2b8a6e", "joint": "#8a4fb8", FACTS: "#8793a5",
-    TUNED: "#17644c",
+    f"rgb{_TUNED}": "#163f85", f"flow{_TUNED}": "#8f540a", f"{evaluation.FUSED}{_TUNED}": "#17644c",
 }  # fmt: skip
 NAMES = {
     "rgb": "RGB", "flow": "Flow", evaluation.FUSED: "RGB+Flow", "joint": "Joint", FACTS: "File facts",
-    TUNED: "Fine-tuned",
 }  # fmt: skip
+NAMES |= {f"{stream}{_TUNED}": f"{NAMES[stream]}, fine-tuned" for stream in ("rgb", "flow", evaluation.FUSED)}
 _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
@@ -51,6 +51,15 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#c9d1dc", "xtick.color": _FAINT, "ytick.color": _FAINT, "axes.titlesize": 10.5,
     "text.parse_math": False,  # a class may have '$' in its name
 }  # fmt: skip
+
+
+def tuned(stream: str) -> str:
+  """Returns what a stream's network is called that was trained on from the classifier on features.
+
+  Args:
+    stream: 'rgb', 'flow' or `evaluation.FUSED`.
+  """
+  return f"{stream}{_TUNED}"
 
 
 @matplotlib.rc_context(STYLE)

@@ -4,14 +4,16 @@ import dataclasses
 
 from i3d_tf import errors
 from i3d_tf import fields
+from i3d_tf import flow
 from i3d_tf import inference
 from i3d_tf.fitting import splits
+from i3d_tf.models import preprocess
 
 DEPTHS = ("head", "mixed_5", "all")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitConfig(inference.InferenceConfig):
+class FitConfig(inference.InferenceConfig, flow.FlowConfig):
   """How a folder of videos becomes a network.
 
   Attributes:
@@ -20,11 +22,15 @@ class FitConfig(inference.InferenceConfig):
     output: Folder of the run; one that is there goes on.
     rgb_checkpoint: RGB weights to start from: a released name, a path, or a run of train. None: rgb_imagenet or
       rgb_scratch, whichever has been downloaded, or else rgb_imagenet.
+    flow_checkpoint: Flow weights to start from, likewise. None: flow_imagenet or flow_scratch, whichever has been
+      downloaded, or else the RGB weights, with the mean of their first kernel over its inputs.
+    streams: Streams that networks are made of: rgb, flow, or both, whose logits are added.
     depth: What is trained: the classifier alone (head), which takes the time of looking at each video once; or after it
       also the last blocks of an I3D (mixed_5), or all of a network (all).
-    protocol: How the accuracy is measured, see `splits.plan`. auto: by the folders train, val and test where there are
-      any, or else k_fold. The network that is kept has seen all clips, or those to train on if there are folders or the
-      depth is not head.
+    protocol: How the accuracy is measured. k_fold: each clip is tested once, by a classifier of the other folds;
+      leave_one_group_out: the same with each group as a fold; holdout: one fold is tested; auto: by the folders train,
+      val and test where there are any, or else k_fold, and holdout if the depth is not head. The network that is kept
+      has seen all clips with k_fold and leave_one_group_out, or else those to train on.
     num_folds: Folds of k_fold; of holdout, one of so many is tested.
     split_group: Regular expression; clips in whose ids (paths without endings) it finds the same text are never on both
       sides of a split. none: every clip by itself. None: guessed from the names.
@@ -42,6 +48,8 @@ class FitConfig(inference.InferenceConfig):
   videos: str
   output: str
   rgb_checkpoint: str | None = None
+  flow_checkpoint: str | None = None
+  streams: tuple[str, ...] = fields.option(("rgb",), choices=preprocess.STREAMS)
   depth: str = fields.option("head", choices=DEPTHS)
   protocol: str = fields.option("auto", choices=splits.PROTOCOLS)
   num_folds: int = fields.option(5, least=2, most=100)
@@ -59,6 +67,14 @@ class FitConfig(inference.InferenceConfig):
 
   def __post_init__(self):
     super().__post_init__()
+    flow.FlowConfig.__post_init__(self)
+    if not self.streams:
+      raise errors.I3dError(f"streams is empty; allowed are {', '.join(preprocess.STREAMS)}")
+    object.__setattr__(self, "streams", tuple(each for each in preprocess.STREAMS if each in self.streams))
+    if "flow" not in self.streams:
+      for name, default in (("flow_checkpoint", None), ("flow", flow.DEFAULT), ("flow_params", ())):
+        if getattr(self, name) != default:
+          raise errors.I3dError(f"{name} is for the stream of flow, but streams is rgb; it takes streams=rgb,flow")
     for name in ("videos", "output"):
       if not getattr(self, name):
         raise errors.I3dError(f"{name} is empty; it must be a path")

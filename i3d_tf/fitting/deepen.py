@@ -4,7 +4,9 @@ Every setting is chosen from the number and the length of the videos and from th
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 
@@ -12,8 +14,10 @@ import numpy as np
 import tqdm
 
 from i3d_tf import errors
+from i3d_tf import files
 from i3d_tf import fitting
 from i3d_tf import training
+from i3d_tf import workdir
 from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import prepare
 from i3d_tf.data import records
@@ -32,6 +36,7 @@ _CLIP_BYTES = 1.5 * 2**30  # of a clip of 64 frames of 224 pixels in training, m
 _AT_ONCE = 16  # clips that a step is to see, over several batches if need be
 _LEAST_STEPS, _MOST_STEPS = 60, 4000
 _CLIPS_PER_SHARD = 32
+HEAD, TRAINING = "head", "training"  # folders of a run, with one for each stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +92,8 @@ def choose(
   text = f"half of the free {memory / 2**30:.0f} GB holds {fitting_in} clips of about {each / 2**30:.1f} GB"
   batch = int(chosen("batch_size", max(1, min(8, fitting_in, len(lengths))), text))
   accumulation = max(1, min(_AT_ONCE, len(lengths)) // batch)
-  reasons.append(f"accumulation_steps {accumulation}: a step sees about {_AT_ONCE} clips")
   epochs, together = _EPOCHS[config.depth], batch * accumulation
+  reasons.append(f"accumulation_steps {accumulation}: a step sees {together} clips, of {_AT_ONCE} that it is to see")
   steps = min(max(_LEAST_STEPS, -(-epochs * len(lengths) // together)), _MOST_STEPS)
   text = f"{epochs} times each of {len(lengths)} videos, but from {_LEAST_STEPS} to {_MOST_STEPS}"
   num_steps = int(chosen("num_steps", steps, text))
@@ -103,12 +108,40 @@ def choose(
 
 
 def free_memory() -> int:
-  """Returns the bytes of memory that are free, of the machine and not of its GPUs."""
-  return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  """Returns the bytes of memory that programs can take without swapping, of the machine and not of its GPUs."""
+  with open("/proc/meminfo", encoding="ascii") as file:
+    found = next(line for line in file if line.startswith("MemAvailable:"))
+  return 1024 * int(found.split()[1])
+
+
+def settle(
+  path: pathlib.Path, config: fitting.FitConfig, clip: preprocess.Preprocess, lengths: Sequence[int], *, precision: str
+) -> Settings:
+  """Returns the settings of a run: those that it began with, however much memory is free now, or new ones.
+
+  Args:
+    path: File where they are kept, with what they were chosen for; a run with other options or videos gets new ones.
+    config: The options.
+    clip: Clips that the network was trained on.
+    lengths: Frames of each video to train on, at the network's rate.
+    precision: Type of convolutions and activations.
+  """
+  given = {name: getattr(config, name) for name in ("depth", "batch_size", "num_steps", "learning_rate", "num_frames")}
+  asked = {**given, "precision": precision, "lengths": list(lengths)}
+  with contextlib.suppress(OSError, errors.I3dError, KeyError, TypeError):
+    kept = files.read_json(path, "what fit writes")
+    if kept["asked"] == asked:
+      return Settings(**{**kept["settings"], "reasons": tuple(kept["settings"]["reasons"])})
+  found = choose(config, clip, lengths, memory=free_memory(), precision=precision)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with workdir.replacing(path) as file:
+    file.write(json.dumps({"asked": asked, "settings": dataclasses.asdict(found)}, indent=2).encode())
+  return found
 
 
 def train(
   config: fitting.FitConfig,
+  stream: str,
   samples: samples_lib.Samples,
   lengths: Sequence[int],
   plan: splits.Plan,
@@ -117,12 +150,13 @@ def train(
   progress: bool,
   say: Callable[[str], None],
 ) -> np.ndarray:
-  """Trains from the classifier in the folder `head` of the run, and returns the logits of the clips of the first fold.
+  """Trains from a classifier in the folder `head` of the run, and returns the logits of the clips of the first fold.
 
-  The network is in the folder `training`, as train leaves it, and the records in `records`.
+  The network is in the folder `training`, as train leaves it, and the records in `records`, each below the stream.
 
   Args:
     config: The options.
+    stream: 'rgb' or 'flow'.
     samples: The videos.
     lengths: Frames of each at the network's rate.
     plan: Of one fold.
@@ -137,20 +171,20 @@ def train(
     I3dError: If the network cannot be trained so, or a video not be read.
   """
   folder, fold = pathlib.Path(config.output), plan.folds[0]
-  values, info = saved.read(folder / "head")
+  head, records_folder = folder / HEAD / stream, folder / "records" / stream
+  values, info = saved.read(head)
   if config.depth == "mixed_5" and not any(name.startswith("Mixed_5") for name in values):
     raise errors.I3dError(f"depth is mixed_5, but {info.model} has no blocks Mixed_5; take all")
-  settings = choose(
-    config, info.preprocess, [lengths[index] for index in fold.train], memory=free_memory(), precision=precision
-  )
+  kept, own = folder / TRAINING / f"{stream}.json", [lengths[index] for index in fold.train]
+  settings = settle(kept, config, info.preprocess, own, precision=precision)
   for reason in settings.reasons:
-    say(f"Training with {reason}")
+    say(f"Training {stream} with {reason}")
   divided = ["test" if index in set(fold.test) else "train" for index in range(len(samples))]
-  _write_records(samples.dataset(divided), folder / "records", info, progress)
+  _write_records(config, samples.dataset(divided), records_folder, info, progress)
   trained = trainer.train(
-    folder / "records", folder / "training", num_steps=settings.num_steps, batch_size=settings.batch_size,
+    records_folder, folder / TRAINING / stream, num_steps=settings.num_steps, batch_size=settings.batch_size,
     model=info.model, stream=info.stream, width_multiplier=info.width_multiplier, average_space=info.average_space,
-    initial_checkpoint=os.fspath(folder / "head"), seed=config.seed, save_every=max(10, settings.num_steps // 20),
+    initial_checkpoint=os.fspath(head), seed=config.seed, save_every=max(10, settings.num_steps // 20),
     deterministic=True, progress=progress,
     optimization=training.OptimizationConfig(
       accumulation_steps=settings.accumulation_steps, learning_rate=settings.learning_rate, schedule="cosine",
@@ -162,20 +196,23 @@ def train(
   if trained.step < settings.num_steps:
     raise errors.I3dError(f"stopped at step {trained.step} of {settings.num_steps}; the same call goes on from there")
   found = evaluator.evaluate(
-    output=os.fspath(folder / "evaluation"), records=os.fspath(folder / "records"), precision=settings.precision,
-    checkpoints={info.stream: os.fspath(folder / "training")}, progress=progress,
-  ).results[info.stream].predictions  # fmt: skip
+    output=os.fspath(folder / "evaluation" / stream), records=os.fspath(records_folder), precision=settings.precision,
+    checkpoints={stream: os.fspath(folder / TRAINING / stream)}, progress=progress,
+  ).results[stream].predictions  # fmt: skip
   logits = np.full((len(samples), len(samples.classes)), np.nan)
   places = {name: index for index, name in enumerate(samples.ids)}
   logits[[places[name] for name in found.ids]] = found.logits
   return logits
 
 
-def _write_records(dataset: clips_lib.Dataset, folder: pathlib.Path, info: saved.ModelInfo, progress: bool) -> None:
-  """Writes the videos as records of RGB; goes on where it was."""
+def _write_records(
+  config: fitting.FitConfig, dataset: clips_lib.Dataset, folder: pathlib.Path, info: saved.ModelInfo, progress: bool
+) -> None:
+  """Writes the videos as records of the network's stream; goes on where it was."""
   settings = shards.RecordConfig(
-    streams=("rgb",), fps=info.preprocess.frame_rate, short_side=max(16, info.preprocess.short_side)
-  )
+      streams=info.streams, fps=info.preprocess.frame_rate, short_side=max(16, info.preprocess.short_side),
+      flow=config.flow, flow_params=config.flow_params,
+  )  # fmt: skip
   parameters = shards.parameters(dataset, settings, clips_per_shard=_CLIPS_PER_SHARD)
   made = shards.Folder(folder, shards.plan(dataset, _CLIPS_PER_SHARD))
   with made.claim(parameters):

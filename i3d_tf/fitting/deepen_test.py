@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
@@ -55,19 +56,28 @@ class TrainTest(absltest.TestCase):
       place.mkdir(parents=True, exist_ok=True)
       testing.write_moving_video(place / f"{number}.avi", seed=number, num_frames=12)
     said: list[str] = []
-    found = i3d_tf.fit(
+    config = _config(
         videos=str(folder / "videos"), output=str(folder / "run"), rgb_checkpoint=str(folder / "network"),
-        precision="float32", depth="mixed_5", num_steps=2, batch_size=2, num_folds=2, say=said.append,
+        precision="float32", streams=("rgb", "flow"), depth="mixed_5", num_steps=2, num_folds=2,
     )  # fmt: skip
-    self.assertEqual(list(found.metrics), ["facts", "rgb", "tuned"])
+    found = i3d_tf.fit(config, say=said.append)
+    self.assertEqual(
+      list(found.metrics), ["facts", "rgb", "flow", "rgb+flow", "rgb tuned", "flow tuned", "rgb+flow tuned"]
+    )
     self.assertEqual({each.num_videos for each in found.metrics.values()}, {4})  # one of two folds
-    self.assertIn("Training with num_steps 2: as given", said)
-    before, after = (saved.read(folder / "run" / name)[0] for name in ("head", "best"))
-    moved = {name for name in before if not np.array_equal(before[name], after[name]) and "moving_" not in name}
-    self.assertTrue(all(name.startswith(("Mixed_5", "Logits")) for name in moved))
-    self.assertTrue(any(name.startswith("Mixed_5") for name in moved))
-    info, _ = saved.find(folder / "run")
-    self.assertEqual((info.classes, info.step), (("left", "right"), 2))
+    self.assertIn("Training flow with num_steps 2: as given", said)
+    self.assertEqual(found.networks, {"rgb": folder / "run", "flow": folder / "run" / "flow"})
+    for stream, network in found.networks.items():
+      before, after = (saved.read(path)[0] for path in (folder / "run" / deepen.HEAD / stream, network))
+      moved = {name for name in before if not np.array_equal(before[name], after[name]) and "moving_" not in name}
+      self.assertTrue(all(name.startswith(("Mixed_5", "Logits")) for name in moved))
+      self.assertTrue(any(name.startswith("Mixed_5") for name in moved))
+      info, _ = saved.find(network)
+      self.assertEqual((info.stream, info.classes, info.step), (stream, ("left", "right"), 2))
+    with mock.patch.object(deepen, "free_memory", return_value=0):
+      again = i3d_tf.fit(config)  # goes on with the batches that it began with
+    for name, metrics in found.metrics.items():
+      self.assertEqual(again.metrics[name].cross_entropy, metrics.cross_entropy)
 
 
 if __name__ == "__main__":

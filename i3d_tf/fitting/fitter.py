@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import evaluation
 from i3d_tf import files
 from i3d_tf import fitting
 from i3d_tf import resources
@@ -28,12 +29,14 @@ from i3d_tf.fitting import report
 from i3d_tf.fitting import samples as samples_lib
 from i3d_tf.fitting import splits
 from i3d_tf.weights import hub
+from i3d_tf.weights import initialization
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
 INFO = "fit.json"
 _KEPT = ("rgb_checkpoint", "precision")  # of what features are; all else may differ when a run goes on
-_RELEASED = ("rgb_imagenet", "rgb_scratch")
+_RELEASED = {"rgb": ("rgb_imagenet", "rgb_scratch"), "flow": ("flow_imagenet", "flow_scratch")}
+_FLOW_START = "flow_start"  # folder of the network of flow that was made of the one of RGB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,16 +44,20 @@ class FitResult:
   """What was fitted, and how good it is.
 
   Attributes:
-    output: Folder of the run, which every program takes as a checkpoint.
-    metrics: Of the clips that were tested: 'facts', what a classifier gets that sees only the files' sizes and lengths,
-      and 'rgb', the network.
-    interval: 95 % interval of the network's accuracy.
+    output: Folder of the run.
+    networks: Folders of the networks by stream, which every program takes as checkpoints: `output` of RGB, or `flow` in
+      it.
+    metrics: Of the clips that were tested: 'facts', what a classifier gets that sees only the files' sizes and lengths;
+      'rgb', 'flow' and 'rgb+flow', the networks; and 'rgb tuned' and the like, those that were trained on from there.
+      The last is what is kept.
+    interval: 95 % interval of the last one's accuracy.
     warnings: Sentences that a user should know.
     failures: Videos that could not be used, each with the reason.
     report_path: The page.
   """
 
   output: pathlib.Path
+  networks: Mapping[str, pathlib.Path]
   metrics: Mapping[str, metrics_lib.Metrics]
   interval: tuple[float, float]
   warnings: tuple[str, ...]
@@ -98,7 +105,11 @@ def _checkpoint(config: fitting.FitConfig, folder: workdir.Workdir) -> str:
     return config.rgb_checkpoint
   if (folder.path / INFO).is_file():
     return folder.read_info()["parameters"]["rgb_checkpoint"]
-  return next((name for name in _RELEASED if hub.is_cached(name)), _RELEASED[0])
+  return _downloaded("rgb") or _RELEASED["rgb"][0]
+
+
+def _downloaded(stream: str) -> str | None:
+  return next((name for name in _RELEASED[stream] if hub.is_cached(name)), None)
 
 
 class _Fit:
@@ -111,7 +122,7 @@ class _Fit:
     progress: bool,
     say: Callable[[str], None],
   ):
-    self._config, self._checkpoint = config, checkpoint
+    self._config, self._rgb_checkpoint = config, checkpoint
     self._progress, self._say = progress, say
     self._folder = pathlib.Path(config.output)
     self._warnings: list[str] = []
@@ -120,34 +131,35 @@ class _Fit:
   def run(self, listed: samples_lib.Samples) -> FitResult:
     """Does all of it."""
     config, begin = self._config, time.monotonic()
-    self._say(f"{config.videos}: {len(listed)} videos of {len(listed.classes)} classes; network {self._checkpoint}")
-    extractor = extraction.Extractor(
-      profiles.FeatureConfig(rgb_checkpoint=self._checkpoint, window=profiles.ALL, precision=config.precision)
-    )
-    info = extractor.networks["rgb"].info
-    samples, facts = self._read(listed, info.preprocess.frame_rate)
-    samples, facts, features = self._extract(samples, facts, extractor)
+    checkpoints = {stream: self._checkpoint(stream) for stream in config.streams}
+    networks = " and ".join(checkpoints.values())
+    self._say(f"{config.videos}: {len(listed)} videos of {len(listed.classes)} classes; network {networks}")
+    if checkpoints.get("flow") == os.fspath(self._folder / _FLOW_START):
+      self._say(f"Flow starts from the weights of {self._rgb_checkpoint}, since no network of flow was named")
+    extractors = {stream: self._extractor(stream, checkpoint) for stream, checkpoint in checkpoints.items()}
+    first = extractors[config.streams[0]]
+    clip = first.networks[config.streams[0]].info.preprocess
+    samples, facts = self._read(listed, clip.frame_rate)
+    samples, facts, features = self._take_features(samples, facts, extractors)
     samples = self._drop_empty_classes(samples)
     pairs = checks.find_pairs(facts)
     grouping, plan = self._plan(samples, pairs)
     self._warn(*plan.warnings)
     crossing = checks.across(pairs, plan)
     self._warn(checks.describe_leak(crossing, samples))
-    self._warn(*checks.warn(samples, facts, num_frames=info.preprocess.num_frames))
+    self._warn(*checks.warn(samples, facts, num_frames=clip.num_frames))
     measured = self._measure(samples, facts, features, grouping, plan)
-    head = self._fit_head(samples, features, grouping, plan)
-    save(self._folder / (saved.BEST if config.depth == "head" else "head"), self._checkpoint, head, samples)
+    heads = {stream: self._fit_head(samples, each, grouping, plan) for stream, each in features.items()}
+    homes = {stream: self._folder if stream == "rgb" else self._folder / stream for stream in heads}
+    for stream, head in heads.items():
+      folder = homes[stream] / saved.BEST if config.depth == "head" else self._folder / deepen.HEAD / stream
+      save(folder, checkpoints[stream], head, samples, flow_method=config.flow_method if stream == "flow" else "")
     if config.depth != "head":
-      lengths = [each.num_frames for each in facts]
-      measured[report.TUNED] = deepen.train(
-          config, samples, lengths, plan, precision=extractor.options.precision, progress=self._progress, say=self._say
-      )  # fmt: skip
-      values, info = saved.read(self._folder / "training")
-      saved.save_values(self._folder / saved.BEST, values, info)
+      measured |= self._deepen(samples, facts, plan, homes, precision=first.options.precision)
     outcome = report.Outcome(
-        config=config, samples=samples, facts=facts, features=features, grouping=grouping, plan=plan, pairs=pairs,
-        crossing=crossing, measured=measured, head=head, warnings=tuple(self._warnings), failures=self._failures,
-        checkpoint=self._checkpoint, precision=extractor.options.precision, seconds=time.monotonic() - begin,
+        config=config, samples=samples, facts=facts, grouping=grouping, plan=plan, pairs=pairs, crossing=crossing,
+        measured=measured, heads=heads, warnings=tuple(self._warnings), failures=self._failures,
+        checkpoints=checkpoints, precision=first.options.precision, seconds=time.monotonic() - begin,
     )  # fmt: skip
     if text := outcome.about_facts():
       self._warn(text)
@@ -156,9 +168,30 @@ class _Fit:
     for line in report.summary(outcome):
       self._say(line)
     return FitResult(
-        output=self._folder, metrics=outcome.metrics, interval=outcome.interval, warnings=outcome.warnings,
-        failures=self._failures, report_path=path,
+        output=self._folder, networks=homes, metrics=outcome.metrics, interval=outcome.interval,
+        warnings=outcome.warnings, failures=self._failures, report_path=path,
     )  # fmt: skip
+
+  def _checkpoint(self, stream: str) -> str:
+    """The weights of a stream to start from."""
+    config, made = self._config, self._folder / _FLOW_START
+    if stream == "rgb":
+      return self._rgb_checkpoint
+    if config.flow_checkpoint is not None:
+      return config.flow_checkpoint
+    if not made.exists():
+      if (name := _downloaded(stream)) is not None:
+        return name
+      initialization.write_for_flow(self._rgb_checkpoint, made, flow_method=config.flow_method)
+    return os.fspath(made)
+
+  def _extractor(self, stream: str, checkpoint: str) -> extraction.Extractor:
+    """The network of a stream, ready to make features of whole videos."""
+    config = self._config
+    options: dict[str, Any] = {"streams": (stream,), f"{stream}_checkpoint": checkpoint}
+    if stream == "flow":
+      options |= {"flow": config.flow, "flow_params": config.flow_params}
+    return extraction.Extractor(profiles.FeatureConfig(window=profiles.ALL, precision=config.precision, **options))
 
   def _warn(self, *messages: str) -> None:
     """Keeps and says what a user should know."""
@@ -167,8 +200,8 @@ class _Fit:
       self._say(f"Warning: {message}")
 
   def _fail(self, path: str, reason: str) -> None:
-    self._failures[path] = reason
-    self._say(f"Not used: {reason}")
+    self._failures[path] = reason.partition("; allow_damaged=True")[0]  # there is no such choice here
+    self._say(f"Not used: {self._failures[path]}")
 
   def _read(self, listed: samples_lib.Samples, fps: float) -> tuple[samples_lib.Samples, list[samples_lib.Facts]]:
     """The videos that can be read, and what their files tell."""
@@ -180,20 +213,40 @@ class _Fit:
     used = [index for index, each in enumerate(found) if not isinstance(each, str)]
     return listed.take(used), [each for each in found if not isinstance(each, str)]
 
+  def _take_features(
+    self,
+    samples: samples_lib.Samples,
+    facts: list[samples_lib.Facts],
+    extractors: Mapping[str, extraction.Extractor],
+  ) -> tuple[samples_lib.Samples, list[samples_lib.Facts], dict[str, np.ndarray]]:
+    """The videos that all networks take, and by stream the features of each `[N, channels]`."""
+    found = {stream: self._extract(samples, facts, stream, each) for stream, each in extractors.items()}
+    used = [index for index in range(len(samples)) if all(index in each for each in found.values())]
+    if not used:
+      raise errors.I3dError(
+        f"none of the {len(self._failures)} videos can be used; {next(iter(self._failures.values()))}"
+      )
+    features = {stream: np.stack([each[index] for index in used]) for stream, each in found.items()}
+    return samples.take(used), [facts[index] for index in used], features
+
   def _extract(
-    self, samples: samples_lib.Samples, facts: list[samples_lib.Facts], extractor: extraction.Extractor
-  ) -> tuple[samples_lib.Samples, list[samples_lib.Facts], np.ndarray]:
-    """The videos that the network takes, and the features of each `[N, channels]`."""
+    self,
+    samples: samples_lib.Samples,
+    facts: list[samples_lib.Facts],
+    stream: str,
+    extractor: extraction.Extractor,
+  ) -> dict[int, np.ndarray]:
+    """The features `[channels]` of a stream, of the videos that its network takes, by their indices."""
     listed = [sources.Source(path, name, path) for path, name in zip(samples.paths, samples.ids, strict=True)]
     sources.check_ids(listed, lambda source: source.id)
-    kept = results.Folder(self._folder / "features", part="fit")
+    kept = results.Folder(self._folder / "features" / stream, part="fit")
     with kept.claim(extractor.meaning):
       todo = kept.left(listed, retry_failures=self._config.retry_failures)
       frames = [facts[index].num_frames for index in todo]
       total = sum(each.num_frames for each in facts)
       there = len(listed) - len(todo)
       kept_of = f"; those of {there} more are there already" if there else ""
-      self._say(f"Computing features of {len(todo)} videos, {sum(frames):,} frames{kept_of}")
+      self._say(f"Computing features of {stream} of {len(todo)} videos, {sum(frames):,} frames{kept_of}")
       times = []
       with workers.Bar(total=total, initial=total - sum(frames), unit="frame", is_shown=self._progress) as bar:
         for number, index in enumerate(todo):
@@ -209,13 +262,11 @@ class _Fit:
       for source, entry in zip(listed, found, strict=True):
         if "error" in entry:
           self._fail(source.path, entry["error"])
-      used = [index for index, entry in enumerate(found) if "error" not in entry]
-      if not used:
-        raise errors.I3dError(
-          f"none of the {len(self._failures)} videos can be used; {next(iter(self._failures.values()))}"
-        )
-      features = np.stack([_features(kept.path / found[index]["outputs"][0]["path"]) for index in used])
-    return samples.take(used), [facts[index] for index in used], features
+      return {
+        index: _features(kept.path / entry["outputs"][0]["path"])
+        for index, entry in enumerate(found)
+        if "error" not in entry
+      }
 
   def _drop_empty_classes(self, samples: samples_lib.Samples) -> samples_lib.Samples:
     """The same videos without the classes of which there is none."""
@@ -249,24 +300,45 @@ class _Fit:
     self._say(f"Split: {plan.protocol}, {len(plan.folds)} fold{'s'[: len(plan.folds) > 1]}; {grouping.note}")
     return grouping, plan
 
+  def _deepen(
+    self,
+    samples: samples_lib.Samples,
+    facts: list[samples_lib.Facts],
+    plan: splits.Plan,
+    homes: Mapping[str, pathlib.Path],
+    *,
+    precision: str,
+  ) -> dict[str, np.ndarray]:
+    """Trains the networks on from their classifiers, puts them in their homes, and returns their scores."""
+    lengths = [each.num_frames for each in facts]
+    tuned = {}
+    for stream, home in homes.items():
+      tuned[stream] = deepen.train(
+          self._config, stream, samples, lengths, plan, precision=precision, progress=self._progress, say=self._say
+      )  # fmt: skip
+      saved.save_values(home / saved.BEST, *saved.read(self._folder / deepen.TRAINING / stream))
+    return {figures.tuned(name): logits for name, logits in _with_sum(tuned).items()}
+
   def _measure(
     self,
     samples: samples_lib.Samples,
     facts: list[samples_lib.Facts],
-    features: np.ndarray,
+    features: Mapping[str, np.ndarray],
     grouping: splits.Grouping,
     plan: splits.Plan,
   ) -> dict[str, np.ndarray]:
-    """Scores `[N, classes]` of clips that a fold tests, by 'facts' and 'rgb'; NaN of the others."""
-    self._say(f"Fitting {len(plan.folds) + 1} classifiers on {features.shape[1]} features")
+    """Scores `[N, classes]` of clips that a fold tests, by 'facts', stream, and 'rgb+flow'; NaN of the others."""
+    self._say(f"Fitting {(len(plan.folds) + 1) * len(features)} classifiers")
     numbers = np.array([each.numbers() for each in facts])
     size = len(samples.classes)
-    return {
-      figures.FACTS: linear.guess_from_facts(numbers, samples.labels, plan, num_classes=size),
-      report.NETWORK: linear.cross_validate(
-        features, samples.labels, grouping.groups, plan, num_classes=size, seed=self._config.seed
-      ),
+    by_stream = {
+      stream: linear.cross_validate(
+        each, samples.labels, grouping.groups, plan, num_classes=size, seed=self._config.seed
+      )
+      for stream, each in features.items()
     }
+    facts_alone = linear.guess_from_facts(numbers, samples.labels, plan, num_classes=size)
+    return {figures.FACTS: facts_alone, **_with_sum(by_stream)}
 
   def _fit_head(
     self, samples: samples_lib.Samples, features: np.ndarray, grouping: splits.Grouping, plan: splits.Plan
@@ -280,7 +352,14 @@ class _Fit:
     )  # fmt: skip
 
 
-def save(folder: pathlib.Path, checkpoint: str, head: linear.Head, samples: samples_lib.Samples) -> None:
+def _with_sum(logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The logits of the streams, and of two also their sum, which is what programs take two networks together by."""
+  return {**logits, **({evaluation.FUSED: np.sum(list(logits.values()), axis=0)} if len(logits) > 1 else {})}
+
+
+def save(
+  folder: pathlib.Path, checkpoint: str, head: linear.Head, samples: samples_lib.Samples, *, flow_method: str = ""
+) -> None:
   """Writes a network with a new classifier, as train writes one.
 
   Args:
@@ -288,6 +367,7 @@ def save(folder: pathlib.Path, checkpoint: str, head: linear.Head, samples: samp
     checkpoint: The network that the features are of.
     head: The classifier on what that network gives its own.
     samples: Have the classes and the name of the set.
+    flow_method: Optical flow that the features are of, see `flow.FlowConfig.flow_method`.
 
   Raises:
     CheckpointError: If the network's classifier is not a linear one on its features.
@@ -307,7 +387,9 @@ def save(folder: pathlib.Path, checkpoint: str, head: linear.Head, samples: samp
     kernels[0]: head.kernel.astype(np.float32).reshape(*ones, channels, count),
     biases[0]: head.bias.astype(np.float32),
   }
-  new = dataclasses.replace(info, num_classes=count, classes=samples.classes, dataset=samples.name, step=None)
+  new = dataclasses.replace(
+      info, num_classes=count, classes=samples.classes, dataset=samples.name, step=None, flow_method=flow_method
+  )  # fmt: skip
   saved.save_values(folder, values, new)
 
 

@@ -25,7 +25,6 @@ from i3d_tf.fitting import samples as samples_lib
 from i3d_tf.fitting import splits
 
 PAGE, RESULTS, PREDICTIONS = "report.html", "report.json", "predictions.csv"
-NETWORK, TUNED = "rgb", figures.TUNED  # the classifier on features; the network that was trained from there
 _MOST_SHOWN = 12  # pairs and disagreements on the page
 _SURE = 0.7  # probability of another class from which on a label is doubted
 _EXPLAINED = 1 / 3  # part of what is above chance, from which on file facts are worth a warning
@@ -39,16 +38,16 @@ class Outcome:
     config: Its options.
     samples: The videos that could be used.
     facts: Of each what the file tells.
-    features: Of each `[channels]`, stacked.
     grouping: Which belong together.
     plan: The folds.
     pairs: Videos that are as good as one.
     crossing: Those of the pairs that a fold has on both sides.
-    measured: Scores `[N, classes]` by 'facts', 'rgb' and perhaps 'tuned'; NaN of clips that no fold tests.
-    head: The classifier that is kept.
+    measured: Scores `[N, classes]`; NaN of clips that no fold tests. By 'facts', the streams, their fusion, and what
+      was trained on from these; the last is what is kept.
+    heads: The classifiers on features that are kept, by stream.
     warnings: What a user should know.
     failures: Videos that could not be used, with the reasons.
-    checkpoint: The network that it started from.
+    checkpoints: The networks that it started from, by stream.
     precision: Type that the features were computed in.
     seconds: How long it took.
   """
@@ -56,23 +55,22 @@ class Outcome:
   config: fitting.FitConfig
   samples: samples_lib.Samples
   facts: Sequence[samples_lib.Facts]
-  features: np.ndarray
   grouping: splits.Grouping
   plan: splits.Plan
   pairs: Sequence[checks.Pair]
   crossing: Sequence[checks.Pair]
   measured: Mapping[str, np.ndarray]
-  head: linear.Head
+  heads: Mapping[str, linear.Head]
   warnings: tuple[str, ...]
   failures: Mapping[str, str]
-  checkpoint: str
+  checkpoints: Mapping[str, str]
   precision: str
   seconds: float
 
   @property
   def network(self) -> str:
     """The network that is kept, among what was measured."""
-    return TUNED if TUNED in self.measured else NETWORK
+    return list(self.measured)[-1]
 
   @functools.cached_property
   def tested(self) -> np.ndarray:
@@ -110,9 +108,16 @@ class Outcome:
     return self.probabilities.argmax(axis=1) == self.labels
 
   @functools.cached_property
+  def intervals(self) -> dict[str, tuple[float, float]]:
+    """95 % interval of each accuracy."""
+    groups = [self.grouping.groups[index] for index in self.tested]
+    is_right = lambda name: self.scores[name].scores.argmax(axis=1) == self.labels
+    return {name: linear.interval(is_right(name), groups) for name in self.scores}
+
+  @property
   def interval(self) -> tuple[float, float]:
     """95 % interval of the network's accuracy."""
-    return linear.interval(self.is_right, [self.grouping.groups[index] for index in self.tested])
+    return self.intervals[self.network]
 
   @functools.cached_property
   def fold_accuracies(self) -> list[float]:
@@ -155,14 +160,16 @@ def summary(found: Outcome) -> list[str]:
   Args:
     found: What was found.
   """
-  low, high = (100 * bound for bound in found.interval)
   lines = [metrics_lib.table(found.metrics)]
-  lines.append(
-    f"The network recognises {100 * found.metrics[found.network].top1:.1f} % (95 % interval {low:.1f} to {high:.1f}); "
-    f"always naming the largest class, {100 * found.chance:.1f} %"
-  )
+  lines += [f"{figures.NAMES[name]}: {_accuracy(found, name)}" for name in found.metrics]
+  lines[-1] += f"; always naming the largest class, {100 * found.chance:.1f} %"
   lines.append(_about_threshold(found))
   return lines
+
+
+def _accuracy(found: Outcome, name: str) -> str:
+  low, high = (100 * bound for bound in found.intervals[name])
+  return f"{100 * found.metrics[name].top1:.1f} % (95 % interval {low:.1f} to {high:.1f})"
 
 
 def _about_threshold(found: Outcome) -> str:
@@ -211,15 +218,17 @@ def _about(found: Outcome) -> dict[str, Any]:
     "protocol": found.plan.protocol,
     "groups": found.grouping.note,
     "results": {key: metrics_lib.plain(each, classes) for key, each in found.metrics.items()},
-    "interval": list(found.interval),
+    "intervals": {name: list(each) for name, each in found.intervals.items()},
     "chance": found.chance,
     "folds": [
       {"name": fold.name, "trained": len(fold.train), "tested": len(fold.test), "accuracy": accuracy}
       for fold, accuracy in zip(found.plan.folds, found.fold_accuracies, strict=True)
     ],
     "threshold": None if found.threshold is None else dataclasses.asdict(found.threshold),
-    "strength": None if math.isnan(found.head.strength) else found.head.strength,
-    "temperature": found.head.temperature,
+    "heads": {
+      stream: {"strength": None if math.isnan(head.strength) else head.strength, "temperature": head.temperature}
+      for stream, head in found.heads.items()
+    },
     "warnings": list(found.warnings),
     "pairs": [
       {"one": name(pair.one), "other": name(pair.other), "kind": pair.kind, "similarity": round(pair.similarity, 4),
@@ -227,14 +236,15 @@ def _about(found: Outcome) -> dict[str, Any]:
     ],
     "doubtful_labels": [name(int(found.tested[place])) for place in found.doubtful()],
     "failures": [
-      {"stream": NETWORK, "number": "", "id": path, "reason": reason} for path, reason in found.failures.items()
+      {"stream": "", "number": "", "id": path, "reason": reason} for path, reason in found.failures.items()
     ],
-    "fusion": None,
+    "fusion": {"method": "logits", "flow_weight": 0.5} if len(found.heads) > 1 else None,
     "streams": {
-      NETWORK: {
-        "checkpoint": found.checkpoint, "precision": found.precision, "dataset": samples.name,
+      stream: {
+        "checkpoint": checkpoint, "precision": found.precision, "dataset": samples.name,
         "split": _split(found.plan), "protocol": {"protocol": "whole"},
       }
+      for stream, checkpoint in found.checkpoints.items()
     },
   }  # fmt: skip
 
@@ -262,7 +272,7 @@ def _predictions(found: Outcome) -> str:
 
 def _page(found: Outcome, about: Mapping[str, Any]) -> str:
   predictions = predictions_lib.Predictions(
-    stream=NETWORK,
+    stream=next(iter(found.heads)),
     ids=tuple(found.samples.ids[index] for index in found.tested),
     labels=found.labels,
     logits=found.scores[found.network].scores,
@@ -286,17 +296,21 @@ def _page(found: Outcome, about: Mapping[str, Any]) -> str:
 
 def _sections(found: Outcome, picture: Any) -> list[figures.Section]:
   """What the page of a fit has beyond that of an evaluation."""
-  low, high = (100 * bound for bound in found.interval)
-  head = found.head
-  facts = 100 * found.metrics[figures.FACTS].top1
+  accuracies = "; ".join(f"{figures.NAMES[name]} {_accuracy(found, name)}" for name in found.metrics)
   texts = [
-    f"95 % interval of the accuracy: {low:.1f} to {high:.1f} %. Always naming the largest class gets "
-    f"{100 * found.chance:.1f} %; sizes, lengths and rates of the files get {facts:.1f} %.",
+    f"Accuracy: {accuracies}; always naming the largest class {100 * found.chance:.1f} %. File facts are the sizes, "
+    "lengths, rates and bytes of the files alone.",
     f"{_about_threshold(found)}.",
-    f"The classifier is linear on the features of {found.checkpoint}; its penalty (C = {head.strength:g}) and the "
-    f"temperature {head.temperature:.2f}, by which its logits are divided, were chosen on inner folds."
-    if head.losses
-    else f"The classifier is linear on features of {found.checkpoint}; there are too few clips to choose its penalty.",
+    *(
+      f"The classifier of {figures.NAMES[stream]} is linear on the features of {found.checkpoints[stream]}; "
+      + (
+        f"its penalty (C = {head.strength:g}) and the temperature {head.temperature:.2f}, by which its logits are "
+        "divided, were chosen on inner folds."
+        if head.losses
+        else "there are too few clips to choose its penalty."
+      )
+      for stream, head in found.heads.items()
+    ),
   ]
   sections = [figures.Section(title="How far to trust it", texts=tuple(texts))]
   if found.warnings:

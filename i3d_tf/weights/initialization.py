@@ -73,6 +73,33 @@ def write_inflated(
   return InflatedNetwork(stream, len(inflated), sum(value.size for value in inflated.values()))
 
 
+def write_for_flow(name_or_path: str | os.PathLike, folder: str | os.PathLike, *, flow_method: str = "") -> None:
+  """Writes a network of RGB as one of flow, to a folder that appears when it is complete.
+
+  Its first kernel is the mean over the inputs, see `inflation.adapt_in_channels`; all else stays, batch norm, too.
+
+  Args:
+    name_or_path: The network of RGB, as `saved.read` takes it.
+    folder: A new or empty folder.
+    flow_method: Optical flow that it is to be given, see `flow.FlowConfig.flow_method`.
+
+  Raises:
+    I3dError: If the folder holds something, or the network takes no flow.
+    CheckpointError: If the network cannot be read.
+    DownloadError: If the network cannot be fetched.
+    OSError: If the folder cannot be written.
+  """
+  values, info = saved.read(name_or_path)
+  saved.check_stream(info, name_or_path, "rgb")
+  zoo.check_stream(info.model, "flow")
+  new = dataclasses.replace(info, stream="flow", flow_method=flow_method)
+  values = {name.replace("rgb/", "flow/", 1): value for name, value in values.items()}
+  for name, kernel in saved.first_kernels(values, info.model).items():
+    values[name] = inflation.adapt_in_channels(kernel, new.channels["flow"])
+  with workdir.new_folder(folder) as staging:
+    saved.save_values(staging, values, new)
+
+
 def initialize(
   model: base.Network,
   info: saved.ModelInfo,
