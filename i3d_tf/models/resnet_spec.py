@@ -96,6 +96,7 @@ ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType(
     ),
     "i3d_r50_32x2": Architecture(50, stem=(5, 2), pool=2, halves_time=True, kernels=_I3D_KERNELS),
     "tsm_r50": Architecture(50, pool=1, shift=8),
+    "tsn_r50": Architecture(50, pool=1),
   }
 )
 

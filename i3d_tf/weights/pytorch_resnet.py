@@ -70,6 +70,11 @@ def _temporal_shift_module(unit: str) -> tuple[str, str]:
   return f"base_model.{conv}{wrapped}", f"base_model.{norm}"
 
 
+def _tsn_pytorch(unit: str) -> tuple[str, str]:
+  conv, norm = _temporal_shift_module(unit)
+  return conv.removesuffix(".net"), norm
+
+
 def _mmaction2(unit: str) -> tuple[str, str]:
   if unit == spec.LOGITS:
     return "cls_head.fc_cls", ""
@@ -134,9 +139,10 @@ RESNET_LAYOUTS: Mapping[str, _ResNetLayout] = {
   "torchvision's networks of images": _ResNetLayout(("resnet_50",), _torchvision_image),
   "SlowFast": _ResNetLayout(("i3d_r50", "i3d_r50_non_local", "c2d_r50"), _slowfast),
   "PyTorchVideo": _ResNetLayout(("i3d_r50", "c2d_r50"), _pytorchvideo),
-  "MMAction2": _ResNetLayout(("i3d_r50_32x2",), _mmaction2),
+  "MMAction2": _ResNetLayout(("i3d_r50_32x2", "tsn_r50"), _mmaction2),
   "MMAction2, shifted": _ResNetLayout(("tsm_r50",), _mmaction2_shift),
   "temporal-shift-module": _ResNetLayout(("tsm_r50",), _temporal_shift_module),
+  "tsn-pytorch": _ResNetLayout(("tsn_r50",), _tsn_pytorch),
 }
 
 
