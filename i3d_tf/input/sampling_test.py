@@ -24,8 +24,8 @@ class _NumberedVideo:
     return self._num_frames
 
   def read(self, numbers):
-    ones = np.ones([1, 32, 32, 2], np.float32)
-    return {stream: each[:, None, None, None] / np.float32(100) * ones for stream, each in numbers.items()}
+    fill = lambda number: np.full([32, 32, 2], number / 100, np.float32)
+    return {stream: np.stack([fill(number) for number in each]) for stream, each in numbers.items()}
 
 
 class SamplingTest(parameterized.TestCase):
@@ -115,7 +115,7 @@ class SamplingTest(parameterized.TestCase):
     for step in clip_steps.evaluation(clips):
       state = step.apply(state)
     flow = state["flow"].numpy()[:num_clips, :, 0, 0]
-    np.testing.assert_array_equal(flow[..., 0], np.array(expected) / 100)
+    np.testing.assert_array_equal(flow[..., 0], np.float32(np.array(expected) / 100))
     np.testing.assert_array_equal(flow[..., 2], np.float32((np.array(expected) + 1) / 100))
 
   def test_training_draws_a_start_in_each_segment(self):

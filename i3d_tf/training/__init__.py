@@ -187,7 +187,7 @@ class TrainConfig:
       if getattr(self, name) and name not in zoo.get(self.model).options:
         raise errors.I3dError(f"{name} is not an option of {self.model}; leave it off")
     if self.distill_weight is not None and not self.teacher:
-      raise errors.I3dError(f"distill_weight is {self.distill_weight}, but there is no teacher")
+      raise errors.I3dError(f"distill_weight is {self.distill_weight:g}, but there is no teacher")
     if self.second_records and self.teacher:
       raise errors.I3dError("teacher is for one data set; drop it or second_records")
     if self.second_records and self.batch_size % 2:
