@@ -82,7 +82,7 @@ def center(clips: clip_config.TrainClips) -> list[Step]:
     clips: Clips of training.
   """
   return [
-    Step(f"start in the middle{_where(clips)}", functools.partial(_center_start, clips)),
+    Step(f"start in the middle{_where(clips)}", functools.partial(_uniform_starts, clips, 1)),
     _take_step(clips),
     *_take_stacks_steps(clips),
     _size_step(clips),
@@ -101,7 +101,8 @@ def evaluation(clips: clip_config.EvalClips) -> list[Step]:
   """
   size = [*_take_stacks_steps(clips), _size_step(clips)]
   whole = [Step("decode the frames taken", functools.partial(_decode_whole, clips.streams)), *_field_steps(clips)]
-  starts = Step(f"{clips.num_clips} starts at equal distances", functools.partial(_uniform_starts, clips))
+  spread = functools.partial(_uniform_starts, clips, clips.num_clips)
+  starts = Step(f"{clips.num_clips} starts at equal distances", spread)
   views = Step(f"views of {clips.num_frames} frames", functools.partial(_divide_views, clips))
   if clips.protocol == "release":
     taken = f"take the first {clips.max_frames} frames, every {clips.frame_stride}; loop up to {clips.min_frames}"
@@ -116,7 +117,7 @@ def evaluation(clips: clip_config.EvalClips) -> list[Step]:
   else:
     places = functools.partial(_crops, clips, ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)))
     crops = Step(f"crops of {clips.crop}x{clips.crop}: four corners, centre", places)
-    middle = Step(f"start in the middle{_where(clips)}", functools.partial(_center_start, clips))
+    middle = Step(f"start in the middle{_where(clips)}", functools.partial(_uniform_starts, clips, 1))
     found = [middle, _take_step(clips), *size, *whole, crops]
   if clips.flip or clips.protocol == "ten_crop":
     found.append(Step("add the mirror image of each view; the flow's x is negated", functools.partial(_mirror, clips)))
@@ -191,12 +192,6 @@ def _last(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -
   return ops.last_start(available, clips.segment_frames or clips.num_frames, clips.frame_stride, clips.flow_stack)
 
 
-def _segment_starts(clips: clip_config.TrainClips | clip_config.EvalClips, state: State, num_clips: int) -> State:
-  """Each clip has a place of its own in every segment."""
-  of_clip = lambda index: tf.fill([clips.num_frames // clips.segment_frames], (index + 0.5) / num_clips)
-  return {**state, "starts": [ops.segment_starts(_last(clips, state), of_clip(index)) for index in range(num_clips)]}
-
-
 def _random_start(clips: clip_config.TrainClips, state: State) -> State:
   if clips.segment_frames:
     seed = tf.random.fold_in(state["seed"], _STARTS)
@@ -211,16 +206,15 @@ def _jitter_start(clips: clip_config.TrainClips, state: State) -> State:
   return {**state, "starts": [ops.jitter_start(start, _last(clips, state), draw, clips.temporal_jitter)]}
 
 
-def _center_start(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> State:
-  if clips.segment_frames:
-    return _segment_starts(clips, state, 1)
-  return {**state, "starts": tf.unstack(ops.uniform_starts(_last(clips, state), 1))}
-
-
-def _uniform_starts(clips: clip_config.EvalClips, state: State) -> State:
-  if clips.segment_frames:
-    return _segment_starts(clips, state, clips.num_clips)
-  return {**state, "starts": tf.unstack(ops.uniform_starts(_last(clips, state), clips.num_clips))}
+def _uniform_starts(clips: clip_config.TrainClips | clip_config.EvalClips, num_clips: int, state: State) -> State:
+  """Of segments each clip has a place of its own in every one."""
+  last = _last(clips, state)
+  if not clips.segment_frames:
+    return {**state, "starts": tf.unstack(ops.uniform_starts(last, num_clips))}
+  places = [
+    tf.fill([clips.num_frames // clips.segment_frames], (index + 0.5) / num_clips) for index in range(num_clips)
+  ]
+  return {**state, "starts": [ops.segment_starts(last, each) for each in places]}
 
 
 def _take(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> State:

@@ -118,8 +118,7 @@ class Differences(units.Unit):
     return (receptive_field.Layer(self._snippet, self._snippet, padding=0),)
 
   def __call__(self, inputs: tf.Tensor, statistics: batch_norm.BatchStatistics | None = None) -> tf.Tensor:
-    frames = tf.shape(inputs)[1] if inputs.shape[1] is None else inputs.shape[1]
-    whole = frames // self._snippet * self._snippet
+    whole = (inputs.shape[1] or tf.shape(inputs)[1]) // self._snippet * self._snippet
     frame = [inputs[:, index : whole : self._snippet] for index in range(self._snippet)]
     return tf.concat([after - before for before, after in zip(frame, frame[1:])], axis=-1)
 
@@ -179,13 +178,10 @@ def _branches(conv: Callable[..., units.Unit3D], block: _Block) -> list[units.Un
   pool = lambda: (
     units.MaxPool3D((1, 3, 3), (1, stride, stride), name="pool") if block.pools_maximum else _AveragePool(name="pool")
   )
+  double = (("3x3_reduce", inner), ("3x3_1", outer, 3), ("3x3_2", outer, 3, stride))
   branches: list[Callable[[], list[units.Unit]]] = [
     lambda: [conv("conv_3x3_reduce", first), conv("conv_3x3", last, 3, stride)],
-    lambda: [
-      conv("conv_double_3x3_reduce", inner),
-      conv("conv_double_3x3_1", outer, 3),
-      conv("conv_double_3x3_2", outer, 3, stride),
-    ],
+    lambda: [conv(f"conv_double_{name}", *sizes) for name, *sizes in double],
     lambda: [pool(), *([] if block.pool_proj is None else [conv("conv_pool_proj", block.pool_proj)])],
   ]
   if block.point is not None:
@@ -226,74 +222,48 @@ class TsnResNet(SegmentNetwork, resnet.ResNet):
 
 
 _TSN = "Wang et al., arXiv 1608.00859; yjxiong/tsn-pytorch"
-_RGB_AND_FLOW: Mapping[str, Any] = {
-  "streams": ("rgb", "flow"),
-  "training": {"num_frames": 3, "frame_stride": 1, "segment_frames": 1, "flow_stack": 5, **base.FULL_SIZE},
-  "test": {"protocol": "ten_crop", "num_frames": 25},
-}
-_DIFFERENCES: Mapping[str, Any] = {
-  "streams": ("rgb",),
-  "training": {"num_frames": 7 * _SNIPPET, "frame_stride": 1, "segment_frames": _SNIPPET, **base.FULL_SIZE},
-  "test": {"protocol": "ten_crop", "num_frames": 25 * _SNIPPET},
-}
 _BN_INCEPTION: Mapping[str, Any] = {"constructor": BnInception, "first_unit": "conv1_7x7_s2"}
 _RESNET: Mapping[str, Any] = {"constructor": TsnResNet, "first_unit": "stem"}
 
 
-def _entry(name: str, network: Mapping[str, Any], **fields: Any) -> base.Entry:
-  return base.Entry(**{"options": ("top_segments",), "trunk": "", "base": name, **network, **fields})
+def _entry(
+  network: Mapping[str, Any], parameters: Mapping[str, int], giga_multiply_adds: Mapping[str, float], **fields: Any
+) -> base.Entry:
+  """A TSN on frames and flow, or on differences only; its clips are so many segments, each of a snippet."""
+  is_bn = network is _BN_INCEPTION
+  arguments: dict[str, Any] = {} if is_bn else {"architecture": "tsn_r50"}
+  segments, snippet, what = 3, 1, "a frame, or five flows, of each of three segments; streams are trained apart"
+  training = {"frame_stride": 1, "flow_stack": 5}
+  if "flow" not in parameters:
+    segments, snippet, what = 7, _SNIPPET, "the differences between six frames of each of seven segments"
+    arguments, training = {**arguments, "snippet": snippet}, {"frame_stride": 1}
+  return base.Entry(**{
+      "title": f"TSN: {'BN-Inception' if is_bn else 'ResNet-50'} on {what}", **network, "arguments": arguments,
+      "streams": tuple(parameters), "options": ("top_segments",), "trunk": "",
+      "base": "bn_inception" if is_bn else "resnet_50",
+      "training": {"num_frames": segments * snippet, "segment_frames": snippet, **training, **base.FULL_SIZE},
+      "test": {"protocol": "ten_crop", "num_frames": 25 * snippet}, "parameters": parameters,
+      "giga_multiply_adds": giga_multiply_adds, "accuracies": {}, "source": _TSN, **fields,
+  })  # fmt: skip
 
 
 MODELS: Mapping[str, base.Entry] = {
   "bn_inception": base.Entry(
-    title="BN-Inception on every frame by itself; what TSN starts from",
-    **_BN_INCEPTION,
-    streams=("rgb",),
-    training={"num_frames": 1, "frame_stride": 1, **base.FULL_SIZE},
-    test={"protocol": "clips", "num_clips": 25},
-    parameters={"rgb": 10_670_224},
-    giga_multiply_adds={"rgb": 2.03},
-    accuracies={},
-    source="Ioffe and Szegedy, arXiv 1502.03167; Cadene/pretrained-models.pytorch bninception.py",
+      title="BN-Inception on every frame by itself; what TSN starts from", **_BN_INCEPTION, streams=("rgb",),
+      training={"num_frames": 1, "frame_stride": 1, **base.FULL_SIZE}, test={"protocol": "clips", "num_clips": 25},
+      parameters={"rgb": 10_670_224}, giga_multiply_adds={"rgb": 2.03}, accuracies={},
+      source="Ioffe and Szegedy, arXiv 1502.03167; Cadene/pretrained-models.pytorch bninception.py",
   ),
   "tsn_bn_inception": _entry(
-    "bn_inception",
-    _BN_INCEPTION,
-    title="TSN: BN-Inception on a frame, or five flows, of each of three segments; streams are trained apart",
-    **_RGB_AND_FLOW,
-    parameters={"rgb": 10_670_224, "flow": 10_692_176},
-    giga_multiply_adds={"rgb": 6.10, "flow": 6.92},
-    accuracies={"imagenet": {"rgb": 69.1, "flow": 62.1, "rgb+flow": 73.9}},
-    source=f"{_TSN}; accuracies: yjxiong.me/others/kinetics_action (25 snippets, streams 1:1)",
+      _BN_INCEPTION, {"rgb": 10_670_224, "flow": 10_692_176}, {"rgb": 6.10, "flow": 6.92},
+      accuracies={"imagenet": {"rgb": 69.1, "flow": 62.1, "rgb+flow": 73.9}},
+      source=f"{_TSN}; accuracies: yjxiong.me/others/kinetics_action (25 snippets, streams 1:1)",
   ),
-  "tsn_bn_inception_difference": _entry(
-    "bn_inception",
-    {**_BN_INCEPTION, "arguments": {"snippet": _SNIPPET}},
-    title="TSN: BN-Inception on the differences between six frames of each of seven segments",
-    **_DIFFERENCES,
-    parameters={"rgb": 10_707_856},
-    giga_multiply_adds={"rgb": 17.53},
-    accuracies={},
-    source=_TSN,
-  ),
+  "tsn_bn_inception_difference": _entry(_BN_INCEPTION, {"rgb": 10_707_856}, {"rgb": 17.53}),
   "tsn_r50": _entry(
-    "resnet_50",
-    {**_RESNET, "arguments": {"architecture": "tsn_r50"}},
-    title="TSN: ResNet-50 on a frame, or five flows, of each of three segments; streams are trained apart",
-    **_RGB_AND_FLOW,
-    parameters={"rgb": 24_327_632, "flow": 24_349_584},
-    giga_multiply_adds={"rgb": 12.26, "flow": 13.09},
-    accuracies={"imagenet": {"rgb": 70.60}},
-    source="open-mmlab/mmaction2 configs/recognition/tsn/tsn_r50_1x1x3_100e_kinetics400_rgb.py (25 frames x 10 crops)",
+      _RESNET, {"rgb": 24_327_632, "flow": 24_349_584}, {"rgb": 12.26, "flow": 13.09},
+      accuracies={"imagenet": {"rgb": 70.60}},
+      source="open-mmlab/mmaction2 configs/recognition/tsn/tsn_r50_1x1x3_100e_kinetics400_rgb.py (25 frames, 10 crops)",
   ),
-  "tsn_r50_difference": _entry(
-    "resnet_50",
-    {**_RESNET, "arguments": {"architecture": "tsn_r50", "snippet": _SNIPPET}},
-    title="TSN: ResNet-50 on the differences between six frames of each of seven segments",
-    **_DIFFERENCES,
-    parameters={"rgb": 24_365_264},
-    giga_multiply_adds={"rgb": 31.92},
-    accuracies={},
-    source=_TSN,
-  ),
-}
+  "tsn_r50_difference": _entry(_RESNET, {"rgb": 24_365_264}, {"rgb": 31.92}),
+}  # fmt: skip

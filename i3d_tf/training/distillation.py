@@ -15,7 +15,6 @@ from i3d_tf import errors
 from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.models import base
-from i3d_tf.models import preprocess
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
 
@@ -55,19 +54,16 @@ class Teacher:
     Raises:
       I3dError: If the teacher takes other clips.
     """
-    own = self.info.preprocess
-    names = [field.name for field in dataclasses.fields(preprocess.Preprocess)]
-    new = "flow" in self.info.streams and "flow" not in clips.streams
-    for name in names:
-      is_seen = name not in _OF_FLOW or ("flow" in self.info.streams and not new)
-      if is_seen and getattr(own, name) != getattr(clips, name):
+    own, streams = self.info.preprocess, {*clips.streams, *self.info.streams}
+    if "flow" in streams - set(clips.streams):  # the teacher's alone
+      clips = dataclasses.replace(clips, streams=tuple(streams), **{name: getattr(own, name) for name in _OF_FLOW})
+    for name, value in dataclasses.asdict(own).items():
+      if value != getattr(clips, name) and (name not in _OF_FLOW or "flow" in self.info.streams):
         raise errors.I3dError(
-          f"the teacher {self._path} takes clips with a {name} of {getattr(own, name)}, and the student's have "
+          f"the teacher {self._path} takes clips with a {name} of {value}, and the student's have "
           f"{getattr(clips, name)}; both must see the same"
         )
-    flow = {name: getattr(own, name) for name in _OF_FLOW} if new else {}
-    streams = tuple(dict.fromkeys((*clips.streams, *self.info.streams)))
-    return dataclasses.replace(clips, streams=streams, **flow)
+    return dataclasses.replace(clips, streams=tuple(streams))
 
   def load(self, student: saved.ModelInfo) -> None:
     """Makes the network; call it in the strategy's scope.
@@ -93,7 +89,6 @@ class Teacher:
         )
     self._model = saved.make_model(self.info)
     release.assign(self._model, self._values, self._path)
-    del self._values
 
   def distances(self, endpoints: Mapping[str, tf.Tensor], batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Returns the mean squared difference between student and teacher for each clip, `[B]`; steps are averaged before.

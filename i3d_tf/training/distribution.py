@@ -167,8 +167,8 @@ class Sources:
     """
     stored = clip_config.stored(clips)
     classes = resources.class_list(run.class_list) if run.class_list else ()
-    of_training = stored if trained is None else clip_config.stored(trained)
-    self.training = [pipeline.open_source(run.records, run.split, streams=of_training, classes=classes)]
+    seen = clip_config.stored(trained or clips)
+    self.training = [pipeline.open_source(run.records, run.split, streams=seen, classes=classes)]
     if run.second_records:
       self.training.append(pipeline.open_source(run.second_records, run.second_split, streams=stored))
     self.validation = None

@@ -96,9 +96,9 @@ class Learner:
         optimizer=self._optimizer,
     )  # fmt: skip
     self.notes = []
-    if teacher is not None and "flow" in teacher.info.streams:
-      sentence = flow.difference(teacher.info.flow_method, source.flow_method)
-      self.notes += [f"Warning: the teacher: {sentence}"] if sentence else []
+    is_of_flow = teacher is not None and "flow" in teacher.info.streams
+    if is_of_flow and (sentence := flow.difference(teacher.info.flow_method, source.flow_method)):
+      self.notes.append(f"Warning: the teacher: {sentence}")
     if (warnings := self._checkpoints.restore()) is not None:
       self.notes += warnings
       self.notes.append(f"Going on from step {self.progress.step} of {run.output}.")

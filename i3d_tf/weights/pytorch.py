@@ -382,7 +382,7 @@ S3D = Family(find=_find_s3d, convert=_s3d_from_torch)
 
 
 _TSN_PREFIX = "base_model."  # of tsn-pytorch, whose classifier is new_fc
-_BIAS_BEFORE = ".bias"
+_FIRST_OF_BN_INCEPTION = "conv1_7x7_s2/conv_3d/w"
 
 
 def bn_inception_name(variable: str) -> str:
@@ -399,11 +399,9 @@ def bn_inception_name(variable: str) -> str:
 
 
 def _find_bn_inception(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
-  """Finds the network by the name of its first kernel."""
   del path
-  first = bn_inception_name("conv1_7x7_s2/conv_3d/w")
-  return next((model for prefix, model in (("", "bn_inception"), (_TSN_PREFIX, "tsn_bn_inception"))
-               if f"{prefix}{first}" in arrays), None)  # fmt: skip
+  first = bn_inception_name(_FIRST_OF_BN_INCEPTION)
+  return "bn_inception" if first in arrays else "tsn_bn_inception" if f"{_TSN_PREFIX}{first}" in arrays else None
 
 
 def _bn_inception_from_torch(
@@ -416,16 +414,16 @@ def _bn_inception_from_torch(
     for name, array in arrays.items()
     if not name.endswith(COUNTER)
   }
-  means = {name.removesuffix(_BIAS_BEFORE): f"{name.removesuffix(_BIAS_BEFORE)}_bn.running_mean" for name in own}
-  own |= {mean: own[mean] - own.pop(f"{unit}{_BIAS_BEFORE}") for unit, mean in means.items() if mean in own}
-  kernel, bias = own.get(bn_inception_name("conv1_7x7_s2/conv_3d/w")), own.get("last_linear.bias", np.zeros(400))
+  means = {name: f"{name.removesuffix('.bias')}_bn.running_mean" for name in own if name.endswith(".bias")}
+  own |= {mean: own[mean] - own.pop(name) for name, mean in means.items() if mean in own}
+  kernel, bias = own.get(bn_inception_name(_FIRST_OF_BN_INCEPTION)), own.get("last_linear.bias", np.zeros(400))
   network = tsn.BnInception(bias.size)
   with tf.Graph().as_default():  # where variables have shapes and take no memory
     network.build(3 if kernel is None else kernel.shape[1])
   shapes = {name: tuple(variable.shape) for name, variable in release.named_variables(network).items()}
   values = convert(own, {name: bn_inception_name(name) for name in shapes}, shapes, f"{path} is not of {model}")
-  first = "conv1_7x7_s2/conv_3d/w"
-  return values | {first: values[first][..., ::-1, :]} if values[first].shape[-2] == 3 else values
+  kernel = values[_FIRST_OF_BN_INCEPTION]
+  return values | {_FIRST_OF_BN_INCEPTION: kernel[..., ::-1, :]} if kernel.shape[-2] == 3 else values
 
 
 BN_INCEPTION = Family(find=_find_bn_inception, convert=_bn_inception_from_torch)

@@ -70,11 +70,6 @@ def _temporal_shift_module(unit: str) -> tuple[str, str]:
   return f"base_model.{conv}{wrapped}", f"base_model.{norm}"
 
 
-def _tsn_pytorch(unit: str) -> tuple[str, str]:
-  conv, norm = _temporal_shift_module(unit)
-  return conv.removesuffix(".net"), norm
-
-
 def _mmaction2(unit: str) -> tuple[str, str]:
   if unit == spec.LOGITS:
     return "cls_head.fc_cls", ""
@@ -142,7 +137,6 @@ RESNET_LAYOUTS: Mapping[str, _ResNetLayout] = {
   "MMAction2": _ResNetLayout(("i3d_r50_32x2", "tsn_r50"), _mmaction2),
   "MMAction2, shifted": _ResNetLayout(("tsm_r50",), _mmaction2_shift),
   "temporal-shift-module": _ResNetLayout(("tsm_r50",), _temporal_shift_module),
-  "tsn-pytorch": _ResNetLayout(("tsn_r50",), _tsn_pytorch),
 }
 
 
