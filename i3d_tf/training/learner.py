@@ -97,7 +97,7 @@ class Learner:
     )  # fmt: skip
     self.notes = []
     is_of_flow = teacher is not None and "flow" in teacher.info.streams
-    if is_of_flow and (sentence := flow.difference(teacher.info.flow_method, source.flow_method)):
+    if teacher and is_of_flow and (sentence := flow.difference(teacher.info.flow_method, source.flow_method)):
       self.notes.append(f"Warning: the teacher: {sentence}")
     if (warnings := self._checkpoints.restore()) is not None:
       self.notes += warnings
