@@ -156,6 +156,13 @@ class RecipesTest(parameterized.TestCase):
     recipe = self._recipe(name)
     if not recipe.optimization.freeze:
       return
+    if recipe.run.model != "i3d":
+      model = zoo.create_model(recipe.run.model, num_classes=2, stream=recipe.run.stream, width_multiplier=0.01)
+      model.freeze(recipe.optimization.freeze)
+      still = {each.ref() for each in model.trainable_variables} - {each.ref() for each in model.trained_variables}
+      norms = [each for each in model.trainable_variables if "/batch_norm/" in each.name]
+      self.assertEqual(still, {each.ref() for each in norms if "/conv1_7x7_s2/" not in each.name})
+      return
     model = inception.InceptionI3d(2, width_multiplier=0.01, average_space=True)
     model.build(2)
     model.freeze(recipe.optimization.freeze)

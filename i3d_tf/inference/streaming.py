@@ -173,7 +173,7 @@ class Follower:
     info = classification.check_together([network.info for network in networks.networks.values()])
     for network in networks.networks.values():
       clip = network.info.preprocess
-      if clip.frame_stride > 1 or clip.flow_stack > 1 or clip.subtract_mean_flow:
+      if clip.frame_stride > 1 or clip.segment_frames or clip.flow_stack > 1 or clip.subtract_mean_flow:
         raise errors.I3dError(f"{network.checkpoint} takes other clips than frame after frame with its flow")
       crop = info.preprocess.crop
       network.check({s: [1, config.window, crop, crop, network.info.channels[s]] for s in network.streams})

@@ -52,6 +52,10 @@ class TrainClips(preprocess.Preprocess):
       raise errors.I3dError(f"scale_jitter is {given}; it must be two positive factors, the smaller one first")
     if self.photometric_jitter and "rgb" not in self.streams:
       raise errors.I3dError(f"photometric_jitter is {self.photometric_jitter}; it changes RGB only, and there is none")
+    if self.temporal_jitter and self.segment_frames:
+      raise errors.I3dError(
+        f"temporal_jitter is {self.temporal_jitter}; with segment_frames every segment's start is drawn anyway"
+      )
     if self.segment_shuffle and self.num_segments > self.num_frames:
       raise errors.I3dError(
         f"num_segments is {self.num_segments}; to shuffle, it must be at most the {self.num_frames} frames"
@@ -62,8 +66,8 @@ class TrainClips(preprocess.Preprocess):
 class EvalClips(preprocess.Preprocess):
   """All views of a video whose logits are averaged. The fields of `Preprocess` say what a view is; see there.
 
-  Of 'release', `num_frames` is not used, and of stacks of flow it takes those that the video has whole, and RGB as many
-  frames. Of 'three_crops', `crop` is always `short_side`.
+  Of 'release', `num_frames` and `segment_frames` are not used, and of stacks of flow it takes those that the video has
+  whole, and RGB as many frames. Of 'three_crops', `crop` is always `short_side`.
 
   Attributes:
     streams: Streams to take, of `STREAMS`.

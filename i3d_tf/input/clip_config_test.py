@@ -52,6 +52,12 @@ class ClipOptionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(errors.I3dError, f"^{message}"):
       kind(**{"streams": ("rgb", "flow"), **options})
 
+  def test_segments(self):
+    with self.assertRaisesRegex(errors.I3dError, "num_frames is 16; with segment_frames of 6 it must be a multiple"):
+      clip_config.EvalClips(num_frames=16, segment_frames=6)
+    with self.assertRaisesRegex(errors.I3dError, "temporal_jitter is 2; with segment_frames every segment's start"):
+      clip_config.TrainClips(num_frames=6, segment_frames=2, temporal_jitter=2)
+
   def test_what_flow_can_be(self):
     for kind in (clip_config.TrainClips, clip_config.EvalClips):
       kind(streams=("flow",), subtract_mean_flow=True)

@@ -24,7 +24,7 @@ DECODE = "decode the crop of the frames taken"
 _DRAWS = types.MappingProxyType(
   {name: i for i, name in enumerate(("start", "jitter", "scale", "top", "left", "flip", "shuffle"))}
 )
-_SEGMENTS, _COLORS, _DROPOUT = 1, 2, 3  # what needs more than one number has a seed of its own
+_SEGMENTS, _COLORS, _DROPOUT, _STARTS = 1, 2, 3, 4  # what needs more than one number has a seed of its own
 
 
 class Step(NamedTuple):
@@ -47,7 +47,7 @@ def training(clips: clip_config.TrainClips) -> list[Step]:
   chance = f"with probability {clips.segment_shuffle:g}"
   found = [
     Step("draw the random numbers of the clip", _draw),
-    Step("random start among those that leave enough frames", functools.partial(_random_start, clips)),
+    Step(f"random start{_where(clips)} among those that leave enough frames", functools.partial(_random_start, clips)),
   ]
   if clips.temporal_jitter:
     jitter = functools.partial(_jitter_start, clips)
@@ -82,7 +82,7 @@ def center(clips: clip_config.TrainClips) -> list[Step]:
     clips: Clips of training.
   """
   return [
-    Step("start in the middle", functools.partial(_center_start, clips)),
+    Step(f"start in the middle{_where(clips)}", functools.partial(_uniform_starts, clips, 1)),
     _take_step(clips),
     *_take_stacks_steps(clips),
     _size_step(clips),
@@ -101,7 +101,8 @@ def evaluation(clips: clip_config.EvalClips) -> list[Step]:
   """
   size = [*_take_stacks_steps(clips), _size_step(clips)]
   whole = [Step("decode the frames taken", functools.partial(_decode_whole, clips.streams)), *_field_steps(clips)]
-  starts = Step(f"{clips.num_clips} starts at equal distances", functools.partial(_uniform_starts, clips))
+  spread = functools.partial(_uniform_starts, clips, clips.num_clips)
+  starts = Step(f"{clips.num_clips} starts at equal distances", spread)
   views = Step(f"views of {clips.num_frames} frames", functools.partial(_divide_views, clips))
   if clips.protocol == "release":
     taken = f"take the first {clips.max_frames} frames, every {clips.frame_stride}; loop up to {clips.min_frames}"
@@ -116,11 +117,15 @@ def evaluation(clips: clip_config.EvalClips) -> list[Step]:
   else:
     places = functools.partial(_crops, clips, ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)))
     crops = Step(f"crops of {clips.crop}x{clips.crop}: four corners, centre", places)
-    middle = Step("start in the middle", functools.partial(_center_start, clips))
+    middle = Step(f"start in the middle{_where(clips)}", functools.partial(_uniform_starts, clips, 1))
     found = [middle, _take_step(clips), *size, *whole, crops]
   if clips.flip or clips.protocol == "ten_crop":
     found.append(Step("add the mirror image of each view; the flow's x is negated", functools.partial(_mirror, clips)))
   return found
+
+
+def _where(clips: clip_config.TrainClips | clip_config.EvalClips) -> str:
+  return f" of each of {clips.num_frames // clips.segment_frames} segments" if clips.segment_frames else ""
 
 
 def _take_step(clips: clip_config.TrainClips | clip_config.EvalClips) -> Step:
@@ -184,10 +189,14 @@ def _draw(state: State) -> State:
 
 def _last(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> tf.Tensor:
   available = _available(state, clip_config.stored(clips))
-  return ops.last_start(available, clips.num_frames, clips.frame_stride, clips.flow_stack)
+  return ops.last_start(available, clips.segment_frames or clips.num_frames, clips.frame_stride, clips.flow_stack)
 
 
 def _random_start(clips: clip_config.TrainClips, state: State) -> State:
+  if clips.segment_frames:
+    seed = tf.random.fold_in(state["seed"], _STARTS)
+    draws = tf.random.stateless_uniform([clips.num_frames // clips.segment_frames], seed)
+    return {**state, "starts": [ops.segment_starts(_last(clips, state), draws)]}
   return {**state, "starts": [ops.random_start(_last(clips, state), state["draws"]["start"])]}
 
 
@@ -197,17 +206,21 @@ def _jitter_start(clips: clip_config.TrainClips, state: State) -> State:
   return {**state, "starts": [ops.jitter_start(start, _last(clips, state), draw, clips.temporal_jitter)]}
 
 
-def _center_start(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> State:
-  return {**state, "starts": tf.unstack(ops.uniform_starts(_last(clips, state), 1))}
-
-
-def _uniform_starts(clips: clip_config.EvalClips, state: State) -> State:
-  return {**state, "starts": tf.unstack(ops.uniform_starts(_last(clips, state), clips.num_clips))}
+def _uniform_starts(clips: clip_config.TrainClips | clip_config.EvalClips, num_clips: int, state: State) -> State:
+  """Of segments each clip has a place of its own in every one."""
+  last = _last(clips, state)
+  if not clips.segment_frames:
+    return {**state, "starts": tf.unstack(ops.uniform_starts(last, num_clips))}
+  places = [
+    tf.fill([clips.num_frames // clips.segment_frames], (index + 0.5) / num_clips) for index in range(num_clips)
+  ]
+  return {**state, "starts": [ops.segment_starts(last, each) for each in places]}
 
 
 def _take(clips: clip_config.TrainClips | clip_config.EvalClips, state: State) -> State:
   available = _available(state, clip_config.stored(clips))
-  taken = [ops.take(start, available, clips.num_frames, clips.frame_stride) for start in state["starts"]]
+  together = clips.segment_frames or clips.num_frames
+  taken = [ops.take(start, available, together, clips.frame_stride) for start in state["starts"]]
   return {**state, "taken": dict.fromkeys(clips.streams, tf.concat(taken, axis=0))}
 
 

@@ -219,16 +219,32 @@ def uniform_starts(last: tf.Tensor, num_clips: int) -> tf.Tensor:
   return tf.range(num_clips) * last // (num_clips - 1)
 
 
-def take(start: tf.Tensor, available: tf.Tensor, num_frames: int | tf.Tensor, stride: int) -> tf.Tensor:
-  """Returns the numbers of the frames of a clip, int32 `[num_frames]`.
+def segment_starts(last: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+  """Returns a start in each of the equal segments of 0 to `last`, int32 `[K]`.
+
+  With places of 0.5 these are the starts that yjxiong/tsn-pytorch dataset.py takes at test.
 
   Args:
-    start: The first frame.
+    last: The last start.
+    places: From the beginning, 0, to the end, 1, of each segment, in [0, 1), `[K]`.
+  """
+  count = tf.size(places)
+  position = (
+    (tf.cast(tf.range(count), tf.float32) + places) * tf.cast(last + 1, tf.float32) / tf.cast(count, tf.float32)
+  )
+  return tf.minimum(tf.cast(position, tf.int32), last)  # the product may be rounded up
+
+
+def take(start: tf.Tensor, available: tf.Tensor, num_frames: int | tf.Tensor, stride: int) -> tf.Tensor:
+  """Returns the numbers of the frames of a clip, int32 `[num_frames]`, or of K parts of one, `[K * num_frames]`.
+
+  Args:
+    start: The first frame, of each part `[K]`.
     available: Frames of the video, which is looped.
-    num_frames: Positions of the clip.
+    num_frames: Positions of the clip, or of a part.
     stride: Frames from one position to the next.
   """
-  return (start + stride * tf.range(num_frames)) % available
+  return tf.reshape((tf.expand_dims(start, -1) + stride * tf.range(num_frames)) % available, [-1])
 
 
 def shuffled_segments(num_frames: int, num_segments: int, seed: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,25 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
+from i3d_tf.input import clip_config
+from i3d_tf.input import clip_steps
 from i3d_tf.input import ops
+
+
+class _NumberedVideo:
+  """Frames that have their number's hundredth as flow."""
+
+  size = (32, 32)
+
+  def __init__(self, num_frames: int):
+    self._num_frames = num_frames
+
+  def count(self, stream: str) -> int:
+    return self._num_frames
+
+  def read(self, numbers):
+    fill = lambda number: np.full([32, 32, 2], number / 100, np.float32)
+    return {stream: np.stack([fill(number) for number in each]) for stream, each in numbers.items()}
 
 
 class SamplingTest(parameterized.TestCase):
@@ -70,6 +88,46 @@ class SamplingTest(parameterized.TestCase):
   )
   def test_take(self, start, available, num_frames, stride, expected):
     self.assertEqual(ops.take(start, available, num_frames, stride).numpy().tolist(), expected)
+
+  @parameterized.parameters(
+    # last start, place in each segment, starts
+    (9, 0.5, [1, 5, 8]),  # int(10 / 3 / 2 + 10 / 3 * i), as yjxiong/tsn-pytorch dataset.py has it at test
+    (9, 0.0, [0, 3, 6]),
+    (9, 0.999, [3, 6, 9]),
+    (1, 0.5, [0, 1, 1]),
+    (0, 0.999, [0, 0, 0]),
+  )
+  def test_segment_starts(self, last, place, expected):
+    places = tf.fill([3], np.float32(place))
+    self.assertEqual(ops.segment_starts(tf.constant(last), places).numpy().tolist(), expected)
+    almost_one = tf.fill([3], np.nextafter(np.float32(1), np.float32(0)))
+    self.assertLessEqual(ops.segment_starts(tf.constant(last), almost_one)[-1], last)
+
+  @parameterized.parameters(
+    # Of 20 frames, 3 segments of 2 flows, each at 2 positions: starts 0 to 17.
+    ("ten_crop", 1, [[3, 4, 9, 10, 15, 16]]),
+    ("clips", 2, [[1, 2, 7, 8, 13, 14], [4, 5, 10, 11, 16, 17]]),
+  )
+  def test_snippets_of_segments(self, protocol, num_clips, expected):
+    options = {"num_frames": 6, "segment_frames": 2, "flow_stack": 2, "short_side": 32, "crop": 32}
+    clips = clip_config.EvalClips(streams=("flow",), protocol=protocol, num_clips=num_clips, **options)
+    state = {"video": _NumberedVideo(20)}
+    for step in clip_steps.evaluation(clips):
+      state = step.apply(state)
+    flow = state["flow"].numpy()[:num_clips, :, 0, 0]
+    np.testing.assert_array_equal(flow[..., 0], np.float32(np.array(expected) / 100))
+    np.testing.assert_array_equal(flow[..., 2], np.float32((np.array(expected) + 1) / 100))
+
+  def test_training_draws_a_start_in_each_segment(self):
+    clips = clip_config.TrainClips(num_frames=3, segment_frames=1, short_side=32, crop=32)
+    seen = [set(), set(), set()]
+    for seed in range(60):
+      state = {"video": _NumberedVideo(11), "seed": tf.constant([seed, 3])}
+      for step in clip_steps.training(clips)[:3]:
+        state = step.apply(state)
+      for found, frame in zip(seen, state["taken"]["rgb"].numpy().tolist(), strict=True):
+        found.add(frame)
+    self.assertEqual(seen, [{0, 1, 2, 3}, {3, 4, 5, 6, 7}, {7, 8, 9, 10}])
 
   def test_segments_change_places_and_stay_whole(self):
     seen = set()  # of 7 frames in 3 segments

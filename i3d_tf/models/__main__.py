@@ -56,6 +56,8 @@ def _clip(entry: "base.Entry", stream: str) -> str:
   frames = f"{training['num_frames']}"
   if training["frame_stride"] > 1:
     frames += f", every {training['frame_stride']}"
+  if together := training.get("segment_frames"):
+    frames = f"{training['num_frames'] // together} x {together}"
   stack = training.get("flow_stack", 1)
   flows = f" of {stack} flows" if stack > 1 and stream != "rgb" else ""
   return f"{frames}{flows}, {training['crop']}x{training['crop']}"
@@ -64,6 +66,8 @@ def _clip(entry: "base.Entry", stream: str) -> str:
 def _test(entry: "base.Entry") -> str:
   if entry.test["protocol"] == "release":
     return f"all, up to {entry.test['max_frames']}"
+  if entry.test["protocol"] == "ten_crop":
+    return f"{entry.test['num_frames']} frames x 10 crops"
   count = entry.test["num_clips"]
   crops = " x 3 crops" if entry.test["protocol"] == "three_crops" else ""
   return f"{count} clip{'s' * (count > 1)}{crops}"

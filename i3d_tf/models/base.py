@@ -104,24 +104,28 @@ class Network(snt.Module):
 
     A frozen unit uses its moving statistics, and its variables are not among `trained_variables`; if only those are
     watched on the tape, nothing is computed for a frozen lower part of the network. Functions traced before stay as
-    they were.
+    they were. Of the parts of units, their batch norms can be frozen alone.
 
     Args:
       pattern: a regular expression that matches at the beginning of a unit's name, for example
-        'Mixed_4b/Branch_0/Conv3d_0a_1x1' or 'Logits/Conv3d_0c_1x1'; None thaws all.
+        'Mixed_4b/Branch_0/Conv3d_0a_1x1' or 'Logits/Conv3d_0c_1x1', or of a part's, as 'Mixed_4b/.*batch_norm'; None
+        thaws all.
 
     Raises:
       ValueError: if it is no regular expression, or matches no unit.
     """
-    named = {unit.name_scope.name.removeprefix(self.name_scope.name).rstrip("/"): unit for unit in _units(self)}
+    name_of = lambda part: part.name_scope.name.removeprefix(self.name_scope.name).rstrip("/")
+    named = {name_of(part): part for part in self.submodules if hasattr(part, "frozen")}
     try:
       frozen = {name for name in named if pattern is not None and re.match(pattern, name)}
     except re.error as error:
       raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
     if pattern is not None and not frozen:
-      raise ValueError(f"{pattern!r} matches the beginning of no unit's name; names are {', '.join(named)}")
-    for name, unit in named.items():
-      unit.frozen = name in frozen
+      raise ValueError(
+        f"{pattern!r} matches the beginning of no unit's name; names are {', '.join(map(name_of, _units(self)))}"
+      )
+    for name, part in named.items():
+      part.frozen = name in frozen
 
   def check(self, clip: Clip | tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> None:
     """Checks that the network can take a clip, as far as its shape is known.
@@ -313,12 +317,13 @@ def _uniform(shape: Sequence[int | tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
 
 
 def trained(module: snt.Module) -> tuple[tf.Variable, ...]:
-  """Returns the trainable variables that are in no frozen unit, in the order of `module.trainable_variables`.
+  """Returns the trainable variables that are in no frozen unit or part, in the order of `module.trainable_variables`.
 
   Args:
     module: a network or a part of one.
   """
-  frozen = {variable.ref() for unit in _units(module) if unit.frozen for variable in unit.variables}
+  parts = (part for part in (module, *module.submodules) if getattr(part, "frozen", False))
+  frozen = {variable.ref() for part in parts for variable in part.variables}
   return tuple(variable for variable in module.trainable_variables if variable.ref() not in frozen)
 
 

@@ -21,6 +21,9 @@ class BatchNorm(snt.Module):
   """The variables of y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, each of shape (C,).
 
   The Inception family has no gamma, which is then 1; residual networks have one.
+
+  Attributes:
+    frozen: use the moving statistics in training mode, too, and do not train.
   """
 
   def __init__(
@@ -36,6 +39,7 @@ class BatchNorm(snt.Module):
     self._initial_scale = initial_scale if with_scale else None
     self.epsilon = epsilon
     self.gamma = None
+    self.frozen = False
 
   @snt.once
   def build(self, channels: int) -> None:

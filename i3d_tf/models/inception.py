@@ -169,8 +169,7 @@ class Inception(trunk.TrunkNetwork):
     self, net: tf.Tensor, statistics: batch_norm.BatchStatistics | None, drop: Callable[..., tf.Tensor]
   ) -> dict[str, tf.Tensor]:
     pooled = self._average_pool(tf.cast(net, tf.float32))
-    pooled = drop(pooled)
-    step_logits = self._classifier(pooled)
+    step_logits = self._classifier(drop(pooled))
     if self._average_space:
       pooled, step_logits = (tf.reduce_mean(x, [2, 3]) for x in (pooled, step_logits))
     elif self._spatial_squeeze:

@@ -26,6 +26,8 @@ class Preprocess:
     frame_rate: Frames per second that videos are resampled to.
     num_frames: Positions of a clip: a frame each, and `flow_stack` flow fields. Shorter videos are looped.
     frame_stride: Distance in frames between two positions.
+    segment_frames: Positions that are taken together, one after the other, from each of the equal segments that a video
+      is divided into (Wang et al. 2016, arXiv 1608.00859); 0: all from one place.
     flow_stack: Consecutive flow fields that are stacked as channels at each position. I3D takes one, Two-Stream
       networks ten (Simonyan and Zisserman 2014, arXiv 1406.2199).
     flow_stacking: Where the fields of a stack are read: 'plain' at the pixel, 'trajectory'
@@ -38,6 +40,7 @@ class Preprocess:
   frame_rate: float = fields.option(FRAME_RATE, above=0, below=float("inf"))
   num_frames: int = fields.option(64, least=1)
   frame_stride: int = fields.option(1, least=1)
+  segment_frames: int = fields.option(0, least=0)
   flow_stack: int = fields.option(1, least=1)
   flow_stacking: str = fields.option("plain", choices=FLOW_STACKINGS)
   subtract_mean_flow: bool = False
@@ -46,6 +49,10 @@ class Preprocess:
 
   def __post_init__(self):
     fields.check(self)
+    if self.segment_frames and self.num_frames % self.segment_frames:
+      raise errors.I3dError(
+        f"num_frames is {self.num_frames}; with segment_frames of {self.segment_frames} it must be a multiple of these"
+      )
     if self.crop > self.short_side:
       raise errors.I3dError(f"crop is {self.crop}; it must be at most short_side, {self.short_side}")
 

@@ -104,6 +104,7 @@ ARCHITECTURES: Mapping[str, Architecture] = types.MappingProxyType(
     "i3d_r50_caffe2": Architecture(50, **_CAFFE2),
     "i3d_r50_caffe2_non_local": Architecture(50, non_local=_FIVE_BLOCKS, **_CAFFE2),
     "tsm_r50": Architecture(50, pool=1, shift=8),
+    "tsn_r50": Architecture(50, pool=1),
   }
 )
 

@@ -250,7 +250,7 @@ class Unit3D(Unit):
     activate = ACTIVATIONS[self._activation]
     if self.batch_norm is None:
       return activate(self.conv_3d(inputs))
-    if statistics is not None and not self.frozen:
+    if statistics is not None and not self.frozen and not self.batch_norm.frozen:
       has_relu = self._activation == "relu"
       outputs = statistics.normalize(self.batch_norm, self.conv_3d(inputs), relu=has_relu)
       return outputs if has_relu else activate(outputs)

@@ -33,6 +33,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
     ),
     "i3d_tf.models.x3d": ("x3d_xs", "x3d_s", "x3d_m", "x3d_l"),
     "i3d_tf.models.swin": ("video_swin_t", "video_swin_s", "video_swin_b", "swin_t", "swin_s", "swin_b"),
+    "i3d_tf.models.tsn": (
+        "bn_inception", "tsn_bn_inception", "tsn_bn_inception_difference", "tsn_r50", "tsn_r50_difference",
+    ),
 })  # fmt: skip
 NAMES = tuple(name for names in FAMILIES.values() for name in names)
 

@@ -82,6 +82,13 @@ _REGRESSION_VALUES = {
   ("swin_t", "rgb"): (0.110163, 0.282311, -0.217112, 0.708202),
   ("swin_s", "rgb"): (0.100443, 0.112827, 0.0608213, 0.539882),
   ("swin_b", "rgb"): (-0.146492, 0.185115, -0.164055, 0.426518),
+  ("bn_inception", "rgb"): (45.8782, -105.318, -92.9504, 291.525),
+  ("tsn_bn_inception", "rgb"): (-171.3, 176.67, -35.4269, 855.438),
+  ("tsn_bn_inception", "flow"): (-168.843, 169.703, -24.7801, 795.148),
+  ("tsn_bn_inception_difference", "rgb"): (96.5606, -89.4997, -131.251, 267.287),
+  ("tsn_r50", "rgb"): (-137.016, 2316.01, -659.868, 5616.85),
+  ("tsn_r50", "flow"): (-40.8, 1162.26, -343.637, 2847.51),
+  ("tsn_r50_difference", "rgb"): (-3712.29, 6074.26, -1177.28, 10595.5),
 }
 
 
@@ -94,6 +101,7 @@ def small_info(name: str, stream: str) -> saved.ModelInfo:
   """A network of a tenth of the width, for small clips."""
   num_frames = min(16, zoo.get(name).training["num_frames"])
   num_frames = {"convnet_lstm": 4, "fused_two_stream": 2}.get(name, num_frames)
+  num_frames = 12 if name.endswith("_difference") else num_frames
   average = {"average_space": True} if "average_space" in zoo.get(name).options else {}
   return _info(name, stream, num_classes=10, num_frames=num_frames, crop=32, width_multiplier=0.1, **average)
 
@@ -238,7 +246,8 @@ class ZooTest(parameterized.TestCase):
     grown = {each for each, shape in shapes.items() if others[each] != shape}
     self.assertEqual(grown, set(entry.first_kernels) & set(shapes))
     for each in grown:
-      self.assertEqual(others[each][-2], shapes[each][-2] + 1)
+      per_channel = 5 if info.model.endswith("_difference") else 1
+      self.assertEqual(others[each][-2], shapes[each][-2] + per_channel)
 
   def _check_endpoints(self, model, clip, endpoints):
     """What classify, extract_features and visualize ask of every network."""

@@ -12,7 +12,7 @@ from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 
 # Fields of `TrainClips` whose defaults are those of the network.
-CLIPS_OF_THE_NETWORK = ("num_frames", "frame_stride", "flow_stack", "short_side", "crop")
+CLIPS_OF_THE_NETWORK = ("num_frames", "frame_stride", "segment_frames", "flow_stack", "short_side", "crop")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class OptimizationConfig:
     spatial_dropout: Drop whole channels.
     freeze: Regular expression of units that are not trained and whose batch norm stands still, matched from the
       beginning of their names: '(?!Logits)' for all but the classifier, '(?!(rgb|flow)/Logits)' for those of
-      two_stream, 'Conv3d|Mixed_[34]' for the lower part.
+      two_stream, 'Conv3d|Mixed_[34]' for the lower part, '(?!conv1).*batch_norm' for TSN's partial batch norm: all but
+      the first.
     unfreeze_step: Step from which nothing is frozen; 0: never.
     sync_batch_norm: Compute batch statistics over all replicas together; otherwise each over its own batch, as the
       release did.
@@ -120,9 +121,16 @@ class TrainConfig:
       inception_v1 is TF-slim's, from ImageNet: the networks that hold it start from it, and i3d and s3d from it
       inflated. A PyTorch state dict (.pt, .pth, .pyth) of a network of the zoo, too; from torchvision's resnet50 start
       those that hold resnet_50.
+    teacher: Trained network, as of `initial_checkpoint`, that is imitated on the same clips and not trained, such as
+      one of flow by one of RGB; the records must hold its streams, too.
+    distill: What of the teacher is imitated, by the mean squared difference: 'mars', the features before the classifier
+      (Crasto et al., CVPR 2019); 'logits' (D3D, arXiv 1812.08249).
+    distill_weight: Factor of that difference in the loss, beside the cross-entropy; by default 50 of 'mars' and 1 of
+      'logits'.
     rescale_first_kernel: Multiply that mean by 3 / channels, so that equal inputs keep their response.
     width_multiplier: Width multiplier of every layer.
     average_space: Take any crop, and average the logits over space.
+    top_segments: Of TSN, average for each class the highest scores of so many segments (1: the maximum); 0: of all.
     num_steps: Last step.
     batch_size: Clips per replica and batch.
     num_logical_cpus: Number of replicas on shares of the CPU, for tests; 0: one on each GPU, or one on the CPU.
@@ -148,9 +156,13 @@ class TrainConfig:
   second_split: str = "train"
   validation_split: str = ""
   initial_checkpoint: str = ""
+  teacher: str = ""
+  distill: str = fields.option("mars", choices=("mars", "logits"))
+  distill_weight: float | None = fields.option(None, above=0)
   rescale_first_kernel: bool = False
   width_multiplier: float = fields.option(1.0, above=0)
   average_space: bool = False
+  top_segments: int = fields.option(0, least=0)
   num_steps: int = fields.option(least=1)
   batch_size: int = fields.option(6, least=1)
   num_logical_cpus: int = fields.option(0, least=0)
@@ -171,8 +183,13 @@ class TrainConfig:
       if not getattr(self, name):
         raise errors.I3dError(f"{name} is empty; it must be a folder")
     zoo.check_stream(self.model, self.stream)
-    if self.average_space and "average_space" not in zoo.get(self.model).options:
-      raise errors.I3dError(f"average_space is not an option of {self.model}; leave it off")
+    for name in ("average_space", "top_segments"):
+      if getattr(self, name) and name not in zoo.get(self.model).options:
+        raise errors.I3dError(f"{name} is not an option of {self.model}; leave it off")
+    if self.distill_weight is not None and not self.teacher:
+      raise errors.I3dError(f"distill_weight is {self.distill_weight:g}, but there is no teacher")
+    if self.second_records and self.teacher:
+      raise errors.I3dError("teacher is for one data set; drop it or second_records")
     if self.second_records and self.batch_size % 2:
       raise errors.I3dError(f"batch_size is {self.batch_size}; with second_records it must be even")
     if self.profile_steps and (len(self.profile_steps) != 2 or self.profile_steps[0] > self.profile_steps[1]):

@@ -152,19 +152,23 @@ class Sources:
     sizes: Number of classes of every data set.
   """
 
-  def __init__(self, run: training.TrainConfig, clips: clip_config.TrainClips):
+  def __init__(
+    self, run: training.TrainConfig, clips: clip_config.TrainClips, trained: clip_config.TrainClips | None = None
+  ):
     """Opens the records.
 
     Args:
       run: Folders and splits.
       clips: Clips, which say what the records must hold.
+      trained: Those of training, where a teacher sees more of them; None: the same.
 
     Raises:
       I3dError: if records do not hold what is needed.
     """
     stored = clip_config.stored(clips)
     classes = resources.class_list(run.class_list) if run.class_list else ()
-    self.training = [pipeline.open_source(run.records, run.split, streams=stored, classes=classes)]
+    seen = clip_config.stored(trained or clips)
+    self.training = [pipeline.open_source(run.records, run.split, streams=seen, classes=classes)]
     if run.second_records:
       self.training.append(pipeline.open_source(run.second_records, run.second_split, streams=stored))
     self.validation = None

@@ -12,10 +12,12 @@ from typing import Any
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf import flow
 from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
+from i3d_tf.training import distillation
 from i3d_tf.training import distribution
 from i3d_tf.training import optimizers
 from i3d_tf.training import run_folder
@@ -44,6 +46,7 @@ class Learner:
     strategy: tf.distribute.Strategy,
     workers: distribution.Workers,
     sources: distribution.Sources,
+    teacher: distillation.Teacher | None = None,
   ):
     """Makes network and optimizer, and restores the newest checkpoint, if there is one.
 
@@ -54,6 +57,7 @@ class Learner:
       strategy: Replicas.
       workers: Place of this process among those of the run.
       sources: Records, which say what the classes are.
+      teacher: What the network is to learn from.
 
     Raises:
       I3dError: if the network does not take such clips or batches, or a checkpoint does not fit.
@@ -61,12 +65,14 @@ class Learner:
     self._run = run
     self._optimization = optimization
     self._strategy = strategy
+    self._teacher = teacher
     self._sizes = sources.sizes
     source = sources.training[0]
     self.info = saved.ModelInfo(
         model=run.model, stream=run.stream, num_classes=sources.sizes[0], classes=source.classes,
         dataset=source.dataset, width_multiplier=run.width_multiplier, average_space=run.average_space,
-        preprocess=preprocess.of(clips), flow_method=source.flow_method if "flow" in clips.streams else "",
+        top_segments=run.top_segments, preprocess=preprocess.of(clips),
+        flow_method=source.flow_method if "flow" in clips.streams else "",
     )  # fmt: skip
     trained = self.info
     if len(sources.sizes) > 1:
@@ -83,11 +89,16 @@ class Learner:
       _check_clip(self.model, self.info, run.batch_size)
       _check_batch(self.model, run, strategy.num_replicas_in_sync if optimization.sync_batch_norm else 1)
       self._optimizer = optimizers.make(optimization, self.model.trainable_variables)
+      if teacher is not None:
+        teacher.load(self.info)
     self._checkpoints = _Checkpoints(
         pathlib.Path(run.output), self.progress, workers, keep=run.keep_checkpoints, model=self.model,
         optimizer=self._optimizer,
     )  # fmt: skip
     self.notes = []
+    is_of_flow = teacher is not None and "flow" in teacher.info.streams
+    if teacher and is_of_flow and (sentence := flow.difference(teacher.info.flow_method, source.flow_method)):
+      self.notes.append(f"Warning: the teacher: {sentence}")
     if (warnings := self._checkpoints.restore()) is not None:
       self.notes += warnings
       self.notes.append(f"Going on from step {self.progress.step} of {run.output}.")
@@ -149,7 +160,7 @@ class Learner:
     with self._strategy.scope():
       return step.Step(
           self.model, self._optimizer, self._strategy, optimization, streams=self.info.streams,
-          batch_size=self._run.batch_size, tasks=self._sizes,
+          batch_size=self._run.batch_size, tasks=self._sizes, teacher=self._teacher,
       )  # fmt: skip
 
 

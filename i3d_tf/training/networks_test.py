@@ -17,6 +17,7 @@ from i3d_tf.models import base
 from i3d_tf.models import inception_spec
 from i3d_tf.models import preprocess
 from i3d_tf.models import resnet_spec
+from i3d_tf.models import tsn
 from i3d_tf.models import x3d
 from i3d_tf.models import zoo
 from i3d_tf.training import optimizers
@@ -48,7 +49,8 @@ def _few_rows() -> contextlib.ExitStack:
   for name in ("video_swin_t", "swin_t"):
     stack.enter_context(mock.patch.dict(zoo.get(name).arguments, depths=(2,)))
   stack.enter_context(mock.patch.object(x3d, "STAGES", x3d.STAGES[:1]))
-  stack.enter_context(mock.patch.object(resnet_spec, "NUM_BLOCKS", {18: (1, 1)}))
+  stack.enter_context(mock.patch.object(resnet_spec, "NUM_BLOCKS", {18: (1, 1), 50: (1,)}))
+  stack.enter_context(mock.patch.object(tsn, "_BLOCKS", tsn._BLOCKS[:1]))
   return stack
 
 

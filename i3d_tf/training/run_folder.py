@@ -145,16 +145,19 @@ class Monitor:
     self._writer.close()
 
   def _reset(self, sums: Sequence[float] = ()) -> None:
-    self._loss, self._correct, self._count = sums or (0.0, 0.0, 0.0)
+    # Of runs before there were distances there are three.
+    self._loss, self._correct, self._count, self._distance = (*sums, 0.0, 0.0, 0.0, 0.0)[:4]
     self._timed = self._wait = 0.0
     self._since = time.perf_counter()
 
   @property
   def sums(self) -> list[float]:
-    """What the next line will be of so far: the sum of the losses, the correct clips, and the clips."""
-    return [self._loss, self._correct, self._count]
+    """What the next line will be of so far: the sum of the losses, the correct clips, the clips, and the distances."""
+    return [self._loss, self._correct, self._count, self._distance]
 
-  def step(self, step: int, *, loss: float, correct: float, count: float, rate: float, wait: float) -> None:
+  def step(
+    self, step: int, *, loss: float, correct: float, count: float, rate: float, wait: float, distance: float = 0.0
+  ) -> None:
     """Logs a step.
 
     Args:
@@ -164,7 +167,9 @@ class Monitor:
       count: Number of clips.
       rate: Learning rate.
       wait: Seconds for which the step waited for its clips.
+      distance: Sum of the distances from the teacher, if there is one.
     """
+    self._distance += distance
     self._loss += loss
     self._correct += correct
     self._count += count
@@ -178,6 +183,7 @@ class Monitor:
     values = {
       "loss": self._loss / clips,
       "accuracy": self._correct / clips,
+      **({"distance": self._distance / clips} if self._distance else {}),
       "rate": rate,
       "clips_per_second": self._timed / seconds,
       "input_wait": self._wait / seconds,

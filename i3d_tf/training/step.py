@@ -15,6 +15,7 @@ from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
+from i3d_tf.training import distillation
 from i3d_tf.training import distribution
 from i3d_tf.training import optimizers
 
@@ -28,6 +29,7 @@ class Outcome(NamedTuple):
     loss: cross-entropy, without weight decay.
     correct: clips whose class has the largest logit.
     num_clips: clips.
+    distance: mean squared difference from the teacher, where there is one.
     is_finite: 1 if the loss and all gradients were finite; otherwise nothing was moved.
     stop: how many replicas' workers asked to stop.
   """
@@ -35,6 +37,7 @@ class Outcome(NamedTuple):
   loss: float
   correct: float
   num_clips: float
+  distance: float = 0.0
   is_finite: float = 0.0
   stop: float = 0.0
 
@@ -55,6 +58,7 @@ class Step:
     streams: Sequence[str],
     batch_size: int,
     tasks: Sequence[int] | None = None,
+    teacher: distillation.Teacher | None = None,
   ):
     """Describes the step.
 
@@ -66,8 +70,10 @@ class Step:
       streams: Keys of the clip in a batch: 'rgb', 'flow' or both.
       batch_size: Clips per replica and batch.
       tasks: Number of classes of each data set, if there are several, whose mean losses are added.
+      teacher: What the model learns from beside the labels; its streams must be in the batches.
     """
     self._model = model
+    self._teacher = teacher
     self._optimizer = optimizer
     self._strategy = strategy
     self._options = optimization
@@ -159,22 +165,27 @@ class Step:
       for total in sums:
         total.assign(tf.zeros_like(total))
     totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.concat([own_sums, [stop]], axis=0))
-    return tf.stack([*tf.unstack(totals[:3]), tf.cast(is_finite, tf.float32), totals[3]])
+    return tf.stack([*tf.unstack(totals[:-1]), tf.cast(is_finite, tf.float32), totals[-1]])
 
   def _loss_and_gradients(self, batch, loss_scale) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """(loss, correct, count) of this replica's clips, and the gradients of its share of the step's mean loss."""
+    """(loss, correct, count, distance) of its clips, and the gradients of a replica's share of the step's mean loss."""
     variables = self._model.trained_variables
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(variables)
       keep_prob = 1 - self._options.dropout
-      clip = base.clip_of(pipeline.scaled(batch), self._streams)
+      scaled = pipeline.scaled(batch)
+      clip = base.clip_of(scaled, self._streams)
       logits, endpoints = self._model(clip, True, keep_prob, dropout_seeds=batch["seed"])
       sums = _clip_sums(
         logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks
       )
-      scaled = sums[0] * (loss_scale * len(self._tasks) / self._global_batch)
-    gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return sums, gradients
+      loss, distance = sums[0], tf.zeros([])
+      if self._teacher is not None:
+        distance = tf.reduce_sum(self._teacher.distances(endpoints, scaled) * batch["weight"])
+        loss += self._teacher.weight * distance
+      loss *= loss_scale * len(self._tasks) / self._global_batch
+    gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return tf.concat([sums, [distance]], axis=0), gradients
 
   def _decay(self, variable: tf.Variable) -> tf.Tensor | float:
     """The gradient of weight_decay / 2 * |kernel|^2, of convolution kernels alone (slim's regularizer)."""

@@ -17,6 +17,7 @@ from i3d_tf import errors
 from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
+from i3d_tf.training import distillation
 from i3d_tf.training import distribution
 from i3d_tf.training import learner as learner_lib
 from i3d_tf.training import optimizers
@@ -89,7 +90,9 @@ def train(
   tf.random.set_seed(run.seed)
   if run.deterministic:
     tf.config.experimental.enable_op_determinism()
-  sources = distribution.Sources(run, clips)
+  teacher = distillation.Teacher(run) if run.teacher else None
+  seen = clips if teacher is None else teacher.clips(clips)
+  sources = distribution.Sources(run, clips, seen)
   with contextlib.ExitStack() as stack:
     if workers.is_chief:
       folder = pathlib.Path(run.output)
@@ -98,7 +101,8 @@ def train(
     else:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="i3d_tf.")))
     with distribution.explained():
-      trainer = _Trainer(run, optimization, clips, strategy, workers, folder, sources, is_shown=progress)
+      learner = learner_lib.Learner(run, optimization, clips, strategy, workers, sources, teacher)
+      trainer = _Trainer(run, optimization, (clips, seen), strategy, workers, folder, sources, learner, progress)
       trainer.run()
     return TrainResult(run.output, trainer.step, os.path.join(run.output, saved.BEST), trainer.metrics())
 
@@ -110,29 +114,29 @@ class _Trainer:
     self,
     run: training.TrainConfig,
     optimization: training.OptimizationConfig,
-    clips: clip_config.TrainClips,
+    clips: tuple[clip_config.TrainClips, clip_config.TrainClips],
     strategy: tf.distribute.Strategy,
     workers: distribution.Workers,
     folder: pathlib.Path,
     sources: distribution.Sources,
-    *,
+    learner: learner_lib.Learner,
     is_shown: bool,
   ):
-    """Makes what learns and what measures it; `folder` is this worker's."""
+    """Makes what measures; `clips` are those of the network, and those of its training; `folder` is this worker's."""
     self._run = run
     self._optimization = optimization
-    self._clips = clips
+    own_clips, self._clips = clips
     self._strategy = strategy
     self._workers = workers
     self._folder = folder
     self._sources = sources
     self._is_shown = is_shown and workers.is_chief
-    self._learner = learner_lib.Learner(run, optimization, clips, strategy, workers, sources)
+    self._learner = learner
     self._progress = self._learner.progress
     self._validation = None
     if sources.validation is not None:
       self._validation = steps.Validation(
-          self._learner.model, strategy, sources.validation, clips, batch_size=run.batch_size, workers=workers,
+          self._learner.model, strategy, sources.validation, own_clips, batch_size=run.batch_size, workers=workers,
           tasks=self._sources.sizes,
       )  # fmt: skip
     self._signal: signal.Signals | None = None  # that asks this worker to stop
@@ -219,7 +223,13 @@ class _Trainer:
     progress.step += 1
     self._stop = outcome.stop > 0
     monitor.step(
-      progress.step, loss=outcome.loss, correct=outcome.correct, count=outcome.num_clips, rate=rate, wait=wait
+      progress.step,
+      loss=outcome.loss,
+      correct=outcome.correct,
+      count=outcome.num_clips,
+      rate=rate,
+      wait=wait,
+      distance=outcome.distance,
     )
 
   def _keep(self, monitor: run_folder.Monitor) -> None:

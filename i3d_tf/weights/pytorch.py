@@ -8,11 +8,13 @@ import dataclasses
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import files
 from i3d_tf.models import inception_spec as spec
 from i3d_tf.models import s3d
+from i3d_tf.models import tsn
 from i3d_tf.weights import containers
 from i3d_tf.weights import release
 from i3d_tf.weights import tensorflow1
@@ -377,3 +379,51 @@ def _s3d_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os
 
 
 S3D = Family(find=_find_s3d, convert=_s3d_from_torch)
+
+
+_TSN_PREFIX = "base_model."  # of tsn-pytorch, whose classifier is new_fc
+_FIRST_OF_BN_INCEPTION = "conv1_7x7_s2/conv_3d/w"
+
+
+def bn_inception_name(variable: str) -> str:
+  """Returns the name of a variable of BN-Inception in Cadene's state dict.
+
+  Args:
+    variable: Its name here, for example 'inception_3a/branch_1/conv_3x3_reduce/conv_3d/w'.
+  """
+  *unit, part, last = variable.split("/")
+  if unit == [spec.LOGITS]:
+    return f"last_linear.{'weight' if last == 'w' else 'bias'}"
+  module = unit[0] if len(unit) == 1 else f"{unit[0]}_{unit[-1].removeprefix('conv_')}"
+  return f"{module}.weight" if part == "conv_3d" else f"{module}_bn.{VECTORS[last]}"
+
+
+def _find_bn_inception(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
+  del path
+  first = bn_inception_name(_FIRST_OF_BN_INCEPTION)
+  return "bn_inception" if first in arrays else "tsn_bn_inception" if f"{_TSN_PREFIX}{first}" in arrays else None
+
+
+def _bn_inception_from_torch(
+  arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike
+) -> dict[str, np.ndarray]:
+  """Converts a state dict whose convolutions have biases before batch norm and, of RGB, take blue first."""
+  rename = lambda name: name.removeprefix(_TSN_PREFIX).replace("new_fc.", "last_linear.")
+  own = {
+    rename(name): array[:, :, np.newaxis] if array.ndim == 4 else array
+    for name, array in arrays.items()
+    if not name.endswith(COUNTER)
+  }
+  means = {name: f"{name.removesuffix('.bias')}_bn.running_mean" for name in own if name.endswith(".bias")}
+  own |= {mean: own[mean] - own.pop(name) for name, mean in means.items() if mean in own}
+  kernel, bias = own.get(bn_inception_name(_FIRST_OF_BN_INCEPTION)), own.get("last_linear.bias", np.zeros(400))
+  network = tsn.BnInception(bias.size)
+  with tf.Graph().as_default():  # where variables have shapes and take no memory
+    network.build(3 if kernel is None else kernel.shape[1])
+  shapes = {name: tuple(variable.shape) for name, variable in release.named_variables(network).items()}
+  values = convert(own, {name: bn_inception_name(name) for name in shapes}, shapes, f"{path} is not of {model}")
+  kernel = values[_FIRST_OF_BN_INCEPTION]
+  return values | {_FIRST_OF_BN_INCEPTION: kernel[..., ::-1, :]} if kernel.shape[-2] == 3 else values
+
+
+BN_INCEPTION = Family(find=_find_bn_inception, convert=_bn_inception_from_torch)

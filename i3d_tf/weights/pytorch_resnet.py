@@ -143,7 +143,7 @@ RESNET_LAYOUTS: Mapping[str, _ResNetLayout] = {
   "pytorch-resnet3d": _ResNetLayout(("i3d_r50_caffe2", "i3d_r50_caffe2_non_local"), _pytorch_resnet3d),
   "SlowFast": _ResNetLayout(("i3d_r50", "i3d_r50_non_local", "c2d_r50"), _slowfast),
   "PyTorchVideo": _ResNetLayout(("i3d_r50", "c2d_r50"), _pytorchvideo),
-  "MMAction2": _ResNetLayout(("i3d_r50_32x2",), _mmaction2),
+  "MMAction2": _ResNetLayout(("i3d_r50_32x2", "tsn_r50"), _mmaction2),
   "MMAction2, shifted": _ResNetLayout(("tsm_r50",), _mmaction2_shift),
   "temporal-shift-module": _ResNetLayout(("tsm_r50",), _temporal_shift_module),
 }

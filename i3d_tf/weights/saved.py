@@ -39,6 +39,8 @@ _MOST = {
   "frame_rate": 1_000_000,
   "num_frames": 100_000,
   "frame_stride": 100_000,
+  "segment_frames": 100_000,
+  "top_segments": 100_000,
   "flow_stack": 1_000,
   "short_side": 16_384,
   "crop": 16_384,
@@ -46,7 +48,14 @@ _MOST = {
 BEST = "best"  # the folder of a run's best network
 # The first that recognizes a state dict converts it. X3D comes before other networks of the same projects, whose first
 # kernel has the name of one of X3D's; I3D takes whatever is left, and says what is wrong with it.
-_TORCH_FAMILIES = (pytorch_resnet.X3D, pytorch.S3D, pytorch_swin.SWIN, pytorch_resnet.RESNET, pytorch.I3D)
+_TORCH_FAMILIES = (
+  pytorch_resnet.X3D,
+  pytorch.S3D,
+  pytorch.BN_INCEPTION,
+  pytorch_swin.SWIN,
+  pytorch_resnet.RESNET,
+  pytorch.I3D,
+)
 _SHOWN_CLASSES = 3
 
 
@@ -61,6 +70,7 @@ class ModelInfo:
     classes: Names of the classes in index order; empty if they are not known.
     width_multiplier: As the network's constructor takes it.
     average_space: As the network's constructor takes it.
+    top_segments: As the network's constructor takes it, see `tsn.SegmentNetwork`.
     preprocess: The transform from a video to the clips that the network was trained on.
     dataset: What it was trained on; empty if that is not known.
     step: Number of steps that it was trained for; None if that is not known.
@@ -74,6 +84,7 @@ class ModelInfo:
   classes: tuple[str, ...] = ()
   width_multiplier: float = fields.option(1.0, above=0)
   average_space: bool = False
+  top_segments: int = fields.option(0, least=0)
   preprocess: preprocess_lib.Preprocess = preprocess_lib.Preprocess()
   dataset: str = ""
   step: int | None = fields.option(None, least=0)
@@ -216,8 +227,9 @@ def write_info(folder: str | os.PathLike, info: ModelInfo, checkpoint: str) -> N
     # The fields of the preprocessing stand beside the others, as version 0.1.0 reads and writes them.
     content = {"checkpoint": checkpoint, **dataclasses.asdict(info)}
     content |= content.pop("preprocess")
-    if not info.flow_method:
-      del content["flow_method"]
+    for name in ("flow_method", "segment_frames", "top_segments"):
+      if not content[name]:  # which earlier versions do not know
+        del content[name]
     file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
@@ -413,12 +425,15 @@ def _describe(path: str, values: Mapping[str, np.ndarray], model: str) -> ModelI
   channels = next(iter(first_kernels(values, model).values())).shape[-2]
   is_bias = lambda name: release.is_head(name) and name.endswith("/b")
   num_classes = next(value.size for name, value in values.items() if is_bias(name))
-  streams = [stream for stream, number in preprocess_lib.CHANNELS.items() if number == channels]
-  if not streams:
-    raise errors.CheckpointError(f"checkpoint {path} is for clips of {channels} channels; allowed are 3 and 2")
+  stack = zoo.get(model).training.get("flow_stack", 1)
+  known = {preprocess_lib.CHANNELS["rgb"]: "rgb", preprocess_lib.CHANNELS["flow"] * stack: "flow"}
+  if channels not in known:
+    allowed = " and ".join(map(str, known))
+    raise errors.CheckpointError(f"checkpoint {path} is for clips of {channels} channels; allowed are {allowed}")
+  stream = known[channels]
   try:
     classes = resources.class_names(num_classes)
   except errors.I3dError:
     classes = ()
-  clip = zoo.preprocess(model, streams[0])
-  return ModelInfo(model=model, stream=streams[0], num_classes=num_classes, classes=classes, preprocess=clip)
+  clip = zoo.preprocess(model, stream)
+  return ModelInfo(model=model, stream=stream, num_classes=num_classes, classes=classes, preprocess=clip)
