@@ -89,6 +89,7 @@ setuptools.setup(
       *SERVE,
       "ai-edge-litert>=2.0",
       "onnxruntime>=1.22",
+      "aiobotocore[boto3]>=3.10",  # with the boto3 for moto that fits it
       "moto[server]>=5.2",
       "mypy>=1.15",
       "pytest>=8",
