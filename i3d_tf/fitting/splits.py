@@ -92,12 +92,12 @@ def group(ids: Sequence[str], pattern: str | None) -> Grouping:
   try:
     compiled = re.compile(pattern)
   except re.error as error:
-    raise errors.I3dError(f"split_group is {pattern!r}, which is no regular expression: {error}") from None
+    raise errors.I3dError(f"split_group is '{pattern}', which is no regular expression: {error}") from None
   found = [compiled.search(each) for each in ids]
   if None in found:
-    raise errors.I3dError(f"split_group {pattern!r} is not found in the clip {ids[found.index(None)]}")
+    raise errors.I3dError(f"split_group '{pattern}' is not found in the clip {ids[found.index(None)]}")
   keys = tuple(_key(match) for match in found if match is not None)
-  return Grouping(keys, True, f"{_count(keys)} groups by {pattern!r}")
+  return Grouping(keys, True, f"{_count(keys)} groups by '{pattern}'")
 
 
 def blocks(ids: Sequence[str], size: int) -> Grouping:
