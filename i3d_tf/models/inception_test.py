@@ -216,12 +216,17 @@ class HeadTest(parameterized.TestCase):
     tf.random.set_seed(0)
     model = inception.InceptionI3d(5, width_multiplier=0.05, average_space=True)
     clip = tf.random.stateless_uniform([1, 9, 32, 32, 3], [0, 0], -1, 1)
-    _, kept = model(clip)
-    _, dropped = model(clip, dropout_keep_prob=0.5)
-    features, expected = dropped["PooledFeatures"].numpy(), 2 * kept["PooledFeatures"].numpy()
+    model.build(3)
+    features, expected = self._classified(model, clip, dropout_keep_prob=0.5), 2 * self._classified(model, clip)
     gone = (features == 0) & (expected > 0)
     np.testing.assert_allclose(features[~gone], expected[~gone], rtol=1e-5)
     self.assertBetween(gone.sum() / (expected > 0).sum(), 0.2, 0.8)
+
+  def _classified(self, model, clip, **arguments):
+    """What the classifier is given, `[B, T' - 1, C]`: pooled features, of which some may have been dropped."""
+    with mock.patch.object(model, "_classifier", wraps=model._classifier) as spied:
+      model(clip, **arguments)
+    return spied.call_args.args[0].numpy()[:, :, 0, 0]
 
   def _dropped(self, model, clip, **arguments):
     """Where a network whose pooled features are all positive has dropped them, `[B, T' - 1, C]`."""
@@ -230,7 +235,7 @@ class HeadTest(parameterized.TestCase):
     for name, variable in variables.items():
       if name.startswith("Mixed_5c") and name.endswith("beta"):
         variable.assign(tf.fill(variable.shape, 100.0))
-    return model(clip, dropout_keep_prob=0.5, **arguments)[1]["PooledFeatures"].numpy() == 0
+    return self._classified(model, clip, dropout_keep_prob=0.5, **arguments) == 0
 
   def test_the_dropout_of_a_clip_is_a_function_of_its_seed(self):
     model = inception.InceptionI3d(5, width_multiplier=0.1, average_space=True)
