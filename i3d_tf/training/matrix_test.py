@@ -19,6 +19,7 @@ from i3d_tf import training
 from i3d_tf.models import inception_spec
 from i3d_tf.training import distribution
 from i3d_tf.training import learner
+from i3d_tf.training import step as steps
 from i3d_tf.weights import release
 
 _CHOICES = {
@@ -97,7 +98,7 @@ def _step_of(folder, strategies, workers, batches, *, replicas, second, **settin
   parts.append(step.apply(last, rate=1e-3, step=0, loss_scale=scale))
   moved = {name: value - before[name] for name, value in _values(learns.model).items()}
   on_cpu = devices.without_gpu_kernel(step.graph(last)) if tf.test.is_built_with_cuda() else []
-  return [sum(values) for values in zip(*parts)], moved, on_cpu
+  return steps.Outcome(*map(sum, zip(*parts, strict=True))), moved, on_cpu
 
 
 def _values(model):
@@ -115,10 +116,9 @@ class MatrixTest(absltest.TestCase):
     for row, ((outcome, moved, on_cpu), (plain_outcome, plain_moved, _)) in zip(rows, found, strict=True):
       with self.subTest(**row):
         self.assertEmpty(on_cpu)  # with a GPU
-        loss, _, num_clips, is_finite, _ = outcome
         tolerance = _TOLERANCES[row["precision"]]
-        self.assertEqual((num_clips, is_finite), (4 * row["replicas"] * row["accumulation_steps"], 1))
-        np.testing.assert_allclose(loss, plain_outcome[0], rtol=tolerance / 10)
+        self.assertEqual((outcome.num_clips, outcome.is_finite), (4 * row["replicas"] * row["accumulation_steps"], 1))
+        np.testing.assert_allclose(outcome.loss, plain_outcome.loss, rtol=tolerance / 10)
         trained = [name for name in moved if testing.is_trained(name)]
         for name in trained:
           is_frozen = bool(row["freeze"]) and name.startswith(row["freeze"])
