@@ -20,7 +20,9 @@ _MAINS = sorted(
 )
 # These take defaults from the modules that do the work.
 _MAY_IMPORT = {
-  **dict.fromkeys(("i3d_tf.classify", "i3d_tf.extract_features", "i3d_tf.fvd", "i3d_tf.visualize"), ["cv2"]),
+  **dict.fromkeys(
+    ("i3d_tf.classify", "i3d_tf.extract_features", "i3d_tf.fit", "i3d_tf.fvd", "i3d_tf.visualize"), ["cv2"]
+  ),
   **dict.fromkeys(("i3d_tf.make_synthetic", "i3d_tf.prepare_dataset"), ["cv2", "av"]),
 }
 _PROGRAM = """

@@ -263,12 +263,11 @@ def _describe(
 
 
 def _describe_protocol(clips: clip_config.EvalClips) -> dict[str, Any]:
-  """The options that the protocol uses; those about stacks of flow only if there are stacks."""
+  """The options that the protocol uses; those about stacks of flow and segments only if there are such."""
   left_out = {"streams", "frame_rate"} | evaluation.unused(clips.protocol)
   if clips.flow_stack == 1:
     left_out |= {"flow_stack", "flow_stacking"}
-  if not clips.subtract_mean_flow:
-    left_out.add("subtract_mean_flow")
+  left_out |= {name for name in ("segment_frames", "subtract_mean_flow") if not getattr(clips, name)}
   return {name: value for name, value in dataclasses.asdict(clips).items() if name not in left_out}
 
 

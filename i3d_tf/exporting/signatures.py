@@ -302,9 +302,11 @@ def describe(classifier: classifier_lib.Classifier, signatures: Mapping[str, Sig
 
 
 def _describe_stream(network: classifier_lib.LoadedNetwork, stream: str) -> dict[str, Any]:
-  """Describes the clips of a stream; 'trained_on' has the fields of the `Preprocess` of training."""
+  """Describes the clips of a stream; 'trained_on' has the fields of the `Preprocess` of training, segments if any."""
   clip = network.info.preprocess
   trained_on = dataclasses.asdict(clip)
+  if not clip.segment_frames:
+    del trained_on["segment_frames"]
   frame_rate = trained_on.pop("frame_rate")
   if stream != "flow":
     trained_on = {name: value for name, value in trained_on.items() if "flow" not in name}
