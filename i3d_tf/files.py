@@ -12,9 +12,7 @@ import math
 import os
 import pathlib
 import stat
-import tempfile
 import textwrap
-import typing
 from typing import Any, BinaryIO, IO
 import zipfile
 
@@ -84,10 +82,8 @@ def opened(path: str | os.PathLike) -> BinaryIO:
     OSError: If it cannot be read.
   """
   if stores.is_remote(path):
-    copy = tempfile.TemporaryFile()
-    copy.write(stores.as_path(path).read_bytes())
-    copy.seek(0)
-    return typing.cast(BinaryIO, copy)
+    with stores.fetched(path) as copy:
+      return open(copy, "rb")  # which outlives its name
   check_regular(path)
   return open(path, "rb")
 

@@ -22,8 +22,8 @@ SCHEMES = ("s3", "gs", "hdfs", "abfs")
 _REMOTE = re.compile(rf"({'|'.join(SCHEMES)}):/+(?=[^/])")  # pathlib leaves one slash of two
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "last_modified")  # what tells a version of a file, by store
 _known: dict[str, dict[str, Any]] = {}  # facts of the files that were listed last
-_fetched: dict[str, list[Any]] = {}  # by path the folder of the copy, and how many use it
-_lock = threading.RLock()
+_fetched: dict[str, "_Copy"] = {}  # by path, those in use
+_lock = threading.Lock()
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -202,6 +202,16 @@ def read_all(paths: Iterable[pathlib.Path | StorePath]) -> list[bytes]:
   return [found] if isinstance(found, bytes) else [found[name] for name in found]
 
 
+class _Copy:
+  """A copy of a file of a store, and how many use it."""
+
+  def __init__(self) -> None:
+    self.folder = tempfile.TemporaryDirectory(prefix="i3d_tf-")
+    self.path: str | None = None  # once it is there
+    self.users = 0
+    self.lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def fetched(path: str | os.PathLike) -> Iterator[str]:
   """Has a file of a store in a temporary one during the body, and in the same one in bodies within this one.
@@ -215,23 +225,20 @@ def fetched(path: str | os.PathLike) -> Iterator[str]:
   Raises:
     FileNotFoundError, StoreError: If there is no such file, or it cannot be had whole.
   """
-  name = str(StorePath(path))
+  source = StorePath(path)
   with _lock:
-    if name not in _fetched:
-      folder = tempfile.TemporaryDirectory(prefix="i3d_tf-")
-      try:
-        StorePath(path).download(copy := os.path.join(folder.name, f"video{StorePath(path).suffix}"))
-      except BaseException:
-        folder.cleanup()
-        raise
-      _fetched[name] = [folder, copy, 0]
-    entry = _fetched[name]
-    entry[2] += 1
+    copy = _fetched.setdefault(str(source), _Copy())
+    copy.users += 1
   try:
-    yield entry[1]
+    with copy.lock:  # the first fetches, others that want the same wait for it, and others still do not
+      if copy.path is None:
+        path = os.path.join(copy.folder.name, f"video{source.suffix}")
+        source.download(path)
+        copy.path = path
+    yield copy.path
   finally:
     with _lock:
-      entry[2] -= 1
-      if not entry[2]:
-        del _fetched[name]
-        entry[0].cleanup()
+      copy.users -= 1
+      if not copy.users:
+        del _fetched[str(source)]
+        copy.folder.cleanup()

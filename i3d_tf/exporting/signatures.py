@@ -164,7 +164,7 @@ def of_frames(classifier: classifier_lib.Classifier, specs: Specs) -> dict[str, 
   clip = classification.check_together(infos).preprocess
   if "flow" not in classifier.streams:
     raise errors.I3dError("with_flow is for networks of flow; give one, or two of rgb and flow")
-  for name, plain in (("flow_stack", 1), ("frame_stride", 1), ("segment_frames", 0), ("subtract_mean_flow", False)):
+  for name, plain in preprocess.CONSECUTIVE.items():
     if other := [info.get(name) for info in infos if info.get(name) != plain]:
       raise errors.I3dError(f"with_flow is for networks with a {name} of {plain}; this one has {other[0]}")
   params = classifier.flow_config().flow_params_of("tvl1")

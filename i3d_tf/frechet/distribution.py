@@ -115,8 +115,12 @@ def embed(
   digest = hashlib.sha256(json.dumps([how, meaning, videos], default=str).encode()).hexdigest()[:16]
   folder = workdir.Workdir(work.folder, _INFO, section=None, foreign=("*",), in_stores=True)
   named = {folder.path / f"{digest}-{n:06}.npz": group for n, group in enumerate(groups(sources, recipe.config.batch))}
+
+  def left() -> list[tuple[str, Sequence[clips_lib.Source]]]:
+    held = set(folder.path.glob("*.npz"))
+    return [(str(path), group) for path, group in named.items() if path not in held]
+
   with folder.claim({"what": "embeddings of fvd"}):
-    left = lambda: [(str(path), group) for path, group in named.items() if path not in set(folder.path.glob("*.npz"))]
     task = functools.partial(_embed, recipe=recipe)
     runners.finish(work.runner, task, left, work=folder.work, unit="group of videos", folder=folder.path)
     for path in named:

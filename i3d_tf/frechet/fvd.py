@@ -72,8 +72,9 @@ def fvd(
     OSError: if a file cannot be read or written.
   """
   sets = {} if generated is None else {_GENERATED: generated}
-  how: dict[str, Any] = {"checkpoint": checkpoint, "save_stats": save_stats, "cache": cache, "progress": progress}
-  how["work"] = work
+  how: dict[str, Any] = {
+      "checkpoint": checkpoint, "save_stats": save_stats, "cache": cache, "progress": progress, "work": work,
+  }  # fmt: skip
   run = _Run(real, sets, protocol=protocol, on_failure=on_failure, **how, **options)
   return run.results()[_GENERATED] if sets else run.of_real()
 
@@ -240,30 +241,16 @@ class _Run:
 
   def _embed(self, name: str, sums: _Sums) -> int:
     """Adds the clips of each video that can be used; returns the number of the others."""
-    sources, reader, failures = self._sources[name], self._readers[name], list[str]()
+    reader, failures = self._readers[name], list[str]()
 
     def fail(message: str) -> None:
       failures.append(message)
       self._on_failure(message)
 
-    if self._work is not None:
-      checkpoints = tuple((stream, os.fspath(path)) for stream, path in self.embedder.checkpoints.items())
-      recipe = distribution.Recipe(self._protocol, self._config, _REAL if name == _REAL else _GENERATED, checkpoints)
-      for embedded, facts in distribution.embed(self._work, list(sources), recipe, self._facts["weights"]):
-        reader.remarks.update(facts["remarks"])
-        for message in facts["failures"]:
-          fail(message)
-        for stream, features in embedded.items():
-          sums[stream].update(features)
-    else:
-      with workers.Bar(sources, name, unit="video", is_shown=self._progress) as bar:
-        size = self._config.batch
-        groups = distribution.groups(bar, size)
-        batches = (batch for group in groups for batch in distribution.batches(group, reader, size, fail))
-        with workers.ahead(batches, depth=_BATCHES_AHEAD) as ahead:
-          for batch in ahead:
-            for stream, features in self.embedder.embed(batch).items():
-              sums[stream].update(features)
+    parts = self._embedded_here(name, fail) if self._work is None else self._embedded_by(self._work, name, fail)
+    for part in parts:
+      for stream, features in part.items():
+        sums[stream].update(features)
     for remark in reader.summary(name):
       _log.warning("%s", remark)
       self._remarks.append(remark)
@@ -273,6 +260,28 @@ class _Run:
       has = f"of its {good + len(failures)} it has {good}"
       raise errors.I3dError(f"{where}: FVD needs at least 2 videos that can be used, and {has}{reason}")
     return len(failures)
+
+  def _embedded_here(self, name: str, fail: Callable[[str], None]) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the embeddings of a set by stream, batch by batch."""
+    size = self._config.batch
+    with workers.Bar(self._sources[name], name, unit="video", is_shown=self._progress) as bar:
+      groups = distribution.groups(bar, size)
+      batches = (batch for group in groups for batch in distribution.batches(group, self._readers[name], size, fail))
+      with workers.ahead(batches, depth=_BATCHES_AHEAD) as ahead:
+        for batch in ahead:
+          yield self.embedder.embed(batch)
+
+  def _embedded_by(
+    self, work: distribution.Work, name: str, fail: Callable[[str], None]
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """The same from the workers of a runner."""
+    checkpoints = tuple((stream, os.fspath(path)) for stream, path in self.embedder.checkpoints.items())
+    recipe = distribution.Recipe(self._protocol, self._config, _REAL if name == _REAL else _GENERATED, checkpoints)
+    for part, facts in distribution.embed(work, list(self._sources[name]), recipe, self._facts["weights"]):
+      self._readers[name].remarks.update(facts["remarks"])
+      for message in facts["failures"]:
+        fail(message)
+      yield part
 
 
 def _config(options: Mapping[str, Any]) -> protocols.FvdConfig:

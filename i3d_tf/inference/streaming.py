@@ -25,6 +25,7 @@ from i3d_tf.flow import codec
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
 from i3d_tf.input import ops
+from i3d_tf.models import preprocess
 from i3d_tf.video import decode
 from i3d_tf.video import live
 
@@ -173,7 +174,7 @@ class Follower:
     info = classification.check_together([network.info for network in networks.networks.values()])
     for network in networks.networks.values():
       clip = network.info.preprocess
-      if clip.frame_stride > 1 or clip.segment_frames or clip.flow_stack > 1 or clip.subtract_mean_flow:
+      if any(getattr(clip, name) != plain for name, plain in preprocess.CONSECUTIVE.items()):
         raise errors.I3dError(f"{network.checkpoint} takes other clips than frame after frame with its flow")
       crop = info.preprocess.crop
       network.check({s: [1, config.window, crop, crop, network.info.channels[s]] for s in network.streams})

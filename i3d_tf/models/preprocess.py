@@ -12,6 +12,10 @@ STREAMS = tuple(CHANNELS)
 # The streams that a network of each kind takes.
 STREAMS_OF = types.MappingProxyType({"rgb": ("rgb",), "flow": ("flow",), "joint": ("rgb", "flow")})
 FLOW_STACKINGS = ("plain", "trajectory", "bidirectional")
+# Of clips of consecutive frames, each with its flow as it is.
+CONSECUTIVE = types.MappingProxyType(
+  {"flow_stack": 1, "frame_stride": 1, "segment_frames": 0, "subtract_mean_flow": False}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -241,12 +241,15 @@ _TORCHVISION: Mapping[str, Any] = {
   "test": {"protocol": "clips", "num_clips": 5},
   "source": "torchvision models/video/resnet.py, weights KINETICS400_V1 (5 clips)",
 }
-_32X2 = {"num_frames": 32, "frame_stride": 2, **base.FULL_SIZE}
 _FROM_IMAGES: Mapping[str, Any] = {
   "trunk": "",
   "base": "resnet_50",
   "training": {"num_frames": 8, "frame_stride": 8, **base.FULL_SIZE},
   "test": {"protocol": "three_crops", "num_clips": 10},
+}
+_FROM_IMAGES_32X2: Mapping[str, Any] = {
+  **_FROM_IMAGES,
+  "training": {"num_frames": 32, "frame_stride": 2, **base.FULL_SIZE},
 }
 
 
@@ -324,7 +327,7 @@ MODELS: Mapping[str, base.Entry] = {
   "i3d_r50_32x2": _entry(
     "i3d_r50_32x2",
     title="I3D-ResNet-50, 32 frames, of which stem and pools make four steps",
-    **{**_FROM_IMAGES, "training": _32X2},
+    **_FROM_IMAGES_32X2,
     parameters={"rgb": 28_043_472},
     giga_multiply_adds={"rgb": 33.13},
     accuracies={"imagenet": {"rgb": 73.47}},
@@ -333,7 +336,7 @@ MODELS: Mapping[str, base.Entry] = {
   "i3d_r50_caffe2": _entry(
     "i3d_r50_caffe2",
     title="I3D-ResNet-50 of video-nonlocal-net, 32 frames, which projects of anomaly detection take",
-    **{**_FROM_IMAGES, "training": _32X2},
+    **_FROM_IMAGES_32X2,
     parameters={"rgb": 28_043_472},
     giga_multiply_adds={"rgb": 32.83},
     accuracies={},
@@ -342,7 +345,7 @@ MODELS: Mapping[str, base.Entry] = {
   "i3d_r50_caffe2_non_local": _entry(
     "i3d_r50_caffe2_non_local",
     title="the same with five non-local blocks",
-    **{**_FROM_IMAGES, "training": _32X2},
+    **_FROM_IMAGES_32X2,
     parameters={"rgb": 35_397_840},
     giga_multiply_adds={"rgb": 40.96},
     accuracies={},

@@ -6,9 +6,9 @@ The files are read and written without torch, see containers. The names of ResNe
 from collections.abc import Callable, Mapping
 import dataclasses
 import os
+import types
 
 import numpy as np
-import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf import files
@@ -149,6 +149,28 @@ def convert(
   ]
   tensorflow1.raise_for({"misshapen": misshapen}, what)
   return values
+
+
+def prepared(
+  arrays: Mapping[str, np.ndarray], means: Mapping[str, str] = types.MappingProxyType({}), *, ignored: str = COUNTER
+) -> dict[str, np.ndarray]:
+  """Returns a state dict with an axis of time in all kernels, and without biases that batch norm takes away again.
+
+  Args:
+    arrays: The state dict.
+    means: By the end of such a bias's name that of the moving mean, which is moved by it.
+    ignored: End of the names of what is no variable.
+  """
+  found = {
+    name: array[:, :, np.newaxis] if array.ndim == 4 else array
+    for name, array in arrays.items()
+    if not name.endswith(ignored)
+  }
+  for bias, mean in means.items():
+    for name in [name for name in found if name.endswith(bias)]:
+      if (follows := name.removesuffix(bias) + mean) in found:
+        found[follows] = found[follows] - found.pop(name)
+  return found
 
 
 def _ours(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -409,18 +431,9 @@ def _bn_inception_from_torch(
 ) -> dict[str, np.ndarray]:
   """Converts a state dict whose convolutions have biases before batch norm and, of RGB, take blue first."""
   rename = lambda name: name.removeprefix(_TSN_PREFIX).replace("new_fc.", "last_linear.")
-  own = {
-    rename(name): array[:, :, np.newaxis] if array.ndim == 4 else array
-    for name, array in arrays.items()
-    if not name.endswith(COUNTER)
-  }
-  means = {name: f"{name.removesuffix('.bias')}_bn.running_mean" for name in own if name.endswith(".bias")}
-  own |= {mean: own[mean] - own.pop(name) for name, mean in means.items() if mean in own}
+  own = prepared({rename(name): array for name, array in arrays.items()}, {".bias": "_bn.running_mean"})
   kernel, bias = own.get(bn_inception_name(_FIRST_OF_BN_INCEPTION)), own.get("last_linear.bias", np.zeros(400))
-  network = tsn.BnInception(bias.size)
-  with tf.Graph().as_default():  # where variables have shapes and take no memory
-    network.build(3 if kernel is None else kernel.shape[1])
-  shapes = {name: tuple(variable.shape) for name, variable in release.named_variables(network).items()}
+  shapes = release.variable_shapes(tsn.BnInception(bias.size), 3 if kernel is None else kernel.shape[1])
   values = convert(own, {name: bn_inception_name(name) for name in shapes}, shapes, f"{path} is not of {model}")
   kernel = values[_FIRST_OF_BN_INCEPTION]
   return values | {_FIRST_OF_BN_INCEPTION: kernel[..., ::-1, :]} if kernel.shape[-2] == 3 else values

@@ -152,7 +152,7 @@ RESNET_LAYOUTS: Mapping[str, _ResNetLayout] = {
 def _find_resnet(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | None:
   """Finds the architecture that a state dict is of, or comes nearest to."""
   del path
-  own, misfits = _prepared(arrays), {}
+  own, misfits = pytorch.prepared(arrays, _MEANS), {}
   for layout in _layouts(own):
     for architecture in layout.architectures:
       names, shapes = _names(layout, architecture), _shapes(own, layout, architecture)
@@ -162,7 +162,7 @@ def _find_resnet(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> s
 
 
 def _resnet_from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
-  own = _prepared(arrays)
+  own = pytorch.prepared(arrays, _MEANS)
   layout = next(layout for layout in _layouts(own) if model in layout.architectures)
   what = f"{path} is of no network of ours, and nearest to {model}"
   return pytorch.convert(own, _names(layout, model), _shapes(own, layout, model), what)
@@ -201,20 +201,6 @@ def _shapes(arrays: Mapping[str, np.ndarray], layout: _ResNetLayout, architectur
 def _fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
   """Whether an array of theirs is a variable of ours of this shape."""
   return array.shape == ((shape[4], shape[3], *shape[:3])[: array.ndim] if len(shape) == 5 else shape)
-
-
-def _prepared(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The state dict with an axis of time in all kernels, and without counters and biases before batch norm."""
-  prepared = {
-    name: array[:, :, np.newaxis] if array.ndim == 4 else array
-    for name, array in arrays.items()
-    if not name.endswith(pytorch.COUNTER)
-  }
-  for bias, mean in _MEANS.items():
-    for name in [name for name in prepared if name.endswith(bias)]:
-      if (follows := name.removesuffix(bias) + mean) in prepared:
-        prepared[follows] = prepared[follows] - prepared.pop(name)
-  return prepared
 
 
 RESNET = pytorch.Family(find=_find_resnet, convert=_resnet_from_torch)

@@ -9,7 +9,6 @@ import os
 import re
 
 import numpy as np
-import tensorflow as tf
 
 from i3d_tf import errors
 from i3d_tf.models import swin
@@ -93,16 +92,9 @@ def _find(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> str | No
 
 def _from_torch(arrays: Mapping[str, np.ndarray], model: str, path: str | os.PathLike) -> dict[str, np.ndarray]:
   bias = arrays.get(name_of("Logits/conv_3d/b", model), np.zeros(400))
-  network = zoo.get(model).make(bias.size)
-  with tf.Graph().as_default():  # where variables have shapes and take no memory
-    network.build(3)
-  shapes = {name: tuple(variable.shape) for name, variable in release.named_variables(network).items()}
+  shapes = release.variable_shapes(zoo.get(model).make(bias.size), 3)
   names = {name: name_of(name, model) for name in shapes}
-  own = {
-    name: array[:, :, np.newaxis] if array.ndim == 4 else array
-    for name, array in arrays.items()
-    if not name.endswith(_INDEX)
-  }
+  own = pytorch.prepared(arrays, ignored=_INDEX)
   return pytorch.convert(own, names, shapes, f"{path} is not of {model}")
 
 

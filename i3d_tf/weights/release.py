@@ -94,6 +94,18 @@ def named_variables(model: base.Network) -> dict[str, tf.Variable]:
   return {variable.name.removeprefix(scope).removesuffix(":0"): variable for variable in model.variables}
 
 
+def variable_shapes(model: base.Network, in_channels: int) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of a network's variables by `named_variables`' names, without memory for the variables.
+
+  Args:
+    model: A network that is not built yet, and is of no use after.
+    in_channels: Channels of its clips.
+  """
+  with tf.Graph().as_default():  # where variables have shapes only
+    model.build(in_channels)
+  return {name: tuple(variable.shape) for name, variable in named_variables(model).items()}
+
+
 def checksum(model: base.Network) -> str:
   """Returns the CRC-32 of all variables in the order of their names, 8 hexadecimal digits that tell weights apart.
 
