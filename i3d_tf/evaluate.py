@@ -7,10 +7,9 @@ from i3d_tf import errors
 from i3d_tf import evaluation
 from i3d_tf import inference
 from i3d_tf.input import clip_config
-from i3d_tf.models import preprocess
 from i3d_tf.models import zoo
 
-USAGE = """Evaluates one stream or two on a split of a data set's TFRecords.
+USAGE = """Evaluates one stream or several on a split of a data set's TFRecords.
 
   python -m i3d_tf.evaluate --records=records --rgb_checkpoint=runs/rgb --flow_checkpoint=runs/flow --output=results
 
@@ -18,6 +17,8 @@ A checkpoint is the folder of a run of train (its best network), a released chec
 release's layout. A network of another --model is tested by the protocol of its paper (python -m i3d_tf.models); one of
 both streams at once is a --joint_checkpoint. Where clips are cut otherwise than in training, say so with --short_side
 and the like.
+
+Sound is a third stream: --audio_checkpoint=runs/mine/audio, as fit --streams=rgb,audio makes it, of records with audio.
 
 The output holds scores_rgb.npz and scores_flow.npz (every video's logits), results.json, and report.html, which is one
 file with tables, curves, the confusion matrix and the clips that were recognised best and worst. It can be stopped or
@@ -49,9 +50,11 @@ with cli.group_of("Networks"):
   flags.DEFINE_string("rgb_checkpoint", None, "RGB network: a run of train, a released checkpoint's name, or a path.")
   flags.DEFINE_string("flow_checkpoint", None, "Flow network, likewise.")
   flags.DEFINE_string("joint_checkpoint", None, "Network of both streams at once, likewise.")
+  flags.DEFINE_string("audio_checkpoint", None, "Classifier of sound, the folder audio of a run of fit.")
   flags.DEFINE_enum("model", None, zoo.NAMES, "Refuse checkpoints of another network. Default: take any.")
   flags.DEFINE_string("rgb_scores", None, "In place of --rgb_checkpoint: a scores_rgb.npz made before.")
   flags.DEFINE_string("flow_scores", None, "In place of --flow_checkpoint: a scores_flow.npz made before.")
+  flags.DEFINE_string("audio_scores", None, "In place of --audio_checkpoint: a scores_audio.npz made before.")
 cli.define_flags(inference.InferenceConfig, group="Networks")
 cli.define_device_flags()
 cli.define_flags(
@@ -63,8 +66,8 @@ cli.define_flags(
 cli.define_flags(
   evaluation.EvaluationConfig,
   group="Fusion and report",
-  names=("fusion", "flow_weight", "svm_train_scores", "num_examples", "retry_failures"),
-  unset={"flow_weight": "0.5"},
+  names=("fusion", "flow_weight", "audio_weight", "svm_train_scores", "num_examples", "retry_failures"),
+  unset={"flow_weight": "0.5", "audio_weight": "as that of each other stream"},
 )
 
 
@@ -110,7 +113,7 @@ def _config() -> evaluation.EvaluationConfig:
 
 def _given(kind: str) -> dict[str, str]:
   """What the flags of a kind name, by stream."""
-  names = {stream: f"{stream}_{kind}" for stream in preprocess.STREAMS_OF}
+  names = {stream: f"{stream}_{kind}" for stream in evaluation.STREAMS}
   return {stream: FLAGS[name].value for stream, name in names.items() if name in FLAGS and FLAGS[name].value}
 
 

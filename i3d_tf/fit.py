@@ -31,6 +31,9 @@ cannot be read are named and left out; the exit status is 1 then.
 together. It starts from --flow_checkpoint, or else from the RGB weights, which know nothing of flow. An RGB run that is
 there goes on with flow alone.
 
+--streams=rgb,audio (or rgb,flow,audio) also listens: a linear classifier of the sound's log-mel spectrogram is a stream
+of its own, in runs/mine/audio, which evaluate takes with records that have audio. No trained network of sound is used.
+
 --depth=mixed_5 or all goes on to train the last blocks, or all of the network, from there; that takes from minutes to
 hours. Every setting that is chosen for it is printed with its reason, and has a flag."""
 
@@ -69,9 +72,12 @@ def main(arguments: list[str]) -> int:
 
   with decode.isolated():
     found = fitter.fit(config, progress=True, say=lambda message: tqdm.tqdm.write(cli.as_flags(message)))
-  networks = " ".join(f"--{stream}_checkpoint={shlex.quote(str(path))}" for stream, path in found.networks.items())
-  streams = {"rgb": "", "flow": " --streams=flow"}.get("+".join(found.networks), " --streams=joint")
+  words = {stream: f"--{stream}_checkpoint={shlex.quote(str(path))}" for stream, path in found.networks.items()}
+  networks = " ".join(word for stream, word in words.items() if stream != fitting.AUDIO)
+  streams = {"rgb": "", "flow": " --streams=flow"}.get("+".join(config.networks), " --streams=joint")
   print(f"To use it: python -m i3d_tf.classify --video=VIDEO{streams} {networks}")
+  if fitting.AUDIO in words:
+    print(f"With sound: python -m i3d_tf.evaluate --records=RECORDS --output=DIR {networks} {words[fitting.AUDIO]}")
   print(found.report_path)
   if found.failures:
     return cli.fail(f"videos that could not be used: {len(found.failures)}; {found.report_path.name} names them")

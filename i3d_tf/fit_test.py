@@ -132,6 +132,35 @@ class FitTest(parameterized.TestCase):
     apart = [i3d_tf.classify(video, checkpoint={stream: path}).logits for stream, path in networks.items()]
     np.testing.assert_allclose(both, sum(apart), rtol=1e-3, atol=1e-2)  # of one frame more without flow
 
+  def test_sound(self):
+    rng, videos = np.random.default_rng(0), self.folder / "sounding"
+    for number in range(12):  # what is heard tells the class, and what is seen does not
+      time = np.arange(12_800) / 16_000
+      tone = 0.3 * np.sin(2 * np.pi * (400, 2500)[number % 2] * time) + rng.normal(0, 0.02, time.shape)
+      path = videos / ("low", "high")[number % 2] / f"{number}.avi"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      testing.write_sounding_video(path, tone[np.newaxis], seed=number)
+    _write_video(videos / "low" / "mute.avi", color=0, seed=99, num_frames=20)
+    run = self.folder / "heard"
+    words = (f"--videos={videos}", self.words[1], self.words[2], f"--output={run}", "--streams=rgb,audio")
+    said = testing.run_main("fit", *words, "--num_folds=3")
+    self.assertEqual(said.status, 0, said)
+    self.assertIn("1 of 13 videos have no sound", said.stdout + said.stderr)
+    self.assertIn(f"--rgb_checkpoint={run} --audio_checkpoint={run}/audio", said.stdout)
+    results = json.loads((run / "report.json").read_text())["results"]
+    self.assertEqual(list(results), ["facts", "rgb", "audio", "rgb+audio"])
+    self.assertGreaterEqual(results["audio"]["top1"], 12 / 13)
+    self.assertGreater(results["rgb+audio"]["top1"], results["rgb"]["top1"])
+    words = ("--dataset=folder", f"--videos={videos}", f"--output={self.folder / 'records'}", "--streams=rgb,audio")
+    made = testing.run_main("prepare_dataset", *words, "--fractions=0,0,1", "--short_side=36", "--num_workers=1")
+    self.assertEqual(made.status, 0, made)
+    words = (f"--records={self.folder / 'records'}", f"--audio_checkpoint={run / 'audio'}")
+    tested = testing.run_main("evaluate", *words, f"--output={self.folder / 'tested'}", "--audio_weight=0.9")
+    self.assertIn("audio_weight is for the fusion of audio with another stream", tested.stderr)
+    words = (*words, f"--rgb_checkpoint={run}", f"--output={self.folder / 'tested'}", "--audio_weight=0.9")
+    tested = testing.run_main("evaluate", *words)
+    self.assertRegex(tested.stdout, r"rgb\+audio +13 +(92|100)")
+
   def test_scenes_of_a_list(self):
     path = self.folder / "list.csv"
     lines = ["path,label,group", '"my videos/Grün, hell/clip 0.avi","a, b",1']

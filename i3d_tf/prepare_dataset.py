@@ -47,7 +47,9 @@ with cli.group_of("Input and output"):
   flags.DEFINE_string("annotations", None, "Folder of the official lists; for Kinetics it may be one CSV file.")
   flags.DEFINE_string("output", None, "Folder for the records; made if it does not exist.")
 with cli.group_of("Records"):
-  flags.DEFINE_list("streams", ["rgb", "flow"], "What to store: rgb, flow or both.")
+  flags.DEFINE_list(
+    "streams", ["rgb", "flow"], "What to store: rgb, flow or both; with audio, also the spectrogram of the sound."
+  )
   flags.DEFINE_bool(
     "backward_flow", False, "Store the flow from each frame to the one before, too, for --flow_stacking=bidirectional."
   )
@@ -103,8 +105,11 @@ def main(arguments: list[str]) -> int:
 
 def _streams() -> tuple[str, ...]:
   """The streams that the two flags name."""
-  if not FLAGS.streams or not set(FLAGS.streams) <= {"rgb", "flow"} or len(set(FLAGS.streams)) < len(FLAGS.streams):
-    raise errors.I3dError(f"--streams={','.join(FLAGS.streams)}; allowed are rgb, flow and rgb,flow")
+  allowed = {"rgb", "flow", "audio"}
+  if set(FLAGS.streams) <= {"audio"} or not set(FLAGS.streams) <= allowed or len({*FLAGS.streams}) < len(FLAGS.streams):
+    raise errors.I3dError(
+      f"--streams={','.join(FLAGS.streams)}; allowed are rgb, flow and rgb,flow, each also with audio"
+    )
   if FLAGS.backward_flow and "flow" not in FLAGS.streams:
     raise errors.I3dError("--backward_flow is stored beside flow; it needs --streams with flow")
   for name in ("flow", "flow_params"):

@@ -212,7 +212,7 @@ class PrepareDatasetTest(absltest.TestCase):
       ((f"--videos={self.folder}/empty",), "the folder holds no video"),
       (("--dataset=ucf102",), "there is no dataset 'ucf102'"),
       (("--streams=rgb", "--backward_flow"), "--backward_flow is stored beside flow; it needs --streams with flow"),
-      (("--streams=rgb,audio",), "--streams=rgb,audio; allowed are rgb, flow and rgb,flow"),
+      (("--streams=audio",), "--streams=audio; allowed are rgb, flow and rgb,flow, each also with audio"),
       (("--fractions=0.5,0.5",), "it takes three numbers"),
       (("word",), "unexpected argument 'word'"),
     ):

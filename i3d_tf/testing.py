@@ -308,6 +308,33 @@ def write_moving_video(path: str | os.PathLike, *, seed: int, num_frames: int) -
   writer.release()
 
 
+def write_sounding_video(
+  path: str | os.PathLike, sound: np.ndarray, *, rate: int = 16_000, seed: int = 0, codec: str = "pcm_s16le"
+) -> None:
+  """Writes a video of noise, 48x36 at 25 frames per second, as long as its sound.
+
+  Args:
+    path: File to write, of a container that takes the codec.
+    sound: `[channels, samples]` in [-1, 1].
+    rate: Samples per second.
+    seed: Seed of the noise.
+    codec: Of the sound, by FFmpeg's name.
+  """
+  import av
+
+  noise = np.random.default_rng(seed)
+  with av.open(os.fspath(path), "w") as container:
+    video, audio = container.add_stream("mjpeg", rate=25), container.add_stream(codec, rate=rate)
+    video.width, video.height, video.pix_fmt = 48, 36, "yuvj420p"
+    audio.layout = layout = "stereo" if len(sound) == 2 else "mono"
+    for _ in range(round(25 * sound.shape[1] / rate)):
+      image = noise.integers(0, 255, (9, 12, 3)).astype(np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+      container.mux(video.encode(av.VideoFrame.from_ndarray(image)))
+    frame = av.AudioFrame.from_ndarray(np.float32(sound), format="fltp", layout=layout)
+    frame.sample_rate, frame.pts = rate, 0
+    container.mux([*video.encode(None), *audio.encode(frame), *audio.encode(None)])
+
+
 def write_old_checkpoint(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes a checkpoint as TensorFlow did before 0.12, in a single file.
 

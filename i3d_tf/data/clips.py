@@ -18,6 +18,7 @@ from i3d_tf import stores
 from i3d_tf.data import tfds_videos
 from i3d_tf.video import decode
 from i3d_tf.video import listing
+from i3d_tf.video import sound
 from i3d_tf.video import stills
 
 SPLITS = ("train", "val", "test")
@@ -192,19 +193,45 @@ def iter_frames(
     raise errors.VideoError(f"{clip.path}: the video has no frames from {clip.start} to {clip.end} seconds")
 
 
+def log_mel(clip: Clip, *, allow_damaged: bool = False) -> np.ndarray:
+  """Returns the spectrogram of the clip's sound, see `sound.log_mel`; where TFDS keeps frames there is none.
+
+  Args:
+    clip: what to read.
+    allow_damaged: as in `sound.log_mel`.
+
+  Returns:
+    float32 `[steps, sound.NUM_BANDS]`.
+
+  Raises:
+    VideoError: as `sound.log_mel`.
+  """
+  with _opened(clip.path) as video:
+    if isinstance(video, np.ndarray):
+      return np.zeros((0, sound.NUM_BANDS), np.float32)
+    return sound.log_mel(video, start=clip.start, end=clip.end, allow_damaged=allow_damaged)
+
+
 def _whole_video(path: str, **options: Any) -> Generator[np.ndarray]:
-  if not path.startswith(tfds_videos.PREFIX):
-    yield from decode.iter_frames(path, **options)
-    return
-  video = tfds_videos.read_example(path)
-  if isinstance(video, np.ndarray):
-    yield from (decode.resize(frame, options["short_side"]) for frame in video)
+  with _opened(path) as video:
+    if isinstance(video, np.ndarray):
+      yield from (decode.resize(frame, options["short_side"]) for frame in video)
+    else:
+      yield from decode.iter_frames(video, **options)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[str | np.ndarray]:
+  """The path of a video's file, a temporary one of what TFDS keeps; or the frames that it keeps in its place."""
+  video = tfds_videos.read_example(path) if path.startswith(tfds_videos.PREFIX) else path
+  if not isinstance(video, bytes):
+    yield video
     return
   with tempfile.NamedTemporaryFile() as file:
     file.write(video)
     file.flush()
     try:
-      yield from decode.iter_frames(file.name, **options)
+      yield file.name
     except errors.VideoError as error:
       raise errors.VideoError(str(error).replace(file.name, path)) from None
 

@@ -1,4 +1,4 @@
-"""From a clip's video to its record: frames at a fixed rate as JPEG, and their flow as images."""
+"""From a clip's video to its record: frames at a fixed rate as JPEG, their flow as images, the sound's spectrogram."""
 
 import os
 
@@ -44,6 +44,8 @@ def make_record(
     raise errors.I3dError(f"{clip.id}: the label {clip.label!r} is not in the class list")
   notes: list[str] = []
   images, size = _encode(clip, settings, notes)
+  has_sound = "audio" in settings.streams
+  log_mel = clips_lib.log_mel(clip, allow_damaged=settings.allow_damaged).ravel().tolist() if has_sound else ()
   rgb_images, flow_images, backward_images = (images[stream] for stream in records.IMAGES)
   times = [round(1_000_000 * step / settings.fps) for step in range(max(len(rgb_images), len(flow_images)))]
   start = round(1_000_000 * (clip.start or 0))
@@ -69,6 +71,7 @@ def make_record(
     flow_timestamps=tuple(times[: len(flow_images)]),
     backward_flow_frames=tuple(backward_images),
     backward_flow_timestamps=tuple(times[: len(backward_images)]),
+    log_mel=tuple(log_mel),
   )
 
 

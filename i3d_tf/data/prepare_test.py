@@ -20,6 +20,7 @@ from i3d_tf.data import shards
 from i3d_tf.flow import codec
 from i3d_tf.flow import tvl1
 from i3d_tf.video import decode
+from i3d_tf.video import sound
 
 _CLASSES = ("Diving", "JavelinThrow")
 _SMALL = shards.RecordConfig(short_side=64)
@@ -79,7 +80,7 @@ class MakeRecordTest(parameterized.TestCase):
       self.assertEqual(shards.Description(complete=True, parameters=read).flow_method, method)
 
   def test_backward_flow(self):
-    settings = dataclasses.replace(_SMALL, streams=shards.STREAMS)
+    settings = dataclasses.replace(_SMALL, streams=("rgb", "flow", "backward_flow"))
     record, plain = _make(settings=settings), _make()
     self.assertLen(record.backward_flow_frames, 9)
     self.assertEqual(record.backward_flow_timestamps, record.flow_timestamps)
@@ -114,6 +115,15 @@ class MakeRecordTest(parameterized.TestCase):
     self.assertLen(record.flow_frames, num_flows)
     self.assertEqual(record.end, 400_000)
 
+  def test_sound(self):
+    video = str(sorted(testing.shared("clips/kinetics").glob("*.mp4"))[0])
+    settings = dataclasses.replace(_SMALL, streams=("rgb", "audio"))
+    record = _make(clips_lib.Clip("x", video, start=0.5, end=0.9), settings=settings)
+    self.assertLen(record.frames, 10)
+    found = np.reshape(record.log_mel, (-1, sound.NUM_BANDS))
+    np.testing.assert_array_equal(found, sound.log_mel(video)[50:88])
+    self.assertEqual(_make(settings=settings).log_mel, ())  # that video has none
+
   def test_the_same_bytes_each_time(self):
     self.assertEqual(records.serialize(_make()), records.serialize(_make()))
 
@@ -141,7 +151,8 @@ class MakeRecordTest(parameterized.TestCase):
       with self.assertRaisesRegex(errors.VideoError, "empty.avi: the file is empty"):
         _make(clips_lib.Clip("x", str(empty)))
     for arguments, message in (
-      ({"streams": ()}, "streams are none; allowed are rgb, flow, backward_flow"),
+      ({"streams": ()}, "streams are none; allowed are rgb, flow, backward_flow, audio"),
+      ({"streams": ("audio",)}, "streams are audio; sound is stored beside rgb or flow"),
       ({"streams": ("rgb", "backward_flow")}, "streams are rgb, backward_flow; backward flow is stored beside flow"),
       ({"flow_format": "gif"}, "flow_format is 'gif'; allowed are png, jpeg"),
       ({"flow_engine": "x"}, "flow_engine is 'x'; allowed are numba, opencv"),

@@ -243,7 +243,7 @@ def open_source(path: str | os.PathLike, split: str, *, streams: Sequence[str], 
   Args:
     path: a folder of TFRecords, or one file.
     split: as in the files' names, 'train' in train-00000-of-00010.tfrecord.
-    streams: that the records are to hold, of 'rgb', 'flow' and 'backward_flow'; see `clip_config.stored`.
+    streams: that the records are to hold, of `shards.STREAMS`; see `clip_config.stored`.
     classes: names in the order of the labels, for records that come without; those that have names must have these.
 
   Raises:
@@ -417,7 +417,8 @@ def _check_count(files: Sequence[pathlib.Path]) -> None:
 def _streams_of(entries: Sequence[Entry]) -> tuple[str, ...]:
   """The streams of the first record that can be read; () if none can."""
   record = _first_record(entries)
-  return tuple(stream for stream, images in records.IMAGES.items() if record and getattr(record, images))
+  held = {**records.IMAGES, "audio": "log_mel"}
+  return tuple(stream for stream, attribute in held.items() if record and getattr(record, attribute))
 
 
 def _first_record(entries: Sequence[Entry]) -> records.Record | None:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf import errors
+from i3d_tf.video import sound
 
 _FLOW = "FORWARD_FLOW/"
 _BACKWARD_FLOW = "BACKWARD_FLOW/"
@@ -45,6 +46,7 @@ class Record:
       records stated no method for before there were others.
     backward_flow_frames: encoded like the flow, as many, each the flow of the same two frames from the later to the
       earlier one. `backward_flow_timestamps` are those of the flow (google/mediapipe tvl1_optical_flow_calculator).
+    log_mel: spectrogram of the clip's sound, see `sound.log_mel`, the values of one step after those of another.
   """
 
   id: str
@@ -69,6 +71,7 @@ class Record:
   flow_timestamps: tuple[int, ...] = ()
   backward_flow_frames: tuple[bytes, ...] = ()
   backward_flow_timestamps: tuple[int, ...] = ()
+  log_mel: tuple[float, ...] = ()
 
   @property
   def rate(self) -> float:
@@ -88,11 +91,13 @@ class Field:
     attribute: its name in `Record`.
     keys: it is written under all of them and read from the first that holds a value.
     is_sequence: one value a frame (a feature list) rather than one value or list a clip.
+    width: values a frame of a sequence.
   """
 
   attribute: str
   keys: tuple[str, ...]
   is_sequence: bool = False
+  width: int = 1
 
 
 SCHEMA: tuple[Field, ...] = (
@@ -118,6 +123,7 @@ SCHEMA: tuple[Field, ...] = (
   Field("flow_timestamps", (f"{_FLOW}image/timestamp",), is_sequence=True),
   Field("backward_flow_frames", (f"{_BACKWARD_FLOW}image/encoded",), is_sequence=True),
   Field("backward_flow_timestamps", (f"{_BACKWARD_FLOW}image/timestamp",), is_sequence=True),
+  Field("log_mel", ("LOG_MEL/feature/floats",), is_sequence=True, width=sound.NUM_BANDS),
 )
 _SHORTEST_INTERVAL = 1000  # microseconds; timestamps that are closer count something else
 _EXIF = b"Exif\0\0"
@@ -145,7 +151,7 @@ def serialize(record: Record) -> bytes:
     values = _as_list(getattr(record, field.attribute))
     for key in field.keys:
       if field.is_sequence:
-        steps = [_feature([value], field) for value in values]
+        steps = [_feature(values[at : at + field.width], field) for at in range(0, len(values), field.width)]
         example.feature_lists.feature_list[key].feature.extend(steps)
       else:
         example.context.feature[key].CopyFrom(_feature(values, field))
@@ -251,7 +257,8 @@ def _parsing_specs() -> tuple[dict[str, tf.io.VarLenFeature], dict[str, tf.io.Fi
     dtype = _DTYPES[_element_type(field.attribute)]
     for key in field.keys:
       if field.is_sequence:
-        sequence[key] = tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+        shape = [field.width] if field.width > 1 else []
+        sequence[key] = tf.io.FixedLenSequenceFeature(shape, dtype, allow_missing=True)
       else:
         context[key] = tf.io.VarLenFeature(dtype)
   return context, sequence
@@ -265,7 +272,7 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
   Returns:
     By attribute of `Record`: vectors for `labels`, `label_indices` and everything stored once a frame, scalars for the
-    rest (absent ones are empty strings or 0). Images stay encoded.
+    rest (absent ones are empty strings or 0). Images stay encoded. The spectrogram is `[steps, bands]`.
   """
   context, sequence = tf.io.parse_single_sequence_example(serialized, *_parsing_specs())
   parsed = {}
@@ -331,6 +338,8 @@ def _check(record: Record) -> None:
     raise ValueError(f"{record.id}: {len(record.frames)} frames have {len(record.timestamps)} timestamps")
   if len(record.flow_frames) != len(record.flow_timestamps):
     raise ValueError(f"{record.id}: {len(record.flow_frames)} flows have {len(record.flow_timestamps)} timestamps")
+  if len(record.log_mel) % sound.NUM_BANDS:
+    raise ValueError(f"{record.id}: {len(record.log_mel)} values of sound are no number of steps of {sound.NUM_BANDS}")
   if record.frames and record.flow_frames and len(record.flow_frames) != len(record.frames) - 1:
     raise ValueError(f"{record.id}: {len(record.frames)} frames have {len(record.flow_frames)} flows, not one fewer")
   num_backward = len(record.backward_flow_frames)
@@ -390,7 +399,8 @@ def _values(example: tf.train.SequenceExample, field: Field, key: str) -> tuple:
     if feature.WhichOneof("kind") not in (kind, None):
       raise errors.I3dError(f"the record's {key} is of kind {feature.WhichOneof('kind')}; it must be {kind}")
     found = getattr(feature, kind).value
-    if field.is_sequence and len(found) != 1:
-      raise errors.I3dError(f"the record's {key} has {len(found)} values at step {step}; it must have one")
+    if field.is_sequence and len(found) != field.width:
+      wanted = field.width if field.width > 1 else "one"
+      raise errors.I3dError(f"the record's {key} has {len(found)} values at step {step}; it must have {wanted}")
     values += [value.decode(errors="surrogateescape") if element is str else value for value in found]
   return tuple(values)

@@ -32,6 +32,7 @@ _RECORD = records.Record(
   flow_timestamps=(0, 40_001),
   backward_flow_frames=(b"first back", b"second back"),
   backward_flow_timestamps=(0, 40_001),
+  log_mel=tuple(number / 4 for number in range(128)),
 )
 _BACKWARD_FIELDS = ("backward_flow_frames", "backward_flow_timestamps")
 _FLOW_FIELDS = (
@@ -75,10 +76,11 @@ def _parsed(serialized: bytes) -> records.Record:
     is_text = name not in records.IMAGES.values()
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) and is_text else value
 
-  return records.Record(**{
-      name: tuple(plain(name, item) for item in value.tolist()) if getattr(value, "ndim", 0) else plain(name, value)
-      for name, value in values.items()
-  })  # fmt: skip
+  def whole(name: str, value):
+    is_many = getattr(value, "ndim", 0)
+    return tuple(plain(name, item) for item in value.ravel().tolist()) if is_many else plain(name, value)
+
+  return records.Record(**{name: whole(name, value) for name, value in values.items()})
 
 
 class RecordsTest(parameterized.TestCase):

@@ -36,7 +36,7 @@ FAILURES = "failures.tsv"
 MISSING = "missing.tsv"
 NOTES = "notes.tsv"  # written if there are any
 TEXTS = (INFO, FAILURES, MISSING, NOTES)  # what a folder holds beside its records
-STREAMS = ("rgb", "flow", "backward_flow")
+STREAMS = ("rgb", "flow", "backward_flow", "audio")
 FLOW_FORMATS = ("png", "jpeg")
 _NOTES_SUFFIX = ".notes"
 _LATER = ("flow_params", "flow_bound", "frame_rate", "allow_damaged")  # options that older folders do not state
@@ -49,8 +49,8 @@ class RecordConfig(flow.FlowConfig):
   """How videos become records.
 
   Attributes:
-    streams: what a record holds: rgb, flow, or both; and backward_flow, the flow from each frame to the one before,
-      beside flow only.
+    streams: what a record holds: rgb, flow, or both; backward_flow, the flow from each frame to the one before, beside
+      flow only; and audio, the log-mel spectrogram of the video's sound where it has any, beside rgb or flow.
     fps: frames per second.
     short_side: pixels of the frames' shorter side.
     jpeg_quality: quality of the RGB frames.
@@ -84,6 +84,8 @@ class RecordConfig(flow.FlowConfig):
       raise errors.I3dError(f"streams are {', '.join(self.streams) or 'none'}; allowed are {', '.join(STREAMS)}")
     if "backward_flow" in self.streams and "flow" not in self.streams:
       raise errors.I3dError(f"streams are {', '.join(self.streams)}; backward flow is stored beside flow only")
+    if self.streams == ("audio",):
+      raise errors.I3dError("streams are audio; sound is stored beside rgb or flow only")
     # In one order, since that in which they are given must not make two folders differ.
     object.__setattr__(self, "streams", tuple(stream for stream in STREAMS if stream in self.streams))
 

@@ -10,6 +10,8 @@ from i3d_tf import inference
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 
+AUDIO = "audio"  # the stream of sound, which has a classifier of its own kind, see `sound.SoundClassifier`
+STREAMS = (*preprocess.STREAMS_OF, AUDIO)
 FUSED = "rgb+flow"  # the name of two streams' fusion among the results
 FUSIONS = ("logits", "softmax", "svm")
 # The fields of `EvalClips` about the number and size of clips that each protocol uses.
@@ -30,15 +32,17 @@ class EvaluationConfig(inference.InferenceConfig):
     records: Folder of TFRecords, as prepare_dataset writes them. Without records, if all streams have score files, no
       clips are shown.
     split: Split to evaluate.
-    checkpoints: By stream, or 'joint' for a network of both: a checkpoint as `saved.read` takes it.
+    checkpoints: By stream, or 'joint' for a network of both: a checkpoint as `saved.read` takes it; of 'audio', the
+      folder that `fit` writes.
     score_files: By stream, scores_STREAM.npz of an earlier evaluation; a stream has a checkpoint or a score file.
     clips: Fields of `clip_config.EvalClips` that are given. The others are those of the network's protocol and of its
       training.
     model: Name in the zoo of the network that all checkpoints must be of; '' for any.
-    fusion: How two streams are fused. 'logits': added; 'softmax': probabilities averaged; 'svm': a linear SVM on both
+    fusion: How streams are fused. 'logits': added; 'softmax': probabilities averaged; 'svm': a linear SVM on the
       streams' softmax scores.
-    flow_weight: Weight of flow in the fusion; RGB has the rest.
-    svm_train_scores: For the fusion 'svm', score files of the training split, RGB.npz,FLOW.npz.
+    flow_weight: Weight of flow beside RGB; RGB has the rest.
+    audio_weight: Weight of sound in the fusion; the others have the rest. None: each stream has the same.
+    svm_train_scores: For the fusion 'svm', score files of the training split, one of each stream: RGB.npz,FLOW.npz.
     num_examples: Number of best clips in the report, and of worst ones.
     retry_failures: Try again the records that failed in an earlier evaluation in this folder.
   """
@@ -52,6 +56,7 @@ class EvaluationConfig(inference.InferenceConfig):
   model: str = ""
   fusion: str = fields.option("logits", choices=FUSIONS)
   flow_weight: float | None = fields.option(None, least=0, most=1)
+  audio_weight: float | None = fields.option(None, least=0, most=1)
   svm_train_scores: tuple[str, ...] = ()
   num_examples: int = fields.option(4, least=0)
   retry_failures: bool = False
@@ -59,8 +64,8 @@ class EvaluationConfig(inference.InferenceConfig):
   def __post_init__(self):
     super().__post_init__()
     given = {**self.checkpoints, **self.score_files}
-    if unknown := sorted(set(given) - set(preprocess.STREAMS_OF)):
-      raise errors.I3dError(f"there is no stream {unknown[0]!r}; there are {', '.join(preprocess.STREAMS_OF)}")
+    if unknown := sorted(set(given) - set(STREAMS)):
+      raise errors.I3dError(f"there is no stream {unknown[0]!r}; there are {', '.join(STREAMS)}")
     if both := sorted(set(self.checkpoints) & set(self.score_files)):
       raise errors.I3dError(f"{both[0]} has both a checkpoint and a score file; give one of them")
     if not given:
@@ -74,13 +79,27 @@ class EvaluationConfig(inference.InferenceConfig):
 
   @property
   def streams(self) -> tuple[str, ...]:
-    """The streams in the order rgb, flow, joint."""
-    return tuple(stream for stream in preprocess.STREAMS_OF if stream in {**self.checkpoints, **self.score_files})
+    """The streams in the order rgb, flow, joint, audio."""
+    return tuple(stream for stream in STREAMS if stream in {**self.checkpoints, **self.score_files})
 
   @property
-  def has_fusion(self) -> bool:
-    """Whether there are two streams to fuse."""
-    return set(preprocess.STREAMS) <= set(self.streams)
+  def fused(self) -> tuple[str, ...]:
+    """The streams that are fused: RGB, flow and sound, or a network of both streams and sound; () of one alone."""
+    apart = tuple(stream for stream in self.streams if stream != "joint")
+    fused = self.streams if self.streams == ("joint", AUDIO) else apart
+    return fused if len(fused) > 1 else ()
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """The weight of each stream that is fused; they add up to 1."""
+    found = dict.fromkeys(self.fused, 1.0)
+    if self.flow_weight is not None:
+      found |= {"rgb": 2 * (1 - self.flow_weight), "flow": 2 * self.flow_weight}
+    if self.audio_weight is not None:
+      seen = sum(weight for stream, weight in found.items() if stream != AUDIO)
+      found = {stream: weight * (1 - self.audio_weight) / seen for stream, weight in found.items()}
+      return {**found, AUDIO: self.audio_weight}
+    return {stream: weight / len(found) for stream, weight in found.items()}
 
   def _check_clips(self) -> None:
     if "protocol" not in self.clips:
@@ -90,17 +109,22 @@ class EvaluationConfig(inference.InferenceConfig):
       raise errors.I3dError(f"{given[0]} is not used by the protocol {protocol}")
 
   def _check_fusion(self) -> None:
-    if not self.has_fusion and (self.fusion != "logits" or self.flow_weight is not None or self.svm_train_scores):
+    if not self.fused and (self.fusion != "logits" or self.flow_weight is not None or self.svm_train_scores):
       raise errors.I3dError(
         f"fusion, flow_weight and svm_train_scores are for two streams; only {self.streams[0]} is given"
       )
-    if self.fusion == "svm" and self.flow_weight is not None:
-      raise errors.I3dError("flow_weight is not used by the fusion svm, which finds its weights itself")
+    for name, needed in (("flow_weight", preprocess.STREAMS), ("audio_weight", (AUDIO,))):
+      if getattr(self, name) is None:
+        continue
+      if not set(needed) <= set(self.fused):
+        raise errors.I3dError(f"{name} is for the fusion of {' and '.join(needed)} with another stream")
+      if self.fusion == "svm":
+        raise errors.I3dError(f"{name} is not used by the fusion svm, which finds its weights itself")
     if (self.fusion == "svm") != bool(self.svm_train_scores):
-      raise errors.I3dError("fusion svm and svm_train_scores, two score files of the training split, belong together")
-    if self.svm_train_scores and len(self.svm_train_scores) != 2:
+      raise errors.I3dError("fusion svm and svm_train_scores, score files of the training split, belong together")
+    if self.svm_train_scores and len(self.svm_train_scores) != len(self.fused):
       raise errors.I3dError(
-        f"svm_train_scores is {','.join(self.svm_train_scores)}; it takes two files, one of each stream"
+        f"svm_train_scores is {','.join(self.svm_train_scores)}; it takes {len(self.fused)} files, one of each stream"
       )
 
 

@@ -1,6 +1,6 @@
 """Evaluates networks on a split of a data set: predictions of each stream, their fusion, metrics and the report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -19,21 +19,22 @@ from i3d_tf import workers
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics as metrics_lib
 from i3d_tf.evaluation import predictions as predictions_lib
+from i3d_tf.evaluation import sound
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
-from i3d_tf.models import preprocess
 from i3d_tf.training import run_folder
+from i3d_tf.video import sound as sound_lib
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamResult:
-  """The result of one stream or of the fusion of two.
+  """The result of one stream or of the fusion of several.
 
   Attributes:
-    predictions: ids, labels and logits of the videos; of a fusion, those of RGB.
+    predictions: ids, labels and logits of the videos; of a fusion, those of its first stream.
     scores: by which the classes are ranked.
     metrics: of these scores.
   """
@@ -80,7 +81,7 @@ def evaluate(
   on_failure: Callable[[str], None] = lambda message: None,
   **options: Any,
 ) -> EvaluationReport:
-  """Evaluates one stream or two, or fuses score files, and writes the results to a folder.
+  """Evaluates streams, or fuses score files, and writes the results to a folder.
 
   An evaluation that was interrupted is resumed by a call with the same options.
 
@@ -104,9 +105,9 @@ def evaluate(
   with workdir.locked(folder):
     predictions = {stream: _predict(config, stream, progress, on_failure) for stream in config.streams}
     results = {stream: _result(each, metrics_lib.from_logits(each.logits)) for stream, each in predictions.items()}
-    if config.has_fusion:
-      rgb, flow = predictions_lib.join(predictions["rgb"], predictions["flow"])
-      results[evaluation.FUSED] = _result(rgb, _fuse(config, rgb, flow))
+    if config.fused:
+      joined = predictions_lib.join(*(predictions[stream] for stream in config.fused))
+      results["+".join(config.fused)] = _result(joined[0], _fuse(config, joined))
     failures = ({"stream": stream, **row} for stream, each in predictions.items() for row in each.failures)
     found = EvaluationReport(results=results, failures=tuple(failures), output=folder)
     _write(config, found)
@@ -124,6 +125,8 @@ def _predict(
       raise errors.I3dError(f"{path} was given as scores of {stream}, but it holds scores of {found.stream}")
     return found
   path = config.checkpoints[stream]
+  if stream == evaluation.AUDIO:
+    return _predict_sound(config, path, on_failure)
   loaded = classifier.Classifier({stream: path}, precision=config.precision, engine=config.engine)
   network = loaded.networks[stream]
   if config.model not in ("", network.info.model):
@@ -144,6 +147,34 @@ def _predict(
   )  # fmt: skip
 
 
+def _predict_sound(
+  config: evaluation.EvaluationConfig, path: str, on_failure: Callable[[str], None]
+) -> predictions_lib.Predictions:
+  """The predictions of a classifier of sound, which takes so little time that it is not resumed."""
+  found = sound.load(path)
+  assert config.records is not None  # as in `_predict`
+  source = pipeline.open_source(config.records, config.split, streams=(evaluation.AUDIO,))
+  classes = _match_classes(path, found.classes, found.classes, source)
+  about = {"checkpoint": path, "weights": found.weights, "trained_on": found.dataset}
+  made_with = {**about, **_describe_records(source), "protocol": {"protocol": "whole"}}
+  store = predictions_lib.PredictionStore(evaluation.AUDIO, classes, made_with, config.output)
+  for number, entry in enumerate(source.entries):
+    name, reason = "", ""
+    try:
+      record = entry.load()
+      name, label = record.id, record.label_indices[0] if record.label_indices else -1
+      reason = store.problem(name, label)
+    except errors.I3dError as error:
+      reason = str(error)
+    if reason:
+      store.add_failure(number, name, reason)
+      on_failure(f"{name or number}: {reason}")
+    else:
+      spectrogram = np.reshape(np.array(record.log_mel, np.float32), (-1, sound_lib.NUM_BANDS))
+      store.add(number, name, label, found.logits(spectrogram))
+  return store.finish(source.num_records)
+
+
 def _check_clips(network: classifier.LoadedNetwork, clips: clip_config.EvalClips) -> None:
   """Compiles the network; I3dError if it does not take such clips."""
   num_frames = None if clips.protocol == "release" else clips.num_frames
@@ -153,19 +184,27 @@ def _check_clips(network: classifier.LoadedNetwork, clips: clip_config.EvalClips
   network.function([base.LOGITS], {stream: (clips.crop, clips.crop) for stream in network.streams})
 
 
-def _match_classes(network: classifier.LoadedNetwork, source: pipeline.Source) -> tuple[str, ...]:
-  """The classes that the logits and the labels have in common, numbered if neither side names them."""
-  own, theirs, num_classes = network.info.classes, tuple(source.classes), network.info.num_classes
-  named = theirs or network.class_names
+def _match_classes(
+  checkpoint: str, own: tuple[str, ...], named: Sequence[str], source: pipeline.Source
+) -> tuple[str, ...]:
+  """The classes that the logits and the labels have in common.
+
+  Args:
+    checkpoint: For messages.
+    own: Names of the checkpoint's classes; empty if they are not known.
+    named: The same, numbered in place of that.
+    source: The records.
+  """
+  num_classes, named = len(named), tuple(source.classes) or tuple(named)
   if len(named) != num_classes:
     raise errors.I3dError(
-      f"the data set has {len(named)} classes ({predictions_lib.some(named)}), but {network.checkpoint} tells "
+      f"the data set has {len(named)} classes ({predictions_lib.some(named)}), but {checkpoint} tells "
       f"{num_classes} apart; evaluate a network that was trained on these classes"
     )
   if own and own != named:
     index = next(index for index, pair in enumerate(zip(own, named)) if pair[0] != pair[1])
     raise errors.I3dError(
-      f"class {index} of the data set is {named[index]!r}, but of {network.checkpoint} {own[index]!r}; "
+      f"class {index} of the data set is {named[index]!r}, but of {checkpoint} {own[index]!r}; "
       "the classes must be the same, in the same order"
     )
   return named
@@ -198,7 +237,7 @@ def predict(
     I3dError: if the folder holds predictions made otherwise, logits are not finite, or a record is missing or seen
       twice.
   """
-  classes = _match_classes(network, source)
+  classes = _match_classes(network.checkpoint, network.info.classes, network.class_names, source)
   store = predictions_lib.PredictionStore(network.info.stream, classes, _describe(network, source, clips), folder)
   if (finished := store.load_finished()) is not None and not (retry_failures and finished.failures):
     return finished
@@ -247,18 +286,24 @@ def _describe(
   network: classifier.LoadedNetwork, source: pipeline.Source, clips: clip_config.EvalClips
 ) -> dict[str, Any]:
   """Everything on which predictions depend, as JSON values."""
-  places = [(entry.path.name, entry.offset, entry.length) for entry in source.entries]
   return {
     "checkpoint": network.checkpoint,
     "weights": network.weights,
     **network.computed_by,
     "step": network.info.step,
     "trained_on": network.info.dataset,
+    **_describe_records(source),
+    "protocol": _describe_protocol(clips),
+  }
+
+
+def _describe_records(source: pipeline.Source) -> dict[str, Any]:
+  places = [(entry.path.name, entry.offset, entry.length) for entry in source.entries]
+  return {
     "dataset": source.dataset,
     "split": source.split,
     "num_records": source.num_records,
     "records": f"{zlib.crc32(repr(places).encode()):08x}",
-    "protocol": _describe_protocol(clips),
   }
 
 
@@ -272,34 +317,35 @@ def _describe_protocol(clips: clip_config.EvalClips) -> dict[str, Any]:
 
 
 def _fuse(
-  config: evaluation.EvaluationConfig, rgb: predictions_lib.Predictions, flow: predictions_lib.Predictions
+  config: evaluation.EvaluationConfig, streams: Sequence[predictions_lib.Predictions]
 ) -> metrics_lib.ClassScores:
+  logits = [each.logits for each in streams]
   if config.fusion == "svm":
-    return _train_svm(config, rgb)(rgb.logits, flow.logits)
+    return _train_svm(config, streams[0])(*logits)
   fuse = {"logits": metrics_lib.add_logits, "softmax": metrics_lib.average_softmax}[config.fusion]
-  return fuse(rgb.logits, flow.logits, flow_weight=0.5 if config.flow_weight is None else config.flow_weight)
+  return fuse(*logits, weights=list(config.weights.values()))
 
 
 def _train_svm(
   config: evaluation.EvaluationConfig, tested: predictions_lib.Predictions
 ) -> Callable[[np.ndarray, np.ndarray], metrics_lib.ClassScores]:
   training = {each.stream: each for each in map(predictions_lib.load, config.svm_train_scores)}
-  if set(training) != set(preprocess.STREAMS):
-    raise errors.I3dError("svm_train_scores must be one file of rgb and one of flow")
-  rgb, flow = predictions_lib.join(training["rgb"], training["flow"])
-  if rgb.classes != tested.classes:
+  if set(training) != set(config.fused):
+    raise errors.I3dError(f"svm_train_scores must be one file of {' and one of '.join(config.fused)}")
+  joined = predictions_lib.join(*(training[stream] for stream in config.fused))
+  if joined[0].classes != tested.classes:
     raise errors.I3dError(f"svm_train_scores ({', '.join(config.svm_train_scores)}) are of other classes")
-  if shared := sorted(set(rgb.ids) & set(tested.ids)):
+  if shared := sorted(set(joined[0].ids) & set(tested.ids)):
     raise errors.I3dError(
       f"svm_train_scores hold {len(shared)} of the videos that are tested ({predictions_lib.some(shared)}); "
       "make them on the training split"
     )
-  return metrics_lib.train_svm(rgb.logits, flow.logits, rgb.labels)
+  return metrics_lib.train_svm([each.logits for each in joined], joined[0].labels)
 
 
 def _result(predictions: predictions_lib.Predictions, scores: metrics_lib.ClassScores) -> StreamResult:
   if not len(predictions.labels):
-    raise errors.I3dError("no video could be evaluated in both streams")
+    raise errors.I3dError("no video could be evaluated in all streams")
   measured = metrics_lib.measure(scores.scores, predictions.labels, log_probabilities=scores.log_probabilities)
   return StreamResult(predictions, scores, measured)
 
@@ -330,11 +376,14 @@ def _write(config: evaluation.EvaluationConfig, found: EvaluationReport) -> None
 
 
 def _describe_fusion(config: evaluation.EvaluationConfig) -> dict[str, Any] | None:
-  if not config.has_fusion:
+  if not config.fused:
     return None
   if config.fusion == "svm":
     return {"method": "svm", "trained_on": list(config.svm_train_scores)}
-  return {"method": config.fusion, "flow_weight": 0.5 if config.flow_weight is None else config.flow_weight}
+  weights = config.weights
+  if evaluation.AUDIO in weights:
+    return {"method": config.fusion, "weights": weights}
+  return {"method": config.fusion, "flow_weight": weights["flow"]}
 
 
 def _training_metrics(config: evaluation.EvaluationConfig) -> dict[str, list[dict[str, Any]]]:

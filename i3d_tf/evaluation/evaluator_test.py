@@ -1,5 +1,6 @@
 """Whole evaluations of tiny networks on records of one-coloured frames."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from i3d_tf.data import records
 from i3d_tf.data import shards
 from i3d_tf.evaluation import evaluator
 from i3d_tf.evaluation import predictions as predictions_lib
+from i3d_tf.evaluation import sound
 from i3d_tf.flow import codec
 from i3d_tf.weights import release
 from i3d_tf.weights import saved
@@ -126,6 +128,47 @@ class EvaluatorTest(parameterized.TestCase):
       np.testing.assert_array_equal(scores.numbers, range(6))
       np.testing.assert_allclose(scores.logits, [expected[name] for name in scores.ids], rtol=0, atol=1e-4)
       self.assertGreater(np.ptp(scores.logits, axis=0).min(), 1e-2)
+
+  def test_sound_is_a_third_stream(self):
+    rng = np.random.default_rng(0)
+    kernel, bias = rng.normal(size=(256, 3)), rng.normal(size=3)
+    made = sound.SoundClassifier(kernel=kernel, bias=bias, classes=_CLASSES, dataset="shades")
+    made.save(self.folder / "audio")
+    spectrograms = {f"test/{number}": rng.normal(size=(25 - 5 * number, 64)).astype(np.float32) for number in range(6)}
+    heard = self.folder / "heard"
+    heard.mkdir()
+    for path in (self.folder / "records").glob("test-*"):
+      content = b""
+      for serialized in tf.data.TFRecordDataset(str(path)):
+        record = records.deserialize(serialized.numpy())
+        values = tuple(spectrograms[record.id].ravel().tolist())
+        content += shards.frame(records.serialize(dataclasses.replace(record, log_mel=values)))
+      (heard / path.name).write_bytes(content)
+    info = json.loads((self.folder / "records" / shards.INFO).read_text(encoding="utf-8"))
+    info["parameters"]["streams"].append("audio")
+    (heard / shards.INFO).write_text(json.dumps(info), encoding="utf-8")
+    checkpoints = {"audio": str(self.folder / "audio")}
+    report = evaluator.evaluate(
+      self.config("three", records=str(heard), checkpoints=checkpoints, score_files=self.files, audio_weight=0.5)
+    )
+    self.assertEqual(list(report.results), ["rgb", "flow", "audio", "rgb+flow+audio"])
+    alone = predictions_lib.load(self.folder / "three" / "scores_audio.npz")
+    for name, logits in zip(alone.ids, alone.logits, strict=True):
+      expected = np.zeros(3)
+      if len(values := spectrograms[name]):
+        changes = np.diff(values, axis=0)
+        parts = (values.mean(axis=0), values.std(axis=0), changes.mean(axis=0), changes.std(axis=0))
+        expected = np.concatenate(parts) @ kernel + bias
+      np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    both = self.found["rgb+flow"].scores.scores
+    np.testing.assert_allclose(report.results["rgb+flow+audio"].scores.scores, 0.75 * both + 1.5 * alone.logits)
+    page = report.report_path.read_text(encoding="utf-8")
+    self.assertIn("RGB+Flow+Sound: the streams’ logits added with weights 0.25, 0.25 and 0.5.", page)
+    self._assert_refused(
+      "the data set has no audio, only rgb, flow; prepare one that has it", "x", checkpoints=checkpoints
+    )
+    checkpoints = {"audio": str(self.folder / "rgb")}
+    self._assert_refused("there is no classifier of sound", "x", records=str(heard), checkpoints=checkpoints)
 
   def test_fusion_adds_logits(self):
     rgb, flow_scores = (

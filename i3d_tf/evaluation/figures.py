@@ -34,14 +34,18 @@ from i3d_tf.visualization import canvas
 
 FACTS = "facts"  # in place of a stream: what is told by the files' sizes, lengths and rates alone
 _TUNED = " tuned"  # behind a stream: a network that was trained on from the classifier on features
-COLORS: dict[str, str] = {
-    "rgb": "#2f6fdb", "flow": "#e08a1e", evaluation.FUSED: "#2b8a6e", "joint": "#8a4fb8", FACTS: "#8793a5",
-    f"rgb{_TUNED}": "#163f85", f"flow{_TUNED}": "#8f540a", f"{evaluation.FUSED}{_TUNED}": "#17644c",
+# By stream, or streams that are fused, the colour, and that of a network that was trained on from there.
+_COLORS = {
+    "rgb": ("#2f6fdb", "#163f85"), "flow": ("#e08a1e", "#8f540a"), evaluation.FUSED: ("#2b8a6e", "#17644c"),
+    "joint": ("#8a4fb8", "#56307a"), "audio": ("#c2477f", "#7d2a51"), "rgb+audio": ("#5a8a2b", "#3a5a1b"),
+    "flow+audio": ("#b8742f", "#744618"), "joint+audio": ("#6a5acd", "#463a8c"),
+    f"{evaluation.FUSED}+audio": ("#1f7f8a", "#12525a"),
 }  # fmt: skip
-NAMES = {
-    "rgb": "RGB", "flow": "Flow", evaluation.FUSED: "RGB+Flow", "joint": "Joint", FACTS: "File facts",
-}  # fmt: skip
-NAMES |= {f"{stream}{_TUNED}": f"{NAMES[stream]}, fine-tuned" for stream in ("rgb", "flow", evaluation.FUSED)}
+COLORS: dict[str, str] = {FACTS: "#8793a5", **{name: color for name, (color, _) in _COLORS.items()}}
+COLORS |= {f"{name}{_TUNED}": color for name, (_, color) in _COLORS.items()}
+_STREAM_NAMES = {"rgb": "RGB", "flow": "Flow", "joint": "Joint", "audio": "Sound"}
+NAMES = {FACTS: "File facts", **{each: "+".join(_STREAM_NAMES[s] for s in each.split("+")) for each in _COLORS}}
+NAMES |= {f"{each}{_TUNED}": f"{NAMES[each]}, fine-tuned" for each in _COLORS}
 _INK, _FAINT, _GRID = "#24303f", "#6b7787", "#e6eaf0"
 _DPI = 160
 _MOST_CELLS_WITH_NUMBERS = 30  # classes of a confusion matrix
@@ -57,7 +61,7 @@ def tuned(stream: str) -> str:
   """Returns what a stream's network is called that was trained on from the classifier on features.
 
   Args:
-    stream: 'rgb', 'flow' or `evaluation.FUSED`.
+    stream: of `evaluation.STREAMS`, or several with '+' between them.
   """
   return f"{stream}{_TUNED}"
 
@@ -375,7 +379,7 @@ def render(
   return _template().render(
     title=_title(about),
     facts=_facts(about, measured[last].num_videos, len(classes)),
-    fusion=_describe_fusion(about["fusion"]),
+    fusion=_describe_fusion(about["fusion"], NAMES[last.removesuffix(_TUNED)]),
     names=NAMES,
     colors=COLORS,
     measured=measured,
@@ -424,7 +428,7 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 def _title(about: Mapping[str, Any]) -> str:
   made_with = next(iter(about["streams"].values()))
-  streams = NAMES[evaluation.FUSED if about["fusion"] else next(iter(about["streams"]))]
+  streams = NAMES["+".join(about["streams"]) if about["fusion"] else next(iter(about["streams"]))]
   return f"{streams}: {made_with['dataset'] or 'evaluation'}, {made_with['split']}"
 
 
@@ -439,15 +443,18 @@ def _describe_protocol(protocol: Mapping[str, Any]) -> str:
   return f"{words}, and mirrored" if protocol.get("flip") else words
 
 
-def _describe_fusion(fusion: Mapping[str, Any] | None) -> str:
+def _describe_fusion(fusion: Mapping[str, Any] | None, streams: str) -> str:
   if fusion is None:
     return ""
   if fusion["method"] == "svm":
-    return "RGB+Flow: a linear SVM on both streams’ L2-normalised softmax scores, trained on the training split."
-  weight = fusion["flow_weight"]
+    return f"{streams}: a linear SVM on the streams’ L2-normalised softmax scores, trained on the training split."
+  weight = fusion.get("flow_weight", 0.5)
+  each = list(fusion.get("weights", {"rgb": 1 - weight, "flow": weight}).values())
   what = {"logits": "logits added", "softmax": "probabilities averaged"}[fusion["method"]]
-  weights = "with equal weights" if weight == 0.5 else f"with weights {1 - weight:g} and {weight:g}"
-  return f"RGB+Flow: the streams’ {what} {weights}."
+  listed = f"{', '.join(f'{value:.3g}' for value in each[:-1])} and {each[-1]:.3g}"
+  return (
+    f"{streams}: the streams’ {what} with {'equal weights' if max(each) - min(each) < 1e-9 else f'weights {listed}'}."
+  )
 
 
 def _per_class(measured: Mapping[str, metrics_lib.Metrics], classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -242,53 +242,50 @@ def from_logits(logits: np.ndarray) -> ClassScores:
   return ClassScores(logits, special.log_softmax(logits, axis=-1))
 
 
-def add_logits(rgb: np.ndarray, flow: np.ndarray, *, flow_weight: float = 0.5) -> ClassScores:
-  """Returns two streams fused by 2 (1 - w) rgb + 2 w flow, which is the sum of their logits at w = 0.5.
+def add_logits(*logits: np.ndarray, weights: Sequence[float] | None = None) -> ClassScores:
+  """Returns N streams fused by the sum of N w logits, which is the sum of their logits where the weights w are equal.
 
-  The sum is that of google-deepmind/kinetics-i3d evaluate_sample.py; the weight is our addition.
-
-  Args:
-    rgb: logits `[N, classes]`.
-    flow: logits `[N, classes]`.
-    flow_weight: w in [0, 1].
-
-  Raises:
-    I3dError: if the weight is out of range.
-  """
-  _check_weight(flow_weight)
-  return from_logits(2 * (1 - flow_weight) * rgb.astype(np.float64) + 2 * flow_weight * flow.astype(np.float64))
-
-
-def average_softmax(rgb: np.ndarray, flow: np.ndarray, *, flow_weight: float = 0.5) -> ClassScores:
-  """Returns (1 - w) softmax(rgb) + w softmax(flow) ("averages predictions", arXiv 1705.07750, section 2.5).
+  The sum is that of google-deepmind/kinetics-i3d evaluate_sample.py; the weights are our addition.
 
   Args:
-    rgb: logits `[N, classes]`.
-    flow: logits `[N, classes]`.
-    flow_weight: w in [0, 1].
+    *logits: of each stream, `[N, classes]`.
+    weights: of each stream, which add up to 1; None: equal ones.
 
   Raises:
-    I3dError: if the weight is out of range.
+    I3dError: if a weight is negative, or they do not add up to 1.
   """
-  _check_weight(flow_weight)
-  rgb_logs, flow_logs = (special.log_softmax(logits.astype(np.float64), axis=-1) for logits in (rgb, flow))
-  with np.errstate(divide="ignore"):  # the logarithm of a weight of 0
-    log_probabilities = np.logaddexp(np.log(1 - flow_weight) + rgb_logs, np.log(flow_weight) + flow_logs)
+  weights = _checked(weights, len(logits))
+  parts = [len(logits) * weight * each.astype(np.float64) for weight, each in zip(weights, logits, strict=True)]
+  return from_logits(np.sum(parts, axis=0))
+
+
+def average_softmax(*logits: np.ndarray, weights: Sequence[float] | None = None) -> ClassScores:
+  """Returns the weighted mean of the streams' softmax ("averages predictions", arXiv 1705.07750, section 2.5).
+
+  Args:
+    *logits: of each stream, `[N, classes]`.
+    weights: of each stream, which add up to 1; None: equal ones.
+
+  Raises:
+    I3dError: if a weight is negative, or they do not add up to 1.
+  """
+  weights = _checked(weights, len(logits))
+  logs = [special.log_softmax(each.astype(np.float64), axis=-1) for each in logits]
+  log_probabilities = special.logsumexp(logs, axis=0, b=np.reshape(weights, (-1, 1, 1)))
   return ClassScores(log_probabilities, log_probabilities)
 
 
-def train_svm(rgb: np.ndarray, flow: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray, np.ndarray], ClassScores]:
+def train_svm(logits: Sequence[np.ndarray], labels: np.ndarray) -> Callable[..., ClassScores]:
   """Trains a multi-class linear SVM on the streams' stacked L2-normalised softmax scores (arXiv 1406.2199, section 5).
 
   One class against the rest, by scikit-learn's LinearSVC with C = 1; the paper does not give its C.
 
   Args:
-    rgb: logits `[N, classes]` of the training split.
-    flow: logits `[N, classes]` of the same videos.
+    logits: of each stream, `[N, classes]` of the training split.
     labels: `[N]`.
 
   Returns:
-    A function of two streams' logits that returns the signed distances to the classes' planes as scores, -inf for a
+    A function of as many streams' logits that returns the signed distances to the classes' planes as scores, -inf for a
     class that the training split lacks.
 
   Raises:
@@ -300,27 +297,31 @@ def train_svm(rgb: np.ndarray, flow: np.ndarray, labels: np.ndarray) -> Callable
   with warnings.catch_warnings():
     warnings.simplefilter("error", exceptions.ConvergenceWarning)
     try:
-      machine.fit(_stack(rgb, flow), labels)
+      machine.fit(_stack(*logits), labels)
     except exceptions.ConvergenceWarning as warning:
       raise errors.I3dError(f"the SVM on the training scores does not converge: {warning}") from None
 
-  def apply(rgb: np.ndarray, flow: np.ndarray) -> ClassScores:
-    decisions = machine.decision_function(_stack(rgb, flow))
+  def apply(*logits: np.ndarray) -> ClassScores:
+    decisions = machine.decision_function(_stack(*logits))
     if decisions.ndim == 1:  # scikit-learn's form for two classes
       decisions = np.stack([-decisions, decisions], axis=1)
-    scores = np.full((len(decisions), rgb.shape[1]), -np.inf)
+    scores = np.full((len(decisions), logits[0].shape[1]), -np.inf)
     scores[:, machine.classes_] = decisions
     return ClassScores(scores, None)
 
   return apply
 
 
-def _stack(rgb: np.ndarray, flow: np.ndarray) -> np.ndarray:
-  """Both streams' softmax scores, each of L2 norm 1, side by side: `[N, 2 classes]`."""
-  probabilities = [np.exp(special.log_softmax(logits.astype(np.float64), axis=-1)) for logits in (rgb, flow)]
+def _stack(*logits: np.ndarray) -> np.ndarray:
+  """The streams' softmax scores, each of L2 norm 1, side by side: `[N, streams * classes]`."""
+  probabilities = [np.exp(special.log_softmax(each.astype(np.float64), axis=-1)) for each in logits]
   return np.concatenate([each / np.linalg.norm(each, axis=1, keepdims=True) for each in probabilities], axis=1)
 
 
-def _check_weight(flow_weight: float) -> None:
-  if not 0 <= flow_weight <= 1:
-    raise errors.I3dError(f"flow_weight is {flow_weight}; it must be in [0, 1]")
+def _checked(weights: Sequence[float] | None, count: int) -> Sequence[float]:
+  """The weights of so many streams."""
+  if weights is None:
+    return [1 / count] * count
+  if not (min(weights) >= 0 and abs(sum(weights) - 1) < 1e-6):
+    raise errors.I3dError(f"weights are {', '.join(map(str, weights))}; they must be at least 0 and add up to 1")
+  return weights

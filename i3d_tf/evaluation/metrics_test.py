@@ -175,32 +175,39 @@ class FusionTest(parameterized.TestCase):
 
   def test_weighted_logits(self):
     rgb, flow = np.float32([[1, 2]]), np.float32([[10, 4]])
-    np.testing.assert_allclose(metrics.add_logits(rgb, flow, flow_weight=0.25).scores, [[1.5 + 5, 3 + 2]])
-    np.testing.assert_allclose(metrics.add_logits(rgb, flow, flow_weight=0).scores, [[2, 4]])
-    np.testing.assert_allclose(metrics.add_logits(rgb, flow, flow_weight=1).scores, [[20, 8]])
+    np.testing.assert_allclose(metrics.add_logits(rgb, flow, weights=(0.75, 0.25)).scores, [[1.5 + 5, 3 + 2]])
+    np.testing.assert_allclose(metrics.add_logits(rgb, flow, weights=(1, 0)).scores, [[2, 4]])
+    np.testing.assert_allclose(metrics.add_logits(rgb, flow, weights=(0, 1)).scores, [[20, 8]])
 
   def test_probabilities_are_averaged(self):
     fused = metrics.average_softmax(_RGB, _FLOW)
     np.testing.assert_allclose(np.exp(fused.scores), np.array([[7, 5, 8], [5, 9, 6]]) / 20, rtol=1e-6)
     np.testing.assert_array_equal(fused.scores, fused.log_probabilities)
-    weighted = metrics.average_softmax(_RGB, _FLOW, flow_weight=0.2)
+    weighted = metrics.average_softmax(_RGB, _FLOW, weights=(0.8, 0.2))
     np.testing.assert_allclose(np.exp(weighted.scores[0]), [0.2, 0.22, 0.58], rtol=1e-6)
 
   @parameterized.parameters((0, 0), (1, 1))
   def test_all_weight_on_one_stream(self, weight, index):
     alone = metrics.from_logits((_RGB, _FLOW)[index]).log_probabilities
-    np.testing.assert_allclose(metrics.average_softmax(_RGB, _FLOW, flow_weight=weight).scores, alone, rtol=1e-12)
+    np.testing.assert_allclose(
+      metrics.average_softmax(_RGB, _FLOW, weights=(1 - weight, weight)).scores, alone, rtol=1e-12
+    )
 
   def test_fusions_may_disagree(self):
     rgb, flow = np.float32([[10, 0, 8]]), np.float32([[-20, 0.5, 0]])
     self.assertEqual(metrics.add_logits(rgb, flow).scores.argmax(), 2)
     self.assertEqual(metrics.average_softmax(rgb, flow).scores.argmax(), 0)
 
-  @parameterized.parameters(-0.1, 1.1, float("nan"))
-  def test_weights_out_of_range(self, weight):
+  def test_three_streams(self):
+    np.testing.assert_allclose(metrics.add_logits(_RGB, _FLOW, _RGB).scores, 2 * _RGB + _FLOW, rtol=1e-6)
+    halves = metrics.average_softmax(_RGB, _FLOW, _RGB, weights=(0.25, 0.5, 0.25)).scores
+    np.testing.assert_allclose(halves, metrics.average_softmax(_RGB, _FLOW).scores, rtol=1e-9)
+
+  @parameterized.parameters((-0.1, 1.1), (1.1, 0), (float("nan"), 1))
+  def test_weights_out_of_range(self, *weights):
     for fuse in (metrics.add_logits, metrics.average_softmax):
-      with self.assertRaisesRegex(errors.I3dError, r"flow_weight is .*; it must be in \[0, 1\]"):
-        fuse(_RGB, _FLOW, flow_weight=weight)
+      with self.assertRaisesRegex(errors.I3dError, "weights are .*; they must be at least 0 and add up to 1"):
+        fuse(_RGB, _FLOW, weights=weights)
 
   def test_log_softmax_of_large_logits(self):
     logs = metrics.from_logits(np.float32([[1000, 0, -1000]])).log_probabilities
@@ -220,7 +227,7 @@ class LinearSvmTest(absltest.TestCase):
     rgb, flow = rng.normal(0, 0.3, (2, 120, 4)).astype(np.float32)
     rgb[np.arange(120), labels // 2 * 2] += 4
     flow[np.arange(120), labels % 2] += 4
-    fused = metrics.train_svm(rgb[:80], flow[:80], labels[:80])(rgb[80:], flow[80:])
+    fused = metrics.train_svm((rgb[:80], flow[:80]), labels[:80])(rgb[80:], flow[80:])
     np.testing.assert_array_equal(fused.scores.argmax(axis=1), labels[80:])
     self.assertIsNone(fused.log_probabilities)
     added = metrics.add_logits(rgb[80:], flow[80:]).scores.argmax(axis=1)
@@ -228,7 +235,7 @@ class LinearSvmTest(absltest.TestCase):
 
   def test_two_classes_and_classes_never_seen(self):
     rgb = np.float32([[0, 3, 0, 0], [0, 0, 0, 3]] * 10)
-    svm = metrics.train_svm(rgb, rgb, np.array([1, 3] * 10))
+    svm = metrics.train_svm((rgb, rgb), np.array([1, 3] * 10))
     scores = svm(rgb[:2], rgb[:2]).scores
     np.testing.assert_array_equal(scores[:, [0, 2]], -np.inf)
     np.testing.assert_array_equal(scores.argmax(axis=1), [1, 3])
@@ -236,7 +243,7 @@ class LinearSvmTest(absltest.TestCase):
 
   def test_one_class_is_too_few(self):
     with self.assertRaisesRegex(errors.I3dError, "at least two classes"):
-      metrics.train_svm(_RGB, _FLOW, np.array([1, 1]))
+      metrics.train_svm((_RGB, _FLOW), np.array([1, 1]))
 
 
 if __name__ == "__main__":

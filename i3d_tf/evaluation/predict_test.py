@@ -45,6 +45,7 @@ class _FakeNetwork:
   """Logits (pixel, -pixel), and a count of the calls; raises at the call `fails_at`."""
 
   checkpoint = "rgb"
+  class_names = _CLASSES
   computed_by: dict[str, str] = {}  # the defaults
   streams = ("rgb",)
 
@@ -230,8 +231,7 @@ class NetworkTest(parameterized.TestCase):
 class MatchClassesTest(parameterized.TestCase):
   def _match(self, own: tuple[str, ...], theirs: tuple[str, ...], num_classes: int = 2) -> tuple[str, ...]:
     info = saved.make_info(stream="rgb", num_classes=num_classes, classes=own)
-    network = mock.Mock(info=info, class_names=info.class_names, checkpoint="rgb")
-    return evaluator._match_classes(network, mock.Mock(classes=theirs))
+    return evaluator._match_classes("rgb", own, info.class_names, mock.Mock(classes=theirs))
 
   def test_whoever_knows_them(self):
     self.assertEqual(self._match(_CLASSES, _CLASSES), _CLASSES)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from i3d_tf import errors
+from i3d_tf import evaluation
 from i3d_tf import fields
 from i3d_tf import files
 from i3d_tf import workdir
@@ -23,7 +24,7 @@ class Predictions:
   """The predictions of one stream for the videos of a split.
 
   Attributes:
-    stream: 'rgb', 'flow', or 'joint' for a network of both.
+    stream: 'rgb', 'flow', 'joint' for a network of both, or 'audio'.
     ids: the videos' ids.
     labels: int32 `[N]`, class indices.
     logits: float32 `[N, classes]`, averaged over time and views.
@@ -56,7 +57,7 @@ class Predictions:
 class _About:
   """What a score file says in JSON."""
 
-  stream: str = fields.option(choices=("rgb", "flow", "joint"))
+  stream: str = fields.option(choices=evaluation.STREAMS)
   made_with: dict[str, Any]
   failures: tuple[dict[str, Any], ...]
 
@@ -165,45 +166,54 @@ def some(names: Sequence[str]) -> str:
   return "; ".join(names[:_NUM_NAMED]) + ("; ..." if len(names) > _NUM_NAMED else "")
 
 
-def join(rgb: Predictions, flow: Predictions) -> tuple[Predictions, Predictions]:
-  """Returns both streams with the same ids: the videos that both have, in the order of `rgb`.
+def join(*streams: Predictions) -> list[Predictions]:
+  """Returns all streams with the same ids: the videos that all have, in the order of the first.
 
   A video that failed in one stream is left out; any other difference between the streams is an error.
 
   Args:
-    rgb: one stream's predictions.
-    flow: the other's.
+    *streams: the predictions of each.
 
   Raises:
     I3dError: if classes, data set, split, ids or labels differ.
   """
-  _check_equal("classes", rgb.classes, flow.classes)
+  first, *others = streams
+  for other in others:
+    _check_pair(first, other)
+  places = [{name: index for index, name in enumerate(each.ids)} for each in streams]
+  common = [name for name in first.ids if all(name in each for each in places)]
+  joined = [each.take(np.array([at[name] for name in common], int)) for each, at in zip(streams, places, strict=True)]
+  for other in joined[1:]:
+    if len(differing := np.flatnonzero(joined[0].labels != other.labels)):
+      named = some([f"{common[i]}: {joined[0].labels[i]} and {other.labels[i]}" for i in differing])
+      raise errors.I3dError(f"the streams' labels differ for {len(differing)} videos ({named})")
+  return joined
+
+
+def _check_pair(one: Predictions, other: Predictions) -> None:
+  """Raises I3dError unless both are of the same videos, except for those that failed."""
+  names = one.stream, other.stream
+  _check_equal("classes", names, one.classes, other.classes)
   for name in ("dataset", "split"):
-    _check_equal(name, (rgb.made_with.get(name),), (flow.made_with.get(name),))
-  places = {name: index for index, name in enumerate(flow.ids)}
-  failed = {failure["id"] for failure in (*rgb.failures, *flow.failures)}
-  only_rgb = [name for name in rgb.ids if name not in places and name not in failed]
-  only_flow = sorted(set(flow.ids) - set(rgb.ids) - failed, key=places.__getitem__)
-  if only_rgb or only_flow:
-    parts = [f"{len(ids)} only in {stream} ({some(ids)})" for stream, ids in (("rgb", only_rgb), ("flow", only_flow))
-             if ids]  # fmt: skip
-    raise errors.I3dError(f"the streams' videos differ: {', '.join(parts)}; evaluate both on the same records")
-  chosen = np.array([index for index, name in enumerate(rgb.ids) if name in places], int)
-  rgb, flow = rgb.take(chosen), flow.take(np.array([places[rgb.ids[index]] for index in chosen], int))
-  if len(differing := np.flatnonzero(rgb.labels != flow.labels)):
-    named = some([f"{rgb.ids[i]}: {rgb.labels[i]} and {flow.labels[i]}" for i in differing])
-    raise errors.I3dError(f"the streams' labels differ for {len(differing)} videos ({named})")
-  return rgb, flow
+    _check_equal(name, names, (one.made_with.get(name),), (other.made_with.get(name),))
+  failed = {failure["id"] for failure in (*one.failures, *other.failures)}
+  missed = []
+  for stream, own, theirs in ((one.stream, one.ids, set(other.ids)), (other.stream, other.ids, set(one.ids))):
+    if ids := [name for name in own if name not in theirs and name not in failed]:
+      missed.append(f"{len(ids)} only in {stream} ({some(ids)})")
+  if missed:
+    raise errors.I3dError(f"the streams' videos differ: {', '.join(missed)}; evaluate both on the same records")
 
 
-def _check_equal(what: str, rgb: Sequence, flow: Sequence) -> None:
-  if rgb == flow:
+def _check_equal(what: str, streams: tuple[str, str], one: Sequence, other: Sequence) -> None:
+  if one == other:
     return
-  if len(rgb) != len(flow):
-    raise errors.I3dError(f"the streams' {what} differ: rgb has {len(rgb)}, flow {len(flow)}")
-  index = next(index for index, pair in enumerate(zip(rgb, flow)) if pair[0] != pair[1])
-  which = f" (the first at {index})" if len(rgb) > 1 else ""
-  raise errors.I3dError(f"the streams' {what} differ{which}: rgb has {rgb[index]!r}, flow {flow[index]!r}")
+  left, right = streams
+  if len(one) != len(other):
+    raise errors.I3dError(f"the streams' {what} differ: {left} has {len(one)}, {right} {len(other)}")
+  index = next(index for index, pair in enumerate(zip(one, other)) if pair[0] != pair[1])
+  which = f" (the first at {index})" if len(one) > 1 else ""
+  raise errors.I3dError(f"the streams' {what} differ{which}: {left} has {one[index]!r}, {right} {other[index]!r}")
 
 
 class PredictionStore:
@@ -216,7 +226,7 @@ class PredictionStore:
     """Starts with no predictions; reads nothing.
 
     Args:
-      stream: 'rgb', 'flow' or 'joint'.
+      stream: one of `evaluation.STREAMS`.
       classes: names in index order.
       made_with: what the predictions depend on; see `Predictions`.
       folder: the output folder.

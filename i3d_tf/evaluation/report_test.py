@@ -145,7 +145,9 @@ class ReportTest(absltest.TestCase):
   def test_other_fusions_in_words(self):
     words = lambda fusion: _render(about=_about(fusion=fusion))[0]
     self.assertIn("probabilities averaged with weights 0.7 and 0.3.", words({"method": "softmax", "flow_weight": 0.3}))
-    self.assertIn("a linear SVM on both", words({"method": "svm", "trained_on": ["a", "b"]}))
+    self.assertIn("a linear SVM on the streams’", words({"method": "svm", "trained_on": ["a", "b"]}))
+    three = {"method": "logits", "weights": {"rgb": 0.25, "flow": 0.25, "audio": 0.5}}
+    self.assertIn("logits added with weights 0.25, 0.25 and 0.5.", words(three))
 
   def test_one_stream_alone(self):
     _, reader = _render(measured={"rgb": _measure(np.eye(3)[_LABELS])}, about=_about(fusion=None))

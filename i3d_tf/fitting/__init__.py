@@ -10,6 +10,8 @@ from i3d_tf.fitting import splits
 from i3d_tf.models import preprocess
 
 DEPTHS = ("head", "mixed_5", "all")
+AUDIO = "audio"
+STREAMS = (*preprocess.STREAMS, AUDIO)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class FitConfig(inference.InferenceConfig, flow.FlowConfig):
       rgb_scratch, whichever has been downloaded, or else rgb_imagenet.
     flow_checkpoint: Flow weights to start from, likewise. None: flow_imagenet or flow_scratch, whichever has been
       downloaded, or else the RGB weights, with the mean of their first kernel over its inputs.
-    streams: Streams that networks are made of: rgb, flow, or both, whose logits are added.
+    streams: Streams that networks are made of: rgb, flow, or both, whose logits are added; and audio, a classifier of
+      the sound's spectrogram, whose logits are added, too. A video without sound tells nothing by it.
     depth: What is trained: the classifier alone (head), which takes the time of looking at each video once; or after it
       also the last blocks of an I3D (mixed_5), or all of a network (all).
     protocol: How the accuracy is measured. k_fold: each clip is tested once, by a classifier of the other folds;
@@ -49,7 +52,7 @@ class FitConfig(inference.InferenceConfig, flow.FlowConfig):
   output: str
   rgb_checkpoint: str | None = None
   flow_checkpoint: str | None = None
-  streams: tuple[str, ...] = fields.option(("rgb",), choices=preprocess.STREAMS)
+  streams: tuple[str, ...] = fields.option(("rgb",), choices=STREAMS)
   depth: str = fields.option("head", choices=DEPTHS)
   protocol: str = fields.option("auto", choices=splits.PROTOCOLS)
   num_folds: int = fields.option(5, least=2, most=100)
@@ -69,12 +72,15 @@ class FitConfig(inference.InferenceConfig, flow.FlowConfig):
     super().__post_init__()
     flow.FlowConfig.__post_init__(self)
     if not self.streams:
-      raise errors.I3dError(f"streams is empty; allowed are {', '.join(preprocess.STREAMS)}")
-    object.__setattr__(self, "streams", tuple(each for each in preprocess.STREAMS if each in self.streams))
+      raise errors.I3dError(f"streams is empty; allowed are {', '.join(STREAMS)}")
+    object.__setattr__(self, "streams", tuple(each for each in STREAMS if each in self.streams))
+    if not self.networks:
+      raise errors.I3dError("streams is audio; a run needs rgb or flow, beside which sound is taken")
     if "flow" not in self.streams:
       for name, default in (("flow_checkpoint", None), ("flow", flow.DEFAULT), ("flow_params", ())):
         if getattr(self, name) != default:
-          raise errors.I3dError(f"{name} is for the stream of flow, but streams is rgb; it takes streams=rgb,flow")
+          streams = ",".join(self.streams)
+          raise errors.I3dError(f"{name} is for the stream of flow, but streams is {streams}; it takes rgb,flow")
     for name in ("videos", "output"):
       if not getattr(self, name):
         raise errors.I3dError(f"{name} is empty; it must be a path")
@@ -89,3 +95,8 @@ class FitConfig(inference.InferenceConfig, flow.FlowConfig):
       raise errors.I3dError("split_block and split_group both say what stays together; give one of them")
     if self.engine != "tensorflow":
       raise errors.I3dError(f"engine is {self.engine}; the features that a network is fitted on are TensorFlow's")
+
+  @property
+  def networks(self) -> tuple[str, ...]:
+    """The streams that have a network."""
+    return tuple(stream for stream in self.streams if stream != AUDIO)

@@ -17,7 +17,7 @@ def _facts(seed: int, *, mover: int = 0, digest: str = "", num_frames: int = 80)
   for time, frame in enumerate(frames if mover else ()):
     place = (mover * 7 + time * 9) % 70
     frame[place : place + 20, place : place + 20] = 250
-  return samples_lib.Facts(128, 96, 25.0, num_frames, 1000, digest, frames)
+  return samples_lib.Facts(128, 96, 25.0, num_frames, 1000, digest, frames, np.zeros(0))
 
 
 def _samples(labels, *, classes=("a", "b")) -> samples_lib.Samples:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from i3d_tf import errors
-from i3d_tf import evaluation
 from i3d_tf import files
 from i3d_tf import fitting
 from i3d_tf import resources
@@ -18,6 +17,7 @@ from i3d_tf import workdir
 from i3d_tf import workers
 from i3d_tf.evaluation import figures
 from i3d_tf.evaluation import metrics as metrics_lib
+from i3d_tf.evaluation import sound
 from i3d_tf.features import extraction
 from i3d_tf.features import profiles
 from i3d_tf.features import results
@@ -28,6 +28,7 @@ from i3d_tf.fitting import linear
 from i3d_tf.fitting import report
 from i3d_tf.fitting import samples as samples_lib
 from i3d_tf.fitting import splits
+from i3d_tf.video import sound as sound_lib
 from i3d_tf.weights import hub
 from i3d_tf.weights import initialization
 from i3d_tf.weights import release
@@ -36,6 +37,7 @@ from i3d_tf.weights import saved
 INFO = "fit.json"
 _KEPT = ("rgb_checkpoint", "precision")  # of what features are; all else may differ when a run goes on
 _RELEASED = {"rgb": ("rgb_imagenet", "rgb_scratch"), "flow": ("flow_imagenet", "flow_scratch")}
+_SOUND = "its sound, statistics of a log-mel spectrogram"  # in place of a checkpoint
 _FLOW_START = "flow_start"  # folder of the network of flow that was made of the one of RGB
 
 
@@ -46,10 +48,10 @@ class FitResult:
   Attributes:
     output: Folder of the run.
     networks: Folders of the networks by stream, which every program takes as checkpoints: `output` of RGB, or `flow` in
-      it.
+      it; and `audio` of the classifier of sound, which `evaluate` takes.
     metrics: Of the clips that were tested: 'facts', what a classifier gets that sees only the files' sizes and lengths;
-      'rgb', 'flow' and 'rgb+flow', the networks; and 'rgb tuned' and the like, those that were trained on from there.
-      The last is what is kept.
+      'rgb', 'flow' and 'audio', each alone, and all together, for example 'rgb+flow'; and 'rgb tuned' and the like, the
+      networks that were trained on from there. The last is what is kept.
     interval: 95 % interval of the last one's accuracy.
     warnings: Sentences that a user should know.
     failures: Videos that could not be used, each with the reason.
@@ -131,17 +133,19 @@ class _Fit:
   def run(self, listed: samples_lib.Samples) -> FitResult:
     """Does all of it."""
     config, begin = self._config, time.monotonic()
-    checkpoints = {stream: self._checkpoint(stream) for stream in config.streams}
+    checkpoints = {stream: self._checkpoint(stream) for stream in config.networks}
     networks = " and ".join(checkpoints.values())
     self._say(f"{config.videos}: {len(listed)} videos of {len(listed.classes)} classes; network {networks}")
     if checkpoints.get("flow") == os.fspath(self._folder / _FLOW_START):
       self._say(f"Flow starts from the weights of {self._rgb_checkpoint}, since no network of flow was named")
     extractors = {stream: self._extractor(stream, checkpoint) for stream, checkpoint in checkpoints.items()}
-    first = extractors[config.streams[0]]
-    clip = first.networks[config.streams[0]].info.preprocess
+    first = extractors[config.networks[0]]
+    clip = first.networks[config.networks[0]].info.preprocess
     samples, facts = self._read(listed, clip.frame_rate)
     samples, facts, features = self._take_features(samples, facts, extractors)
     samples = self._drop_empty_classes(samples)
+    if fitting.AUDIO in config.streams:
+      features[fitting.AUDIO] = self._hear(samples, facts)
     pairs = checks.find_pairs(facts)
     grouping, plan = self._plan(samples, pairs)
     self._warn(*plan.warnings)
@@ -152,14 +156,23 @@ class _Fit:
     heads = {stream: self._fit_head(samples, each, grouping, plan) for stream, each in features.items()}
     homes = {stream: self._folder if stream == "rgb" else self._folder / stream for stream in heads}
     for stream, head in heads.items():
+      if stream == fitting.AUDIO:
+        numbers = {"kernel": head.kernel, "bias": head.bias}
+        sound.SoundClassifier(**numbers, classes=samples.classes, dataset=samples.name).save(homes[stream])
+        continue
       folder = homes[stream] / saved.BEST if config.depth == "head" else self._folder / deepen.HEAD / stream
       save(folder, checkpoints[stream], head, samples, flow_method=config.flow_method if stream == "flow" else "")
     if config.depth != "head":
-      measured |= self._deepen(samples, facts, plan, homes, precision=first.options.precision)
+      kept = {stream: homes[stream] for stream in config.networks}
+      tuned = self._deepen(samples, facts, plan, kept, precision=first.options.precision)
+      heard = {stream: measured[stream] for stream in measured if stream == fitting.AUDIO}
+      new = {name: logits for name, logits in _with_sum(tuned | heard).items() if name not in heard}
+      measured |= {figures.tuned(name): logits for name, logits in new.items()}
+    sources_of = checkpoints | {stream: _SOUND for stream in heads if stream == fitting.AUDIO}
     outcome = report.Outcome(
         config=config, samples=samples, facts=facts, grouping=grouping, plan=plan, pairs=pairs, crossing=crossing,
         measured=measured, heads=heads, warnings=tuple(self._warnings), failures=self._failures,
-        checkpoints=checkpoints, precision=first.options.precision, seconds=time.monotonic() - begin,
+        checkpoints=sources_of, precision=first.options.precision, seconds=time.monotonic() - begin,
     )  # fmt: skip
     if text := outcome.about_facts():
       self._warn(text)
@@ -206,7 +219,8 @@ class _Fit:
   def _read(self, listed: samples_lib.Samples, fps: float) -> tuple[samples_lib.Samples, list[samples_lib.Facts]]:
     """The videos that can be read, and what their files tell."""
     with workers.Bar(total=len(listed), unit="video", desc="Looking at files", is_shown=self._progress) as bar:
-      found = samples_lib.read_facts(listed, self._folder / "facts", fps=fps, done=bar.update)
+      with_sound = fitting.AUDIO in self._config.streams
+      found = samples_lib.read_facts(listed, self._folder / "facts", fps=fps, with_sound=with_sound, done=bar.update)
     for path, each in zip(listed.paths, found, strict=True):
       if isinstance(each, str):
         self._fail(path, each)
@@ -278,6 +292,23 @@ class _Fit:
     labels = tuple(used.index(label) for label in samples.labels)
     return dataclasses.replace(samples, classes=tuple(samples.classes[number] for number in used), labels=labels)
 
+  def _hear(self, samples: samples_lib.Samples, facts: list[samples_lib.Facts]) -> np.ndarray:
+    """What is told by the sound of each video, `[N, channels]`; NaN of those without."""
+    heard = [index for index, each in enumerate(facts) if len(each.sound)]
+    classes = {samples.labels[index] for index in heard}
+    if len(classes) < 2:
+      raise errors.I3dError(
+        f"streams has audio, but {len(heard)} of {len(samples)} videos have sound, and a classifier needs two classes"
+      )
+    if len(heard) < len(samples):
+      without = [name for label, name in enumerate(samples.classes) if label not in classes]
+      known = f", none of {', '.join(without)}, which is taken for excluded where there is sound" if without else ""
+      self._warn(f"{len(samples) - len(heard)} of {len(samples)} videos have no sound{known}")
+    features = np.full((len(samples), sound_lib.NUM_STATISTICS), np.nan)
+    for index in heard:
+      features[index] = facts[index].sound
+    return features
+
   def _plan(self, samples: samples_lib.Samples, pairs: list[checks.Pair]) -> tuple[splits.Grouping, splits.Plan]:
     """Which clips belong together, and the folds."""
     config = self._config
@@ -317,7 +348,7 @@ class _Fit:
           self._config, stream, samples, lengths, plan, precision=precision, progress=self._progress, say=self._say
       )  # fmt: skip
       saved.save_values(home / saved.BEST, *saved.read(self._folder / deepen.TRAINING / stream))
-    return {figures.tuned(name): logits for name, logits in _with_sum(tuned).items()}
+    return tuned
 
   def _measure(
     self,
@@ -327,7 +358,7 @@ class _Fit:
     grouping: splits.Grouping,
     plan: splits.Plan,
   ) -> dict[str, np.ndarray]:
-    """Scores `[N, classes]` of clips that a fold tests, by 'facts', stream, and 'rgb+flow'; NaN of the others."""
+    """Scores `[N, classes]` of clips that a fold tests, by 'facts', stream, and their sum; NaN of the others."""
     self._say(f"Fitting {(len(plan.folds) + 1) * len(features)} classifiers")
     numbers = np.array([each.numbers() for each in facts])
     size = len(samples.classes)
@@ -346,6 +377,7 @@ class _Fit:
     """The classifier that is kept: of all clips, or of those to train on where some are set apart for good."""
     whole = plan.protocol in ("k_fold", "leave_one_group_out")
     used = list(range(len(samples))) if whole else list(plan.folds[0].train)
+    used = [index for index in used if np.isfinite(features[index]).all()]  # sound may be missing
     return linear.fit(
         features[used], [samples.labels[i] for i in used], [grouping.groups[i] for i in used],
         num_classes=len(samples.classes), seed=self._config.seed,
@@ -353,8 +385,8 @@ class _Fit:
 
 
 def _with_sum(logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The logits of the streams, and of two also their sum, which is what programs take two networks together by."""
-  return {**logits, **({evaluation.FUSED: np.sum(list(logits.values()), axis=0)} if len(logits) > 1 else {})}
+  """The logits of the streams, and of several also their sum, which is how programs take networks together."""
+  return {**logits, **({"+".join(logits): np.sum(list(logits.values()), axis=0)} if len(logits) > 1 else {})}
 
 
 def save(

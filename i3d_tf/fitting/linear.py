@@ -164,7 +164,7 @@ def cross_validate(
   """Returns the logits of every clip that is tested in a fold, `[N, classes]`; NaN of the others.
 
   Args:
-    features: `[N, channels]`.
+    features: `[N, channels]`; clips with NaN have none, and get zeros, which tell nothing.
     labels: Class index of each clip.
     groups: Group of each clip.
     plan: The folds; in each one strength and temperature are chosen on its own clips to train on.
@@ -173,11 +173,13 @@ def cross_validate(
   """
   numbered = np.asarray(labels)
   logits = np.full((len(labels), num_classes), np.nan)
+  is_there = np.isfinite(features).all(axis=1)
   for fold in plan.folds:
-    train, test = list(fold.train), list(fold.test)
+    logits[list(fold.test)] = 0.0
+    train, test = ([index for index in side if is_there[index]] for side in (fold.train, fold.test))
     present = np.unique(numbered[train])
     if len(present) < 2:
-      logits[test] = np.where(np.arange(num_classes) == present[0], 0.0, -_ABSENT)
+      logits[test] = np.where(np.isin(np.arange(num_classes), present), 0.0, -_ABSENT * len(present))
       continue
     head = fit(features[train], numbered[train], [groups[i] for i in train], num_classes=num_classes, seed=seed)
     logits[test] = head.logits(features[test])

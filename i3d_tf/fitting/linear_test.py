@@ -56,6 +56,16 @@ class HeadTest(absltest.TestCase):
     confidence = special.softmax(logits, axis=1).max(axis=1)
     self.assertLess(abs(confidence.mean() - np.mean(logits.argmax(axis=1) == labels)), 0.15)
 
+  def test_clips_without_features_tell_nothing(self):
+    features, labels = _clusters(3, 10, spread=0.3)
+    groups = [str(index) for index in range(30)]
+    features[5:11] = np.nan
+    plan = splits.plan(labels.tolist(), list("abc"), groups, num_folds=3)
+    logits = linear.cross_validate(features, labels.tolist(), groups, plan, num_classes=3, seed=0)
+    np.testing.assert_array_equal(logits[5:11], 0)
+    is_there = np.isfinite(features).all(axis=1)
+    np.testing.assert_array_equal(logits[is_there].argmax(axis=1), labels[is_there])
+
   def test_groups_stay_together(self):
     # Every group has a feature of its own, which tells the class of the clips that were seen and of no others.
     rng = np.random.default_rng(0)

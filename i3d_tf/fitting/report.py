@@ -238,7 +238,7 @@ def _about(found: Outcome) -> dict[str, Any]:
     "failures": [
       {"stream": "", "number": "", "id": path, "reason": reason} for path, reason in found.failures.items()
     ],
-    "fusion": {"method": "logits", "flow_weight": 0.5} if len(found.heads) > 1 else None,
+    "fusion": _fusion(list(found.heads)),
     "streams": {
       stream: {
         "checkpoint": checkpoint, "precision": found.precision, "dataset": samples.name,
@@ -247,6 +247,14 @@ def _about(found: Outcome) -> dict[str, Any]:
       for stream, checkpoint in found.checkpoints.items()
     },
   }  # fmt: skip
+
+
+def _fusion(streams: list[str]) -> dict[str, Any] | None:
+  """How the streams were fused, as evaluate states it."""
+  if len(streams) < 2:
+    return None
+  weights = {"weights": dict.fromkeys(streams, 1 / len(streams))} if fitting.AUDIO in streams else {"flow_weight": 0.5}
+  return {"method": "logits", **weights}
 
 
 def _split(plan: splits.Plan) -> str:

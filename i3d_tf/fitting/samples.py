@@ -22,6 +22,7 @@ from i3d_tf.data import clips as clips_lib
 from i3d_tf.data import datasets
 from i3d_tf.features import results
 from i3d_tf.video import decode
+from i3d_tf.video import sound as sound_lib
 from i3d_tf.video import stills
 
 _COLUMNS = ("path", "label", "split", "group")
@@ -174,6 +175,7 @@ class Facts:
     num_bytes: Size of the file.
     digest: SHA-256 of the file; '' of a folder of images.
     frames: `NUM_KEPT` of its frames at equal distances, uint8 `[NUM_KEPT, H, W, 3]`, the shorter side of 96 pixels.
+    sound: float32 `[sound.NUM_STATISTICS]`; empty if there is no sound, or it was not asked for.
   """
 
   width: int
@@ -183,6 +185,7 @@ class Facts:
   num_bytes: int
   digest: str
   frames: np.ndarray
+  sound: np.ndarray
 
   def numbers(self) -> list[float]:
     """Returns what a classifier can take of them: size, shape, length, rate and bytes, most of them as logarithms."""
@@ -204,7 +207,7 @@ def picture(*facts: Facts) -> bytes:
 
 
 def read_facts(
-  samples: Samples, folder: str | os.PathLike, *, fps: float, done: Callable[[], object]
+  samples: Samples, folder: str | os.PathLike, *, fps: float, with_sound: bool, done: Callable[[], object]
 ) -> list[Facts | str]:
   """Returns the facts of each video, or a sentence why it cannot be read.
 
@@ -212,6 +215,7 @@ def read_facts(
     samples: The videos.
     folder: Folder where facts are kept, and from which those of videos that have not changed since are taken.
     fps: Frames per second of the network.
+    with_sound: Whether to listen to the videos.
     done: Called after each video.
   """
   folder = pathlib.Path(folder)
@@ -219,7 +223,7 @@ def read_facts(
   found: list[Facts | str] = []
   for path in samples.paths:
     try:
-      found.append(_facts(path, folder, fps))
+      found.append(_facts(path, folder, fps, with_sound))
     except errors.OF_INPUT as error:
       if isinstance(error, OSError) and error.filename is not None and os.fspath(error.filename) != path:
         raise  # the folder cannot be written
@@ -228,22 +232,27 @@ def read_facts(
   return found
 
 
-def _facts(path: str, folder: pathlib.Path, fps: float) -> Facts:
+def _facts(path: str, folder: pathlib.Path, fps: float, with_sound: bool) -> Facts:
   """The facts of a video, from the folder if they were kept there."""
   status = os.stat(path)
-  key = f"{_VERSION} {results.key(path)} {status.st_size} {status.st_mtime_ns} {fps}"
+  key = f"{_VERSION} {results.key(path)} {status.st_size} {status.st_mtime_ns} {fps}{' with sound' * with_sound}"
   kept = folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.npz"
   names = [field.name for field in dataclasses.fields(Facts)]
   try:
     arrays = files.read_arrays(kept)
-    values: dict[str, Any] = {name: arrays[name] if name == "frames" else arrays[name].item() for name in names}
+    is_array = lambda name: name in ("frames", "sound")
+    values: dict[str, Any] = {name: arrays[name] if is_array(name) else arrays[name].item() for name in names}
     return Facts(**values)
   except (errors.I3dError, OSError, KeyError):
     pass  # there is none yet, or it is damaged
   info = decode.probe(path)
   count, frames = _sample(decode.iter_frames(path, fps=fps, short_side=_SIDE))
   content = results.FileContent(path).facts()
-  facts = Facts(info.width, info.height, info.frame_rate, count, status.st_size, content.get("sha256", ""), frames)
+  sound = np.zeros(0, np.float32)
+  if with_sound and len(heard := sound_lib.log_mel(path)):
+    sound = sound_lib.statistics(heard)
+  digest = content.get("sha256", "")
+  facts = Facts(info.width, info.height, info.frame_rate, count, status.st_size, digest, frames, sound)
   with workdir.replacing(kept) as file:
     np.savez(file, **{name: getattr(facts, name) for name in names})
   return facts

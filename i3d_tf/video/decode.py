@@ -74,8 +74,17 @@ def isolated(*, patience: float | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _run(function: Callable[..., Generator], path: str | os.PathLike, **options: Any) -> Iterator[Generator]:
-  """The items of a generator function of this module, which is closed at the end of the body of `with`."""
+def running(function: Callable[..., Generator], path: str | os.PathLike, **options: Any) -> Iterator[Generator]:
+  """Runs a generator that decodes a file, in another process within `isolated`; the end of the body closes it.
+
+  Args:
+    function: Of a module, called with the path of a file and the options.
+    path: Path of the video, perhaps in an archive or a store.
+    **options: For the function.
+
+  Yields:
+    The generator.
+  """
   with archives.as_file(path) as file:
     if _num_isolated and not stills.is_stills(file):
       items = _elsewhere.iterate(os.fspath(path), function, file, **options)
@@ -176,7 +185,7 @@ def probe(path: str | os.PathLike, *, frame_rate: float = FRAME_RATE) -> VideoIn
     images = stills.open_stills(path)
     height, width = (images.frame(0) if len(images.frames) else images.flow(0)).shape[:2]
     return VideoInfo(frame_rate, images.num_frames, width, height)
-  with _run(_probe, path) as found:
+  with running(_probe, path) as found:
     return next(found)
 
 
@@ -215,7 +224,7 @@ def count_frames(
   _check_rate(fps)
   if stills.is_stills(path):
     return sum(1 for _ in _resample(_numbers(stills.open_stills(path), frame_rate), fps))
-  with _run(_count, path, fps=fps, allow_damaged=allow_damaged) as found:
+  with running(_count, path, fps=fps, allow_damaged=allow_damaged) as found:
     return next(found)
 
 
@@ -263,7 +272,7 @@ def iter_frames(
     yield from _iter_stills(path, fps, short_side, frame_rate)
     return
   note = functools.partial(frames_lib.log_remark, os.fspath(path)) if note is None else note
-  with _run(_iter, path, fps=fps, to_size=short_side, allow_damaged=allow_damaged) as found:
+  with running(_iter, path, fps=fps, to_size=short_side, allow_damaged=allow_damaged) as found:
     for each in found:
       if isinstance(each, str):
         note(each)
