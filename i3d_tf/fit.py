@@ -6,6 +6,7 @@ from absl import flags
 
 from i3d_tf import cli
 from i3d_tf import fitting
+from i3d_tf.models import preprocess
 
 USAGE = """Makes a network and its report of your videos, one folder a class, in one command.
 
@@ -73,11 +74,11 @@ def main(arguments: list[str]) -> int:
   with decode.isolated():
     found = fitter.fit(config, progress=True, say=lambda message: tqdm.tqdm.write(cli.as_flags(message)))
   words = {stream: f"--{stream}_checkpoint={shlex.quote(str(path))}" for stream, path in found.networks.items()}
-  networks = " ".join(word for stream, word in words.items() if stream != fitting.AUDIO)
+  networks = " ".join(word for stream, word in words.items() if stream != preprocess.AUDIO)
   streams = {"rgb": "", "flow": " --streams=flow"}.get("+".join(config.networks), " --streams=joint")
   print(f"To use it: python -m i3d_tf.classify --video=VIDEO{streams} {networks}")
-  if fitting.AUDIO in words:
-    print(f"With sound: python -m i3d_tf.evaluate --records=RECORDS --output=DIR {networks} {words[fitting.AUDIO]}")
+  if preprocess.AUDIO in words:
+    print(f"With sound: python -m i3d_tf.evaluate --records=RECORDS --output=DIR {networks} {words[preprocess.AUDIO]}")
   print(found.report_path)
   if found.failures:
     return cli.fail(f"videos that could not be used: {len(found.failures)}; {found.report_path.name} names them")

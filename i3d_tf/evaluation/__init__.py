@@ -10,8 +10,7 @@ from i3d_tf import inference
 from i3d_tf.input import clip_config
 from i3d_tf.models import preprocess
 
-AUDIO = "audio"  # the stream of sound, which has a classifier of its own kind, see `sound.SoundClassifier`
-STREAMS = (*preprocess.STREAMS_OF, AUDIO)
+STREAMS = (*preprocess.STREAMS_OF, preprocess.AUDIO)
 FUSED = "rgb+flow"  # the name of two streams' fusion among the results
 FUSIONS = ("logits", "softmax", "svm")
 # The fields of `EvalClips` about the number and size of clips that each protocol uses.
@@ -86,7 +85,7 @@ class EvaluationConfig(inference.InferenceConfig):
   def fused(self) -> tuple[str, ...]:
     """The streams that are fused: RGB, flow and sound, or a network of both streams and sound; () of one alone."""
     apart = tuple(stream for stream in self.streams if stream != "joint")
-    fused = self.streams if self.streams == ("joint", AUDIO) else apart
+    fused = self.streams if self.streams == ("joint", preprocess.AUDIO) else apart
     return fused if len(fused) > 1 else ()
 
   @property
@@ -96,9 +95,9 @@ class EvaluationConfig(inference.InferenceConfig):
     if self.flow_weight is not None:
       found |= {"rgb": 2 * (1 - self.flow_weight), "flow": 2 * self.flow_weight}
     if self.audio_weight is not None:
-      seen = sum(weight for stream, weight in found.items() if stream != AUDIO)
+      seen = sum(weight for stream, weight in found.items() if stream != preprocess.AUDIO)
       found = {stream: weight * (1 - self.audio_weight) / seen for stream, weight in found.items()}
-      return {**found, AUDIO: self.audio_weight}
+      return {**found, preprocess.AUDIO: self.audio_weight}
     return {stream: weight / len(found) for stream, weight in found.items()}
 
   def _check_clips(self) -> None:
@@ -113,7 +112,7 @@ class EvaluationConfig(inference.InferenceConfig):
       raise errors.I3dError(
         f"fusion, flow_weight and svm_train_scores are for two streams; only {self.streams[0]} is given"
       )
-    for name, needed in (("flow_weight", preprocess.STREAMS), ("audio_weight", (AUDIO,))):
+    for name, needed in (("flow_weight", preprocess.STREAMS), ("audio_weight", (preprocess.AUDIO,))):
       if getattr(self, name) is None:
         continue
       if not set(needed) <= set(self.fused):

@@ -25,6 +25,7 @@ from i3d_tf.inference import classifier
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
+from i3d_tf.models import preprocess
 from i3d_tf.training import run_folder
 from i3d_tf.video import sound as sound_lib
 
@@ -125,7 +126,7 @@ def _predict(
       raise errors.I3dError(f"{path} was given as scores of {stream}, but it holds scores of {found.stream}")
     return found
   path = config.checkpoints[stream]
-  if stream == evaluation.AUDIO:
+  if stream == preprocess.AUDIO:
     return _predict_sound(config, path, on_failure)
   loaded = classifier.Classifier({stream: path}, precision=config.precision, engine=config.engine)
   network = loaded.networks[stream]
@@ -153,11 +154,11 @@ def _predict_sound(
   """The predictions of a classifier of sound, which takes so little time that it is not resumed."""
   found = sound.load(path)
   assert config.records is not None  # as in `_predict`
-  source = pipeline.open_source(config.records, config.split, streams=(evaluation.AUDIO,))
+  source = pipeline.open_source(config.records, config.split, streams=(preprocess.AUDIO,))
   classes = _match_classes(path, found.classes, found.classes, source)
   about = {"checkpoint": path, "weights": found.weights, "trained_on": found.dataset}
   made_with = {**about, **_describe_records(source), "protocol": {"protocol": "whole"}}
-  store = predictions_lib.PredictionStore(evaluation.AUDIO, classes, made_with, config.output)
+  store = predictions_lib.PredictionStore(preprocess.AUDIO, classes, made_with, config.output)
   for number, entry in enumerate(source.entries):
     name, reason = "", ""
     try:
@@ -381,7 +382,7 @@ def _describe_fusion(config: evaluation.EvaluationConfig) -> dict[str, Any] | No
   if config.fusion == "svm":
     return {"method": "svm", "trained_on": list(config.svm_train_scores)}
   weights = config.weights
-  if evaluation.AUDIO in weights:
+  if preprocess.AUDIO in weights:
     return {"method": config.fusion, "weights": weights}
   return {"method": config.fusion, "flow_weight": weights["flow"]}
 

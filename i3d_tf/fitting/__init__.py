@@ -10,8 +10,7 @@ from i3d_tf.fitting import splits
 from i3d_tf.models import preprocess
 
 DEPTHS = ("head", "mixed_5", "all")
-AUDIO = "audio"
-STREAMS = (*preprocess.STREAMS, AUDIO)
+STREAMS = (*preprocess.STREAMS, preprocess.AUDIO)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,4 +98,4 @@ class FitConfig(inference.InferenceConfig, flow.FlowConfig):
   @property
   def networks(self) -> tuple[str, ...]:
     """The streams that have a network."""
-    return tuple(stream for stream in self.streams if stream != AUDIO)
+    return tuple(stream for stream in self.streams if stream != preprocess.AUDIO)

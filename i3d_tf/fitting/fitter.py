@@ -28,6 +28,7 @@ from i3d_tf.fitting import linear
 from i3d_tf.fitting import report
 from i3d_tf.fitting import samples as samples_lib
 from i3d_tf.fitting import splits
+from i3d_tf.models import preprocess
 from i3d_tf.video import sound as sound_lib
 from i3d_tf.weights import hub
 from i3d_tf.weights import initialization
@@ -144,8 +145,8 @@ class _Fit:
     samples, facts = self._read(listed, clip.frame_rate)
     samples, facts, features = self._take_features(samples, facts, extractors)
     samples = self._drop_empty_classes(samples)
-    if fitting.AUDIO in config.streams:
-      features[fitting.AUDIO] = self._hear(samples, facts)
+    if preprocess.AUDIO in config.streams:
+      features[preprocess.AUDIO] = self._hear(samples, facts)
     pairs = checks.find_pairs(facts)
     grouping, plan = self._plan(samples, pairs)
     self._warn(*plan.warnings)
@@ -156,7 +157,7 @@ class _Fit:
     heads = {stream: self._fit_head(samples, each, grouping, plan) for stream, each in features.items()}
     homes = {stream: self._folder if stream == "rgb" else self._folder / stream for stream in heads}
     for stream, head in heads.items():
-      if stream == fitting.AUDIO:
+      if stream == preprocess.AUDIO:
         numbers = {"kernel": head.kernel, "bias": head.bias}
         sound.SoundClassifier(**numbers, classes=samples.classes, dataset=samples.name).save(homes[stream])
         continue
@@ -165,10 +166,10 @@ class _Fit:
     if config.depth != "head":
       kept = {stream: homes[stream] for stream in config.networks}
       tuned = self._deepen(samples, facts, plan, kept, precision=first.options.precision)
-      heard = {stream: measured[stream] for stream in measured if stream == fitting.AUDIO}
+      heard = {stream: measured[stream] for stream in measured if stream == preprocess.AUDIO}
       new = {name: logits for name, logits in _with_sum(tuned | heard).items() if name not in heard}
       measured |= {figures.tuned(name): logits for name, logits in new.items()}
-    sources_of = checkpoints | {stream: _SOUND for stream in heads if stream == fitting.AUDIO}
+    sources_of = checkpoints | {stream: _SOUND for stream in heads if stream == preprocess.AUDIO}
     outcome = report.Outcome(
         config=config, samples=samples, facts=facts, grouping=grouping, plan=plan, pairs=pairs, crossing=crossing,
         measured=measured, heads=heads, warnings=tuple(self._warnings), failures=self._failures,
@@ -219,7 +220,7 @@ class _Fit:
   def _read(self, listed: samples_lib.Samples, fps: float) -> tuple[samples_lib.Samples, list[samples_lib.Facts]]:
     """The videos that can be read, and what their files tell."""
     with workers.Bar(total=len(listed), unit="video", desc="Looking at files", is_shown=self._progress) as bar:
-      with_sound = fitting.AUDIO in self._config.streams
+      with_sound = preprocess.AUDIO in self._config.streams
       found = samples_lib.read_facts(listed, self._folder / "facts", fps=fps, with_sound=with_sound, done=bar.update)
     for path, each in zip(listed.paths, found, strict=True):
       if isinstance(each, str):

@@ -23,6 +23,7 @@ from i3d_tf.fitting import checks
 from i3d_tf.fitting import linear
 from i3d_tf.fitting import samples as samples_lib
 from i3d_tf.fitting import splits
+from i3d_tf.models import preprocess
 
 PAGE, RESULTS, PREDICTIONS = "report.html", "report.json", "predictions.csv"
 _MOST_SHOWN = 12  # pairs and disagreements on the page
@@ -253,7 +254,9 @@ def _fusion(streams: list[str]) -> dict[str, Any] | None:
   """How the streams were fused, as evaluate states it."""
   if len(streams) < 2:
     return None
-  weights = {"weights": dict.fromkeys(streams, 1 / len(streams))} if fitting.AUDIO in streams else {"flow_weight": 0.5}
+  weights = (
+    {"weights": dict.fromkeys(streams, 1 / len(streams))} if preprocess.AUDIO in streams else {"flow_weight": 0.5}
+  )
   return {"method": "logits", **weights}
 
 

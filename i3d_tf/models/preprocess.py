@@ -11,6 +11,7 @@ CHANNELS = types.MappingProxyType({"rgb": 3, "flow": 2})  # of a frame, and of o
 STREAMS = tuple(CHANNELS)
 # The streams that a network of each kind takes.
 STREAMS_OF = types.MappingProxyType({"rgb": ("rgb",), "flow": ("flow",), "joint": ("rgb", "flow")})
+AUDIO = "audio"  # the stream of sound, which no network takes; see `evaluation.sound`
 FLOW_STACKINGS = ("plain", "trajectory", "bidirectional")
 # Of clips of consecutive frames, each with its flow as it is.
 CONSECUTIVE = types.MappingProxyType(
