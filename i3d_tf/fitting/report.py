@@ -236,9 +236,7 @@ def _about(found: Outcome) -> dict[str, Any]:
        "across": pair in found.crossing} for pair in found.pairs
     ],
     "doubtful_labels": [name(int(found.tested[place])) for place in found.doubtful()],
-    "failures": [
-      {"stream": "", "number": "", "id": path, "reason": reason} for path, reason in found.failures.items()
-    ],
+    "failures": [{"video": path, "reason": reason} for path, reason in found.failures.items()],
     "fusion": _fusion(list(found.heads)),
     "streams": {
       stream: {
