@@ -119,8 +119,10 @@ def _samples(path: str | os.PathLike, *, allow_damaged: bool) -> Generator[np.nd
   """The sound in pieces, float32 `[samples]` in [-1, 1]; silence where it begins after the picture."""
   with containers.opened(path) as (container, _):
     stream = container.streams.best("audio")
-    if stream is None or stream.codec_context is None:
+    if stream is None or (allow_damaged and stream.codec_context is None):
       return
+    if stream.codec_context is None:
+      raise errors.VideoError(f"{path}: its sound is of a codec for which this FFmpeg has no decoder")
     resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
     made_for, is_first = None, True
     for packet in container.demux(stream):
