@@ -10,12 +10,12 @@ USAGE = """Tells which protocol made files of features: preset, stream, layer, w
   python -m i3d_tf.identify video.mp4 features.npy --rgb_checkpoint=rgb_imagenet --flow_checkpoint=flow_imagenet
 
 The first word is the video, the others are files of its features (.npy, or .npz with features or feature). The number
-of rows and their shape leave a few candidates. With weights, the first --rows rows of each are computed and compared:
-the ranking shows the mean cosine and the mean difference, relative to the values. A difference of at most 0.003 is
-called the same. Features of one video are alike, whatever made them; so nearly the same is only what explains half of
-the rows' variance, and differs by decoding, resizing or the method of optical flow. Otherwise it is none of these, or
-the weights are others. Then comes the command that makes the same. The exit status is 0 if every file is explained
-(without weights, if there are candidates)."""
+of rows and their shape leave a few candidates. With weights, the first row of each is computed, and the first --rows
+rows of the nearest: the ranking shows the mean cosine and the mean difference, relative to the values. A difference of
+at most 0.003 is called the same. Features of one video are alike, whatever made them; so nearly the same is only what
+explains half of the rows' variance, and differs by decoding, resizing or the method of optical flow. Otherwise it is
+none of these, or the weights are others. Then comes the command that makes the same. The exit status is 0 if every file
+is explained (without weights, if there are candidates)."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("rgb_checkpoint", None, "RGB weights: a released name or a path. Default: none.")
@@ -49,10 +49,12 @@ def _identify(video: str, given, identification) -> bool:
     _show(candidates)
     print("  by count and shape only; --rgb_checkpoint and --flow_checkpoint tell them apart")
     return True
-  ranked = identification.by_values(given, video, candidates, weights, num_rows=FLAGS.rows, frame_rate=FLAGS.frame_rate)
+  ranked = identification.by_values(
+    given, video, candidates, weights, num_rows=FLAGS.rows, frame_rate=FLAGS.frame_rate, progress=True
+  )
   _show(ranked)
   if left_out := len(candidates) - len(ranked):
-    print(f"  {left_out} candidates are of networks or streams whose weights are not given, and were not compared")
+    print(f"  {left_out} candidates were not compared: their weights are not given, or one before them is the same")
   verdict = identification.verdict(ranked)
   print(f"  {verdict}")
   if not identification.is_explained(ranked):

@@ -14,6 +14,7 @@ import os
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from i3d_tf import errors
 from i3d_tf import files
@@ -30,10 +31,11 @@ from i3d_tf.weights import saved
 SAME = 3e-3
 NEAR = 0.5  # share of the rows' variance that must be explained to call them made alike
 NEAR_COSINE = 0.99  # in its place where there is a single row
-_WINDOWS = (10, 16, 20, 24, 32, 64)
+_WINDOWS = (16, 64, 32, 24, 20, 10)  # the usual ones first
 _HOPS = (1, 2, 4, 8, 10, 16, 24, 32, 64)
 _RATES = (0.0, 25.0, 24.0, 30.0, 15.0)
-_REFINED = 2  # candidates that are also tried with other ways of resizing
+_NEAREST = 12  # candidates that are compared by more than the first row
+_REFINED = 2  # of these, those that are also tried with other crops and ways of resizing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Candidate:
     changes: dict[str, Any] = {"window": options.window, "hop": options.hop, "tail": options.tail, "fps": options.fps}
     changes |= {"crops": options.crops, "resize": options.resize, "frame_size": options.frame_size}
     changes |= {"streams": self.streams, "endpoints": (self.endpoint,)}
+    if options.crops > 1:
+      changes["crop_order"] = options.crop_order
     for name, value in changes.items():
       if value != defaults.get(name) and value is not None:
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -190,8 +194,12 @@ def by_values(
   *,
   num_rows: int = 3,
   frame_rate: float = decode.FRAME_RATE,
+  progress: bool = False,
 ) -> list[Candidate]:
   """Returns the candidates with their cosines, the best first; those of streams without weights are left out.
+
+  All are compared by the first row, which many have in common, up to one that is the same in more of them. If none is,
+  the nearest are compared by more rows; they come first.
 
   Args:
     given: The features.
@@ -200,30 +208,46 @@ def by_values(
     checkpoints: Weights by stream.
     num_rows: Rows from the first on that are computed and compared.
     frame_rate: As in `by_shape`.
+    progress: Whether to show a bar.
 
   Raises:
     I3dError: If the video or the weights cannot be read.
   """
-  computed = _Computed(
-    video, frame_rate, is_many=given.values.shape[1] > 1 or any(c.options.crops > 1 for c in candidates)
-  )
+  computed = _Computed(video, frame_rate)
   named: dict[str, Any] = {f"{stream}_checkpoint": path for stream, path in checkpoints.items()}
   models = {stream: saved.read(path)[1].model for stream, path in checkpoints.items()}
   usable = [each for each in candidates if {models.get(stream) for stream in each.streams} <= _networks(each.preset)]
+  with_weights = lambda options: dataclasses.replace(options, preset=None, **named)
+  usable = [dataclasses.replace(each, options=with_weights(each.options)) for each in usable]
   best_first = lambda found: sorted(found, key=lambda each: (round(each.difference, 5), each.preset is None))
+  by_first_row: list[Candidate] = []
   compared: list[Candidate] = []
-  for each in usable:
-    if each.preset is None and _is_same(best_first(compared)):
-      break  # presets come first
-    options = dataclasses.replace(each.options, preset=None, **named)
-    with contextlib.suppress(errors.I3dError):  # the network does not take such windows
-      compared.append(_compared(given, dataclasses.replace(each, options=options), computed, num_rows))
-  ranked = best_first(compared)
-  for each in [] if _is_same(ranked) else ranked[:_REFINED]:
-    for resize in [name for name in profiles.RESIZES if name != each.options.resize]:
-      other = dataclasses.replace(each, preset=None, options=dataclasses.replace(each.options, resize=resize))
-      compared.append(_compared(given, other, computed, num_rows))
-  return best_first(compared)
+  with tqdm.tqdm(total=len(usable), unit="candidate", leave=False, disable=not progress) as bar:
+
+    def compare(each: Candidate) -> bool:
+      """Compares a candidate in full, and returns whether it is the same."""
+      compared.append(_compared(given, each, computed, num_rows))
+      return _is_same(compared[-1:])
+
+    for each in usable:
+      bar.update()
+      with contextlib.suppress(errors.I3dError):  # the network does not take such windows
+        by_first_row.append(_compared(given, each, computed, 1))
+        if _is_same(by_first_row[-1:]) and compare(by_first_row.pop()):
+          return best_first(compared) + best_first(by_first_row)
+    by_first_row = best_first(by_first_row)
+    near, by_first_row = by_first_row[:_NEAREST], by_first_row[_NEAREST:]
+    bar.total += len(near) + _REFINED * len(profiles.RESIZES)
+    for each in near:
+      compare(each)
+      bar.update()
+    for best in best_first(compared)[:_REFINED]:
+      first_row = _compared(given, best, computed, 1)
+      for other in _refined(best):
+        bar.update()
+        if best_first([first_row, _compared(given, other, computed, 1)])[0] is not first_row and compare(other):
+          return best_first(compared) + by_first_row
+  return best_first(compared) + by_first_row
 
 
 def verdict(ranked: Sequence[Candidate]) -> str:
@@ -256,19 +280,23 @@ def _is_same(ranked: Sequence[Candidate]) -> bool:
 class _Computed:
   """The first windows of a video, run as often as other settings want and no more."""
 
-  def __init__(self, video: str | os.PathLike, frame_rate: float, *, is_many: bool):
+  def __init__(self, video: str | os.PathLike, frame_rate: float):
     (self._source,) = sources.list_sources([video])
-    self._frame_rate, self._crops = frame_rate, 10 if is_many else 1
+    self._frame_rate, self._own = frame_rate, decode.probe(video, frame_rate=frame_rate).frame_rate
     self._windows = functools.cache(self._run)
     self._network = functools.cache(extraction.Extractor)
 
   def rows(self, options: profiles.FeatureConfig, stream: str, endpoint: str, num_rows: int) -> np.ndarray:
-    """The first rows `[N, crops, C]`, all crops in the order of evaluation."""
+    """The first rows `[N, crops, C]`, the centre's or all crops in the order of evaluation."""
+    is_whole, is_own = options.window == profiles.ALL, abs(options.fps - self._own) < 0.01
     setting = dataclasses.replace(
-        options, profile="ours", streams=(stream,), endpoints=(endpoint,), crops=self._crops, crop_order="evaluation",
-        pooling="space_time" if options.window != profiles.ALL else "space",
+        options, profile="ours", streams=(stream,), endpoints=(endpoint,), crops=1 if options.crops == 1 else 10,
+        crop_order="evaluation", pooling="space" if is_whole else "space_time", fps=0.0 if is_own else options.fps,
+        flow_bytes="none" if stream == "rgb" else options.flow_bytes,
     )  # fmt: skip
-    return self._windows(setting, num_rows, options.needs_pairs)
+    if num_rows == 1 and not is_whole:  # whatever follows it
+      setting = dataclasses.replace(setting, hop=None, tail="pad" if setting.tail == "drop" else setting.tail)
+    return self._windows(setting, None if is_whole else num_rows, options.needs_pairs)[:num_rows]
 
   def _extractor(self, setting: profiles.FeatureConfig) -> extraction.Extractor:
     """An extractor with the networks of another one that differs in what they do not depend on."""
@@ -281,7 +309,7 @@ class _Computed:
     extractor.options = dataclasses.replace(setting, precision=extractor.options.precision)
     return extractor
 
-  def _run(self, setting: profiles.FeatureConfig, num_rows: int, pairs: bool) -> np.ndarray:
+  def _run(self, setting: profiles.FeatureConfig, num_rows: int | None, pairs: bool) -> np.ndarray:
     extractor = self._extractor(setting)
     first: networks.FeatureNetwork = next(iter(extractor.networks.values()))
     video = sources.open_video(
@@ -289,12 +317,20 @@ class _Computed:
         short_side=decode.Resize(first.short_side, setting.frame_size, setting.resize),
         frame_rate=self._frame_rate, flow_bytes=setting.flow_bytes,
     )  # fmt: skip
-    if setting.window != profiles.ALL:  # as many positions as the rows need
+    if num_rows is not None:  # as many positions as the rows need
       limit, positions = (num_rows - 1) * setting.step + setting.num_frames, video.positions
       video = dataclasses.replace(video, positions=lambda first: itertools.islice(positions(first), limit))
     with extractor.extract(self._source, video=video) as features:
       (array,) = features.arrays[setting.streams[0]].values()
       return array.load()[:num_rows].astype(np.float64)
+
+
+def _refined(candidate: Candidate) -> Iterator[Candidate]:
+  """The candidate with other crops and ways of resizing."""
+  options = candidate.options
+  changes: list[dict[str, Any]] = [{"resize": name} for name in profiles.RESIZES if name != options.resize]
+  for change in [*changes, *([{"crops": 10}] if options.crops == 1 else [])]:
+    yield dataclasses.replace(candidate, preset=None, options=dataclasses.replace(options, **change))
 
 
 def _compared(given: Given, candidate: Candidate, computed: _Computed, num_rows: int) -> Candidate:
