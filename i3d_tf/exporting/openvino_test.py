@@ -64,6 +64,10 @@ class OpenvinoTest(absltest.TestCase):
     with self.assertRaisesRegex(errors.I3dError, "calibration names 1 videos; it takes at least 2"):
       openvino._divide([str(broken)])
 
+  def test_the_reason_of_an_error_is_its_last_line(self):
+    for text, reason in (("Exception from a.cpp:1:\nIt is so.\n\n", "It is so."), ("", "RuntimeError")):
+      self.assertEqual(openvino_network._reason(RuntimeError(text)), reason)
+
   def test_makers_are_not_told(self):
     for before in ({"CI": "false"}, {}):
       with mock.patch.dict(os.environ, before, clear=True):

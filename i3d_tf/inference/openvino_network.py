@@ -39,7 +39,7 @@ def describe(info: saved.ModelInfo) -> str:
 
 def _reason(error: RuntimeError) -> str:
   """The last line of an error of OpenVINO; those before it name places in its source."""
-  return str(error).strip().splitlines()[-1]
+  return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 class OpenvinoNetwork(classifier.LoadedNetwork):
