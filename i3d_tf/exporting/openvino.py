@@ -1,9 +1,11 @@
 """Exporting networks to OpenVINO, in float32, or in int8 with a report of how well that agrees with float32."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import pathlib
 import tempfile
 from typing import Any
@@ -56,6 +58,20 @@ class Agreement:
     )
 
 
+@contextlib.contextmanager
+def _unreported() -> Iterator[None]:
+  """Keeps OpenVINO and NNCF from telling their makers over the network that they are used, as they do outside of CI."""
+  before = os.environ.get("CI")
+  os.environ["CI"] = "true"
+  try:
+    yield
+  finally:
+    del os.environ["CI"]
+    if before is not None:
+      os.environ["CI"] = before
+
+
+@_unreported()
 def write(
   folder: pathlib.Path,
   classifier: classifier_lib.Classifier,
@@ -81,12 +97,12 @@ def write(
     raise errors.I3dError("the format openvino takes one network; export each, and give both to a Classifier")
   (network,) = classifier.networks.values()
   openvino = openvino_network.import_openvino()
+  calibration, held_out = _divide(config.calibration) if config.precision == "int8" else ([], [])
   model = _convert(
     openvino, network, specs, tuple(dict.fromkeys((base.LOGITS, base.POOLED_FEATURES, *config.endpoints)))
   )
   lines = []
   if config.precision == "int8":
-    calibration, held_out = _divide(config.calibration)
     quantized = _quantized(openvino, model, network, calibration, config.max_loss)
     agreement = _compare(openvino, model, quantized, network, held_out)
     (folder / AGREEMENT).write_text(json.dumps(dataclasses.asdict(agreement), indent=2) + "\n", encoding="utf-8")
@@ -94,6 +110,7 @@ def write(
     model, lines = quantized, [f"calibrated on {len(calibration)} videos{kept}", str(agreement)]
   model.set_rt_info(network.weights, list(openvino_network.WEIGHTS))
   model.set_rt_info(config.precision, list(openvino_network.PRECISION))
+  model.set_rt_info(openvino_network.describe(network.info), list(openvino_network.NETWORK))
   openvino.save_model(model, folder / saved.OPENVINO_MODEL, compress_to_fp16=False)
   saved.write_info(folder, network.info, saved.OPENVINO_MODEL)
   return lines
@@ -125,12 +142,14 @@ def _convert(
 
 
 def _divide(paths: Sequence[str]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-  """The videos for the calibration, and every third for the report."""
+  """The videos for the calibration, and every third for the report; all of them can be opened."""
   videos = decode.list_videos(paths)
   if len(videos) < 2:
     raise errors.I3dError(
       f"calibration names {len(videos)} videos; it takes at least 2, of which one in {_HELD_OUT} is for the report"
     )
+  for video in videos:
+    decode.probe(video)
   held_out = videos[1::_HELD_OUT]
   return [video for video in videos if video not in held_out], held_out
 
@@ -167,7 +186,7 @@ def _quantized(
   logging.getLogger("nncf").setLevel(logging.ERROR)
   inputs = lambda video: list(_clips(network, video).values())
   dataset = nncf.Dataset(videos, inputs)
-  options = {"subset_size": len(videos), "ignored_scope": nncf.IgnoredScope(names=[_logits_layer(model)])}
+  options = {"subset_size": len(videos), "ignored_scope": nncf.IgnoredScope(names=_logits_layers(model))}
   if max_loss is None:
     return nncf.quantize(model, dataset, **options)
   exact = openvino.Core().compile_model(model, "CPU", _EXACT)
@@ -182,12 +201,17 @@ def _quantized(
   )
 
 
-def _logits_layer(model: Any) -> str:
-  """The name of the last layer with weights before the logits, which costs little and whose inputs have outliers."""
+def _logits_layers(model: Any) -> list[str]:
+  """The names of the last layer with weights before the logits, whose inputs have outliers, and of all behind it.
+
+  They cost little, and a range of the logits themselves would cut off those of classes that the calibration lacks.
+  """
+  names: list[str] = []
   node = model.outputs[0].get_node()
-  while node.get_type_name() not in ("Convolution", "MatMul"):
+  while not names or node.get_type_name() not in ("Convolution", "MatMul"):
     node = node.input_value(0).get_node()
-  return node.get_friendly_name()
+    names.append(node.get_friendly_name())
+  return names
 
 
 def _in_float(quantized: Any) -> int:

@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import tempfile
 import unittest
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -17,6 +19,7 @@ from i3d_tf import testing
 from i3d_tf.exporting import exports
 from i3d_tf.exporting import openvino
 from i3d_tf.inference import classifier
+from i3d_tf.inference import openvino_network
 from i3d_tf.models import base
 
 _HAS_OPENVINO = all(importlib.util.find_spec(name) for name in ("openvino", "nncf"))
@@ -56,8 +59,21 @@ class OpenvinoTest(absltest.TestCase):
     for path in (broken, self.folder / "none.avi"):
       with self.assertRaisesRegex(errors.I3dError, f"^{path}: "):
         openvino._clips(network, path)
+      with self.assertRaisesRegex(errors.I3dError, f"^{path}: "):
+        openvino._divide([str(path)] * 2)
     with self.assertRaisesRegex(errors.I3dError, "calibration names 1 videos; it takes at least 2"):
       openvino._divide([str(broken)])
+
+  def test_the_reason_of_an_error_is_its_last_line(self):
+    for text, reason in (("Exception from a.cpp:1:\nIt is so.\n\n", "It is so."), ("", "RuntimeError")):
+      self.assertEqual(openvino_network._reason(RuntimeError(text)), reason)
+
+  def test_makers_are_not_told(self):
+    for before in ({"CI": "false"}, {}):
+      with mock.patch.dict(os.environ, before, clear=True):
+        with openvino._unreported():
+          self.assertEqual(os.environ["CI"], "true")
+        self.assertEqual(dict(os.environ), before)
 
   @unittest.skipUnless(_HAS_OPENVINO, "OpenVINO and NNCF are not installed")
   def test_it_computes_what_tensorflow_does(self):
@@ -84,6 +100,12 @@ class OpenvinoTest(absltest.TestCase):
     ):
       with self.assertRaisesRegex(errors.I3dError, message):
         wrong()
+    info = self.exported / "model.json"
+    stated = info.read_text()
+    info.write_text(json.dumps(json.loads(stated) | {"model": "i3d_top_heavy"}))
+    with self.assertRaisesRegex(errors.I3dError, "model.xml is i3d for rgb, .* beside it describes i3d_top_heavy for"):
+      classifier.Classifier(self.exported, engine="openvino")
+    info.write_text(stated)
     (self.exported / "model.xml").write_text("<")
     with self.assertRaisesRegex(errors.I3dError, "model.xml cannot be read by OpenVINO"):
       classifier.Classifier(self.exported, engine="openvino")
@@ -102,6 +124,8 @@ class OpenvinoTest(absltest.TestCase):
     self.assertGreater(agreement["feature_cosine"], 0.9)
     self.assertBetween(agreement["largest_difference"] / agreement["largest_logit"], 1e-6, 0.5)
     self.assertEqual(classifier.Classifier(self.exported, engine="openvino").precision, "int8")
+    quantized = openvino_network.import_openvino().Core().read_model(self.exported / "model.xml")
+    self.assertNotRegex(" ".join(openvino._logits_layers(quantized)), "fq_")  # no range cuts off the logits
 
   @unittest.skipUnless(_HAS_OPENVINO, "OpenVINO and NNCF are not installed")
   def test_a_limit_to_the_loss_keeps_layers_in_float(self):

@@ -11,7 +11,7 @@ from i3d_tf.inference import classifier
 from i3d_tf.weights import saved
 
 # Entries of a model's information for runtimes, beside what OpenVINO itself keeps there.
-WEIGHTS, PRECISION = ("i3d_tf", "weights"), ("i3d_tf", "precision")
+WEIGHTS, PRECISION, NETWORK = (("i3d_tf", name) for name in ("weights", "precision", "network"))
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -26,6 +26,20 @@ def import_openvino() -> Any:
   except ImportError as error:
     raise errors.I3dError(f"OpenVINO is not there ({error}): pip install '.[openvino]' in the clone") from None
   return openvino
+
+
+def describe(info: saved.ModelInfo) -> str:
+  """Returns which network a model is of: 'i3d for rgb, 400 classes'.
+
+  Args:
+    info: What the weights are of.
+  """
+  return f"{info.model} for {info.stream}, {info.num_classes} classes"
+
+
+def _reason(error: RuntimeError) -> str:
+  """The last line of an error of OpenVINO; those before it name places in its source."""
+  return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 class OpenvinoNetwork(classifier.LoadedNetwork):
@@ -56,8 +70,8 @@ class OpenvinoNetwork(classifier.LoadedNetwork):
       name: Name of the module.
 
     Raises:
-      I3dError: If OpenVINO is not installed, this is no folder of such a model, or the model is damaged, has no such
-        endpoint or is not quantized.
+      I3dError: If OpenVINO is not installed, this is no folder of such a model, or the model is damaged, is of another
+        network than the folder says, has no such endpoint or is not quantized.
     """
     tf.Module.__init__(self, name=name)
     openvino = import_openvino()
@@ -67,9 +81,11 @@ class OpenvinoNetwork(classifier.LoadedNetwork):
     try:
       core = openvino.Core()
       model = core.read_model(path)
-      stored = {key: str(model.get_rt_info(list(key))) for key in (WEIGHTS, PRECISION)}
+      stored = {key: model.get_rt_info(list(key)).value for key in (WEIGHTS, PRECISION, NETWORK)}
     except RuntimeError as error:
-      raise errors.I3dError(f"{path} cannot be read by OpenVINO: {errors.first_line(error)}") from None
+      raise errors.I3dError(f"{path} cannot be read by OpenVINO: {_reason(error)}") from None
+    if stored[NETWORK] != (described := describe(info)):
+      raise errors.I3dError(f"{path} is {stored[NETWORK]}, but {saved.INFO} beside it describes {described}")
     if precision == "int8" and stored[PRECISION] != "int8":
       raise errors.I3dError(f"{checkpoint} is not quantized; export it with precision int8 and clips for calibration")
     self._outputs = {name: index for index, output in enumerate(model.outputs) for name in output.get_names()}
@@ -118,7 +134,7 @@ class OpenvinoNetwork(classifier.LoadedNetwork):
     try:
       results = self._model([clips[stream] for stream in self.streams])
     except RuntimeError as error:
-      raise errors.I3dError(f"{self.checkpoint} does not take these clips: {errors.first_line(error)}") from None
+      raise errors.I3dError(f"{self.checkpoint} does not take these clips: {_reason(error)}") from None
     return {name: tf.constant(results[self._outputs[name]]) for name in names}
 
   def _no_endpoint(self, checkpoint: classifier.Checkpoint, name: str) -> errors.I3dError:
