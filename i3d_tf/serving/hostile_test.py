@@ -26,6 +26,7 @@ from i3d_tf import serving
 from i3d_tf import testing
 from i3d_tf.serving import batching
 from i3d_tf.serving import downloads
+from i3d_tf.serving import guard
 from i3d_tf.serving import models
 from i3d_tf.serving import server as server_lib
 from i3d_tf.serving import testing as serving_testing
@@ -194,6 +195,17 @@ class LimitsTest(parameterized.TestCase):
       self.assertEqual(silent.recv(100), b"")
       self.assertStartsWith(body.recv(100), b"HTTP/1.1 408 ")
     self.assertLess(time.monotonic() - start, 30)
+
+  def test_a_refused_body_may_take_its_time(self):
+    with mock.patch.object(guard, "_LINGER", 0.5), self._connected() as client:
+      head = "POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nContent-Length: 4\r\n\r\n"
+      client.sendall(head.encode())
+      for _ in range(4):
+        time.sleep(0.2)
+        client.sendall(b"x")
+      answer = client.recv(2000)
+    self.assertStartsWith(answer, b"HTTP/1.1 403 ")
+    self.assertNotIn(b"connection: close", answer.lower())
 
   def test_other_requests_that_are_refused(self):
     path, call = "/v1/models/tiny:predict", self.running.call
