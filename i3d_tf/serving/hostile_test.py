@@ -74,6 +74,7 @@ _BODIES = {
   "empty axes": b'{"instances": [[[[[]]]]]}',
   "one frame": json.dumps({"instances": np.zeros([1, 1, 32, 32, 3]).tolist()}).encode(),
   "other input": json.dumps({"instances": [{"flow": 1}]}).encode(),
+  "long name": json.dumps({"signature_name": "a" * 100_000, "instances": [1]}).encode(),
   "no base64": json.dumps({**_JPEG, "instances": [[{"b64": "?"}]]}).encode(),
   "no image": json.dumps({**_JPEG, "instances": [[{"b64": "aGFsbG8="}]]}).encode(),
   "a number for an image": json.dumps({**_JPEG, "instances": [[1]]}).encode(),
@@ -215,7 +216,7 @@ class LimitsTest(parameterized.TestCase):
     self.assertEqual(call("POST", path, clip, Origin=f"http://127.0.0.1:{self.running.port}")[0], 200)
     self.assertEqual(call("GET", "/v1/models", None, Host="evil.example")[0], 421)
     status, _, headers = call("DELETE", path)
-    self.assertEqual((status, headers["x-content-type-options"]), (405, "nosniff"))
+    self.assertEqual((status, headers["x-content-type-options"], headers["allow"]), (405, "nosniff", "POST"))
     with self._connected() as client:
       client.sendall(b"\x16\x03\x01garbage\r\n\r\n")
       self.assertStartsWith(client.recv(100), b"HTTP/1.1 400 ")
