@@ -8,6 +8,7 @@ from i3d_tf import fields
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ANY_HOST = "*"
 PIECE = 1 << 16  # bytes that are read or written at once
+_MOST_LETTERS = 400  # of a message, which may quote a client's name of 60 MB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,3 +79,12 @@ class NotFound(errors.I3dError):
 
 class Unavailable(errors.I3dError):
   """The service ends, or lacks memory at the moment."""
+
+
+def shorten(sentence: str) -> str:
+  """Returns a message that is no longer than a client can be expected to read.
+
+  Args:
+    sentence: The message.
+  """
+  return sentence if len(sentence) <= _MOST_LETTERS else f"{sentence[:_MOST_LETTERS]}…"

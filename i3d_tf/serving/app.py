@@ -84,8 +84,8 @@ def make(service: service_lib.Service, is_healthy: Callable[[], bool] = lambda: 
   )  # fmt: skip
   _answer_errors(app)
   _add_operation(app, service, is_healthy)
+  _add_predict(app, service)  # before `/v1/models/{name}`, which fits these addresses, too, but takes no POST
   _add_models(app, service)
-  _add_predict(app, service)
   _add_videos(app, service)
   _add_page(app)
   return app
@@ -93,7 +93,9 @@ def make(service: service_lib.Service, is_healthy: Callable[[], bool] = lambda: 
 
 def _answer_errors(app: fastapi.FastAPI) -> None:
   """Has every error answered by one sentence."""
-  say = lambda status, sentence, headers=None: responses.JSONResponse({"error": sentence}, status, headers=headers)
+  say = lambda status, sentence, headers=None: responses.JSONResponse(
+    {"error": serving.shorten(sentence)}, status, headers=headers
+  )
 
   async def of_input(request: fastapi.Request, error: Exception) -> responses.JSONResponse:
     status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
@@ -138,6 +140,11 @@ def _add_operation(app: fastapi.FastAPI, service: service_lib.Service, is_health
 def _add_models(app: fastapi.FastAPI, service: service_lib.Service) -> None:
   repository, config = service.repository, service.config
 
+  @app.post("/v1/models/{name}:reload")
+  async def reload(name: str) -> dict[str, Any]:
+    """Loads a network anew: a newer step of a run, or newer versions of an exported network."""
+    return {"name": name, "versions": await asyncio.wrap_future(service.reload(name))}
+
   @app.get("/v1/models")
   async def list_models() -> dict[str, Any]:
     """Lists the networks, and the limits of requests."""
@@ -164,11 +171,6 @@ def _add_models(app: fastapi.FastAPI, service: service_lib.Service) -> None:
   async def version_metadata(name: str, version: Version) -> dict[str, Any]:
     """Returns the signatures of one version."""
     return rest.metadata(repository.get(name, version))
-
-  @app.post("/v1/models/{name}:reload")
-  async def reload(name: str) -> dict[str, Any]:
-    """Loads a network anew: a newer step of a run, or newer versions of an exported network."""
-    return {"name": name, "versions": await asyncio.wrap_future(service.reload(name))}
 
 
 def _described(model: models.ServedModel) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class _Answers:
     except futures.CancelledError:
       context.abort(grpc.StatusCode.CANCELLED, "the call was cancelled")
     except tuple(_CODES) as error:
-      context.abort(next(code for kind, code in _CODES.items() if isinstance(error, kind)), str(error))
+      context.abort(next(code for kind, code in _CODES.items() if isinstance(error, kind)), serving.shorten(str(error)))
 
   def predict(self, request: Any, context: Any) -> Any:
     """Answers Predict."""

@@ -21,7 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 _log = logging.getLogger("i3d_tf.serving")
 _OPEN = ("/", "/app.js", "/style.css", "/healthz")  # without a token
-_LINGER = 2.0  # seconds in which the rest of a body is thrown away, so that the client reads the answer
+_LINGER = 2.0  # seconds without a byte after which the rest of a refused body is no longer waited for
 _HEADERS = {
   "x-content-type-options": "nosniff",
   "referrer-policy": "no-referrer",
@@ -239,20 +239,21 @@ class _Exchange:
     await asyncio.wait_for(self._send(message), self._config.upload_timeout)
 
   async def refuse(self, status: int, sentence: str) -> None:
-    """Answers with an error; what is left of the body is thrown away for a moment, or the client would not read it."""
+    """Answers with an error, after what is left of the body is thrown away: few clients read before they have sent."""
     body = json.dumps({"error": sentence}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
       headers.append((b"www-authenticate", b"Bearer"))
     with contextlib.suppress(asyncio.TimeoutError):
-      await asyncio.wait_for(self._throw_away(), _LINGER)
+      await self._throw_away()
     if not self._is_whole:
       headers.append((b"connection", b"close"))
     await self.send({"type": "http.response.start", "status": status, "headers": headers})
     await self.send({"type": "http.response.body", "body": body})
 
   async def _throw_away(self) -> None:
-    while not self._is_whole and self.headers.get("expect", "") != "100-continue":
-      message = await self._receive()
+    until, most = max(self._until, time.monotonic() + _LINGER), self.received + self._config.max_bytes
+    while not self._is_whole and self.received <= most and self.headers.get("expect", "") != "100-continue":
+      message = await asyncio.wait_for(self._receive(), min(_LINGER, max(0.0, until - time.monotonic())))
       self._is_whole = message["type"] != "http.request" or not message.get("more_body", False)
       self.received += len(message.get("body", b""))

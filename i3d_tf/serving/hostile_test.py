@@ -26,6 +26,7 @@ from i3d_tf import serving
 from i3d_tf import testing
 from i3d_tf.serving import batching
 from i3d_tf.serving import downloads
+from i3d_tf.serving import guard
 from i3d_tf.serving import models
 from i3d_tf.serving import server as server_lib
 from i3d_tf.serving import testing as serving_testing
@@ -73,6 +74,7 @@ _BODIES = {
   "empty axes": b'{"instances": [[[[[]]]]]}',
   "one frame": json.dumps({"instances": np.zeros([1, 1, 32, 32, 3]).tolist()}).encode(),
   "other input": json.dumps({"instances": [{"flow": 1}]}).encode(),
+  "long name": json.dumps({"signature_name": "a" * 100_000, "instances": [1]}).encode(),
   "no base64": json.dumps({**_JPEG, "instances": [[{"b64": "?"}]]}).encode(),
   "no image": json.dumps({**_JPEG, "instances": [[{"b64": "aGFsbG8="}]]}).encode(),
   "a number for an image": json.dumps({**_JPEG, "instances": [[1]]}).encode(),
@@ -195,6 +197,17 @@ class LimitsTest(parameterized.TestCase):
       self.assertStartsWith(body.recv(100), b"HTTP/1.1 408 ")
     self.assertLess(time.monotonic() - start, 30)
 
+  def test_a_refused_body_may_take_its_time(self):
+    with mock.patch.object(guard, "_LINGER", 0.5), self._connected() as client:
+      head = "POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nContent-Length: 4\r\n\r\n"
+      client.sendall(head.encode())
+      for _ in range(4):
+        time.sleep(0.2)
+        client.sendall(b"x")
+      answer = client.recv(2000)
+    self.assertStartsWith(answer, b"HTTP/1.1 403 ")
+    self.assertNotIn(b"connection: close", answer.lower())
+
   def test_other_requests_that_are_refused(self):
     path, call = "/v1/models/tiny:predict", self.running.call
     clip = json.dumps(self.clip).encode()
@@ -203,7 +216,7 @@ class LimitsTest(parameterized.TestCase):
     self.assertEqual(call("POST", path, clip, Origin=f"http://127.0.0.1:{self.running.port}")[0], 200)
     self.assertEqual(call("GET", "/v1/models", None, Host="evil.example")[0], 421)
     status, _, headers = call("DELETE", path)
-    self.assertEqual((status, headers["x-content-type-options"]), (405, "nosniff"))
+    self.assertEqual((status, headers["x-content-type-options"], headers["allow"]), (405, "nosniff", "POST"))
     with self._connected() as client:
       client.sendall(b"\x16\x03\x01garbage\r\n\r\n")
       self.assertStartsWith(client.recv(100), b"HTTP/1.1 400 ")
