@@ -17,7 +17,7 @@ from i3d_tf import resources
 from i3d_tf.benchmarks import peers
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
-from i3d_tf.training import step as step_lib
+from i3d_tf.training import objectives
 from i3d_tf.weights import saved
 
 _CLASSES = 400
@@ -251,7 +251,7 @@ def _train_step(model: base.Network, clip) -> Callable[[], tf.Tensor]:
   def step() -> tf.Tensor:
     with tf.GradientTape() as tape:
       _, endpoints = model(clip, is_training=True, dropout_keep_prob=0.5)
-      loss = tf.reduce_mean(step_lib.cross_entropy(endpoints[model.LOSS], labels))
+      loss = tf.reduce_mean(objectives.cross_entropy(endpoints[model.LOSS], labels))
     variables = model.trainable_variables
     optimizer.apply(tape.gradient(loss, variables), variables)
     return loss

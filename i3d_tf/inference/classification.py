@@ -130,7 +130,9 @@ def protocol(info: saved.ModelInfo, **given: object) -> clip_config.EvalClips:
     I3dError: If the fields do not fit together.
   """
   trained = {name: getattr(info.preprocess, name) for name in info.preprocess.__dataclass_fields__}
-  return clip_config.EvalClips(**{**trained, **zoo.get(info.model).test, **given, "streams": info.streams})
+  clips = clip_config.EvalClips(**{**trained, **zoo.get(info.model).test, **given, "streams": info.streams})
+  zoo.check_segments(info.model, clips.segment_frames)
+  return clips
 
 
 def read_views(video: Video, clips: clip_config.EvalClips) -> dict[str, np.ndarray]:

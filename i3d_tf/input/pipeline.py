@@ -58,6 +58,7 @@ def train_batches(
   shards: Sequence[int] = (0,),
   num_shards: int = 1,
   data_service: str | None = None,
+  views: int = 1,
 ) -> tf.data.Dataset:
   """Returns endless batches of clips drawn at random.
 
@@ -74,6 +75,7 @@ def train_batches(
     num_shards: of all.
     data_service: 'grpc://HOST:PORT' of a tf.data service's dispatcher, whose workers, which must see the files under
       the same absolute paths, do the work. Every batch is made once; with several workers the order varies.
+    views: clips of each record, drawn independently, side by side; it divides the examples of a batch.
 
   Returns:
     Dictionaries: 'rgb' uint8 `[B, T, crop, crop, 3]`, which `scaled` makes what a network takes, and 'flow' float32
@@ -87,13 +89,15 @@ def train_batches(
   _check_shards(shards, num_shards)
   if data_service is not None:
     _check_service(data_service)
+  batch_size //= views  # records
   order = record_index.TrainingOrder(source, batch_size=batch_size, num_shards=num_shards, seed=seed)
   per_shard = batch_size // num_shards
-  within = tf.constant([shard * per_shard + i for shard in shards for i in range(per_shard)], tf.int64)
+  within, view = _repeat([shard * per_shard + i for shard in shards for i in range(per_shard)], views)
+  seed_of = lambda place, view: order.seed(place) if views == 1 else tf.random.fold_in(order.seed(place), view)
   load = _Loader(source, clips, clip_steps.training(clips))
   dataset = tf.data.Dataset.range(first_batch, first_batch + _ENDLESS)
-  dataset = dataset.flat_map(lambda batch: tf.data.Dataset.from_tensor_slices(batch * batch_size + within))
-  dataset = _parallel(dataset, lambda place: load(order.record(place), order.seed(place)))
+  dataset = dataset.flat_map(lambda batch: tf.data.Dataset.from_tensor_slices((batch * batch_size + within, view)))
+  dataset = _parallel(dataset, lambda place, view: load(order.record(place), seed_of(place, view)))
   dataset = dataset.batch(len(within), drop_remainder=True)
   if data_service is not None:
     service = tf.data.experimental.service
@@ -109,6 +113,7 @@ def center_clips(
   batch_size: int,
   shards: Sequence[int] = (0,),
   num_shards: int = 1,
+  views: int = 1,
 ) -> tf.data.Dataset:
   """Returns batches of one clip a video, from the middle of its frames and of their area, in the order of the files.
 
@@ -121,6 +126,7 @@ def center_clips(
     batch_size: Examples of a batch over all shards.
     shards: Shards to read here; a shard is every `num_shards`-th record.
     num_shards: Number of shards.
+    views: Clips of a video, side by side; if there are several they are drawn as in training, the same each time.
 
   Raises:
     I3dError: if the shards do not fit the batch.
@@ -129,18 +135,20 @@ def center_clips(
   if batch_size < 1 or batch_size % num_shards:
     raise errors.I3dError(f"batch_size is {batch_size}; it must be a multiple of the {num_shards} shards")
   members = [range(shard, source.num_records, num_shards) for shard in range(num_shards)]
-  per_shard = batch_size // num_shards
+  per_shard = batch_size // views // num_shards
   num_batches = -(-max(map(len, members)) // per_shard)
   padded = [[*numbers, *[-1] * (num_batches * per_shard - len(numbers))] for numbers in members]
   places = [
     padded[shard][batch * per_shard + i] for batch in range(num_batches) for shard in shards for i in range(per_shard)
   ]
-  load = _Loader(source, clips, clip_steps.center(clips))
-  dataset = tf.data.Dataset.from_tensor_slices(tf.constant(places, tf.int64))
+  load = _Loader(source, clips, clip_steps.center(clips) if views == 1 else clip_steps.training(clips))
+  seed_of = lambda record, view: tf.cast([record, view], tf.int32) if views > 1 else tf.zeros([2], tf.int32)
+  dataset = tf.data.Dataset.from_tensor_slices(_repeat(places, views))
   dataset = _parallel(
-    dataset, lambda record: tf.cond(record < 0, load.padding, lambda: load(record, tf.zeros([2], tf.int32)))
+    dataset,
+    lambda record, view: tf.cond(record < 0, load.padding, lambda: load(record, seed_of(record, view))),
   )
-  return _finish(dataset.batch(per_shard * len(shards), drop_remainder=True))
+  return _finish(dataset.batch(views * per_shard * len(shards), drop_remainder=True))
 
 
 def eval_videos(source: Source, clips: clip_config.EvalClips, *, skip: Collection[int] = ()) -> tf.data.Dataset:
@@ -310,7 +318,12 @@ def _shape(clips: clip_config.TrainClips | clip_config.EvalClips) -> list[int | 
   return [2 * views if clips.flip else views, num_frames, clips.crop, clips.crop]
 
 
-def _parallel(dataset: tf.data.Dataset, apply: Callable[[Any], Any]) -> tf.data.Dataset:
+def _repeat(places: Sequence[int], views: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """Each place for every view, and the numbers of the views."""
+  return tf.repeat(tf.constant(places, tf.int64), views), tf.tile(tf.range(views, dtype=tf.int64), [len(places)])
+
+
+def _parallel(dataset: tf.data.Dataset, apply: Callable[..., Any]) -> tf.data.Dataset:
   # There is no Python control flow on tensors to convert, and looking for it takes most of the time to start.
   apply = tf.autograph.experimental.do_not_convert(apply)
   return dataset.map(apply, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

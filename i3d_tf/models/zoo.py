@@ -145,3 +145,21 @@ def check_stream(name: str, stream: str) -> None:
   if stream not in streams:
     apart = "; train its streams apart, and evaluate joins them" if stream == "joint" else ""
     raise errors.I3dError(f"stream is {stream!r}; {name} takes {' or '.join(streams)}{apart}")
+
+
+def check_segments(name: str, segment_frames: int) -> None:
+  """Checks that a network that sees differences between the frames of a segment is given segments of so many.
+
+  Args:
+    name: one of `NAMES`.
+    segment_frames: frames that are taken together.
+
+  Raises:
+    I3dError: if it is not.
+  """
+  snippet = get(name).arguments.get("snippet", 1)
+  if snippet not in (1, segment_frames):
+    raise errors.I3dError(
+      f"segment_frames is {segment_frames}; {name} sees the differences between the {snippet} frames of each segment, "
+      f"so that it must be {snippet}"
+    )

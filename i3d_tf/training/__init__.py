@@ -127,6 +127,10 @@ class TrainConfig:
       (Crasto et al., CVPR 2019); 'logits' (D3D, arXiv 1812.08249).
     distill_weight: Factor of that difference in the loss, beside the cross-entropy; by default 50 of 'mars' and 1 of
       'logits'.
+    objective: What is trained for: 'classification', by the labels; 'contrastive', without labels, which two clips of
+      a batch are of one video (SimCLR's loss, two clips at random times as CVRL). The network is kept without a
+      classifier, to start others from.
+    temperature: Of 'contrastive', what the cosines are divided by.
     rescale_first_kernel: Multiply that mean by 3 / channels, so that equal inputs keep their response.
     width_multiplier: Width multiplier of every layer.
     average_space: Take any crop, and average the logits over space.
@@ -159,6 +163,8 @@ class TrainConfig:
   teacher: str = ""
   distill: str = fields.option("mars", choices=("mars", "logits"))
   distill_weight: float | None = fields.option(None, above=0)
+  objective: str = fields.option("classification", choices=("classification", "contrastive"))
+  temperature: float = fields.option(0.1, above=0)
   rescale_first_kernel: bool = False
   width_multiplier: float = fields.option(1.0, above=0)
   average_space: bool = False
@@ -190,6 +196,8 @@ class TrainConfig:
       raise errors.I3dError(f"distill_weight is {self.distill_weight:g}, but there is no teacher")
     if self.second_records and self.teacher:
       raise errors.I3dError("teacher is for one data set; drop it or second_records")
+    if self.objective == "contrastive":
+      self._check_contrastive()
     if self.second_records and self.batch_size % 2:
       raise errors.I3dError(f"batch_size is {self.batch_size}; with second_records it must be even")
     if self.profile_steps and (len(self.profile_steps) != 2 or self.profile_steps[0] > self.profile_steps[1]):
@@ -197,6 +205,16 @@ class TrainConfig:
       raise errors.I3dError(f"profile_steps is {steps}; it must be the first and the last step, as 10,20")
     if self.rescale_first_kernel and (self.stream == "rgb" or not self.initial_checkpoint):
       raise errors.I3dError("rescale_first_kernel is for a stream of flow with an initial_checkpoint of RGB")
+
+  def _check_contrastive(self):
+    for name in ("teacher", "second_records", "top_segments"):
+      if getattr(self, name):
+        raise errors.I3dError(f"{name} is about classes, which the objective contrastive does not learn; drop one")
+    if self.batch_size % 2 or self.batch_size < 4:
+      raise errors.I3dError(
+        f"batch_size is {self.batch_size}; with the objective contrastive it must be even and at least 4, two clips of "
+        "each of two videos"
+      )
 
 
 def make_clips(model: str, stream: str, given: Mapping[str, Any]) -> clip_config.TrainClips:

@@ -3,7 +3,11 @@ from absl.testing import parameterized
 
 from i3d_tf import errors
 from i3d_tf import training
+from i3d_tf.inference import classification
 from i3d_tf.input import clip_config
+from i3d_tf.models import zoo
+from i3d_tf.training import trainer
+from i3d_tf.weights import saved
 
 
 class OptionsTest(parameterized.TestCase):
@@ -46,6 +50,16 @@ class OptionsTest(parameterized.TestCase):
     clips = training.make_clips("two_stream", "flow", {"crop": 64})
     self.assertEqual((clips.streams, clips.flow_stack, clips.crop, clips.short_side), (("flow",), 10, 64, 256))
     self.assertEqual(training.make_clips("i3d", "rgb", {}), clip_config.TrainClips())
+
+  def test_differences_want_segments_of_their_frames(self):
+    zoo.check_segments("tsn_r50", 2)
+    with self.assertRaisesRegex(
+      errors.I3dError, "segment_frames is 3; tsn_r50_difference sees .* so that it must be 6"
+    ):
+      trainer.train("r", "o", num_steps=1, model="tsn_r50_difference", clips={"segment_frames": 3})
+    info = saved.make_info(model="tsn_r50_difference", stream="rgb", num_classes=2, num_frames=42, segment_frames=6)
+    with self.assertRaisesRegex(errors.I3dError, "segment_frames is 0; .* must be 6"):
+      classification.protocol(info, segment_frames=0)
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ class DistillationTest(parameterized.TestCase):
   @parameterized.parameters(("mars", "PooledFeatures", 50), ("logits", "Logits", 1))
   def test_the_loss_is_cross_entropy_and_the_weighted_distance(self, distill, endpoint, weight):
     run = training.TrainConfig(records="r", output="o", num_steps=1, teacher=self._teacher(), distill=distill)
-    teacher = distillation.Teacher(run)
+    teacher = distillation.Distillation(run)
     self.assertEqual(teacher.weight, weight)
     student = dataclasses.replace(teacher.info, stream="rgb")
-    teacher.load(student)
+    teacher.load(student, (3,))
     tf.random.set_seed(2)
     model = saved.make_model(student)
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ class DistillationTest(parameterized.TestCase):
     optimization = training.OptimizationConfig(dropout=0.0, weight_decay=0.0)
     make = lambda teacher: steps.Step(
       model, optimizers.make(optimization, model.trainable_variables), tf.distribute.get_strategy(), optimization,
-      streams=("rgb",), batch_size=2, teacher=teacher,
+      streams=("rgb",), batch_size=2, objective=teacher,
     )  # fmt: skip
     alone, taught = (make(each)._loss_and_gradients(batch, 1.0) for each in (None, teacher))
     np.testing.assert_allclose(taught[0][3], expected, rtol=1e-4)

@@ -199,6 +199,7 @@ def train_batches(
   workers: Workers,
   *,
   first_batch: int,
+  views: int = 1,
 ) -> Iterator:
   """Returns per-replica batches of `pipeline.train_batches`; they are a function of the seed and the position.
 
@@ -209,6 +210,7 @@ def train_batches(
     strategy: Replicas that the batches are for.
     workers: Place of this process among those of the run.
     first_batch: Number of batches of each replica that come before.
+    views: Clips of each video, side by side.
 
   Raises:
     I3dError: if the records cannot be divided among the workers.
@@ -221,7 +223,7 @@ def train_batches(
       source, clips, batch_size=run.batch_size // len(sources.training) * workers.count, seed=run.seed,
       first_batch=first_batch * strategy.num_replicas_in_sync // workers.count,
       shards=tuple(range(workers.index * own, (workers.index + 1) * own)), num_shards=num_shards,
-      data_service=run.data_service or None,
+      data_service=run.data_service or None, views=views,
   )  # fmt: skip
   dataset = lambda _: merge([batches(source) for source in sources.training], sources.sizes)
   return iter(strategy.distribute_datasets_from_function(dataset))
@@ -232,7 +234,7 @@ def merge(datasets: Sequence[tf.data.Dataset], sizes: Sequence[int]) -> tf.data.
 
   Args:
     datasets: Batches of each data set.
-    sizes: Number of classes of each; labels are counted on from one data set to the next, as `step.own_logits` wants.
+    sizes: Number of classes of each; labels are counted on from one data set to the next: `objectives.own_logits`.
   """
   if len(datasets) == 1:
     return datasets[0]

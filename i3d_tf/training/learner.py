@@ -12,13 +12,12 @@ from typing import Any
 import tensorflow as tf
 
 from i3d_tf import errors
-from i3d_tf import flow
 from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
-from i3d_tf.training import distillation
 from i3d_tf.training import distribution
+from i3d_tf.training import objectives
 from i3d_tf.training import optimizers
 from i3d_tf.training import run_folder
 from i3d_tf.training import step
@@ -30,7 +29,7 @@ class Learner:
   """A network in training.
 
   Attributes:
-    info: Description of the network that is kept, with the classes of the first data set.
+    info: Description of the network that is kept, with the classes of the first data set, if it has a classifier.
     model: The network that is trained, with the classes of all data sets.
     progress: The state beside the variables.
     plateau: The schedule 'plateau'.
@@ -46,7 +45,7 @@ class Learner:
     strategy: tf.distribute.Strategy,
     workers: distribution.Workers,
     sources: distribution.Sources,
-    teacher: distillation.Teacher | None = None,
+    objective: objectives.Classification | None = None,
   ):
     """Makes network and optimizer, and restores the newest checkpoint, if there is one.
 
@@ -57,7 +56,7 @@ class Learner:
       strategy: Replicas.
       workers: Place of this process among those of the run.
       sources: Records, which say what the classes are.
-      teacher: What the network is to learn from.
+      objective: What the network is trained for; None: the classes.
 
     Raises:
       I3dError: if the network does not take such clips or batches, or a checkpoint does not fit.
@@ -65,8 +64,7 @@ class Learner:
     self._run = run
     self._optimization = optimization
     self._strategy = strategy
-    self._teacher = teacher
-    self._sizes = sources.sizes
+    objective = self._objective = objective or objectives.Classification(optimization.label_smoothing)
     source = sources.training[0]
     self.info = saved.ModelInfo(
         model=run.model, stream=run.stream, num_classes=sources.sizes[0], classes=source.classes,
@@ -77,6 +75,8 @@ class Learner:
     trained = self.info
     if len(sources.sizes) > 1:
       trained = dataclasses.replace(self.info, num_classes=sum(sources.sizes), classes=())
+    if not objective.has_classes:
+      self.info = dataclasses.replace(self.info, num_classes=0, classes=())
     self.progress = Progress()
     self.plateau = optimizers.Plateau(optimization.plateau_patience)
     self.loss_scale = optimizers.LossScale(is_used=optimization.precision == "float16")
@@ -88,17 +88,15 @@ class Learner:
       )  # fmt: skip
       _check_clip(self.model, self.info, run.batch_size)
       _check_batch(self.model, run, strategy.num_replicas_in_sync if optimization.sync_batch_norm else 1)
-      self._optimizer = optimizers.make(optimization, self.model.trainable_variables)
-      if teacher is not None:
-        teacher.load(self.info)
+      objective.load(trained, sources.sizes)
+      beside = {} if objective.head is None else {"head": objective.head}
+      variables = [variable for part in (self.model, *beside.values()) for variable in part.trainable_variables]
+      self._optimizer = optimizers.make(optimization, variables)
     self._checkpoints = _Checkpoints(
         pathlib.Path(run.output), self.progress, workers, keep=run.keep_checkpoints, model=self.model,
-        optimizer=self._optimizer,
+        optimizer=self._optimizer, **beside,
     )  # fmt: skip
-    self.notes = []
-    is_of_flow = teacher is not None and "flow" in teacher.info.streams
-    if teacher and is_of_flow and (sentence := flow.difference(teacher.info.flow_method, source.flow_method)):
-      self.notes.append(f"Warning: the teacher: {sentence}")
+    self.notes = objective.notes(source.flow_method)
     if (warnings := self._checkpoints.restore()) is not None:
       self.notes += warnings
       self.notes.append(f"Going on from step {self.progress.step} of {run.output}.")
@@ -160,7 +158,7 @@ class Learner:
     with self._strategy.scope():
       return step.Step(
           self.model, self._optimizer, self._strategy, optimization, streams=self.info.streams,
-          batch_size=self._run.batch_size, tasks=self._sizes, teacher=self._teacher,
+          batch_size=self._run.batch_size, objective=self._objective,
       )  # fmt: skip
 
 

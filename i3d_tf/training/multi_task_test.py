@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from i3d_tf.training import distribution
-from i3d_tf.training import step
+from i3d_tf.training import objectives
 
 
 class MultiTaskTest(parameterized.TestCase):
@@ -16,22 +16,22 @@ class MultiTaskTest(parameterized.TestCase):
     return [cross_entropy(logits[0, :3], 1), cross_entropy(logits[1, 3:], 1), cross_entropy(logits[2, 3:], 0)]
 
   def test_each_clip_is_one_of_its_own_data_set_s_classes(self):
-    own = step.own_logits(tf.constant(self.LOGITS), tf.constant(self.LABELS), (3, 2))
-    np.testing.assert_allclose(step.cross_entropy(own, self.LABELS), self._expected(self.LOGITS), rtol=1e-5)
+    own = objectives.own_logits(tf.constant(self.LOGITS), tf.constant(self.LABELS), (3, 2))
+    np.testing.assert_allclose(objectives.cross_entropy(own, self.LABELS), self._expected(self.LOGITS), rtol=1e-5)
     np.testing.assert_array_equal(tf.argmax(own, 1), [1, 4, 3])
 
   def test_at_every_step_too(self):
     both = np.stack([self.LOGITS, self.LOGITS[:, ::-1]], axis=1)
-    own = step.own_logits(tf.constant(both), tf.constant(self.LABELS), (3, 2))
+    own = objectives.own_logits(tf.constant(both), tf.constant(self.LABELS), (3, 2))
     expected = np.mean([self._expected(both[:, 0]), self._expected(both[:, 1])], axis=0)
-    np.testing.assert_allclose(step.cross_entropy(own, self.LABELS), expected, rtol=1e-5)
+    np.testing.assert_allclose(objectives.cross_entropy(own, self.LABELS), expected, rtol=1e-5)
 
   def test_the_other_data_set_s_classes_get_no_gradient(self):
     logits = tf.constant(self.LOGITS)
     with tf.GradientTape() as tape:
       tape.watch(logits)
-      own = step.own_logits(logits, tf.constant(self.LABELS), (3, 2))
-      loss = tf.reduce_sum(step.cross_entropy(own, self.LABELS))
+      own = objectives.own_logits(logits, tf.constant(self.LABELS), (3, 2))
+      loss = tf.reduce_sum(objectives.cross_entropy(own, self.LABELS))
     gradient = tape.gradient(loss, logits).numpy()
     np.testing.assert_array_equal(gradient[0, 3:], 0)
     np.testing.assert_array_equal(gradient[1:, :3], 0)

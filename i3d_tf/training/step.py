@@ -1,8 +1,4 @@
-"""One step of optimization on all replicas, the losses, and the validation of the network between steps.
-
-A network can be trained on two data sets at once, as Two-Stream ConvNets (Simonyan and Zisserman, arXiv 1406.2199,
-section 4): each has classes of its own in one classifier, with a softmax of their own, and the losses are added.
-"""
+"""One step of optimization on all replicas, and the validation of the network between steps."""
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
@@ -15,19 +11,17 @@ from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
 from i3d_tf.models import base
-from i3d_tf.training import distillation
 from i3d_tf.training import distribution
+from i3d_tf.training import objectives
 from i3d_tf.training import optimizers
-
-_NEVER = -1e9  # a logit of no probability
 
 
 class Outcome(NamedTuple):
   """The result of a batch, summed over its clips of weight 1 on all replicas; or of a step, summed over its batches.
 
   Attributes:
-    loss: cross-entropy, without weight decay.
-    correct: clips whose class has the largest logit.
+    loss: that of the objective, without weight decay or a teacher's distance.
+    correct: clips that were told right.
     num_clips: clips.
     distance: mean squared difference from the teacher, where there is one.
     is_finite: 1 if the loss and all gradients were finite; otherwise nothing was moved.
@@ -57,8 +51,7 @@ class Step:
     *,
     streams: Sequence[str],
     batch_size: int,
-    tasks: Sequence[int] | None = None,
-    teacher: distillation.Teacher | None = None,
+    objective: objectives.Classification | None = None,
   ):
     """Describes the step.
 
@@ -69,16 +62,16 @@ class Step:
       optimization: The rest of the recipe; the rate is given to each step.
       streams: Keys of the clip in a batch: 'rgb', 'flow' or both.
       batch_size: Clips per replica and batch.
-      tasks: Number of classes of each data set, if there are several, whose mean losses are added.
-      teacher: What the model learns from beside the labels; its streams must be in the batches.
+      objective: What the model is trained for; None: the classes of one data set.
     """
     self._model = model
-    self._teacher = teacher
+    self._objective = objective or objectives.Classification(optimization.label_smoothing)
     self._optimizer = optimizer
     self._strategy = strategy
     self._options = optimization
     self._streams = tuple(streams)
-    self._tasks = tuple(tasks or (model.num_classes,))
+    head = self._objective.head
+    self._beside = () if head is None else head.trainable_variables
     self._global_batch = batch_size * strategy.num_replicas_in_sync * optimization.accumulation_steps
     self._sums = self._make_sums() if optimization.accumulation_steps > 1 else {}
     jit = {"on": True, "off": False, "auto": _has_gpu() and not optimization.sync_batch_norm}[optimization.jit_compile]
@@ -151,7 +144,7 @@ class Step:
       gradients = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
     replica = tf.distribute.get_replica_context()
     gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-    variables = self._model.trained_variables
+    variables = self._trained_variables()
     gradients = [
       gradient / loss_scale + self._decay(variable) for gradient, variable in zip(gradients, variables, strict=True)
     ]
@@ -169,23 +162,17 @@ class Step:
 
   def _loss_and_gradients(self, batch, loss_scale) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """(loss, correct, count, distance) of its clips, and the gradients of a replica's share of the step's mean loss."""
-    variables = self._model.trained_variables
+    variables = self._trained_variables()
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(variables)
       keep_prob = 1 - self._options.dropout
       scaled = pipeline.scaled(batch)
       clip = base.clip_of(scaled, self._streams)
       logits, endpoints = self._model(clip, True, keep_prob, dropout_seeds=batch["seed"])
-      sums = _clip_sums(
-        logits, batch, self._options.label_smoothing, trained=endpoints[self._model.LOSS], tasks=self._tasks
-      )
-      loss, distance = sums[0], tf.zeros([])
-      if self._teacher is not None:
-        distance = tf.reduce_sum(self._teacher.distances(endpoints, scaled) * batch["weight"])
-        loss += self._teacher.weight * distance
-      loss *= loss_scale * len(self._tasks) / self._global_batch
+      loss, sums = self._objective(logits, endpoints, scaled, self._model.LOSS)
+      loss *= loss_scale / self._global_batch
     gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return tf.concat([sums, [distance]], axis=0), gradients
+    return sums, gradients
 
   def _decay(self, variable: tf.Variable) -> tf.Tensor | float:
     """The gradient of weight_decay / 2 * |kernel|^2, of convolution kernels alone (slim's regularizer)."""
@@ -196,7 +183,7 @@ class Step:
     """Moves the variables of all replicas alike; seen from outside the replicas."""
     # Equal on all replicas, so one of them decides for all.
     is_finite = strategy.experimental_local_results(is_finite)[0]
-    for variable, gradient in zip(self._model.trained_variables, gradients, strict=True):
+    for variable, gradient in zip(self._trained_variables(), gradients, strict=True):
       arguments = (gradient, rate, step, *self._optimizer.slots_of(variable))
       strategy.extended.update(variable, _update_if, args=(is_finite, self._optimizer.update, *arguments))
 
@@ -208,15 +195,21 @@ class Step:
         synchronization=tf.VariableSynchronization.ON_READ,
         aggregation=tf.VariableAggregation.SUM,
       )
-      for variable in self._model.trainable_variables
+      for variable in (*self._model.trainable_variables, *self._beside)
     }
 
   def _trained_sums(self) -> list[tf.Variable]:
-    return [self._sums[variable.name] for variable in self._model.trained_variables]
+    return [self._sums[variable.name] for variable in self._trained_variables()]
+
+  def _trained_variables(self) -> list[tf.Variable]:
+    return [*self._model.trained_variables, *self._beside]
 
 
 class Validation:
-  """Measures loss and accuracy on held-out videos, the centre clip of each, on all replicas."""
+  """Measures loss and accuracy on held-out videos, on all replicas: of the centre clip of each, or of several clips.
+
+  With several clips of a video a last batch that is not full makes few comparisons, which is easier.
+  """
 
   def __init__(
     self,
@@ -227,7 +220,7 @@ class Validation:
     *,
     batch_size: int,
     workers: distribution.Workers,
-    tasks: Sequence[int],
+    objective: objectives.Classification,
   ):
     """Prepares the measurement.
 
@@ -238,23 +231,23 @@ class Validation:
       clips: Clips of training, of which the centre is taken.
       batch_size: Clips per replica.
       workers: Place of this process among those of the run.
-      tasks: Number of classes of each data set as `Step` takes them, of which the first is measured.
+      objective: What the model is trained for; of several data sets the first is measured.
     """
     self._model = model
     self._strategy = strategy
     self._source = source
     self._streams = clips.streams
-    self._tasks = tuple(tasks)
+    self._objective = objective
     # As many batches as make whole rounds of the replicas.
     dataset = lambda _: pipeline.center_clips(
         source, clips, batch_size=batch_size * strategy.num_replicas_in_sync, shards=(workers.index,),
-        num_shards=workers.count,
+        num_shards=workers.count, views=objective.views,
     ).rebatch(batch_size, drop_remainder=True)  # fmt: skip
     self._batches = strategy.distribute_datasets_from_function(dataset)
     self._measure = tf.function(self._measure_everywhere, autograph=False)
 
   def measure(self, is_stopped: Callable[[], bool] = lambda: False) -> tuple[float, float] | None:
-    """Returns mean cross-entropy and accuracy over all videos; None if it was stopped.
+    """Returns mean loss and accuracy over all videos; None if it was stopped.
 
     Args:
       is_stopped: Called after every batch; True ends the measurement.
@@ -262,15 +255,16 @@ class Validation:
     Raises:
       I3dError: if not every video was measured exactly once.
     """
-    totals = [0.0, 0.0, 0.0]
+    totals = [0.0, 0.0, 0.0, 0.0]
     for batch in self._batches:
       totals = [total + float(value) for total, value in zip(totals, self._measure(batch), strict=True)]
       if is_stopped():
         return None
-    loss, correct, count = totals
-    if count != self._source.num_records:
+    loss, correct, count, _ = totals
+    num_videos = count / self._objective.views
+    if num_videos != self._source.num_records:
       raise errors.I3dError(
-        f"{self._source.num_records - count:.0f} of {self._source.num_records} videos of the split "
+        f"{self._source.num_records - num_videos:.0f} of {self._source.num_records} videos of the split "
         f"{self._source.split} cannot be read; inspect_records names them"
       )
     return loss / count, correct / count
@@ -280,66 +274,9 @@ class Validation:
     return [self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
 
   def _measure_on_replica(self, batch):
-    logits, _ = self._model(base.clip_of(pipeline.scaled(batch), self._streams), is_training=False)
-    return tf.unstack(_clip_sums(logits, batch, tasks=self._tasks))
-
-
-def _clip_sums(
-  logits: tf.Tensor,
-  batch: Mapping[str, tf.Tensor],
-  label_smoothing: float = 0.0,
-  *,
-  trained: tf.Tensor | None = None,
-  tasks: Sequence[int] = (0,),
-) -> tf.Tensor:
-  """(Cross-entropy, clips whose class has the largest logit, clips), `[3]`, each clip by its weight.
-
-  The logits are `[B, classes]` or `[B, steps, classes]`; `trained` those whose cross-entropy is taken, if the network
-  is not trained by its output.
-  """
-  own = lambda values: own_logits(values, batch["label"], tasks)
-  trained = own(logits if trained is None else trained)
-  logits = own(logits)
-  weight = batch["weight"]
-  hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), batch["label"]), tf.float32)
-  losses = cross_entropy(trained, batch["label"], label_smoothing)
-  return tf.stack([tf.reduce_sum(values) for values in (losses * weight, hits * weight, weight)])
-
-
-def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float = 0.0) -> tf.Tensor:
-  """Returns the softmax cross-entropy of each clip, `[B]`.
-
-  Args:
-    logits: `[B, classes]`, float32, or `[B, steps, classes]`, over whose cross-entropies the mean is taken.
-    labels: `[B]`, integers.
-    label_smoothing: Share of the target's probability that is spread evenly over all classes (arXiv 1512.00567).
-  """
-  if logits.shape.rank == 3:
-    num_steps = tf.shape(logits)[1]
-    of_steps = cross_entropy(tf.reshape(logits, [-1, logits.shape[-1]]), tf.repeat(labels, num_steps), label_smoothing)
-    return tf.reduce_mean(tf.reshape(of_steps, [-1, num_steps]), axis=1)
-  if not label_smoothing:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-  share = label_smoothing / logits.shape[-1]
-  targets = tf.one_hot(labels, logits.shape[-1], 1 - label_smoothing + share, share)
-  return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
-
-
-def own_logits(logits: tf.Tensor, labels: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
-  """Returns the logits with -1e9 for every class that is not of the clip's own data set.
-
-  Args:
-    logits: `[B, classes]` or `[B, steps, classes]`: the classes of the first data set, then those of the next.
-    labels: `[B]`, indices of all classes.
-    sizes: Number of classes of each data set.
-  """
-  if len(sizes) == 1:
-    return logits
-  task_of = tf.repeat(tf.range(len(sizes)), sizes)
-  is_own = tf.equal(task_of[tf.newaxis], tf.gather(task_of, labels)[:, tf.newaxis])
-  if logits.shape.rank == 3:
-    is_own = is_own[:, tf.newaxis]
-  return tf.where(is_own, logits, _NEVER)
+    scaled = pipeline.scaled(batch)
+    logits, endpoints = self._model(base.clip_of(scaled, self._streams), is_training=False)
+    return tf.unstack(self._objective(logits, endpoints, scaled, None)[1])
 
 
 def _update_if(variable, is_wanted, update, *arguments):

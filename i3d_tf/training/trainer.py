@@ -17,9 +17,11 @@ from i3d_tf import errors
 from i3d_tf import training
 from i3d_tf.input import clip_config
 from i3d_tf.input import pipeline
+from i3d_tf.models import zoo
 from i3d_tf.training import distillation
 from i3d_tf.training import distribution
 from i3d_tf.training import learner as learner_lib
+from i3d_tf.training import objectives
 from i3d_tf.training import optimizers
 from i3d_tf.training import run_folder
 from i3d_tf.training import step as steps
@@ -82,16 +84,19 @@ def train(
   optimization = training.OptimizationConfig() if optimization is None else optimization
   if not isinstance(clips, clip_config.TrainClips):
     clips = training.make_clips(run.model, run.stream, clips or {})
+  zoo.check_segments(run.model, clips.segment_frames)
   strategy, workers = distribution.make_strategy(run.num_logical_cpus)
   if optimization.precision == "float16" and not tf.config.list_logical_devices("GPU"):
     raise errors.I3dError("precision float16 needs a GPU: TensorFlow has no max pool of that type for CPUs")
   if run.second_records and optimization.label_smoothing:
     raise errors.I3dError("label_smoothing is not for two data sets; drop it or second_records")
+  if run.objective == "contrastive" and optimization.label_smoothing:
+    raise errors.I3dError("label_smoothing is about labels, which the objective contrastive does not use; drop it")
   tf.random.set_seed(run.seed)
   if run.deterministic:
     tf.config.experimental.enable_op_determinism()
-  teacher = distillation.Teacher(run) if run.teacher else None
-  seen = clips if teacher is None else teacher.clips(clips)
+  objective = _make_objective(run, optimization)
+  seen = objective.clips(clips)
   sources = distribution.Sources(run, clips, seen)
   with contextlib.ExitStack() as stack:
     if workers.is_chief:
@@ -101,10 +106,19 @@ def train(
     else:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="i3d_tf.")))
     with distribution.explained():
-      learner = learner_lib.Learner(run, optimization, clips, strategy, workers, sources, teacher)
-      trainer = _Trainer(run, optimization, (clips, seen), strategy, workers, folder, sources, learner, progress)
+      learner = learner_lib.Learner(run, optimization, clips, strategy, workers, sources, objective)
+      parts = (sources, objective, learner)
+      trainer = _Trainer(run, optimization, (clips, seen), strategy, workers, folder, parts, progress)
       trainer.run()
     return TrainResult(run.output, trainer.step, os.path.join(run.output, saved.BEST), trainer.metrics())
+
+
+def _make_objective(run: training.TrainConfig, optimization: training.OptimizationConfig) -> objectives.Classification:
+  if run.objective == "contrastive":
+    return objectives.Contrastive(run.temperature)
+  if run.teacher:
+    return distillation.Distillation(run, optimization.label_smoothing)
+  return objectives.Classification(optimization.label_smoothing)
 
 
 class _Trainer:
@@ -118,8 +132,7 @@ class _Trainer:
     strategy: tf.distribute.Strategy,
     workers: distribution.Workers,
     folder: pathlib.Path,
-    sources: distribution.Sources,
-    learner: learner_lib.Learner,
+    parts: tuple[distribution.Sources, objectives.Classification, learner_lib.Learner],
     is_shown: bool,
   ):
     """Makes what measures; `clips` are those of the network, and those of its training; `folder` is this worker's."""
@@ -129,15 +142,14 @@ class _Trainer:
     self._strategy = strategy
     self._workers = workers
     self._folder = folder
-    self._sources = sources
+    self._sources, self._objective, self._learner = parts
     self._is_shown = is_shown and workers.is_chief
-    self._learner = learner
     self._progress = self._learner.progress
     self._validation = None
-    if sources.validation is not None:
+    if self._sources.validation is not None:
       self._validation = steps.Validation(
-          self._learner.model, strategy, sources.validation, own_clips, batch_size=run.batch_size, workers=workers,
-          tasks=self._sources.sizes,
+          self._learner.model, strategy, self._sources.validation, own_clips, batch_size=run.batch_size,
+          workers=workers, objective=self._objective,
       )  # fmt: skip
     self._signal: signal.Signals | None = None  # that asks this worker to stop
     self._stop = False  # all of them
@@ -170,8 +182,9 @@ class _Trainer:
         self._keep(monitor)
       position = progress.step * self._optimization.accumulation_steps
       batches = distribution.train_batches(
-        self._sources, run, self._clips, self._strategy, self._workers, first_batch=position
-      )
+        self._sources, run, self._clips, self._strategy, self._workers, first_batch=position,
+        views=self._objective.views,
+      )  # fmt: skip
       train_step = self._learner.make_step()
       while progress.step < run.num_steps and not self._stop:
         if 0 < progress.step == self._optimization.unfreeze_step:

@@ -187,6 +187,8 @@ def save(folder: str | os.PathLike, model: base.Network, info: ModelInfo) -> Non
   """
   values = {name: each.numpy() for name, each in release.named_variables(model).items()}
   heads = {name: value[..., : info.num_classes] for name, value in values.items() if release.is_head(name)}
+  if not info.num_classes:
+    values, heads = {name: value for name, value in values.items() if name not in heads}, {}
   save_values(folder, values | heads, info)
 
 
