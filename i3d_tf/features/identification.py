@@ -35,6 +35,7 @@ _WINDOWS = (16, 64, 32, 24, 20, 10)  # the usual ones first
 _HOPS = (1, 2, 4, 8, 10, 16, 24, 32, 64)
 _RATES = (0.0, 25.0, 24.0, 30.0, 15.0)
 _NEAREST = 12  # candidates that are compared by more than the first row
+_FRAME_SIZES = ((), (340, 256))  # the shorter side alone, or both
 _REFINED = 2  # of these, those that are also tried with other crops and ways of resizing
 
 
@@ -175,6 +176,8 @@ def by_shape(
     if num_crops not in (a_file, options.crops):
       continue
     for streams, endpoint in _kinds(preset, num_channels, width):
+      if endpoint == profiles.LOGITS and options.window == profiles.ALL:
+        continue  # these are of a clip
       config = dataclasses.replace(options, streams=streams, endpoints=(endpoint,))
       if preset is None:
         key = (config.window, config.step, config.tail, round(config.fps or own, 2), streams, endpoint)
@@ -237,7 +240,7 @@ def by_values(
           return best_first(compared) + best_first(by_first_row)
     by_first_row = best_first(by_first_row)
     near, by_first_row = by_first_row[:_NEAREST], by_first_row[_NEAREST:]
-    bar.total += len(near) + _REFINED * len(profiles.RESIZES)
+    bar.total += len(near) + _REFINED * len(_FRAME_SIZES) * len(profiles.RESIZES)
     for each in near:
       compare(each)
       bar.update()
@@ -328,8 +331,11 @@ class _Computed:
 def _refined(candidate: Candidate) -> Iterator[Candidate]:
   """The candidate with other crops and ways of resizing."""
   options = candidate.options
-  changes: list[dict[str, Any]] = [{"resize": name} for name in profiles.RESIZES if name != options.resize]
-  for change in [*changes, *([{"crops": 10}] if options.crops == 1 else [])]:
+  ways: list[dict[str, Any]] = [{"frame_size": s, "resize": r} for s in _FRAME_SIZES for r in profiles.RESIZES]
+  changes = [each for each in ways if each != {"frame_size": options.frame_size, "resize": options.resize}]
+  if options.crops == 1 and options.window != profiles.ALL:  # whole videos ten times over would take long
+    changes.append({"profile": "ours", "crops": 10})  # other profiles may have one crop only
+  for change in changes:
     yield dataclasses.replace(candidate, preset=None, options=dataclasses.replace(options, **change))
 
 

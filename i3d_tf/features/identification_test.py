@@ -67,9 +67,8 @@ class IdentificationTest(parameterized.TestCase):
     self.assertIn(" --crop_order=ten_crop ", best.command("v.avi"))
 
   def test_a_crop_of_no_preset(self):
-    given = self._save(self._features(window=20, hop=10, tail="drop", crops=5)[:, 2])
-    options = profiles.FeatureConfig(window=20, hop=10, tail="drop")
-    candidates = [identification.Candidate(None, options, ("rgb",))]
+    given = self._save(self._features(window=16, hop=8, tail="drop", crops=5)[:, 2])
+    candidates = [identification.Candidate("bsl1k", profiles.from_preset("bsl1k"), ("rgb",))]
     best = identification.by_values(given, self.video, candidates, {"rgb": self.weights}, num_rows=2)[0]
     self.assertEqual((best.options.crops, best.crop), (10, 2))
     self.assertLess(best.difference, 1e-5)
@@ -113,6 +112,11 @@ class IdentificationTest(parameterized.TestCase):
   def test_what_is_no_features(self, values, message):
     with self.assertRaisesRegex(errors.I3dError, message):
       self._save(values)
+
+  def test_logits_are_of_windows_only(self):
+    found = identification.by_shape(self._save(np.ones([3, 400], np.float32)), self.video)
+    self.assertNotEmpty(found)
+    self.assertNotIn(profiles.ALL, {each.options.window for each in found})
 
   def test_layouts(self):
     for shape, expected in (
