@@ -21,7 +21,7 @@ from typing import Any
 
 BOUNDS = {
   "modules": 188,
-  "lines": 46_000,  # 20,000 is where they should arrive
+  "lines": 46_500,  # 20,000 is where they should arrive
   "lines of BUILD files": 700,
   "modules that load a checkpoint and compile it": 1,
   "modules that scale frames to a network's input": 1,
