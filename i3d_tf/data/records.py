@@ -290,6 +290,7 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
   return parsed
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)  # traced once, of many operations
 def orientation(image: tf.Tensor) -> tf.Tensor:
   """Returns how the pixels of an image are to be turned, as cameras write it into JPEGs: 1 to 8, an int32 scalar.
 

@@ -260,6 +260,7 @@ def shuffled_segments(num_frames: int, num_segments: int, seed: tf.Tensor) -> tf
   return tf.argsort(tf.gather(keys, segments), stable=True)
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)  # traced once, of many operations
 def image_size(image: tf.Tensor) -> tf.Tensor:
   """Returns (height, width), int32 `[2]`, from the header of an image, when it is upright.
 

@@ -87,9 +87,10 @@ def mel_weights() -> np.ndarray:
 def _transform(samples: np.ndarray) -> np.ndarray:
   """The spectrogram of samples, `[steps, NUM_BANDS]`."""
   windows = np.lib.stride_tricks.sliding_window_view(samples, _WINDOW)[::_HOP]
-  hann = 0.5 - 0.5 * np.cos(2 * np.pi / _WINDOW * np.arange(_WINDOW, dtype=np.float32))
-  magnitudes = np.abs(np.fft.rfft(windows * hann, _FFT)).astype(np.float32)
-  return np.log(magnitudes @ mel_weights() + np.float32(_OFFSET))
+  hann = 0.5 - 0.5 * np.cos(2 * np.pi / _WINDOW * np.arange(_WINDOW))
+  # In double precision, so that the last digits do not depend on how a product of matrices is divided.
+  magnitudes = np.abs(np.fft.rfft(windows * hann, _FFT))
+  return np.log(magnitudes @ mel_weights().astype(np.float64) + _OFFSET).astype(np.float32)
 
 
 def _windows(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
