@@ -227,7 +227,9 @@ def fetched(path: str | os.PathLike) -> Iterator[str]:
   """
   source = StorePath(path)
   with _lock:
-    copy = _fetched.setdefault(str(source), _Copy())
+    if str(source) not in _fetched:
+      _fetched[str(source)] = _Copy()
+    copy = _fetched[str(source)]
     copy.users += 1
   try:
     with copy.lock:  # the first fetches, others that want the same wait for it, and others still do not

@@ -14,10 +14,10 @@ import os
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from i3d_tf import errors
 from i3d_tf import files
+from i3d_tf import workers
 from i3d_tf.features import extraction
 from i3d_tf.features import networks
 from i3d_tf.features import profiles
@@ -225,7 +225,7 @@ def by_values(
   best_first = lambda found: sorted(found, key=lambda each: (round(each.difference, 5), each.preset is None))
   by_first_row: list[Candidate] = []
   compared: list[Candidate] = []
-  with tqdm.tqdm(total=len(usable), unit="candidate", leave=False, disable=not progress) as bar:
+  with workers.Bar(total=len(usable), unit="candidate", leave=False, is_shown=progress) as bar:
 
     def compare(each: Candidate) -> bool:
       """Compares a candidate in full, and returns whether it is the same."""

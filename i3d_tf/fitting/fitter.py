@@ -145,7 +145,8 @@ class _Fit:
     samples, facts = self._read(listed, clip.frame_rate)
     samples, facts, features = self._take_features(samples, facts, extractors)
     samples = self._drop_empty_classes(samples)
-    if preprocess.AUDIO in config.streams:
+    has_sound = preprocess.AUDIO in config.streams
+    if has_sound:
       features[preprocess.AUDIO] = self._hear(samples, facts)
     pairs = checks.find_pairs(facts)
     grouping, plan = self._plan(samples, pairs)
@@ -166,10 +167,10 @@ class _Fit:
     if config.depth != "head":
       kept = {stream: homes[stream] for stream in config.networks}
       tuned = self._deepen(samples, facts, plan, kept, precision=first.options.precision)
-      heard = {stream: measured[stream] for stream in measured if stream == preprocess.AUDIO}
+      heard = {preprocess.AUDIO: measured[preprocess.AUDIO]} if has_sound else {}
       new = {name: logits for name, logits in _with_sum(tuned | heard).items() if name not in heard}
       measured |= {figures.tuned(name): logits for name, logits in new.items()}
-    sources_of = checkpoints | {stream: _SOUND for stream in heads if stream == preprocess.AUDIO}
+    sources_of = checkpoints | ({preprocess.AUDIO: _SOUND} if has_sound else {})
     outcome = report.Outcome(
         config=config, samples=samples, facts=facts, grouping=grouping, plan=plan, pairs=pairs, crossing=crossing,
         measured=measured, heads=heads, warnings=tuple(self._warnings), failures=self._failures,
