@@ -191,6 +191,31 @@ class Unit3DTest(parameterized.TestCase):
     self.assertEqual(plain_kernel.shape[2], kernel[2])
     self.assertLess(testing.relative_error(tf.cast(outputs, tf.float32), exact.numpy()), _BFLOAT16)
 
+  @parameterized.parameters(
+    ((7, 7, 7), (2, 2, 2), "SAME", (8, 10), (4, 4), 12),
+    ((1, 7, 7), (1, 2, 2), (0, 3, 3), (8, 10), (4, 4), 12),
+    ((1, 3, 4), (1, 3, 3), "VALID", (6, 9), (1, 2), 27),
+    ((1, 5, 3), (1, 4, 2), "SAME", (8, 6), (2, 2), 24),
+    ((3, 3, 7), (1, 1, 2), "SAME", (5, 6), (3, 4), 6),
+    ((3, 7, 7), (2, 2, 2), "SAME", (9, 10), (7, 4), 6),
+  )
+  def test_in_training_pixels_of_two_axes_become_channels_and_the_gradient_is_equal(
+    self, kernel, stride, padding, size, taps, channels
+  ):
+    convolution = units.Conv3D(5, kernel, stride, padding=padding)
+    convolution.build(3)
+    clip = tf.cast(_noise([2, 4, *size, 3], 7), tf.bfloat16)
+    convolution.w.assign(tf.cast(tf.cast(_noise(convolution.w.shape, 8), tf.bfloat16), tf.float32))
+    with mock.patch.object(tf.nn, "conv3d", wraps=tf.nn.conv3d) as spied, tf.GradientTape(persistent=True) as tape:
+      outputs = tf.cast(convolution(clip, is_training=True), tf.float32)
+      exact = convolution(tf.cast(clip, tf.float32))
+    joined, joined_kernel, *_ = spied.call_args_list[0].args
+    self.assertEqual((joined.shape[-1], tuple(joined_kernel.shape[1:3])), (channels, taps))
+    self.assertLess(testing.relative_error(outputs, exact.numpy()), _BFLOAT16)
+    gradient = tf.cast(tf.cast(_noise(exact.shape, 9), tf.bfloat16), tf.float32)
+    found, expected = (tape.gradient(each, convolution.w, gradient) for each in (outputs, exact))
+    self.assertLess(testing.relative_error(found, expected.numpy()), _BFLOAT16)
+
   @parameterized.parameters((3, (1, 1, 1)), (3, (2, 2, 2)), (7, (2, 2, 2)), (4, (1, 1, 1)))
   def test_one_frame_meets_the_middle_of_the_kernel_only(self, extent, stride):
     convolution = units.Conv3D(5, (extent, 3, 3), stride)

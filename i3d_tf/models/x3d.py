@@ -225,13 +225,15 @@ class ChannelwiseConv3D(units.Conv3D):
       raise ValueError(f"{self.name} is channel-wise, from {in_channels} to {self._channels} channels; give as many")
     return (*self._kernel, self._channels)
 
-  def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+  def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor, *, is_training: bool = False) -> tf.Tensor:
     """Returns `[B, T', H', W', C]`, convolved with another kernel in place of `w`, and without the bias.
 
     Args:
       inputs: `[B, T, H, W, C]`.
       kernel: of the shape of `w`.
+      is_training: changes nothing here.
     """
+    del is_training
     if isinstance(self._padding, tuple):
       pads = [(extent, extent) for extent in self._padding]
     elif self._padding == "SAME":  # of a stride of 1
