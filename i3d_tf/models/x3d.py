@@ -287,11 +287,14 @@ def _input_gradient(shape: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, st
 
 
 def _kernel_gradient(inputs: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride, pads: Pads) -> tf.Tensor:
-  sizes, upstream = [*kernel.shape[1:], 1], _images(upstream)
-  return tf.stack([
+  sizes = [*kernel.shape[1:], 1]
+  # CPUs have no quick program of it in bfloat16: with the casts it takes half of the time in float32.
+  inputs, upstream = tf.cast(inputs, tf.float32), tf.cast(_images(upstream), tf.float32)
+  gradients = tf.stack([
       tf.squeeze(tf.nn.depthwise_conv2d_backprop_filter(frames, sizes, upstream, **_options_2d(stride, pads)), -1)
       for frames in _frames_by_step(inputs, kernel.shape[0], stride[0], pads[0])
   ])  # fmt: skip
+  return tf.cast(gradients, kernel.dtype)
 
 
 def _frames_by_step(inputs: tf.Tensor, num_steps: int, stride: int, pads: tuple[int, int]) -> list[tf.Tensor]:
