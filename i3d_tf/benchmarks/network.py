@@ -7,17 +7,18 @@ import functools
 import statistics
 from typing import Any
 
-import sonnet as snt
 import tensorflow as tf
 
 from i3d_tf import benchmarks
 from i3d_tf import devices
 from i3d_tf import errors
 from i3d_tf import resources
+from i3d_tf import training
 from i3d_tf.benchmarks import peers
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
 from i3d_tf.training import objectives
+from i3d_tf.training import optimizers
 from i3d_tf.weights import saved
 
 _CLASSES = 400
@@ -198,7 +199,7 @@ def _torch_tasks(precision: str) -> list[str]:
 
 def _tasks(model: base.Network, clip) -> tuple[dict[str, Callable[[], float | None]], dict[str, int]]:
   """Forward pass and training step, each run once, and the peak memory in bytes after each."""
-  forward = tf.function(lambda: model(clip)[0]).get_concrete_function()
+  forward = tf.function(lambda: model(clip)[0], autograph=False).get_concrete_function()
   tasks: dict[str, Callable[[], float | None]] = {
     "forward": _waiting(forward),
     "train": _waiting(_train_step(model, clip)),
@@ -220,13 +221,13 @@ def _difference(exact: base.Network, model: base.Network, clip) -> float:
       variable.assign(tf.ones_like(variable))
   for variable, value in zip(model.variables, exact.variables, strict=True):
     variable.assign(value)
-  expected, found = (tf.function(lambda each=each: each(clip)[0])() for each in (exact, model))
+  expected, found = (tf.function(lambda each=each: each(clip)[0], autograph=False)() for each in (exact, model))
   return float(tf.reduce_max(tf.abs(found - expected)) / tf.reduce_max(tf.abs(expected)))
 
 
 def _matrix_product() -> Callable[[], tf.Tensor]:
   a, b = (tf.random.stateless_normal([_MATRIX, _MATRIX], seed=[seed, 0]) for seed in (2, 3))
-  return tf.function(lambda: tf.matmul(a, b)).get_concrete_function()
+  return tf.function(lambda: tf.matmul(a, b), autograph=False).get_concrete_function()
 
 
 def _shapes(info: saved.ModelInfo, batch: int) -> dict[str, list[int]]:
@@ -245,15 +246,16 @@ def _check(options: NetworkBenchmark, model: base.Network, specs) -> None:
 
 def _train_step(model: base.Network, clip) -> Callable[[], tf.Tensor]:
   labels = tf.range(tf.nest.flatten(clip)[0].shape[0]) % model.num_classes
-  optimizer = snt.optimizers.Momentum(learning_rate=1e-3, momentum=0.9)
+  variables = model.trainable_variables
+  optimizer = optimizers.make(training.OptimizationConfig(), variables)
 
-  @tf.function
+  @tf.function(autograph=False)
   def step() -> tf.Tensor:
     with tf.GradientTape() as tape:
       _, endpoints = model(clip, is_training=True, dropout_keep_prob=0.5)
       loss = tf.reduce_mean(objectives.cross_entropy(endpoints[model.LOSS], labels))
-    variables = model.trainable_variables
-    optimizer.apply(tape.gradient(loss, variables), variables)
+    for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+      optimizer.update(variable, gradient, 1e-3, 0, *optimizer.slots_of(variable))
     return loss
 
   return step

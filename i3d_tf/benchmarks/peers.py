@@ -44,7 +44,7 @@ def openvino(
   Raises:
     I3dError: If the interpreter cannot be started; from the task, if it ended.
   """
-  function = tf.function(lambda clip: model(clip)[0]).get_concrete_function(spec)
+  function = tf.function(lambda clip: model(clip)[0], autograph=False).get_concrete_function(spec)
   frozen = convert_to_constants.convert_variables_to_constants_v2(function)
   with tempfile.TemporaryDirectory(prefix="i3d_tf.") as folder:
     graph = pathlib.Path(folder) / "graph.pb"

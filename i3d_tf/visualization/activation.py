@@ -295,7 +295,9 @@ def _gather(
   """Computes the logits of all steps and positions, float32 `[steps, h, w, classes]`, in a file."""
   (channels,) = network.info.channels.values()
   signature = [tf.TensorSpec([1, None, None, None, channels])]
-  apply = tf.function(lambda clips: {head.endpoint: position_logits(network, head, clips)}, input_signature=signature)
+  apply = tf.function(
+    lambda clips: {head.endpoint: position_logits(network, head, clips)}, input_signature=signature, autograph=False
+  )
   chunk = max(64, _PIXELS_AT_ONCE // (side[0] * side[1]))
   shape: tuple[int, ...] = ()
   layers = {head.endpoint: head.time}
