@@ -119,7 +119,7 @@ class ReplicasTest(absltest.TestCase):
     for name, value in one.items():
       # Offsets start at 0 and are added to values of variance 1.
       scale = 1 if name.endswith(("/beta", "/b")) else np.abs(value).max()
-      # Sums in another order differ by 1e-7; one value that this moves across the zero of a ReLU makes up to 2e-5 of it.
+      # Sums in another order differ by 1e-7; a value that this moves across the zero of a ReLU makes up to 2e-5 of it.
       self.assertLess(np.abs(two[name] - value).max(), 1e-4 * scale, name)
       moved[name] = np.abs(value - start[name]).max() / scale
     self.assertGreater(min(moved.values()), 1e-4)
