@@ -236,15 +236,14 @@ def _normalize(inputs, mean, variance, epsilon, scale, offset) -> tf.Tensor:
   channels = inputs.shape[-1]
   values = inputs if channels % 16 == 0 else tf.cast(inputs, tf.float32)
   if channels % 4 > 0:
-    outputs = (values - mean) * (scale * tf.math.rsqrt(variance + epsilon)) + offset
-  else:
-    outputs = tf.raw_ops.FusedBatchNormV3(
-      x=tf.reshape(values, [-1, 1, 1, channels]),  # quicker than with 5 axes, and as quick as with maps of many places
-      scale=scale,
-      offset=offset,
-      mean=mean,
-      variance=variance,
-      epsilon=epsilon,
-      is_training=False,
-    ).y
-  return tf.reshape(tf.cast(outputs, inputs.dtype), tf.shape(inputs))
+    return tf.cast((values - mean) * (scale * tf.math.rsqrt(variance + epsilon)) + offset, inputs.dtype)
+  outputs = tf.raw_ops.FusedBatchNormV3(
+    x=tf.reshape(values, [-1, 1, 1, channels]),  # quicker than with 5 axes, and as quick as with maps of many places
+    scale=scale,
+    offset=offset,
+    mean=mean,
+    variance=variance,
+    epsilon=epsilon,
+    is_training=False,
+  )
+  return tf.reshape(tf.cast(outputs.y, inputs.dtype), tf.shape(inputs))

@@ -418,10 +418,12 @@ def _fold(values: tf.Tensor, axis: int, step: int, *, channels: int) -> tf.Tenso
   dynamic = tf.shape(values)
   extents = [dynamic[index] if known is None else known for index, known in enumerate(values.shape)]
   neighbours = tf.reshape(values, [*extents[:axis], extents[axis] // step, step, *extents[axis + 1 :]])
-  others = range(axis + 2, channels + 1)
-  moved = tf.transpose(neighbours, [*range(axis + 1), *others, axis + 1, *range(channels + 1, len(extents) + 1)])
+  if axis + 1 < channels:  # or else they are side by side in memory
+    order = [*range(len(extents) + 1)]
+    order.insert(channels, order.pop(axis + 1))
+    neighbours = tf.transpose(neighbours, order)
   extents[axis], extents[channels] = extents[axis] // step, extents[channels] * step
-  return tf.reshape(moved, extents)
+  return tf.reshape(neighbours, extents)
 
 
 def _both_sides(padding: Triple) -> list[tuple[int, int]]:
