@@ -422,7 +422,9 @@ def _is_jpeg(image: tf.Tensor) -> tf.Tensor:
 
 
 def _png_size(image: tf.Tensor) -> tf.Tensor:
-  tf.debugging.Assert(tf.strings.substr(image, 0, len(_PNG_MAGIC)) == _PNG_MAGIC, ["this is neither JPEG nor PNG"])
-  # Width and height are the first two fields of the first chunk, big-endian.
-  header = tf.io.decode_raw(tf.strings.substr(image, 16, 8), tf.int32, little_endian=False)
-  return tf.ensure_shape(header, [2])[::-1]
+  is_png = tf.strings.substr(image, 0, len(_PNG_MAGIC)) == _PNG_MAGIC
+  tf.debugging.Assert(is_png & (tf.strings.length(image) >= 24), ["this is neither JPEG nor PNG"])
+  # Width and height are the first two fields of the first chunk, big-endian. What is too short is padded, since the
+  # error of substr would print its bytes, which Python cannot decode.
+  size = tf.strings.substr(tf.strings.join([image, "\0" * 24]), 16, 8)
+  return tf.ensure_shape(tf.io.decode_raw(size, tf.int32, little_endian=False), [2])[::-1]

@@ -37,7 +37,7 @@ class SizeTest(parameterized.TestCase):
 
   @parameterized.parameters(b"", b"\xff\xd8", b"\x89PNG" + b"0" * 14, b"text that is no image at all")
   def test_no_image(self, content):
-    with self.assertRaises(tf.errors.InvalidArgumentError):
+    with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "neither JPEG nor PNG"):
       ops.image_size(tf.constant(content))
 
   @parameterized.parameters((240, 320), (320, 240), (480, 853), (1080, 1920), (100, 100), (7, 11), (256, 341))
