@@ -60,6 +60,8 @@ def _identify(video: str, given, identification) -> bool:
   if not identification.is_explained(ranked):
     return False
   print(f"  {ranked[0].command(video)}")
+  if (crop := ranked[0].crop) is not None and ranked[0].options.crops > 1:
+    print(f"  of these the crop number {ranked[0].options.order.index(crop)}, counted from 0")
   return True
 
 

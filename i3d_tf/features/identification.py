@@ -35,7 +35,8 @@ _WINDOWS = (16, 64, 32, 24, 20, 10)  # the usual ones first
 _HOPS = (1, 2, 4, 8, 10, 16, 24, 32, 64)
 _RATES = (0.0, 25.0, 24.0, 30.0, 15.0)
 _NEAREST = 12  # candidates that are compared by more than the first row
-_FRAME_SIZES = ((), (340, 256))  # the shorter side alone, or both
+# The network's shorter side, or one as long as the crop; or width and height, whatever the video's aspect.
+_SIZES: tuple[dict[str, Any], ...] = ({}, {"frame_size": (340, 256)}, {"short_side": 224}, {"frame_size": (224, 224)})
 _REFINED = 2  # of these, those that are also tried with other crops and ways of resizing
 
 
@@ -86,10 +87,13 @@ class Candidate:
 
   def __str__(self) -> str:
     options = self.options
-    window = "whole video" if options.window == profiles.ALL else f"{options.window}/{options.step} {options.tail}"
+    window = f"{options.window}/{options.step} {options.tail}"
+    if options.window == profiles.ALL:
+      window = "whole video" if options.pooling == "space" else "mean of the whole video"
     rate = f"{options.fps:g} fps" if options.fps else "the video's own rate"
     name = self.preset or "(no preset)"
     size = "x".join(map(str, options.frame_size)) + " " if options.frame_size else ""
+    size = f"shorter side {options.short_side} " if options.short_side else size
     crop = f"{options.crops} crops, {options.crop_order}" if self.crop is None else f"crop {self.crop}"
     text = f"{name}: {'+'.join(self.streams)}, {self.endpoint}, {window}, {rate}, {size}{options.resize}, {crop}"
     return text if self.cosine is None else f"{self.cosine:.6f} (difference {self.difference:.1e})  {text}"
@@ -106,6 +110,7 @@ class Candidate:
     defaults: dict[str, Any] = {"fps": 25.0, "resize": "opencv", "frame_size": (), "hop": None, **base}
     changes: dict[str, Any] = {"window": options.window, "hop": options.hop, "tail": options.tail, "fps": options.fps}
     changes |= {"crops": options.crops, "resize": options.resize, "frame_size": options.frame_size}
+    changes |= {"short_side": options.short_side, "pooling": options.pooling}
     changes |= {"streams": self.streams, "endpoints": (self.endpoint,)}
     if options.crops > 1:
       changes["crop_order"] = options.crop_order
@@ -180,7 +185,7 @@ def by_shape(
         continue  # these are of a clip
       config = dataclasses.replace(options, streams=streams, endpoints=(endpoint,))
       if preset is None:
-        key = (config.window, config.step, config.tail, round(config.fps or own, 2), streams, endpoint)
+        key = (config.window, config.step, config.tail, config.pooling, round(config.fps or own, 2), streams, endpoint)
         if key in seen:
           continue
         seen.add(key)
@@ -240,7 +245,7 @@ def by_values(
           return best_first(compared) + best_first(by_first_row)
     by_first_row = best_first(by_first_row)
     near, by_first_row = by_first_row[:_NEAREST], by_first_row[_NEAREST:]
-    bar.total += len(near) + _REFINED * len(_FRAME_SIZES) * len(profiles.RESIZES)
+    bar.total += len(near) + _REFINED * len(_SIZES) * len(profiles.RESIZES)
     for each in near:
       compare(each)
       bar.update()
@@ -248,8 +253,9 @@ def by_values(
       first_row = _compared(given, best, computed, 1)
       for other in _refined(best):
         bar.update()
-        if best_first([first_row, _compared(given, other, computed, 1)])[0] is not first_row and compare(other):
-          return best_first(compared) + by_first_row
+        with contextlib.suppress(errors.I3dError):  # its crop is larger than such frames
+          if best_first([first_row, _compared(given, other, computed, 1)])[0] is not first_row and compare(other):
+            return best_first(compared) + by_first_row
   return best_first(compared) + by_first_row
 
 
@@ -294,7 +300,8 @@ class _Computed:
     is_whole, is_own = options.window == profiles.ALL, abs(options.fps - self._own) < 0.01
     setting = dataclasses.replace(
         options, profile="ours", streams=(stream,), endpoints=(endpoint,), crops=1 if options.crops == 1 else 10,
-        crop_order="evaluation", pooling="space" if is_whole else "space_time", fps=0.0 if is_own else options.fps,
+        crop_order="evaluation", pooling=options.pooling if is_whole else "space_time",
+        fps=0.0 if is_own else options.fps,
         flow_bytes="none" if stream == "rgb" else options.flow_bytes,
     )  # fmt: skip
     if num_rows == 1 and not is_whole:  # whatever follows it
@@ -304,7 +311,10 @@ class _Computed:
   def _extractor(self, setting: profiles.FeatureConfig) -> extraction.Extractor:
     """An extractor with the networks of another one that differs in what they do not depend on."""
     window = profiles.ALL if setting.window == profiles.ALL else None
-    same = dataclasses.replace(setting, window=window, hop=None, tail="pad", fps=25.0, resize="opencv", offset=0)
+    same = dataclasses.replace(
+        setting, window=window, hop=None, tail="pad", fps=25.0, offset=0, resize="opencv", frame_size=(),
+        short_side=None,
+    )  # fmt: skip
     extractor = copy.copy(self._network(same))
     for network in extractor.networks.values():
       if setting.window != profiles.ALL:
@@ -315,9 +325,12 @@ class _Computed:
   def _run(self, setting: profiles.FeatureConfig, num_rows: int | None, pairs: bool) -> np.ndarray:
     extractor = self._extractor(setting)
     first: networks.FeatureNetwork = next(iter(extractor.networks.values()))
+    short_side = setting.short_side or first.short_side
+    if first.crop > min(setting.frame_size or [short_side]):
+      raise errors.I3dError(f"crop is {first.crop} pixels, more than the frames have")
     video = sources.open_video(
         self._source, streams=setting.streams, pairs=pairs, fps=setting.fps,
-        short_side=decode.Resize(first.short_side, setting.frame_size, setting.resize),
+        short_side=decode.Resize(short_side, setting.frame_size, setting.resize),
         frame_rate=self._frame_rate, flow_bytes=setting.flow_bytes,
     )  # fmt: skip
     if num_rows is not None:  # as many positions as the rows need
@@ -331,12 +344,13 @@ class _Computed:
 def _refined(candidate: Candidate) -> Iterator[Candidate]:
   """The candidate with other crops and ways of resizing."""
   options = candidate.options
-  ways: list[dict[str, Any]] = [{"frame_size": s, "resize": r} for s in _FRAME_SIZES for r in profiles.RESIZES]
-  changes = [each for each in ways if each != {"frame_size": options.frame_size, "resize": options.resize}]
+  plain = {"frame_size": (), "short_side": None}
+  changes = [{**plain, **size, "resize": resize} for size in _SIZES for resize in profiles.RESIZES]
   if options.crops == 1 and options.window != profiles.ALL:  # whole videos ten times over would take long
     changes.append({"profile": "ours", "crops": 10})  # other profiles may have one crop only
   for change in changes:
-    yield dataclasses.replace(candidate, preset=None, options=dataclasses.replace(options, **change))
+    if (changed := dataclasses.replace(options, **change)) != options:
+      yield dataclasses.replace(candidate, preset=None, options=changed)
 
 
 def _compared(given: Given, candidate: Candidate, computed: _Computed, num_rows: int) -> Candidate:
@@ -382,8 +396,8 @@ def _of_presets() -> Iterator[tuple[str, profiles.FeatureConfig]]:
 def _of_windows(num_crops: int) -> Iterator[tuple[None, profiles.FeatureConfig]]:
   """Windows that no preset has."""
   crops = num_crops if num_crops in profiles.CROPS else 1
-  options = profiles.FeatureConfig(crops=crops, window=profiles.ALL, pooling="space")
-  yield from ((None, dataclasses.replace(options, fps=fps)) for fps in _RATES)
+  for fps, pooling in itertools.product(_RATES, ("space", "space_time")):
+    yield None, profiles.FeatureConfig(crops=crops, window=profiles.ALL, pooling=pooling, fps=fps)
   for fps, window, hop, tail in itertools.product(_RATES, _WINDOWS, _HOPS, ("drop", "pad")):
     if hop <= window:
       yield None, profiles.FeatureConfig(crops=crops, window=window, hop=hop, tail=tail, fps=fps)

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -72,6 +73,26 @@ class IdentificationTest(parameterized.TestCase):
     best = identification.by_values(given, self.video, candidates, {"rgb": self.weights}, num_rows=2)[0]
     self.assertEqual((best.options.crops, best.crop), (10, 2))
     self.assertLess(best.difference, 1e-5)
+
+  @parameterized.parameters({"short_side": 32}, {"frame_size": (32, 32), "resize": "pillow"})
+  def test_a_size_of_no_preset(self, **size):
+    given = self._save(self._features(preset=None, window=16, hop=8, tail="drop", **size))
+    candidates = [identification.Candidate("bsl1k", profiles.from_preset("bsl1k"), ("rgb",))]
+    too_small, sizes = {"short_side": 24}, ({}, {"short_side": 32}, {"frame_size": (32, 32)})
+    with mock.patch.object(identification, "_SIZES", (too_small, *sizes)):
+      best = identification.by_values(given, self.video, candidates, {"rgb": self.weights}, num_rows=2)[0]
+    self.assertLess(best.difference, 1e-5)
+    for name, value in size.items():
+      word = ",".join(map(str, value)) if isinstance(value, tuple) else value
+      self.assertIn(f" --{name}={word} ", best.command("v.avi"))
+
+  def test_the_mean_of_a_whole_video(self):
+    best = self._ranked(self._save(self._features(window="all")))[0]
+    self.assertLess(best.difference, 1e-5)
+    self.assertEqual(str(best).partition("  ")[2], (
+      "(no preset): rgb, PooledFeatures, mean of the whole video, the video's own rate, opencv, crop 4"
+    ))  # fmt: skip
+    self.assertEndsWith(best.command("v.avi"), f" --window=all --fps=0.0 --rgb_checkpoint={self.weights}")
 
   def test_a_residual_network(self):
     weights = str(self.folder / "r50")
