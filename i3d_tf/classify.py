@@ -32,7 +32,7 @@ The release's sample run, and how far it is from the published figures:
 
 A camera (by its number), an address, a pipe ('-': the standard input), or a file that is played in real time and may be
 growing, again and again while it goes on; --json then gets a line for each prediction:
-  python -m i3d_tf.classify --follow=rtsp://camera/stream --streams=joint --flow_budget=15
+  python -m i3d_tf.classify --follow=rtsp://camera/stream --streams=joint --flow_budget=25
 
 Each result is the norm of the logits, then a line a class: probability, logit, label. The exit status is 1 if any
 video could not be classified; the others are still done."""

@@ -40,8 +40,10 @@ class StreamConfig:
   Attributes:
     window: Frames of a prediction, at the network's frame rate.
     hop: Frames from one prediction to the next.
-    flow_budget: Milliseconds that the flow of a frame may take on average; where it takes more, or frames pile up, it
-      is computed at half resolution, then also with 2 warps, then at a quarter. 0: always in full.
+    flow_budget: Milliseconds that the flow of a frame may take on average, by the clock and divided by the pairs of
+      frames that are computed at once (--threads, up to 4); where it takes more, or frames pile up, it is computed at
+      three quarters of the resolution, then also with 2 warps, then at half, then at half with 2 warps, then at a
+      quarter. 0: always in full.
     buffer: Frames that wait for the flow, at most; older ones are dropped.
     stall: Seconds without a frame after which the source is given up.
   """

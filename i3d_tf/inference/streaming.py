@@ -1,14 +1,16 @@
 """Sliding predictions of a live source by networks of RGB and flow, with bounded latency and memory.
 
-Three threads work at once: one reads frames, one computes flow and keeps the last window, and the caller's runs the
-networks. Each holds a bounded number of frames. A window is run whole: with zero padding at its two ends, which every
-layer along time repeats, each step of an I3D sees an end of a window of 64 frames, so that no step of one window is one
-of the next. What two windows share is therefore computed again: 1 - hop / window of all.
+Threads work at once: one reads frames, some compute the flow of a pair of frames each, one keeps the last window, and
+the caller's runs the networks. Each holds a bounded number of frames. A window is run whole: with zero padding at its
+two ends, which every layer along time repeats, each step of an I3D sees an end of a window of 64 frames, so that no
+step of one window is one of the next. What two windows share is therefore computed again: 1 - hop / window of all.
 """
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 import dataclasses
+import itertools
 import queue
 import statistics
 import threading
@@ -21,6 +23,7 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import flow as flow_lib
 from i3d_tf import inference
+from i3d_tf import workers
 from i3d_tf.flow import codec
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
@@ -29,17 +32,21 @@ from i3d_tf.models import preprocess
 from i3d_tf.video import decode
 from i3d_tf.video import live
 
-# By what steps flow is made cheaper: the frames' scale, and parameters of TV-L1.
-FLOW_STEPS: tuple[tuple[float, Mapping[str, int]], ...] = (
-  (1, {}),
-  (0.5, {}),
-  (0.5, {"warps": 2}),
-  (0.25, {"warps": 2}),
+# By what steps flow is made cheaper: the frames' scale, parameters of TV-L1, and the time of a pair with them, relative
+# to the first step (experiments/RESULTS.md, a file followed for five minutes).
+FLOW_STEPS: tuple[tuple[float, Mapping[str, int], float], ...] = (
+  (1, {}, 1.0),
+  (0.75, {}, 0.56),
+  (0.75, {"warps": 2}, 0.34),
+  (0.5, {}, 0.27),
+  (0.5, {"warps": 2}, 0.16),
+  (0.25, {"warps": 2}, 0.08),
 )
-_SMOOTHING = 0.1  # weight of the last pair in the mean cost
-_SETTLED = 8  # pairs before a step is judged
-_PATIENCE = 250  # pairs with time to spare before a step is taken back
-_SPARE = 5  # times cheaper than allowed
+_AT_ONCE = 4  # pairs whose flow is computed at once, at most: each delays a window by a frame
+_AVERAGED = 64  # pairs of the mean cost: a window's, beside a part of which the networks compute
+_SETTLED = 8  # pairs before it is judged whether frames pile up
+_PATIENCE = 128  # pairs with time to spare before a step is taken back
+_SPARE = 1.2  # times the expected time of a pair that must be allowed for that
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,6 +86,7 @@ class BudgetedFlow:
   """Optical flow that is made cheaper, step by step, while it takes longer than allowed.
 
   Attributes:
+    at_once: How many pairs may be computed at once, by as many threads.
     step: Number of the step of `steps` that it is at.
     steps: Those of `FLOW_STEPS` that the method has: the parameters are of TV-L1.
     pairs: By step the pairs that were computed so.
@@ -89,16 +97,20 @@ class BudgetedFlow:
 
     Args:
       config: The method, and its parameters in full.
-      budget: Milliseconds allowed for a pair on average; 0: any.
-      threads: See `flow.Estimator`.
+      budget: Milliseconds allowed for a pair on average, by the clock and divided by the pairs at once; 0: any.
+      threads: See `flow.Estimator`; of more than four, four are used.
     """
+    count = workers.available_cores() if threads is None else threads
+    self.at_once = min(count, _AT_ONCE) if flow_lib.METHODS[config.flow].is_shared_out else 1
     is_tvl1 = "tvl1" in (config.flow, flow_lib.METHODS[config.flow].engine_of)
-    self.steps = [step for step in FLOW_STEPS if is_tvl1 or not step[1] or step[0] < 0.5]
+    before = (None, *(scale for scale, _, _ in FLOW_STEPS))
+    self.steps = [step for step, scale in zip(FLOW_STEPS, before, strict=False) if is_tvl1 or step[0] != scale]
     self._estimators = []
-    for _, changes in self.steps:
+    for _, changes, _ in self.steps:
       given = [*config.flow_params, *(f"{name}={value}" for name, value in changes.items() if is_tvl1)]
       self._estimators.append(dataclasses.replace(config, flow_params=tuple(given)).flow_estimator(threads))
     self._budget, self.step, self._mean, self._count = budget / 1000, 0, 0.0, 0
+    self._lock = threading.Lock()
     self.pairs: collections.Counter[int] = collections.Counter()
 
   def between(self, previous: np.ndarray, following: np.ndarray, *, is_behind: bool = False) -> np.ndarray:
@@ -109,18 +121,20 @@ class BudgetedFlow:
       following: The same, later.
       is_behind: Whether frames come faster than they are taken, so that the flow must become cheaper, too.
     """
-    start = time.monotonic()
-    scale, _ = self.steps[self.step]
+    start, step = time.monotonic(), self.step
+    scale = self.steps[step][0]
     height, width = previous.shape[:2]
     if scale < 1:
       size = round(width * scale), round(height * scale)
       previous, following = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (previous, following))
-    field = self._estimators[self.step].between(previous, following)
+    field = self._estimators[step].between(previous, following)
     if scale < 1:
       factors = np.array([width / field.shape[1], height / field.shape[0]], np.float32)
       field = cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) * factors
-    self.pairs[self.step] += 1
-    self._judge(time.monotonic() - start, is_behind)
+    with self._lock:
+      self.pairs[step] += 1
+      if step == self.step:
+        self._judge((time.monotonic() - start) / self.at_once, is_behind)
     return field
 
   def warm_up(self) -> None:
@@ -132,12 +146,15 @@ class BudgetedFlow:
   def _judge(self, seconds: float, is_behind: bool) -> None:
     """Changes the step if the mean cost asks for it."""
     self._count += 1
-    self._mean += max(_SMOOTHING, 1 / self._count) * (seconds - self._mean)
+    self._mean += max(1 / _AVERAGED, 1 / self._count) * (seconds - self._mean)
     if not self._budget or self._count < _SETTLED:
       return
-    if (self._mean > self._budget or is_behind) and self.step + 1 < len(self.steps):
+    costs = [cost for *_, cost in self.steps]
+    is_slow = self._count >= _AVERAGED and self._mean > self._budget
+    has_time = self._count >= _PATIENCE and _SPARE * self._mean * costs[self.step - 1] / costs[self.step] < self._budget
+    if (is_slow or is_behind) and self.step + 1 < len(self.steps):
       self.step, self._mean, self._count = self.step + 1, 0.0, 0
-    elif self._mean * _SPARE < self._budget and self.step and self._count >= _PATIENCE:
+    elif has_time and not is_behind and self.step:
       self.step, self._mean, self._count = self.step - 1, 0.0, 0
 
 
@@ -237,7 +254,7 @@ class Follower:
     if self.latencies:
       lines.append(f"latency {statistics.median(self.latencies):.2f} s, at most {max(self.latencies):.2f} s")
     if total := sum(self._flow.pairs.values()):
-      named = lambda scale, changes: " ".join([f"scale {scale:g}", *(f"{k}={v}" for k, v in changes.items())])
+      named = lambda scale, changes, _: " ".join([f"scale {scale:g}", *(f"{k}={v}" for k, v in changes.items())])
       shares = (f"{n / total:.0%} at {named(*self._flow.steps[step])}" for step, n in sorted(self._flow.pairs.items()))
       lines.append(f"flow: {', '.join(shares)}")
     return "\n".join(lines)
@@ -284,23 +301,44 @@ class Follower:
 
     The flow across a gap is that between the frames at its ends, shared out evenly.
     """
-    has_flow = "flow" in self._networks.streams
-    crop = lambda frame: ops.center_crop(frame, self._clip.crop).copy()  # so that the rest can be freed
-    before: live.Frame | None = None
-    for frame in self._source.frames():
-      if not has_flow:
-        first = frame.number if before is None else before.number + 1
-        filled = crop(frame.image)
-        for number in range(first, frame.number + 1):
-          yield number, frame.arrived, {"rgb": filled}
-      elif before is not None:
-        steps = min(frame.number - before.number, self.config.window)
-        is_behind = self._source.waiting > self.config.buffer // 2
-        field = crop(self._flow.between(before.image, frame.image, is_behind=is_behind)) / np.float32(steps)
-        position = {"rgb": crop(before.image), "flow": codec.scale(field)}
-        for number in range(frame.number - steps, frame.number):
-          yield number, frame.arrived, {stream: position[stream] for stream in self._networks.streams}
-      before = frame
+    frames = self._source.frames()
+    if "flow" not in self._networks.streams:
+      last = -1
+      for frame in frames:
+        filled = {"rgb": self._crop(frame.image)}
+        for number in range(frame.number if last < 0 else last + 1, frame.number + 1):
+          yield number, frame.arrived, filled
+        last = frame.number
+      return
+    with futures.ThreadPoolExecutor(self._flow.at_once) as pool:
+      begun = collections.deque[tuple[live.Frame, live.Frame, futures.Future]]()
+      problem = None
+      try:
+        for before, frame in itertools.pairwise(frames):
+          is_behind = self._source.waiting > self.config.buffer // 2
+          found = pool.submit(self._flow.between, before.image, frame.image, is_behind=is_behind)
+          begun.append((before, frame, found))
+          while begun and (begun[0][-1].done() or len(begun) > self._flow.at_once):
+            yield from self._between(*begun.popleft())
+      except errors.VideoError as error:  # what came before it is still taken
+        problem = error
+      while begun:
+        yield from self._between(*begun.popleft())
+      if problem is not None:
+        raise problem
+
+  def _between(
+    self, before: live.Frame, frame: live.Frame, found: futures.Future
+  ) -> Iterator[tuple[int, float, dict[str, np.ndarray]]]:
+    """The positions from one frame on up to another."""
+    steps = min(frame.number - before.number, self.config.window)
+    field = self._crop(found.result()) / np.float32(steps)
+    position = {"rgb": self._crop(before.image), "flow": codec.scale(field)}
+    for number in range(frame.number - steps, frame.number):
+      yield number, frame.arrived, {stream: position[stream] for stream in self._networks.streams}
+
+  def _crop(self, frame: np.ndarray) -> np.ndarray:
+    return ops.center_crop(frame, self._clip.crop).copy()  # so that the rest can be freed
 
   def _clips(self, held: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     stacked = {stream: np.stack([position[stream] for position in held]) for stream in self._networks.streams}

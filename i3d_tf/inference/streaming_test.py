@@ -108,6 +108,20 @@ class FollowerTest(absltest.TestCase):
     for _, _, position in positions:
       self.assertAlmostEqual(float(np.median(position["flow"][..., 0])) * codec.BOUND, 1, delta=0.1)
 
+  def test_what_came_before_an_error_is_taken(self):
+    follower = streaming.Follower(classifier.Classifier(self.checkpoints), self.config, threads=3)
+
+    def frames():
+      yield from (live.Frame(number, _noise(number), 0.0) for number in range(6))
+      raise errors.VideoError("it broke off")
+
+    found = []
+    with mock.patch.object(follower, "_source") as source, self.assertRaisesRegex(errors.VideoError, "it broke off"):
+      source.frames.return_value, source.waiting = frames(), 0
+      for number, *_ in follower._positions():
+        found.append(number)
+    self.assertEqual(found, [0, 1, 2, 3, 4])
+
   def test_other_clips_are_refused(self):
     path = os.fspath(self.folder / "stacked")
     testing.write_network(path, average_space=True, short_side=_SIDE, crop=_SIDE, frame_stride=2)
@@ -119,24 +133,24 @@ class BudgetedFlowTest(absltest.TestCase):
   def test_flow_gets_cheaper_as_stated_while_it_takes_too_long(self):
     budgeted = streaming.BudgetedFlow(flow.FlowConfig(), budget=1e-3, threads=1)
     frames = _noise(), np.roll(_noise(), 2, axis=1)
-    for step, (scale, changes) in enumerate(streaming.FLOW_STEPS):
+    for step, (scale, changes, _) in enumerate(streaming.FLOW_STEPS):
       self.assertEqual(budgeted.step, step)
       field = budgeted.between(*frames)
       self.assertEqual(field.shape, (64, 80, 2))
       inside = field[8:-8, 8:-8]
       np.testing.assert_allclose(np.median(inside, axis=(0, 1)), (2, 0), atol=0.15, err_msg=f"{scale} {changes}")
-      for _ in range(7):
+      for _ in range(63):
         budgeted.between(*frames)
-    self.assertEqual(dict(budgeted.pairs), {0: 8, 1: 8, 2: 8, 3: 8})
+    self.assertEqual(dict(budgeted.pairs), dict.fromkeys(range(6), 64))
 
   def test_a_step_is_taken_back_when_there_is_time(self):
     budgeted = streaming.BudgetedFlow(flow.FlowConfig(flow="dis"), budget=1e6)
-    self.assertEqual([scale for scale, _ in budgeted.steps], [1, 0.5, 0.25])
+    self.assertEqual([scale for scale, *_ in budgeted.steps], [1, 0.75, 0.5, 0.25])
     frames = _noise(), _noise(1)
     for _ in range(8):
       budgeted.between(*frames, is_behind=True)
     self.assertEqual(budgeted.step, 1)
-    for _ in range(250):
+    for _ in range(128):
       budgeted.between(*frames)
     self.assertEqual(budgeted.step, 0)
 
