@@ -139,7 +139,7 @@ class OpenvinoTest(absltest.TestCase):
     self.assertEqual(kept[0], 1)  # the logits
     self.assertBetween(kept[1], 1, 11)
     agreement = json.loads((self.exported / "agreement.json").read_text())
-    self.assertAlmostEqual(agreement["feature_cosine"], 1, places=6)  # on another video
+    self.assertAlmostEqual(agreement["feature_cosine"], 1, places=3)  # on another video; 2e-4 away with AMX
 
   def _export(self, **options):
     self.exported.mkdir(exist_ok=True)

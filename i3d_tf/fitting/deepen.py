@@ -35,6 +35,7 @@ _RATES = {"mixed_5": 2e-3, "all": 1e-3}
 _CLIP_BYTES = 1.5 * 2**30  # of a clip of 64 frames of 224 pixels in training, measured with an I3D in float32
 _AT_ONCE = 16  # clips that a step is to see, over several batches if need be
 _LEAST_STEPS, _MOST_STEPS = 60, 4000
+_STATISTICS = 10  # times that the moving statistics of batch norm are renewed in a run
 _CLIPS_PER_SHARD = 32
 HEAD, TRAINING = "head", "training"  # folders of a run, with one for each stream
 
@@ -52,6 +53,8 @@ class Settings:
     precision: Type of convolutions and activations.
     freeze: Units that are not trained.
     reasons: A sentence for each of these.
+    batch_norm_decay: Decay of the moving statistics of batch norm; the default is that of runs that were begun before
+      it was chosen.
   """
 
   batch_size: int
@@ -62,6 +65,7 @@ class Settings:
   precision: str
   freeze: str
   reasons: tuple[str, ...]
+  batch_norm_decay: float = 0.999
 
 
 def choose(
@@ -104,7 +108,10 @@ def choose(
   reasons.append(f"precision {precision}: as the features were computed")
   freeze = _FREEZE[config.depth]
   reasons.append(f"freeze {freeze or 'nothing'}: depth is {config.depth}")
-  return Settings(batch, accumulation, num_steps, rate, num_frames, precision, freeze, tuple(reasons))
+  # With the trainer's 0.999 a run of 60 steps would be tested with the statistics of the weights that it began with.
+  decay = round(min(0.999, max(0.5, 1 - _STATISTICS / (num_steps * accumulation))), 4)
+  reasons.append(f"batch_norm_decay {decay:g}: the statistics are renewed {_STATISTICS} times in the run")
+  return Settings(batch, accumulation, num_steps, rate, num_frames, precision, freeze, tuple(reasons), decay)
 
 
 def free_memory() -> int:
@@ -189,6 +196,7 @@ def train(
     optimization=training.OptimizationConfig(
       accumulation_steps=settings.accumulation_steps, learning_rate=settings.learning_rate, schedule="cosine",
       warmup_steps=settings.num_steps // 10, freeze=settings.freeze, precision=settings.precision, clip_norm=10.0,
+      batch_norm_decay=settings.batch_norm_decay,
     ),
     clips={"num_frames": settings.num_frames, "frame_stride": info.preprocess.frame_stride,
            "short_side": info.preprocess.short_side, "crop": info.preprocess.crop},

@@ -37,6 +37,13 @@ class ChooseTest(absltest.TestCase):
     self.assertEqual([self._choose([count] * 9).num_frames for count in (12, 30, 61, 500)], [16, 24, 56, 64])
     self.assertEqual(self._choose([250] * 3).batch_size, 3)
 
+  def test_the_statistics_of_batch_norm_are_those_of_the_trained_weights(self):
+    for count, given in ((10, None), (160, None), (100_000, None), (10, 7)):
+      found = self._choose([250] * count, num_steps=given)
+      self.assertLess(found.batch_norm_decay ** (found.num_steps * found.accumulation_steps), 0.01)
+    self.assertEqual(found.batch_norm_decay, 0.5)
+    self.assertEqual(self._choose([250] * 100_000, num_steps=50_000).batch_norm_decay, 0.999)
+
   def test_by_depth(self):
     for depth, freeze in (("all", ""), ("mixed_5", "(?!Mixed_5|Logits)")):
       self.assertEqual(self._choose([250] * 9, depth=depth).freeze, freeze)
