@@ -251,7 +251,7 @@ class Extractor:
       try:
         video = video or sources.open_video(
             source, streams=options.streams, pairs=options.needs_pairs, fps=options.fps,
-            short_side=decode.Resize(first.short_side, options.frame_size, options.resize),
+            short_side=first.resize,
             estimator=self._estimator, allow_damaged=options.allow_damaged, frame_rate=options.frame_rate,
             flow_bound=options.flow_bound, flow_bytes=options.flow_bytes,
         )  # fmt: skip

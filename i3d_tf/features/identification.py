@@ -92,8 +92,8 @@ class Candidate:
       window = "whole video" if options.pooling == "space" else "mean of the whole video"
     rate = f"{options.fps:g} fps" if options.fps else "the video's own rate"
     name = self.preset or "(no preset)"
-    size = "x".join(map(str, options.frame_size)) + " " if options.frame_size else ""
-    size = f"shorter side {options.short_side} " if options.short_side else size
+    size = f"shorter side {options.short_side} " if options.short_side else ""
+    size = "x".join(map(str, options.frame_size)) + " " if options.frame_size else size
     crop = f"{options.crops} crops, {options.crop_order}" if self.crop is None else f"crop {self.crop}"
     text = f"{name}: {'+'.join(self.streams)}, {self.endpoint}, {window}, {rate}, {size}{options.resize}, {crop}"
     return text if self.cosine is None else f"{self.cosine:.6f} (difference {self.difference:.1e})  {text}"
@@ -325,12 +325,9 @@ class _Computed:
   def _run(self, setting: profiles.FeatureConfig, num_rows: int | None, pairs: bool) -> np.ndarray:
     extractor = self._extractor(setting)
     first: networks.FeatureNetwork = next(iter(extractor.networks.values()))
-    short_side = setting.short_side or first.short_side
-    if first.crop > min(setting.frame_size or [short_side]):
-      raise errors.I3dError(f"crop is {first.crop} pixels, more than the frames have")
     video = sources.open_video(
         self._source, streams=setting.streams, pairs=pairs, fps=setting.fps,
-        short_side=decode.Resize(short_side, setting.frame_size, setting.resize),
+        short_side=first.resized(setting),
         frame_rate=self._frame_rate, flow_bytes=setting.flow_bytes,
     )  # fmt: skip
     if num_rows is not None:  # as many positions as the rows need

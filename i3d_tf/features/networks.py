@@ -33,6 +33,7 @@ from i3d_tf.input import ops
 from i3d_tf.models import base
 from i3d_tf.models import preprocess
 from i3d_tf.models import receptive_field
+from i3d_tf.video import decode
 
 _FRAMES_AT_ONCE = 256  # of crops of windows; a pass over one window, or chunk, may have more
 _DEFAULT_WINDOW = 64  # frames, of networks that take clips of any length at every frame
@@ -50,6 +51,7 @@ class FeatureNetwork:
     info: What the network is.
     short_side: Pixels that the frames' shorter side is resized to, of the options or else of the network's training.
     crop: Pixels of the side of the square crop, likewise.
+    resize: How frames are resized before that.
     stride: Frames from one position of a clip to the next, likewise.
     stack: Consecutive flow fields at each position.
   """
@@ -77,11 +79,9 @@ class FeatureNetwork:
     self.info = self._network.info
     self._clip = self.info.preprocess
     self.class_names = loaded.class_names
-    self.short_side = self._clip.short_side if options.short_side is None else options.short_side
     self.crop = self._clip.crop if options.crop is None else options.crop
-    shortest, what = (min(options.frame_size), "frame_size") if options.frame_size else (self.short_side, "short_side")
-    if self.crop > shortest:
-      raise errors.I3dError(f"crop is {self.crop} pixels; it must be at most {what}, which is {shortest}")
+    self.resize = self.resized(options)
+    self.short_side = self.resize.short_side
     model = self._network.info.model
     if options.preset is not None and model not in (allowed := profiles.PRESETS[options.preset].networks):
       raise errors.I3dError(f"{checkpoint} is of {model}; the preset {options.preset} is of {' or '.join(allowed)}")
@@ -91,6 +91,21 @@ class FeatureNetwork:
     self.stack = self._clip.flow_stack if "flow" in self.streams else 1
     self._is_plain, self._is_even = options.rgb_input == "plain", options.centre == "even"
     self._names, self._order, self._pooling = options.computed, options.order, options.pooling
+
+  def resized(self, options: profiles.FeatureConfig) -> decode.Resize:
+    """Returns how frames are resized for the network's crop, which may be with other options than its own.
+
+    Args:
+      options: The size and how it is reached.
+
+    Raises:
+      I3dError: If the crop is larger than such frames.
+    """
+    short_side = self._clip.short_side if options.short_side is None else options.short_side
+    shortest, what = (min(options.frame_size), "frame_size") if options.frame_size else (short_side, "short_side")
+    if self.crop > shortest:
+      raise errors.I3dError(f"crop is {self.crop} pixels; it must be at most {what}, which is {shortest}")
+    return decode.Resize(short_side, options.frame_size, options.resize)
 
   @property
   def window(self) -> int:

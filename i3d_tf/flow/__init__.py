@@ -200,6 +200,11 @@ class Estimator:
     self._params = _make_params(method, options) if params is None else params
     self._solvers: dict[tuple[int, ...], queue.SimpleQueue[Solver]] = collections.defaultdict(queue.SimpleQueue)
 
+  @property
+  def at_once(self) -> int:
+    """Pairs that as many threads may compute at once; 1 of methods that use threads within a pair."""
+    return self._threads if self._method.is_shared_out else 1
+
   def iterate(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Yields the flow from each frame to the next, float32 `[H, W, 2]`: x to the right, y downwards, in pixels.
 
@@ -215,7 +220,7 @@ class Estimator:
       ValueError: If a frame has another type or size.
     """
     groups = _groups((self._converted(frame) for frame in frames), self._method.pairs)
-    if not self._method.is_shared_out or self._threads == 1:
+    if self.at_once == 1:
       yield from itertools.chain.from_iterable(map(self._solve, groups))
       return
     with futures.ThreadPoolExecutor(self._threads) as pool:

@@ -23,7 +23,6 @@ import numpy as np
 from i3d_tf import errors
 from i3d_tf import flow as flow_lib
 from i3d_tf import inference
-from i3d_tf import workers
 from i3d_tf.flow import codec
 from i3d_tf.inference import classification
 from i3d_tf.inference import classifier as classifier_lib
@@ -32,21 +31,39 @@ from i3d_tf.models import preprocess
 from i3d_tf.video import decode
 from i3d_tf.video import live
 
-# By what steps flow is made cheaper: the frames' scale, parameters of TV-L1, and the time of a pair with them, relative
-# to the first step (experiments/RESULTS.md, a file followed for five minutes).
-FLOW_STEPS: tuple[tuple[float, Mapping[str, int], float], ...] = (
-  (1, {}, 1.0),
-  (0.75, {}, 0.56),
-  (0.75, {"warps": 2}, 0.34),
-  (0.5, {}, 0.27),
-  (0.5, {"warps": 2}, 0.16),
-  (0.25, {"warps": 2}, 0.08),
-)
 _AT_ONCE = 4  # pairs whose flow is computed at once, at most: each delays a window by a frame
 _AVERAGED = 64  # pairs of the mean cost: a window's, beside a part of which the networks compute
 _SETTLED = 8  # pairs before it is judged whether frames pile up
 _PATIENCE = 128  # pairs with time to spare before a step is taken back
 _SPARE = 1.2  # times the expected time of a pair that must be allowed for that
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowStep:
+  """A way to make flow cheaper.
+
+  Attributes:
+    scale: Of the frames' sides.
+    cost: Time of a pair, relative to the flow in full (experiments/RESULTS.md, a file followed for five minutes).
+    params: Parameters of TV-L1 beside those that are given.
+  """
+
+  scale: float
+  cost: float
+  params: tuple[str, ...] = ()
+
+  def __str__(self) -> str:
+    return " ".join([f"scale {self.scale:g}", *self.params])
+
+
+FLOW_STEPS: tuple[FlowStep, ...] = (
+  FlowStep(1, 1),
+  FlowStep(0.75, 0.56),
+  FlowStep(0.75, 0.34, ("warps=2",)),
+  FlowStep(0.5, 0.27),
+  FlowStep(0.5, 0.16, ("warps=2",)),
+  FlowStep(0.25, 0.08, ("warps=2",)),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +105,7 @@ class BudgetedFlow:
   Attributes:
     at_once: How many pairs may be computed at once, by as many threads.
     step: Number of the step of `steps` that it is at.
-    steps: Those of `FLOW_STEPS` that the method has: the parameters are of TV-L1.
+    steps: `FLOW_STEPS`; of other methods than TV-L1 one for each scale.
     pairs: By step the pairs that were computed so.
   """
 
@@ -100,15 +117,13 @@ class BudgetedFlow:
       budget: Milliseconds allowed for a pair on average, by the clock and divided by the pairs at once; 0: any.
       threads: See `flow.Estimator`; of more than four, four are used.
     """
-    count = workers.available_cores() if threads is None else threads
-    self.at_once = min(count, _AT_ONCE) if flow_lib.METHODS[config.flow].is_shared_out else 1
-    is_tvl1 = "tvl1" in (config.flow, flow_lib.METHODS[config.flow].engine_of)
-    before = (None, *(scale for scale, _, _ in FLOW_STEPS))
-    self.steps = [step for step, scale in zip(FLOW_STEPS, before, strict=False) if is_tvl1 or step[0] != scale]
-    self._estimators = []
-    for _, changes, _ in self.steps:
-      given = [*config.flow_params, *(f"{name}={value}" for name, value in changes.items() if is_tvl1)]
-      self._estimators.append(dataclasses.replace(config, flow_params=tuple(given)).flow_estimator(threads))
+    self.steps = FLOW_STEPS
+    if "tvl1" not in (config.flow, flow_lib.METHODS[config.flow].engine_of):
+      by_scale = itertools.groupby(FLOW_STEPS, key=lambda step: step.scale)
+      self.steps = tuple(dataclasses.replace(next(steps), params=()) for _, steps in by_scale)
+    configs = (dataclasses.replace(config, flow_params=(*config.flow_params, *step.params)) for step in self.steps)
+    self._estimators = [each.flow_estimator(threads) for each in configs]
+    self.at_once = min(self._estimators[0].at_once, _AT_ONCE)
     self._budget, self.step, self._mean, self._count = budget / 1000, 0, 0.0, 0
     self._lock = threading.Lock()
     self.pairs: collections.Counter[int] = collections.Counter()
@@ -122,7 +137,7 @@ class BudgetedFlow:
       is_behind: Whether frames come faster than they are taken, so that the flow must become cheaper, too.
     """
     start, step = time.monotonic(), self.step
-    scale = self.steps[step][0]
+    scale = self.steps[step].scale
     height, width = previous.shape[:2]
     if scale < 1:
       size = round(width * scale), round(height * scale)
@@ -149,9 +164,9 @@ class BudgetedFlow:
     self._mean += max(1 / _AVERAGED, 1 / self._count) * (seconds - self._mean)
     if not self._budget or self._count < _SETTLED:
       return
-    costs = [cost for *_, cost in self.steps]
+    ratio = self.steps[self.step - 1].cost / self.steps[self.step].cost
     is_slow = self._count >= _AVERAGED and self._mean > self._budget
-    has_time = self._count >= _PATIENCE and _SPARE * self._mean * costs[self.step - 1] / costs[self.step] < self._budget
+    has_time = self._count >= _PATIENCE and _SPARE * ratio * self._mean < self._budget
     if (is_slow or is_behind) and self.step + 1 < len(self.steps):
       self.step, self._mean, self._count = self.step + 1, 0.0, 0
     elif has_time and not is_behind and self.step:
@@ -254,8 +269,7 @@ class Follower:
     if self.latencies:
       lines.append(f"latency {statistics.median(self.latencies):.2f} s, at most {max(self.latencies):.2f} s")
     if total := sum(self._flow.pairs.values()):
-      named = lambda scale, changes, _: " ".join([f"scale {scale:g}", *(f"{k}={v}" for k, v in changes.items())])
-      shares = (f"{n / total:.0%} at {named(*self._flow.steps[step])}" for step, n in sorted(self._flow.pairs.items()))
+      shares = (f"{n / total:.0%} at {self._flow.steps[step]}" for step, n in sorted(self._flow.pairs.items()))
       lines.append(f"flow: {', '.join(shares)}")
     return "\n".join(lines)
 
@@ -303,10 +317,10 @@ class Follower:
     """
     frames = self._source.frames()
     if "flow" not in self._networks.streams:
-      last = -1
+      last = None
       for frame in frames:
         filled = {"rgb": self._crop(frame.image)}
-        for number in range(frame.number if last < 0 else last + 1, frame.number + 1):
+        for number in range(frame.number if last is None else last + 1, frame.number + 1):
           yield number, frame.arrived, filled
         last = frame.number
       return
