@@ -32,7 +32,8 @@ class FitConfig(inference.InferenceConfig, flow.FlowConfig):
     protocol: How the accuracy is measured. k_fold: each clip is tested once, by a classifier of the other folds;
       leave_one_group_out: the same with each group as a fold; holdout: one fold is tested; auto: by the folders train,
       val and test where there are any, or else k_fold, and holdout if the depth is not head. The network that is kept
-      has seen all clips with k_fold and leave_one_group_out, or else those to train on.
+      has seen all clips with k_fold and leave_one_group_out, or else those to train on. What the depth says is trained
+      for every fold, and for what is kept.
     num_folds: Folds of k_fold; of holdout, one of so many is tested.
     split_group: Regular expression; clips in whose ids (paths without endings) it finds the same text are never on both
       sides of a split. none: every clip by itself. None: guessed from the names.
@@ -86,10 +87,6 @@ class FitConfig(inference.InferenceConfig, flow.FlowConfig):
     given = [name for name in ("batch_size", "num_steps", "learning_rate", "num_frames") if getattr(self, name)]
     if given and self.depth == "head":
       raise errors.I3dError(f"{given[0]} is for training; with depth=head only a classifier is fitted")
-    if self.depth != "head" and self.protocol in ("k_fold", "leave_one_group_out"):
-      raise errors.I3dError(
-        f"protocol is {self.protocol}, which would train a network for each fold; with depth={self.depth} take holdout"
-      )
     if self.split_block is not None and self.split_group is not None:
       raise errors.I3dError("split_block and split_group both say what stays together; give one of them")
     if self.engine != "tensorflow":

@@ -1,14 +1,19 @@
 """Goes on from a fitted classifier: trains the last blocks of its network, or all of it, with the trainer of `train`.
 
-Every setting is chosen from the number and the length of the videos and from the machine, with a reason.
+Every setting is chosen from the number and the length of the videos and from the machine, with a reason. In the folder
+of a run, `training/<stream>/<digest>` has what belongs to one training, and `records/<stream>` a record of each video,
+which all trainings of the stream take.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
+import shutil
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -37,7 +42,8 @@ _AT_ONCE = 16  # clips that a step is to see, over several batches if need be
 _LEAST_STEPS, _MOST_STEPS = 60, 4000
 _STATISTICS = 10  # times that the moving statistics of batch norm are renewed in a run
 _CLIPS_PER_SHARD = 32
-HEAD, TRAINING = "head", "training"  # folders of a run, with one for each stream
+_OPTIONS = ("depth", "batch_size", "num_steps", "learning_rate", "num_frames", "seed", "flow_method")
+TRAINING, HEAD, _NETWORK, _RECORDS = "training", "head", "network", "records"  # folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,77 +127,67 @@ def free_memory() -> int:
   return 1024 * int(found.split()[1])
 
 
-def settle(
-  path: pathlib.Path, config: fitting.FitConfig, clip: preprocess.Preprocess, lengths: Sequence[int], *, precision: str
-) -> Settings:
-  """Returns the settings of a run: those that it began with, however much memory is free now, or new ones.
-
-  Args:
-    path: File where they are kept, with what they were chosen for; a run with other options or videos gets new ones.
-    config: The options.
-    clip: Clips that the network was trained on.
-    lengths: Frames of each video to train on, at the network's rate.
-    precision: Type of convolutions and activations.
-  """
-  given = {name: getattr(config, name) for name in ("depth", "batch_size", "num_steps", "learning_rate", "num_frames")}
-  asked = {**given, "precision": precision, "lengths": list(lengths)}
-  with contextlib.suppress(OSError, errors.I3dError, KeyError, TypeError):
-    kept = files.read_json(path, "what fit writes")
-    if kept["asked"] == asked:
-      return Settings(**{**kept["settings"], "reasons": tuple(kept["settings"]["reasons"])})
-  found = choose(config, clip, lengths, memory=free_memory(), precision=precision)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with workdir.replacing(path) as file:
-    file.write(json.dumps({"asked": asked, "settings": dataclasses.asdict(found)}, indent=2).encode())
-  return found
-
-
 def train(
   config: fitting.FitConfig,
   stream: str,
   samples: samples_lib.Samples,
-  lengths: Sequence[int],
-  plan: splits.Plan,
+  facts: Sequence[samples_lib.Facts],
+  fold: splits.Fold,
+  checkpoint: str,
+  write_head: Callable[[pathlib.Path], None],
   *,
   precision: str,
   progress: bool,
   say: Callable[[str], None],
-) -> np.ndarray:
-  """Trains from a classifier in the folder `head` of the run, and returns the logits of the clips of the first fold.
+) -> tuple[pathlib.Path, np.ndarray]:
+  """Trains a network from a classifier, and returns it with its logits of the clips that the fold tests.
 
-  The network is in the folder `training`, as train leaves it, and the records in `records`, each below the stream.
+  The folder of a training is named after all that it depends on. So other videos, another split and other options have
+  a training of their own, and what was begun or done before is taken up where they are the same.
 
   Args:
     config: The options.
     stream: 'rgb' or 'flow'.
     samples: The videos.
-    lengths: Frames of each at the network's rate.
-    plan: Of one fold.
+    facts: Of each.
+    fold: Clips to train on, and to test.
+    checkpoint: The network that the classifier was fitted on.
+    write_head: Writes that network with the classifier into a folder.
     precision: Type of convolutions and activations.
     progress: Whether to show progress bars.
     say: Called with a line for everything that is chosen.
 
   Returns:
-    `[N, classes]`; NaN of the clips that the fold does not test.
+    The folder of the run of train, and logits `[len(fold.test), classes]`.
 
   Raises:
     I3dError: If the network cannot be trained so, or a video not be read.
   """
-  folder, fold = pathlib.Path(config.output), plan.folds[0]
-  head, records_folder = folder / HEAD / stream, folder / "records" / stream
-  values, info = saved.read(head)
+  sides = {"train": fold.train, "test": fold.test}
+  about = lambda index: (samples.ids[index], samples.labels[index], facts[index].digest, facts[index].num_frames)
+  videos = {split: [about(index) for index in side] for split, side in sides.items()}
+  options = {name: getattr(config, name) for name in _OPTIONS}
+  key = _digest([options, precision, checkpoint, samples.name, samples.classes, videos])
+  folder = pathlib.Path(config.output) / TRAINING / stream / key
+  done = folder / "logits.npz"
+  if done.exists():
+    return folder / _NETWORK, files.read_arrays(done)["logits"]
+  write_head(folder / HEAD)
+  values, info = saved.read(folder / HEAD)
   if config.depth == "mixed_5" and not any(name.startswith("Mixed_5") for name in values):
     raise errors.I3dError(f"depth is mixed_5, but {info.model} has no blocks Mixed_5; take all")
-  kept, own = folder / TRAINING / f"{stream}.json", [lengths[index] for index in fold.train]
-  settings = settle(kept, config, info.preprocess, own, precision=precision)
+  lengths = [facts[index].num_frames for index in fold.train]
+  settings = _settle(folder / "settings.json", config, info.preprocess, lengths, precision)
   for reason in settings.reasons:
     say(f"Training {stream} with {reason}")
-  divided = ["test" if index in set(fold.test) else "train" for index in range(len(samples))]
-  _write_records(config, samples.dataset(divided), records_folder, info, progress)
+  chosen = [index for side in sides.values() for index in side]
+  divided = [split for split, side in sides.items() for _ in side]
+  digests = {samples.ids[index]: facts[index].digest for index in chosen}
+  _write_records(config, samples.take(chosen).dataset(divided), digests, folder, info, progress)
   trained = trainer.train(
-    records_folder, folder / TRAINING / stream, num_steps=settings.num_steps, batch_size=settings.batch_size,
+    folder / _RECORDS, folder / _NETWORK, num_steps=settings.num_steps, batch_size=settings.batch_size,
     model=info.model, stream=info.stream, width_multiplier=info.width_multiplier, average_space=info.average_space,
-    initial_checkpoint=os.fspath(head), seed=config.seed, save_every=max(10, settings.num_steps // 20),
+    initial_checkpoint=os.fspath(folder / HEAD), seed=config.seed, save_every=max(10, settings.num_steps // 20),
     deterministic=True, progress=progress,
     optimization=training.OptimizationConfig(
       accumulation_steps=settings.accumulation_steps, learning_rate=settings.learning_rate, schedule="cosine",
@@ -203,31 +199,74 @@ def train(
   )  # fmt: skip
   if trained.step < settings.num_steps:
     raise errors.I3dError(f"stopped at step {trained.step} of {settings.num_steps}; the same call goes on from there")
-  found = evaluator.evaluate(
-    output=os.fspath(folder / "evaluation" / stream), records=os.fspath(records_folder), precision=settings.precision,
-    checkpoints={stream: os.fspath(folder / TRAINING / stream)}, progress=progress,
-  ).results[stream].predictions  # fmt: skip
-  logits = np.full((len(samples), len(samples.classes)), np.nan)
-  places = {name: index for index, name in enumerate(samples.ids)}
-  logits[[places[name] for name in found.ids]] = found.logits
-  return logits
+  logits = np.zeros((len(fold.test), len(samples.classes)))
+  if fold.test:
+    found = evaluator.evaluate(
+      output=os.fspath(folder / "evaluation"), records=os.fspath(folder / _RECORDS), precision=settings.precision,
+      checkpoints={stream: os.fspath(folder / _NETWORK)}, progress=progress,
+    ).results[stream].predictions  # fmt: skip
+    places = {samples.ids[index]: place for place, index in enumerate(fold.test)}
+    logits[[places[name] for name in found.ids]] = found.logits
+  with workdir.replacing(done) as file:
+    np.savez(file, logits=logits)
+  shutil.rmtree(folder / _RECORDS)  # those of the videos are kept
+  return folder / _NETWORK, logits
+
+
+def _settle(
+  path: pathlib.Path, config: fitting.FitConfig, clip: preprocess.Preprocess, lengths: Sequence[int], precision: str
+) -> Settings:
+  """The settings that a training began with, however much memory is free now, or new ones."""
+  with contextlib.suppress(OSError, errors.I3dError, KeyError, TypeError):
+    kept = files.read_json(path, "what fit writes")
+    return Settings(**{**kept, "reasons": tuple(kept["reasons"])})
+  found = choose(config, clip, lengths, memory=free_memory(), precision=precision)
+  with workdir.replacing(path) as file:
+    file.write(json.dumps(dataclasses.asdict(found), indent=2).encode())
+  return found
 
 
 def _write_records(
-  config: fitting.FitConfig, dataset: clips_lib.Dataset, folder: pathlib.Path, info: saved.ModelInfo, progress: bool
+  config: fitting.FitConfig,
+  dataset: clips_lib.Dataset,
+  digests: Mapping[str, str],
+  folder: pathlib.Path,
+  info: saved.ModelInfo,
+  progress: bool,
 ) -> None:
-  """Writes the videos as records of the network's stream; goes on where it was."""
+  """Writes the videos as records of the network's stream, each taken from where all trainings keep them if it is there.
+
+  Args:
+    config: The options.
+    dataset: The videos.
+    digests: Of the file of each video, by its id.
+    folder: Folder of the training.
+    info: What the network is.
+    progress: Whether to show a progress bar.
+  """
   settings = shards.RecordConfig(
       streams=info.streams, fps=info.preprocess.frame_rate, short_side=max(16, info.preprocess.short_side),
       flow=config.flow, flow_params=config.flow_params,
   )  # fmt: skip
   parameters = shards.parameters(dataset, settings, clips_per_shard=_CLIPS_PER_SHARD)
-  made = shards.Folder(folder, shards.plan(dataset, _CLIPS_PER_SHARD))
+  kept = pathlib.Path(config.output) / _RECORDS / info.stream
+  kept.mkdir(parents=True, exist_ok=True)
+  of_all = [dataset.name, dataset.classes, dataclasses.asdict(settings)]
+  made = shards.Folder(folder / _RECORDS, shards.plan(dataset, _CLIPS_PER_SHARD))
   with made.claim(parameters):
     tasks = made.tasks()
     made.finish_shards()
     for task in tqdm.tqdm(tasks, desc="Records", unit="video", disable=not progress):
-      record = prepare.make_record(task.clip, dataset=dataset.name, classes=dataset.classes, settings=settings)
-      made.put(task, shards.Made(records.serialize(record), record.notes), None)
+      clip = task.clip
+      path = kept / f"{_digest([clip.id, clip.path, clip.label, digests[clip.id], of_all])}.record"
+      if not path.exists():
+        record = prepare.make_record(clip, dataset=dataset.name, classes=dataset.classes, settings=settings)
+        with workdir.replacing(path) as file:
+          file.write(records.serialize(record))
+      made.put(task, path.read_bytes(), None)
       made.finish_shards()
     made.finish(dataset, parameters)
+
+
+def _digest(values: Any) -> str:
+  return hashlib.sha256(json.dumps(values).encode(errors="surrogateescape")).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """Settings that are chosen for a training, and a training from a fitted classifier."""
 
+import dataclasses
 import pathlib
 import tempfile
 from unittest import mock
@@ -10,8 +11,10 @@ import numpy as np
 import i3d_tf
 from i3d_tf import fitting
 from i3d_tf import testing
+from i3d_tf.data import prepare
 from i3d_tf.fitting import deepen
 from i3d_tf.models import preprocess
+from i3d_tf.training import trainer
 from i3d_tf.weights import saved
 
 _GB = 2**30
@@ -75,16 +78,31 @@ class TrainTest(absltest.TestCase):
     self.assertIn("Training flow with num_steps 2: as given", said)
     self.assertEqual(found.networks, {"rgb": folder / "run", "flow": folder / "run" / "flow"})
     for stream, network in found.networks.items():
-      before, after = (saved.read(path)[0] for path in (folder / "run" / deepen.HEAD / stream, network))
+      (head,) = (folder / "run" / deepen.TRAINING / stream).glob(f"*/{deepen.HEAD}")
+      before, after = (saved.read(path)[0] for path in (head, network))
       moved = {name for name in before if not np.array_equal(before[name], after[name]) and "moving_" not in name}
       self.assertTrue(all(name.startswith(("Mixed_5", "Logits")) for name in moved))
       self.assertTrue(any(name.startswith("Mixed_5") for name in moved))
       info, _ = saved.find(network)
       self.assertEqual((info.stream, info.classes, info.step), (stream, ("left", "right"), 2))
+    for done in (folder / "run" / deepen.TRAINING).glob("*/*/logits.npz"):
+      done.unlink()
     with mock.patch.object(deepen, "free_memory", return_value=0):
       again = i3d_tf.fit(config)  # goes on with the batches that it began with
     for name, metrics in found.metrics.items():
       self.assertEqual(again.metrics[name].cross_entropy, metrics.cross_entropy)
+
+    testing.write_moving_video(folder / "videos" / "left" / "8.avi", seed=8, num_frames=12)
+    config = dataclasses.replace(config, streams=("rgb",), protocol="k_fold")
+    with mock.patch.object(prepare, "make_record", wraps=prepare.make_record) as make_record:
+      all_folds = i3d_tf.fit(config, say=said.append)
+    make_record.assert_called_once()  # of the new video
+    self.assertEqual(all_folds.metrics["rgb tuned"].num_videos, 9)
+    self.assertIn("Training rgb, 3 of 3: all clips, to be kept", said)
+    self.assertLen(list((folder / "run" / deepen.TRAINING / "rgb").iterdir()), 1 + 3)
+    with mock.patch.object(trainer, "train", side_effect=AssertionError("trained again")):
+      once_more = i3d_tf.fit(config)
+    self.assertEqual(once_more.metrics["rgb tuned"].cross_entropy, all_folds.metrics["rgb tuned"].cross_entropy)
 
 
 if __name__ == "__main__":

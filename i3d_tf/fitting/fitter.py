@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -155,18 +156,24 @@ class _Fit:
     self._warn(checks.describe_leak(crossing, samples))
     self._warn(*checks.warn(samples, facts, num_frames=clip.num_frames))
     measured = self._measure(samples, facts, features, grouping, plan)
-    heads = {stream: self._fit_head(samples, each, grouping, plan) for stream, each in features.items()}
+    heads = {
+      stream: self._fit_head(samples, each, grouping, _kept_fold(plan, samples)) for stream, each in features.items()
+    }
     homes = {stream: self._folder if stream == "rgb" else self._folder / stream for stream in heads}
     for stream, head in heads.items():
       if stream == preprocess.AUDIO:
         numbers = {"kernel": head.kernel, "bias": head.bias}
         sound.SoundClassifier(**numbers, classes=samples.classes, dataset=samples.name).save(homes[stream])
         continue
-      folder = homes[stream] / saved.BEST if config.depth == "head" else self._folder / deepen.HEAD / stream
-      save(folder, checkpoints[stream], head, samples, flow_method=config.flow_method if stream == "flow" else "")
+      if config.depth == "head":
+        self._write(homes[stream] / saved.BEST, stream, checkpoints[stream], head, samples)
     if config.depth != "head":
-      kept = {stream: homes[stream] for stream in config.networks}
-      tuned = self._deepen(samples, facts, plan, kept, precision=first.options.precision)
+      tuned = {
+        stream: self._deepen(
+          samples, facts, features[stream], grouping, plan, stream, checkpoints[stream], homes[stream],
+          precision=first.options.precision,
+        ) for stream in config.networks
+      }  # fmt: skip
       heard = {preprocess.AUDIO: measured[preprocess.AUDIO]} if has_sound else {}
       new = {name: logits for name, logits in _with_sum(tuned | heard).items() if name not in heard}
       measured |= {figures.tuned(name): logits for name, logits in new.items()}
@@ -333,24 +340,40 @@ class _Fit:
     self._say(f"Split: {plan.protocol}, {len(plan.folds)} fold{'s'[: len(plan.folds) > 1]}; {grouping.note}")
     return grouping, plan
 
+  def _write(
+    self, folder: pathlib.Path, stream: str, checkpoint: str, head: linear.Head, samples: samples_lib.Samples
+  ) -> None:
+    """Writes the network of a stream with a classifier."""
+    save(folder, checkpoint, head, samples, flow_method=self._config.flow_method if stream == "flow" else "")
+
   def _deepen(
     self,
     samples: samples_lib.Samples,
     facts: list[samples_lib.Facts],
+    features: np.ndarray,
+    grouping: splits.Grouping,
     plan: splits.Plan,
-    homes: Mapping[str, pathlib.Path],
+    stream: str,
+    checkpoint: str,
+    home: pathlib.Path,
     *,
     precision: str,
-  ) -> dict[str, np.ndarray]:
-    """Trains the networks on from their classifiers, puts them in their homes, and returns their scores."""
-    lengths = [each.num_frames for each in facts]
-    tuned = {}
-    for stream, home in homes.items():
-      tuned[stream] = deepen.train(
-          self._config, stream, samples, lengths, plan, precision=precision, progress=self._progress, say=self._say
+  ) -> np.ndarray:
+    """Trains a network from the classifier of each fold, puts the one that is kept in its home, and returns scores."""
+    logits = np.full((len(samples), len(samples.classes)), np.nan)
+    kept = _kept_fold(plan, samples)
+    folds = [*plan.folds, *([] if kept in plan.folds else [kept])]
+    heads = [self._fit_head(samples, features, grouping, fold) for fold in folds]  # before hours of training
+    for number, (fold, head) in enumerate(zip(folds, heads, strict=True), start=1):
+      if len(folds) > 1:
+        self._say(f"Training {stream}, {number} of {len(folds)}: {fold.name}")
+      network, logits[list(fold.test)] = deepen.train(
+          self._config, stream, samples, facts, fold, checkpoint,
+          functools.partial(self._write, stream=stream, checkpoint=checkpoint, head=head, samples=samples),
+          precision=precision, progress=self._progress, say=self._say if number == 1 else lambda message: None,
       )  # fmt: skip
-      saved.save_values(home / saved.BEST, *saved.read(self._folder / deepen.TRAINING / stream))
-    return tuned
+    saved.save_values(home / saved.BEST, *saved.read(network))
+    return logits
 
   def _measure(
     self,
@@ -374,16 +397,21 @@ class _Fit:
     return {figures.FACTS: facts_alone, **_with_sum(by_stream)}
 
   def _fit_head(
-    self, samples: samples_lib.Samples, features: np.ndarray, grouping: splits.Grouping, plan: splits.Plan
+    self, samples: samples_lib.Samples, features: np.ndarray, grouping: splits.Grouping, fold: splits.Fold
   ) -> linear.Head:
-    """The classifier that is kept: of all clips, or of those to train on where some are set apart for good."""
-    whole = plan.protocol in ("k_fold", "leave_one_group_out")
-    used = list(range(len(samples))) if whole else list(plan.folds[0].train)
-    used = [index for index in used if np.isfinite(features[index]).all()]  # sound may be missing
+    """The classifier of the clips to train on."""
+    used = [index for index in fold.train if np.isfinite(features[index]).all()]  # sound may be missing
     return linear.fit(
         features[used], [samples.labels[i] for i in used], [grouping.groups[i] for i in used],
         num_classes=len(samples.classes), seed=self._config.seed,
     )  # fmt: skip
+
+
+def _kept_fold(plan: splits.Plan, samples: samples_lib.Samples) -> splits.Fold:
+  """What the network that is kept is trained on: all clips, or those to train on where some are set apart for good."""
+  if plan.protocol in ("k_fold", "leave_one_group_out"):
+    return splits.Fold("all clips, to be kept", tuple(range(len(samples))), ())
+  return plan.folds[0]
 
 
 def _with_sum(logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
