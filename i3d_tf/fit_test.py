@@ -206,7 +206,6 @@ class FitTest(parameterized.TestCase):
       ({"videos": empty}, "the folder holds no video"),
       ({"videos": self.folder / "nowhere"}, "there is no such folder of videos, nor CSV file"),
       ({"num_steps": 5}, "num_steps is for training; with depth=head only a classifier is fitted"),
-      ({"depth": "all", "protocol": "k_fold"}, "take holdout"),
       ({"flow": "dis"}, "flow is for the stream of flow, but streams is rgb"),
     ):
       with self.assertRaisesRegex(errors.I3dError, text):
